@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef SHERD_AIO_H
+#define SHERD_AIO_H
+/*
+ * aio - AioContext: an event loop with bottom halves, timers, fd handlers and disk I/O
+ *
+ * Why:         one thread serves many requests; other threads hand it work without locks.
+ * Use:         AioContext *ctx;
+ *              int r = aio_context_new(NULL, &ctx);
+ *              aio_context_set_current(ctx);
+ *              aio_set_fd_handler(ctx, fd, on_readable, NULL, NULL, NULL, opaque);
+ *              while (!done) aio_poll(ctx, true);
+ *              aio_context_unref(ctx);
+ * Concurrency: a context has one home thread: the one that first polls it. Only that one may call
+ *              aio_poll(). What may be called from elsewhere says so.
+ * Lifetime:    reference-counted; whoever created it holds the first reference.
+ * Not here:    coroutines (sherd/coroutine.h), disk I/O for coroutines (sherd/disk.h)
+ *
+ * Errors are negative errno values. Times are nanoseconds of CLOCK_MONOTONIC.
+ */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct AioContext AioContext;
+typedef struct BH BH;
+
+typedef void BHFunc(void *opaque);
+typedef void IOHandler(void *opaque);
+typedef bool AioPollFn(void *opaque);
+typedef void AioTimerFunc(void *opaque);
+
+struct doorbell;
+struct aio_instruments;
+
+/* ---- the context ---- */
+
+enum aio_engine {
+    AIO_ENGINE_AUTO,      /* the best that works: io_uring, else linux-aio, else threads */
+    AIO_ENGINE_IO_URING,  /* one ring for fds and disk together */
+    AIO_ENGINE_LINUX_AIO, /* epoll, linux-aio for reads and writes, the thread pool for the rest */
+    AIO_ENGINE_THREADS,   /* epoll, the thread pool for all disk I/O */
+};
+
+/* All zero is a fine default. */
+struct aio_config {
+    enum aio_engine engine;
+    uint32_t
+        io_depth; /* most disk requests in flight; 0: 256. The size of the linux-aio context. */
+    uint32_t max_threads;                      /* of the thread pool; 0: 16 */
+    const struct doorbell *doorbell;           /* NULL: private words and an eventfd of its own */
+    const struct aio_instruments *instruments; /* NULL: private memory */
+};
+
+/*
+ * Makes a context. No thread, ring or epoll set is shared with a parent process: call it after
+ * fork. Returns 0, or -errno: -ENOMEM, -EMFILE; with an engine named, what the kernel said of it
+ * (-ENOSYS, -EPERM: io_uring is forbidden here; -EAGAIN: fs.aio-max-nr is used up). AIO_ENGINE_AUTO
+ * falls back. Context: any thread.
+ */
+int aio_context_new(const struct aio_config *config, AioContext **ret_ctx);
+
+/* Context: any thread. The last unref frees, and aborts naming a bottom half still queued. */
+AioContext *aio_context_ref(AioContext *ctx);
+void aio_context_unref(AioContext *ctx);
+
+/* The context whose home is this thread, or NULL. A thread sets it once (NULL takes it back). */
+AioContext *aio_context_current(void);
+void aio_context_set_current(AioContext *ctx);
+
+/* The engine in use, never AIO_ENGINE_AUTO; its name ("io_uring"); its flags in words, as
+ * "single-issuer defer-taskrun", and why better ones were not taken ("io_uring: Operation not
+ * permitted"). The strings live as long as the context. Context: any thread. */
+enum aio_engine aio_context_engine(const AioContext *ctx);
+const char *aio_engine_name(enum aio_engine engine);
+const char *aio_context_engine_flags(const AioContext *ctx);
+
+/*
+ * One turn of the loop: waits where blocking is true and nothing is ready, then runs bottom halves,
+ * fd callbacks and timers, in this order. Returns whether there was progress: a bottom half that is
+ * not idle, an fd callback other than the context's own doorbell, a disk completion, or a timer
+ * ran. A blocking call may return false after any notification, so loop on a condition. May be
+ * nested in a callback, not in a coroutine. Context: owner loop.
+ */
+bool aio_poll(AioContext *ctx, bool blocking);
+
+/* A blocking aio_poll() returns or does not begin to wait. It is no message: to stop a loop, run a
+ * bottom half in it. Context: any thread, signal handler. */
+void aio_notify(AioContext *ctx);
+
+/* CLOCK_MONOTONIC now. Context: any thread. */
+int64_t aio_clock_ns(void);
+
+/* ---- bottom halves: callbacks run by the loop, first in first out ---- */
+
+/* Not scheduled yet. The name is kept as a pointer. NULL: no memory. Context: any thread. */
+BH *aio_bh_new_full(AioContext *ctx, BHFunc *cb, void *opaque, const char *name);
+#define aio_bh_new(ctx, cb, opaque) aio_bh_new_full(ctx, cb, opaque, #cb)
+
+/* cb runs once, then the bottom half frees itself. It cannot be cancelled. 0 or -ENOMEM.
+ * Context: any thread. */
+int aio_bh_schedule_oneshot_full(AioContext *ctx, BHFunc *cb, void *opaque, const char *name);
+#define aio_bh_schedule_oneshot(ctx, cb, opaque) aio_bh_schedule_oneshot_full(ctx, cb, opaque, #cb)
+
+/* cb runs at least once after this call; calls before it has begun count as one. What is scheduled
+ * during a turn's bottom halves waits for the next turn. Context: any thread, signal handler. */
+void bh_schedule(BH *bh);
+
+/* As bh_schedule(), but is no progress and keeps no loop from sleeping: runs within 10 ms.
+ * Context: any thread. */
+void bh_schedule_idle(BH *bh);
+
+/* Not to be run, unless it has begun. Context: any thread; of use in the owner loop alone. */
+void bh_cancel(BH *bh);
+
+/* Not to be run unless it has begun; freed by the loop. The pointer is gone. NULL does nothing.
+ * Context: any thread. */
+void bh_delete(BH *bh);
+
+/* ---- fd handlers ---- */
+
+/*
+ * Watches fd, level-triggered, replacing what was there; all NULL takes it off. io_read runs on
+ * readable, hang-up and error, io_write on writable and error; both must bear a call with nothing
+ * to do, so fd is non-blocking. io_poll, with io_poll_ready, lets a busy-polling loop look without
+ * a system call. A handler that was taken off is not called again, also when a callback of the same
+ * turn took it off. Take fd off before closing it. Returns 0, -ENOMEM, -EPERM (fd can't be watched:
+ * a regular file), -EBADF. Context: any thread.
+ */
+int aio_set_fd_handler(AioContext *ctx, int fd, IOHandler *io_read, IOHandler *io_write,
+    AioPollFn *io_poll, IOHandler *io_poll_ready, void *opaque);
+
+/* ---- timers ---- */
+
+/* Embed it; the fields are the loop's. */
+typedef struct AioTimer {
+    AioContext *ctx;
+    AioTimerFunc *cb;
+    void *opaque;
+    int64_t expire_ns; /* -1: not armed */
+    uint32_t heap_idx;
+    uint64_t order; /* equal expiries fire first armed first */
+} AioTimer;
+
+/* Not armed. Context: any thread. */
+void aio_timer_init(AioContext *ctx, AioTimer *timer, AioTimerFunc *cb, void *opaque);
+
+/* Arms it for expire_ns (absolute; what is past fires in the next turn), from wherever it was
+ * before. A turn samples the time once and fires what is due by then, inclusive. 0 or -ENOMEM.
+ * Context: any thread. */
+int timer_mod_ns(AioTimer *timer, int64_t expire_ns);
+
+/* As timer_mod_ns(), but only to an earlier time. Context: any thread. */
+int timer_mod_anticipate_ns(AioTimer *timer, int64_t expire_ns);
+
+/* Disarms it; does not wait for a callback that runs in another thread. Context: any thread. */
+void timer_del(AioTimer *timer);
+bool timer_pending(const AioTimer *timer);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef SHERD_COROUTINE_H
+#define SHERD_COROUTINE_H
+/*
+ * coroutine - functions with a stack of their own that wait without blocking their thread
+ *
+ * Why:         straight-line code for work that waits for disks, peers and locks.
+ * Use:         Coroutine *co = coroutine_create(serve, request);  if (!co) … -ENOMEM
+ *              coroutine_enter(co);            runs serve() until it yields or returns
+ *              aio_co_wake(co);                goes on where it yielded, from any thread
+ * Concurrency: a coroutine runs in one thread at a time: the home thread of the context that enters
+ * it. coroutine_fn marks what may yield: call it from a coroutine alone. Lifetime:    from
+ * coroutine_create() to the return of its entry function; its stack then goes back to a pool of the
+ * thread. It must not return with a CoMutex held. Not here:    disk I/O (sherd/disk.h)
+ *
+ * Never keep the address of a thread-local variable (errno too) over a yield.
+ */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "runtime/aio.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Marks a function that may yield. */
+#define coroutine_fn
+
+typedef struct Coroutine Coroutine;
+typedef void CoroutineEntry(void *opaque); /* coroutine_fn */
+
+#define COROUTINE_STACK_BYTES ((size_t)256 * 1024) /* default; only touched pages cost memory */
+
+/* NULL where there is no memory or no map left for a stack. The name is kept as a pointer.
+ * Context: any thread. */
+Coroutine *coroutine_create_full(
+    CoroutineEntry *entry, void *opaque, const char *name, size_t stack_bytes);
+#define coroutine_create(entry, opaque) coroutine_create_full(entry, opaque, #entry, 0)
+
+/* Runs co in this thread's current context until it yields or ends, then what it woke meanwhile.
+ * Aborts where co runs already or is scheduled. Context: owner loop | coroutine. */
+void coroutine_enter(Coroutine *co);
+
+/* Back to whoever entered. The string says why, for tools; it must be a constant. */
+void coroutine_fn coroutine_yield_at(const char *why);
+#define coroutine_yield() coroutine_yield_at(__func__)
+
+/* The running coroutine, NULL outside. */
+Coroutine *coroutine_self(void);
+bool in_coroutine(void);
+
+/* Entered and not yet back (it may have entered another one). */
+bool coroutine_entered(const Coroutine *co);
+
+/* Runs co later in ctx. It must have yielded, unless ctx is where it runs now. A second call before
+ * it has run aborts, naming both callers. Context: any thread. */
+void aio_co_schedule_at(AioContext *ctx, Coroutine *co, const char *site);
+#define aio_co_schedule(ctx, co) aio_co_schedule_at(ctx, co, __func__)
+
+/* Runs co in ctx: at once where this thread is ctx's home and outside a coroutine; after the
+ * running coroutine yields where it is ctx's home; else as aio_co_schedule(). Context: any thread.
+ */
+void aio_co_enter(AioContext *ctx, Coroutine *co);
+
+/* aio_co_enter() with the context co last ran in. Aborts where co was never entered. It may come
+ * before the yield it answers, so wait like this: start it; coroutine_yield() once. Context: any
+ * thread. */
+void aio_co_wake(Coroutine *co);
+
+/* Moves the running coroutine to another context of this process, when its stack is at rest. */
+void coroutine_fn aio_co_reschedule_self(AioContext *ctx);
+
+/* Sleeps for ns nanoseconds of CLOCK_MONOTONIC. */
+void coroutine_fn co_sleep_ns(int64_t ns);
+
+/* ---- locks between coroutines, of any threads of this process ---- */
+
+struct co_wait_record;
+
+/* Fair: waiters get it first come, first served. Not recursive. Zero bytes are an unlocked mutex.
+ */
+typedef struct CoMutex {
+    uint32_t locked; /* holder and those who want it */
+    uint32_t handoff;
+    uint32_t sequence;
+    struct co_wait_record *from_push; /* pushed by lockers */
+    struct co_wait_record *to_pop;    /* taken over by the unlocker, in order */
+    AioContext *ctx;                  /* the holder's, a hint for spinning */
+    Coroutine *holder;
+} CoMutex;
+
+void co_mutex_init(CoMutex *mutex);
+void coroutine_fn co_mutex_lock(CoMutex *mutex);
+void coroutine_fn co_mutex_unlock(CoMutex *mutex);
+
+/* Coroutines of one context that wait for a condition, first in first out. */
+typedef struct CoQueue {
+    Coroutine *first;
+    Coroutine **last;
+} CoQueue;
+
+void co_queue_init(CoQueue *queue);
+
+/* Waits to be woken. The mutex, which may be NULL, is unlocked meanwhile. */
+void coroutine_fn co_queue_wait(CoQueue *queue, CoMutex *mutex);
+
+/* Wakes the first, or all, that wait; in a coroutine they run after it yields, outside they are
+ * scheduled. co_queue_next() returns whether there was one. Context: owner loop | coroutine. */
+bool co_queue_next(CoQueue *queue);
+void co_queue_restart_all(CoQueue *queue);
+bool co_queue_empty(const CoQueue *queue);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

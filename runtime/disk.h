@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef SHERD_DISK_H
+#define SHERD_DISK_H
+/*
+ * disk - file I/O for coroutines
+ *
+ * Why:         a coroutine waits for a disk, its thread does not.
+ * Use:         as the system calls of the same name, in a coroutine, in its current context's
+ * engine Concurrency: coroutine_fn, all of them. Several coroutines may use one fd at once.
+ * Lifetime:    buffers, paths and the fd stay valid until the call returns; it returns when the
+ * kernel is done with them, never earlier.
+ *
+ * All return a count or 0, or -errno as the system call would. A read returns its whole count,
+ * short only at the end of the file; a write its whole count, or an error. EINTR and EAGAIN are not
+ * seen by callers.
+ */
+#include <fcntl.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#include "runtime/coroutine.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct open_how;
+struct statx;
+
+ssize_t coroutine_fn co_pread(int fd, void *buf, size_t len, uint64_t offset);
+ssize_t coroutine_fn co_pwrite(int fd, const void *buf, size_t len, uint64_t offset);
+ssize_t coroutine_fn co_preadv(int fd, const struct iovec *iov, int n_iov, uint64_t offset);
+ssize_t coroutine_fn co_pwritev(int fd, const struct iovec *iov, int n_iov, uint64_t offset);
+int coroutine_fn co_fsync(int fd);
+int coroutine_fn co_fdatasync(int fd);
+int coroutine_fn co_fallocate(int fd, int mode, uint64_t offset, uint64_t len);
+
+/* The new fd, close-on-exec only where how->flags says so. */
+int coroutine_fn co_openat2(int dirfd, const char *path, const struct open_how *how);
+int coroutine_fn co_close(int fd);
+int coroutine_fn co_statx(int dirfd, const char *path, int flags, unsigned mask, struct statx *ret);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

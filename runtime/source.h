@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * source - a queue outside the loop that the loop looks into at the right moments
+ *
+ * Why:         rings between shards are neither fds nor bottom halves: they are looked into once a
+ * turn without a system call, and what was pushed to others is rung once a phase, never after the
+ *              loop has gone to sleep on it.
+ * Use:         fill struct aio_source, aio_add_source() from the owner loop; take it off before
+ * freeing. Concurrency: every callback runs in the owner loop, none inside a coroutine.
+ */
+#include "runtime/aio.h"
+
+struct aio_source {
+    /* Is there work? Called with notify_me raised, before a blocking wait, and while busy-polling.
+     * Reads only, and cheap. */
+    bool (*pending)(void *opaque);
+    /* Does the work there is. Called once a turn, after the doorbell was accepted and before the
+     * bottom halves. Returns progress. */
+    bool (*dispatch)(void *opaque);
+    /* Rings whom this turn has pushed to. Called after each phase (sources, bottom halves, fd
+     * callbacks, timers) and before any wait that may block, nested ones included. Cheap where
+     * nothing was pushed. */
+    void (*flush)(void *opaque);
+    void *opaque;
+    struct aio_source *next; /* the loop's */
+};
+
+void aio_add_source(AioContext *ctx, struct aio_source *source);
+void aio_remove_source(AioContext *ctx, struct aio_source *source);

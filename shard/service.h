@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef SHERD_SERVICE_H
+#define SHERD_SERVICE_H
+/*
+ * service - work that a shard can do: a table of methods, each a coroutine
+ *
+ * Why:         what Sherd runs is not built into it: sys, file and a foreign .so look the same.
+ * Use:         static int coroutine_fn hello(struct service_call *call)
+ *              {
+ *                  return service_reply(call, "hello", 5);
+ *              }
+ *              static const struct service_method methods[] = {
+ *                  {.name = "hello", .run = hello, .flags = SERVICE_IDEMPOTENT, .help = "says
+ * hello"},
+ *              };
+ *              const struct service sherd_service = {SERVICE_ABI, "greeter", "greets", methods, 1};
+ *              A .so exports the symbol `sherd_service`, is loaded before the first fork
+ *              (sherd run --service ./greeter.so) and links nothing of Sherd.
+ * Concurrency: each call is a coroutine of its own; calls of one shard run in one thread, each
+ * shard is a process. No thread may be started at load time. Lifetime:    tables live as long as
+ * the process; a struct service_call until its method returns.
+ *
+ * A method returns 0 when done, after at most one reply, or -errno. service_fail() gives the error
+ * a text.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "runtime/coroutine.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SERVICE_ABI 1u
+
+struct service_call;
+
+typedef int service_run_fn(struct service_call *call); /* coroutine_fn */
+
+enum service_flags {
+    SERVICE_IDEMPOTENT =
+        1u << 0,            /* with all it calls: may be run again after its shard died half-way */
+    SERVICE_TEST = 1u << 1, /* refused unless `sherd run --enable-test-methods` */
+};
+
+struct service_method {
+    const char *name;
+    service_run_fn *run;
+    uint32_t flags;
+    const char *help; /* a line: arguments and what comes back */
+};
+
+struct service_config;
+
+struct service {
+    uint32_t abi; /* SERVICE_ABI */
+    const char *name;
+    const char *help;
+    const struct service_method *methods;
+    uint32_t n_methods;
+    /* In the supervisor, before the first fork, for each --set NAME.KEY=VALUE and, for `file`, each
+     * --root (key "root"). 0, or -errno with a text in ret_error (free() it). NULL: takes no
+     * settings. The state it makes is inherited by every shard. */
+    int (*configure)(const char *key, const char *value, char **ret_error);
+    /* In each new shard, in its loop, before its first call. 0 or -errno: the shard does not come
+     * up. *ret_state is handed to each call. NULL: nothing to do. */
+    int (*start)(uint32_t shard, void **ret_state);
+    /* In a shard that leaves in order, after its last call. NULL: nothing to do. */
+    void (*stop)(void *state);
+    /* Which shard owns a call that names none: a hash of its key, of which the 16,384 slots are
+     * taken. 0 with *ret_hash, or -errno: anywhere. Runs in the gateway; args are a private copy.
+     * NULL: anywhere. */
+    int (*hash)(uint32_t method, const void *args, size_t len, uint64_t *ret_hash);
+};
+
+/* ---- what a method may use ---- */
+
+/* The arguments: a private copy, gone when the method returns. */
+const void *service_args(const struct service_call *call, size_t *ret_len);
+
+/* What start() made. */
+void *service_state(const struct service_call *call);
+
+/* This shard, and how many there are. */
+uint32_t service_shard(const struct service_call *call);
+uint32_t service_n_shards(const struct service_call *call);
+
+/* CLOCK_MONOTONIC ns by which the caller wants the answer; INT64_MAX where there is none. */
+int64_t service_deadline_ns(const struct service_call *call);
+
+#define SERVICE_REPLY_MAX ((size_t)1024 * 1024) /* also the longest arguments */
+
+/* Answers with len bytes, copied. 0; -EMSGSIZE above SERVICE_REPLY_MAX; -EALREADY the second time.
+ * May wait for room. coroutine_fn. */
+int coroutine_fn service_reply(struct service_call *call, const void *data, size_t len);
+
+/* Returns error (-errno), with a text for people: what failed, on what, why, what to do. */
+int service_fail(struct service_call *call, int error, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* Calls a method of any shard, this one included, and waits for its answer. name is
+ * "service.method". On 0, *ret_data (free() it) holds the answer; on failure the error's text,
+ * which may be NULL. -ENOENT: no such method. -ENODEV: no such shard. -ELOOP: nested too deep.
+ * -EMSGSIZE. -EOWNERDEAD: in doubt, the shard died while it ran and the method is not idempotent.
+ * -ETIMEDOUT: the deadline of the call that is being served has passed. -ECANCELED. -EHOSTDOWN:
+ * that shard is given up. coroutine_fn. */
+int coroutine_fn service_call_shard(struct service_call *call, uint32_t shard, const char *name,
+    const void *args, size_t len, void **ret_data, size_t *ret_len);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
