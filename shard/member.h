@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * member - what a shard and the gateway have in common: a process of the mesh under a supervisor
+ *
+ * Why:         both own a context whose instruments and doorbell live in the segment, an end of the
+ * mesh, and follow the supervisor's orders. Use:         in the child, after the fork:
+ * member_new(); what the role needs; member_ready(); member_run() Concurrency: owner loop.
+ * Lifetime:    from the fork to the exit of the process.
+ */
+#include "runtime/aio.h"
+#include "shard/log.h"
+#include "shard/mesh.h"
+#include "shard/registry.h"
+#include "shard/segment.h"
+
+/* What a child is forked with. All of it is inherited and constant, log apart. */
+struct child_env {
+    const struct segment *segment;
+    const struct registry *registry;
+    struct log *log;
+    const int *bell_fds;     /* eventfds: n_peers, then the supervisor's */
+    const char *runtime_dir; /* of the instance */
+    const char *instance;
+    uint32_t peer; /* the gateway is n_shards */
+    uint32_t incarnation;
+    int32_t supervisor_pid;
+    enum aio_engine engine;
+    uint32_t io_depth;
+    const char *listen_url; /* gateway: NULL or tcp://… */
+    const char *token_file;
+};
+
+/* Runs a child's life and returns its exit status. */
+typedef int child_main_fn(const struct child_env *env);
+
+struct member;
+
+/* Role hooks, called in the loop, outside coroutines. NULL: nothing to do. */
+struct member_hooks {
+    void (*drain)(void *opaque);      /* ORDER_DRAIN: refuse what is new from now on */
+    bool (*is_drained)(void *opaque); /* asked once a turn while draining */
+    void *opaque;
+};
+
+/* Context, doorbell and mesh; makes itself current. states as in struct mesh_config. 0 or -errno,
+ * logged. */
+int member_new(const struct child_env *env, void *const *states, struct member **ret_member);
+void member_free(struct member *member);
+
+AioContext *member_context(const struct member *member);
+struct mesh *member_mesh(const struct member *member);
+void member_set_hooks(struct member *member, const struct member_hooks *hooks);
+
+/* Tells the supervisor that work may come. */
+void member_ready(struct member *member);
+
+/*
+ * Polls until told to leave. Returns the exit status: 0. Without a supervisor: takes nothing new,
+ * fails what waits for the dead, returns when nothing is under way, at the latest after 5 s.
+ */
+int member_run(struct member *member);
+
+/* The shard's life: services' start(), calls, services' stop(). */
+int shard_main(const struct child_env *env);

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * mesh - one peer's end of the rings: calls to other peers, calls from them, and what their deaths
+ * mean
+ *
+ * Why:         work crosses processes at the speed of memory, and a peer may die at any instruction
+ * without one call lost, doubled or left hanging. Use:         mesh_new() in the loop of a shard or
+ * the gateway, after fork; it looks into its rings once a turn by itself. mesh_call_start() for
+ * callers without a coroutine, shard_call() in shard/call.h else. Concurrency: owner loop. Several
+ * ends may be threads of one process (tests). Lifetime:    the mapping, the registry and the
+ * context outlive it. It takes over whatever a dead predecessor with the same peer number left. Not
+ * here:    who the peers are (shard/supervisor.h), what methods do (shard/service.h)
+ */
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "runtime/aio.h"
+#include "shard/registry.h"
+#include "shard/segment.h"
+
+struct mesh;
+
+struct mesh_config {
+    const struct segment *segment;
+    uint32_t peer;
+    uint32_t incarnation;
+    AioContext *ctx;
+    const int *bell_fds; /* eventfds by peer, n_peers of them and the supervisor's last */
+    const struct registry *registry;
+    void *const *states; /* by service number: what its start() made; NULL in the gateway */
+};
+
+/* Takes over the peer's part: what the predecessor had sent is judged, and every ring is looked
+ * into in the first turn. 0 or -ENOMEM. */
+int mesh_new(const struct mesh_config *config, struct mesh **ret_mesh);
+
+/* Ends nothing: coroutines that are served and calls under way must be gone (mesh_is_idle()), or
+ * the process is about to exit. NULL does nothing. */
+void mesh_free(struct mesh *mesh);
+
+/* ---- calling ---- */
+
+/* How a call ended. data is gone after the callback. */
+struct mesh_answer {
+    enum call_end end;
+    int status;       /* 0, or -errno where end is not DONE */
+    const void *data; /* the answer; where end is FAILED, a text (no NUL), which may be empty */
+    size_t len;
+    uint32_t shard; /* the callee */
+};
+
+struct mesh_call;
+typedef void mesh_done_fn(struct mesh_call *call, const struct mesh_answer *answer);
+
+/* Embed it; set the first group. It and args stay valid until done() has been called. */
+struct mesh_call {
+    uint32_t target; /* a shard */
+    uint32_t method; /* registry number */
+    const void *args;
+    size_t args_len;
+    int64_t deadline_ns; /* CLOCK_MONOTONIC; INT64_MAX: none */
+    uint32_t depth;      /* 0, or one more than the call that is being served */
+    mesh_done_fn *done;
+
+    /* The mesh's own. */
+    struct mesh *mesh;
+    struct mesh_call *prev, *next;
+    uint32_t slot;
+    uint32_t where; /* enum mesh_call_where */
+    AioTimer timer;
+};
+
+/*
+ * Publishes the call, or puts it in line where no slot or buffer is free: first come, first served
+ * for each target and depth. done() comes exactly once, in the loop, outside coroutines, never
+ * before this returns 0. Refused, with no done(): -ENODEV (no such shard), -ELOOP (depth),
+ * -EMSGSIZE, -ENOENT (no such method). Context: owner loop.
+ */
+int mesh_call_start(struct mesh *mesh, struct mesh_call *call);
+
+/* Nobody waits any more: done() comes with CANCELLED in the next turn at the latest, and the
+ * callee's answer, if it still comes, is dropped. A call that has ended: nothing. Context: owner
+ * loop. */
+void mesh_call_cancel(struct mesh *mesh, struct mesh_call *call);
+
+/* Calls started here and not ended; calls served here and not answered. */
+uint64_t mesh_calls_under_way(const struct mesh *mesh);
+uint64_t mesh_calls_served(const struct mesh *mesh);
+bool mesh_is_idle(const struct mesh *mesh);
+
+/* The supervisor is gone: what waits for a dead peer fails as not started or in doubt, and new
+ * calls too. */
+void mesh_orphaned(struct mesh *mesh);

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * rundir - where an instance lives: its runtime directory, lock, socket and link to the segment
+ *
+ * Why:         tools find an instance by name, two of one name cannot run, and what kill -9 of
+ * everything left is taken over. Use:         daemon: rundir_claim(); tool: rundir_find(),
+ * rundir_list() Concurrency: any process.
+ *
+ *   $SHERD_RUNTIME_DIR/NAME, else $XDG_RUNTIME_DIR/sherd/NAME, else /run/sherd/NAME for root, else
+ *   /tmp/sherd-UID/NAME: 0700, owner checked
+ *     lock      flock, inherited by every child: the instance is gone when the last of them is
+ *     segment   link to the file on tmpfs
+ *     gateway   the gateway's ipc:// socket
+ *     crashed-N links to the segments of the last three that crashed
+ */
+#include <stddef.h>
+
+#define RUNDIR_NAME_MAX \
+    48u /* an instance's name: letters, digits, - _ . ; not starting with . or - */
+
+/* 0 with malloc'ed path of the instance's directory (which need not exist); -EINVAL: bad name;
+ * -EACCES: the parent is somebody else's. Text in ret_error (may be NULL, free() it). */
+int rundir_path(const char *instance, char **ret_path, char **ret_error);
+
+/* Makes the directory and takes the lock. 0 with both; -EBUSY: it runs (the text names its pid
+ * where known). The lock fd is inherited by children and never closed by them. */
+int rundir_claim(const char *instance, char **ret_path, int *ret_lock_fd, char **ret_error);
+
+/* 1: a process of the instance is alive; 0: none; -errno. */
+int rundir_is_live(const char *path);
+
+/* Names of the instances that are live, NULL-terminated; free each and the array. 0 or -errno. */
+int rundir_list(char ***ret_names);
+
+/* Waits up to wait_ns until the instance is there and its segment says the supervisor is ready
+ * (wait_ready) or the segment exists (!wait_ready), by inotify, not by polling. 0 with the path;
+ * -ENOENT: the text says which instances there are. */
+int rundir_find(
+    const char *instance, long long wait_ns, int wait_ready, char **ret_path, char **ret_error);

@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * segment - the one shared mapping of an instance, laid out by writer
+ *
+ * Why:         whoever reads it, live or after a crash, can tell who wrote each byte; and a process
+ * that dies leaves nothing half-written in another's part. Use:         supervisor:
+ * segment_geometry_plan(), segment_create() on a file of that size, fork tool: segment_open() on
+ * the same file, read-only Concurrency: each part has one writer, named below; the commons alone is
+ * written by all. Accessors compute addresses from the private copy of the geometry and read
+ * nothing shared. Lifetime:    the mapping is inherited by fork at one address in all processes.
+ * Not here:    where the file lives and how long (shard/segment_file.h), what the words mean (mesh,
+ * call)
+ *
+ *   +------------------+  0
+ *   | superblock       |  the supervisor, before the first fork; constant after
+ *   +------------------+  super.control_off
+ *   | control          |  the supervisor: its head, then one peer_control a peer
+ *   +------------------+  super.commons_off
+ *   | commons          |  all: a doorbell a peer and the supervisor's, a sender bitmap a peer
+ *   +------------------+  super.parts_off
+ *   | part of shard 0  |  shard 0: head, counters, pairs, heads, tails, recorder, coroutine
+ * registry, |  …               |  rings (those it sends on), call slots (as caller), serve slots
+ * (as callee), heap | part of shard n-1| | part of gateway  |  the gateway, which is peer n_shards
+ *   +------------------+  super.total_bytes
+ *
+ * All parts are whole pages. Zero bytes are the empty state of everything after the superblock.
+ */
+#include <stddef.h>
+#include <stdint.h>
+
+#include "runtime/doorbell.h"
+#include "runtime/instruments.h"
+#include "runtime/ring.h"
+
+#define SEGMENT_MAGIC        "SHERDSEG"
+#define SEGMENT_ABI          1u
+#define SEGMENT_PAGE         4096u
+#define SEGMENT_MAX_SHARDS   128u
+#define SEGMENT_MAX_PEERS    (SEGMENT_MAX_SHARDS + 1)
+#define SEGMENT_BITMAP_WORDS 4u /* 256 bits, one a sender */
+#define SEGMENT_INLINE_BYTES 192u
+#define SEGMENT_PAYLOAD_MAX  (1024u * 1024)
+#define SEGMENT_MAX_DEPTH    4u /* calls within calls; the fifth is refused with -ELOOP */
+
+/* What decides the layout. */
+struct segment_geometry {
+    uint32_t n_shards;
+    uint32_t slots_shard;   /* call slots a shard has for each other shard; a multiple of
+                               SEGMENT_MAX_DEPTH */
+    uint32_t slots_gateway; /* call slots the gateway has for each shard */
+    uint32_t n_events;      /* recorder of each peer; a power of two */
+    uint32_t n_coroutines;  /* registry of each peer */
+    uint32_t spare;
+    uint64_t heap_bytes; /* shared buffers of each peer; whole pages */
+};
+
+struct segment_super {
+    char magic[8];
+    uint32_t abi;
+    uint32_t super_bytes; /* sizeof(struct segment_super) */
+    uint8_t build_id[32];
+    char instance[64];   /* NUL-terminated */
+    uint64_t created_ns; /* CLOCK_REALTIME */
+    uint64_t total_bytes;
+    uint64_t control_off;
+    uint64_t commons_off;
+    uint64_t parts_off;
+    struct segment_geometry geometry;
+    /* Sizes of the records below, so that a reader built otherwise refuses by name. */
+    uint32_t control_bytes;
+    uint32_t part_head_bytes;
+    uint32_t counters_bytes;
+    uint32_t call_slot_bytes;
+    uint32_t serve_slot_bytes;
+    uint32_t pair_bytes;
+};
+
+/* ---- control: written by the supervisor ---- */
+
+/* X(name, text) */
+#define PEER_STATES(X)                                                \
+    X(STARTING, "starting") /* forked, not ready */                   \
+    X(UP, "up")                                                       \
+    X(DRAINING, "draining") /* takes nothing new from clients */      \
+    X(DYING, "dying")       /* dead, the replacement is on its way */ \
+    X(FAILED, "failed")     /* given up for good */
+
+enum peer_state {
+#define X(name, text) PEER_##name,
+    PEER_STATES(X)
+#undef X
+};
+
+const char *peer_state_text(uint32_t state);
+
+/* What the supervisor asks of a process. */
+enum peer_order {
+    ORDER_RUN,
+    ORDER_DRAIN, /* gateway: refuse what is new, finish the rest, then say so */
+    ORDER_LEAVE, /* nothing is in flight: stop services and exit 0 */
+};
+
+struct peer_control {
+    uint32_t incarnation; /* 1 for the first; raised when a death was reaped and its redo record
+                             finished */
+    uint32_t state;       /* enum peer_state */
+    uint32_t order;       /* enum peer_order */
+    int32_t pid;
+    int32_t core; /* -1: not pinned */
+    uint32_t deaths;
+    uint32_t crashes;    /* of these, those that count as crashes */
+    int32_t last_status; /* wait status of the last death */
+    uint64_t forked_ns;  /* CLOCK_MONOTONIC */
+    uint64_t died_ns;
+    uint8_t spare[80];
+};
+
+struct supervisor_head {
+    int32_t pid;
+    uint32_t state;           /* enum peer_state */
+    uint64_t pid_start_ticks; /* field 22 of /proc/PID/stat: tells a reused pid */
+    uint64_t started_ns;      /* CLOCK_MONOTONIC */
+    uint64_t ready_ns;        /* 0: not yet */
+    uint32_t redo_finished;   /* redo records finished for the dead */
+    uint32_t knocks;
+    uint8_t spare[88];
+};
+
+/* ---- commons: written by all ---- */
+
+struct commons_bell {
+    struct doorbell_words words;
+    uint8_t pad[56];
+};
+
+struct commons_bitmap {
+    uint64_t senders[SEGMENT_BITMAP_WORDS];
+    uint8_t pad[32];
+};
+
+/* ---- a peer's part: written by that peer (and, once it is dead, by the supervisor) ---- */
+
+/* The transition under way, noted before its first store and cleared after its last. */
+enum redo_kind {
+    REDO_NONE,
+    REDO_SUBMIT, /* slot goes to waiting: calls_submitted = value */
+    REDO_END,    /* slot goes to free: ends[end] = value, head of `pair` = head */
+};
+
+struct redo_record {
+    uint64_t kind; /* stored last (release), cleared last (release) */
+    uint32_t pair; /* the other peer */
+    uint32_t slot;
+    uint64_t word;  /* of the slot, after */
+    uint64_t value; /* of the counter, after */
+    uint64_t head;  /* of the ring from pair, after; UINT64_MAX: unchanged */
+    uint32_t end;   /* enum call_end */
+    uint8_t spare[20];
+};
+
+struct part_head {
+    uint32_t incarnation; /* whose these words are; stored when it is ready for work */
+    uint32_t drained;     /* 1: order ORDER_DRAIN is carried out */
+    uint64_t ready_ns;    /* CLOCK_MONOTONIC */
+    uint64_t heartbeat;   /* grows with each turn of the loop */
+    uint64_t heap_used_bytes;
+    uint64_t heap_high_bytes;
+    uint64_t heap_waits;         /* times somebody waited for a shared buffer */
+    uint64_t sessions;           /* gateway: clients with a session now */
+    uint64_t requests_in_flight; /* gateway: requests of clients accepted and not ended */
+    uint64_t requests_accepted;  /* gateway: since it was created, over its incarnations */
+    uint64_t requests_ended;
+    uint8_t pad0[48];
+    struct redo_record redo; /* a cache line of its own */
+    char engine[16];         /* NUL-terminated names, for status */
+    char engine_flags[160];
+    uint8_t pad1[16];
+};
+
+/* X(name, number on the wire, text): how a request ends, exactly once */
+#define CALL_ENDS(X)                 \
+    X(DONE, 1, "done")               \
+    X(FAILED, 2, "failed")           \
+    X(CANCELLED, 3, "cancelled")     \
+    X(EXPIRED, 4, "expired")         \
+    X(NOT_STARTED, 5, "not started") \
+    X(IN_DOUBT, 6, "in doubt")
+
+enum call_end {
+    CALL_END_NONE = 0,
+#define X(name, number, text) CALL_END_##name = number,
+    CALL_ENDS(X)
+#undef X
+        N_CALL_ENDS
+};
+
+const char *call_end_text(uint32_t end);
+
+/* What this peer counts about each other peer. */
+struct pair_stats {
+    uint64_t pushed;            /* messages put into the ring to it */
+    uint64_t rings_sent;        /* doorbell rings that cost a system call */
+    uint64_t rings_saved;       /* flushes that found it awake */
+    uint64_t calls_submitted;   /* calls published to it: = sum of ends + slots not free */
+    uint64_t ends[N_CALL_ENDS]; /* by enum call_end; [0] counts calls abandoned and given back */
+    uint64_t slot_waits;        /* calls that waited for a slot */
+    uint64_t republished;       /* calls published again after its death */
+    uint64_t popped;            /* messages taken from its ring */
+    uint64_t high_water;        /* most messages found in its ring at once */
+    uint64_t dropped;           /* of these, those that were stale, double or malformed */
+    uint64_t calls_started;     /* methods begun for it */
+    uint64_t spare[6];
+};
+
+struct ring_mark {
+    uint64_t position;
+    uint8_t pad[56];
+};
+
+/* Caller's side of a call. word = generation << 8 | state; the generation grows with each use. */
+enum call_state {
+    CALL_FREE,
+    CALL_WAITING,   /* published, or about to be */
+    CALL_ABANDONED, /* nobody waits any more; comes back with the answer or the callee's death */
+};
+
+struct call_slot {
+    uint64_t word;
+    uint64_t position;    /* in the ring to the callee, of its latest message */
+    uint64_t deadline_ns; /* CLOCK_MONOTONIC; INT64_MAX: none */
+    uint64_t submitted_ns;
+    uint64_t args_off; /* in the caller's heap; 0: inline_args */
+    uint32_t args_len;
+    uint32_t method;
+    uint32_t depth; /* 0: called by nobody served */
+    uint32_t flags; /* enum call_flags */
+    uint64_t spare;
+    uint8_t inline_args[SEGMENT_INLINE_BYTES];
+};
+
+enum call_flags { CALL_IDEMPOTENT = 1u << 0 };
+
+/* Callee's side. started = generation << 24 | incarnation of the callee. */
+struct serve_slot {
+    uint64_t started;
+    uint64_t answer_generation; /* whose answer_off is not given back; 0: none */
+    uint64_t answer_off;        /* in the callee's heap */
+    uint32_t answer_len;
+    uint32_t spare0;
+    uint64_t spare[4];
+    uint8_t inline_answer[SEGMENT_INLINE_BYTES];
+};
+
+/* What a ring slot carries. */
+enum message_kind {
+    MESSAGE_NONE,
+    MESSAGE_CALL,   /* slot, generation: look into the caller's slot */
+    MESSAGE_ANSWER, /* how it ended; bytes at off in the callee's heap, or inline in its serve slot
+                     */
+    MESSAGE_RETURN, /* the caller has read the answer's buffer */
+};
+
+struct message {
+    uint32_t kind;
+    uint32_t slot;
+    uint64_t generation;
+    uint32_t incarnation; /* sender's */
+    int32_t status;
+    uint32_t end;
+    uint32_t len;
+    uint64_t off; /* 0: inline */
+    uint64_t spare[2];
+};
+
+#define CALL_GENERATION_BITS  40
+#define CALL_GENERATION_MASK  ((UINT64_C(1) << CALL_GENERATION_BITS) - 1)
+#define CALL_INCARNATION_MASK UINT32_C(0xffffff)
+
+/* ---- the mapping ---- */
+
+/* Private to a process; inherited by fork. */
+struct segment {
+    uint8_t *base;
+    uint64_t bytes;
+    bool writable;
+    struct segment_geometry geometry; /* private copy, checked once */
+    uint32_t n_peers;                 /* shards and the gateway */
+    uint64_t control_off, commons_off, parts_off;
+    uint64_t shard_part_bytes, gateway_part_bytes;
+};
+
+/* Chooses slots, recorder and heap for n_shards so that the whole fits max_bytes (0: the default,
+ * 16 MiB for 2 shards and more for more). 0; -EINVAL: n_shards out of 1..128; -ENOSPC: max_bytes
+ * too small, and the least that works is in *ret_bytes. */
+int segment_geometry_plan(
+    uint32_t n_shards, uint64_t max_bytes, struct segment_geometry *ret, uint64_t *ret_bytes);
+
+/* Lays out a fresh mapping (zero bytes, of the planned size) and fills in the superblock. 0 or
+ * -EINVAL. */
+int segment_init(struct segment *seg, void *base, uint64_t bytes,
+    const struct segment_geometry *geometry, const char *instance);
+
+/* Checks the superblock of a mapping of `bytes` bytes and fills *seg. ret_why: a constant that says
+ * what does not fit. 0 or -EPROTO. The mapping stays the caller's. */
+int segment_attach(struct segment *seg, void *base, uint64_t bytes, const char **ret_why);
+
+/* Maps the file read-only and attaches. 0 or -errno; segment_close() unmaps. Context: a tool. */
+int segment_open(struct segment *seg, const char *path, const char **ret_why);
+void segment_close(struct segment *seg);
+
+/* ---- where things are: peer < n_peers, the gateway is peer n_shards ---- */
+
+static inline uint32_t segment_gateway(const struct segment *seg)
+{
+    return seg->geometry.n_shards;
+}
+
+const struct segment_super *segment_super(const struct segment *seg);
+struct supervisor_head *segment_supervisor(const struct segment *seg);
+struct peer_control *segment_control(const struct segment *seg, uint32_t peer);
+/* peer may be n_peers: the supervisor's own bell. */
+struct commons_bell *segment_bell(const struct segment *seg, uint32_t peer);
+struct commons_bitmap *segment_bitmap(const struct segment *seg, uint32_t peer);
+
+struct part_head *segment_part(const struct segment *seg, uint32_t peer);
+struct aio_counters *segment_counters(const struct segment *seg, uint32_t peer);
+void segment_instruments(const struct segment *seg, uint32_t peer, struct aio_instruments *ret);
+struct pair_stats *segment_pair(const struct segment *seg, uint32_t peer, uint32_t other);
+
+/* The ring from → to: slots and tail in from's part, head in to's. 0 slots where from == to. */
+uint32_t segment_ring_slots(const struct segment *seg, uint32_t from, uint32_t to);
+struct ring_slot *segment_ring(const struct segment *seg, uint32_t from, uint32_t to);
+uint64_t *segment_tail(const struct segment *seg, uint32_t from, uint32_t to);
+uint64_t *segment_head(const struct segment *seg, uint32_t from, uint32_t to);
+
+/* Calls of caller to callee: how many slots, the caller's side, the callee's side. */
+uint32_t segment_call_slots(const struct segment *seg, uint32_t caller, uint32_t callee);
+struct call_slot *segment_call(
+    const struct segment *seg, uint32_t caller, uint32_t callee, uint32_t slot);
+struct serve_slot *segment_serve(
+    const struct segment *seg, uint32_t callee, uint32_t caller, uint32_t slot);
+
+/* A peer's heap: [off, off + heap_bytes). */
+uint64_t segment_heap_off(const struct segment *seg, uint32_t peer);
+
+/* The address of [off, off + len) if that lies within peer's heap, else NULL: for offsets that
+ * another process wrote. */
+uint8_t *segment_heap_at(const struct segment *seg, uint32_t peer, uint64_t off, uint64_t len);
