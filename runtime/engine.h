@@ -9,7 +9,8 @@
  *              refused one is never left in a queue.
  * Concurrency: owner loop. A worker thread's completion comes in through a bottom half.
  * Lifetime:    a request belongs to the engine from submit() until disk_complete(), which comes
- * exactly once. Not here:    continuing short reads and writes (runtime/disk.c)
+ * exactly once, maybe inside submit().
+ * Not here:    continuing short reads and writes (runtime/disk.c)
  *
  * No user code runs inside a harvest: disk_complete() puts the request on the context's completed
  * list, which aio_poll() runs (disk_dispatch_completed) before the bottom halves; a nested
@@ -21,6 +22,11 @@
 #include <sys/uio.h>
 
 #include "runtime/coroutine.h"
+#include "runtime/pool_work.h"
+
+struct disk_kernel;
+struct open_how;
+struct statx;
 
 /* X(name, whether linux-aio can do it) */
 #define DISK_OPS(X)     \
@@ -71,9 +77,22 @@ struct disk_request {
     };
     ssize_t result; /* count, 0 or -errno, once done */
     bool done;
-    Coroutine *co; /* who waits; woken by disk_dispatch_completed() unless it is entered */
+    bool waits;                /* co has yielded; else its end came inside submit() */
+    Coroutine *co;             /* who is woken by disk_dispatch_completed() if it waits */
     struct disk_request *next; /* engine's queue, then the completed list */
-    void *engine_private;
+    struct pool_work work;     /* while a worker has it, as the next */
+    const struct disk_kernel *kernel;
+};
+
+/* What runtime/disk.c keeps in a context. Owner loop. */
+struct disk_state {
+    uint32_t depth; /* most requests in flight */
+    uint32_t n_in_flight;
+    uint32_t n_completed; /* on the completed list */
+    CoQueue waiters;      /* for a place among those in flight, first come, first served */
+    uint64_t turn;        /* the turn that at_once_bytes counts for */
+    uint64_t at_once_bytes;
+    const struct disk_kernel *kernel;
 };
 
 struct engine_ops {
@@ -86,11 +105,23 @@ struct engine_ops {
     void (*destroy)(AioContext *ctx);
 };
 
-/* Collects a finished request. Context: owner loop. */
+/* Before the engine is set up; ctx->io_depth is set. Context: whoever makes ctx. */
+void disk_init(AioContext *ctx);
+
+/* Ends a request: inside submit() its coroutine just goes on; later it is put on the completed
+ * list. Runs no user code. Context: owner loop. */
 void disk_complete(AioContext *ctx, struct disk_request *request, ssize_t result);
 
-/* Wakes whom completed requests belong to. Returns progress. Context: owner loop. */
+/* Wakes whom the requests on the completed list belong to, not those that come meanwhile. Returns
+ * progress. Context: owner loop, outside coroutines. */
 bool disk_dispatch_completed(AioContext *ctx);
+
+/* Ends request without a system call that can block, where all it needs is in memory; false where
+ * that cannot be told or is not so. Context: owner loop. */
+bool disk_try_at_once(AioContext *ctx, struct disk_request *request);
+
+/* Runs request in a worker: what an engine cannot do itself. Context: owner loop. */
+void disk_submit_to_worker(AioContext *ctx, struct disk_request *request);
 
 /* Sets ctx->engine. 0 or -errno. io_uring's comes with its monitor. */
 int engine_linux_aio_setup(AioContext *ctx, uint32_t io_depth);

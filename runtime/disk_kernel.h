@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * disk_kernel - the system calls that the disk engines make, as a table that a test can replace
+ *
+ * Why:         EAGAIN, EINTR, short counts and partial submissions are the kernel's to give and
+ *              rare; the code for them must be run all the same.
+ * Use:         ctx->disk.kernel->preadv(…); a test copies disk_kernel_real, replaces what it wants
+ *              and stores its own table in the context before the first request.
+ * Concurrency: preadv to fsync: worker threads and the owner loop; the rest: owner loop. The table
+ *              is constant while requests are in flight.
+ * Lifetime:    disk_kernel_real is for ever, a test's table outlives the context.
+ */
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+struct disk_request;
+struct iocb;
+struct open_how;
+
+struct disk_kernel {
+    /* As preadv2(2) and pwritev2(2), but -errno. */
+    ssize_t (*preadv)(int fd, const struct iovec *iov, int n_iov, uint64_t offset, int flags);
+    ssize_t (*pwritev)(int fd, const struct iovec *iov, int n_iov, uint64_t offset, int flags);
+    int (*openat2)(int dirfd, const char *path, const struct open_how *how);
+
+    /* As io_submit(2): how many were taken, or -errno of the first. */
+    int (*io_submit)(unsigned long aio_context, long n, struct iocb **iocbs);
+
+    /* As io_uring_enter2(): how many were submitted, or -errno. */
+    int (*uring_enter)(int ring_fd, unsigned to_submit, unsigned min_complete, unsigned flags,
+        void *arg, size_t arg_bytes);
+
+    /* What linux-aio and io_uring say of a request, on its way to disk_complete(). */
+    ssize_t (*result)(const struct disk_request *request, ssize_t result);
+};
+
+extern const struct disk_kernel disk_kernel_real;
