@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "runtime/aio.h"
+#include "shard/heap.h"
 #include "shard/registry.h"
 #include "shard/segment.h"
 
@@ -67,7 +68,9 @@ struct mesh_call {
     struct mesh *mesh;
     struct mesh_call *prev, *next;
     uint32_t slot;
-    uint32_t where; /* enum mesh_call_where */
+    uint32_t where;    /* enum mesh_call_where */
+    enum call_end end; /* once ended, until done() */
+    struct heap_waiter waiter;
     AioTimer timer;
 };
 

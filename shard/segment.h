@@ -41,6 +41,7 @@
 #define SEGMENT_BITMAP_WORDS 4u /* 256 bits, one a sender */
 #define SEGMENT_INLINE_BYTES 192u
 #define SEGMENT_PAYLOAD_MAX  (1024u * 1024)
+#define SEGMENT_REGIONS_MAX  16u
 #define SEGMENT_MAX_DEPTH    4u /* calls within calls; the fifth is refused with -ELOOP */
 
 /* What decides the layout. */
@@ -210,7 +211,7 @@ struct pair_stats {
     uint64_t high_water;        /* most messages found in its ring at once */
     uint64_t dropped;           /* of these, those that were stale, double or malformed */
     uint64_t calls_started;     /* methods begun for it */
-    uint64_t spare[6];
+    uint64_t spare[7];
 };
 
 struct ring_mark {
@@ -287,7 +288,10 @@ struct segment {
     struct segment_geometry geometry; /* private copy, checked once */
     uint32_t n_peers;                 /* shards and the gateway */
     uint64_t control_off, commons_off, parts_off;
-    uint64_t shard_part_bytes, gateway_part_bytes;
+    uint64_t
+        shard_regions[SEGMENT_REGIONS_MAX]; /* offsets in a shard's part; the last is its size */
+    uint64_t gateway_regions[SEGMENT_REGIONS_MAX];
+    uint64_t mapped_bytes; /* to unmap; 0: not ours */
 };
 
 /* Chooses slots, recorder and heap for n_shards so that the whole fits max_bytes (0: the default,

@@ -1,0 +1,508 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The layout is a function of the geometry. A part is a row of regions, each aligned to a cache
+ * line, in the order of enum region; what differs between a shard and the gateway is how many slots
+ * and peers each region has. Slots for oneself are left out: the n-th other peer of p is n for n <
+ * p, n + 1 above.
+ */
+#include "shard/segment.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "runtime/build_id.h"
+
+#define LINE              64u
+#define MIN_HEAP_BYTES    (SEGMENT_PAYLOAD_MAX + 64u * 1024)
+#define MAX_HEAP_BYTES    (8u * 1024 * 1024)
+#define MIN_SLOTS_GATEWAY 8u
+
+static_assert(sizeof(struct ring_slot) == LINE, "a slot is a cache line");
+static_assert(sizeof(struct message) == RING_PAYLOAD_BYTES, "a message fills its slot");
+static_assert(sizeof(struct peer_control) == 128, "part of the ABI");
+static_assert(sizeof(struct supervisor_head) == 128, "part of the ABI");
+static_assert(sizeof(struct commons_bell) == LINE, "a line each");
+static_assert(sizeof(struct commons_bitmap) == LINE, "a line each");
+static_assert(offsetof(struct part_head, redo) % LINE == 0, "redo has its own line");
+static_assert(sizeof(struct redo_record) == LINE, "redo has its own line");
+static_assert(sizeof(struct part_head) % LINE == 0, "whole lines");
+static_assert(sizeof(struct pair_stats) % LINE == 0, "whole lines");
+static_assert(sizeof(struct call_slot) == 256, "part of the ABI");
+static_assert(sizeof(struct serve_slot) == 256, "part of the ABI");
+static_assert(sizeof(struct segment_super) <= SEGMENT_PAGE, "the superblock is a page");
+static_assert(SEGMENT_MAX_PEERS <= SEGMENT_BITMAP_WORDS * 64, "a bit a sender");
+
+const char *peer_state_text(uint32_t state)
+{
+    static const char *const texts[] = {
+#define X(name, text) [PEER_##name] = text,
+        PEER_STATES(X)
+#undef X
+    };
+    return state < sizeof(texts) / sizeof(texts[0]) ? texts[state] : "unknown";
+}
+
+const char *call_end_text(uint32_t end)
+{
+    switch (end) {
+#define X(name, number, text) \
+    case CALL_END_##name:     \
+        return text;
+        CALL_ENDS(X)
+#undef X
+    default:
+        return "unknown";
+    }
+}
+
+/* ---- sizes ---- */
+
+enum region {
+    REGION_HEAD,
+    REGION_COUNTERS,
+    REGION_PAIRS,
+    REGION_HEADS,
+    REGION_TAILS,
+    REGION_RECORDED,
+    REGION_EVENTS,
+    REGION_COROUTINES,
+    REGION_RINGS_TO_SHARDS,
+    REGION_RINGS_TO_GATEWAY,
+    REGION_CALLS,
+    REGION_SERVES_SHARDS,
+    REGION_SERVES_GATEWAY,
+    REGION_HEAP,
+    N_REGIONS
+};
+
+static uint64_t align_up(uint64_t value, uint64_t to)
+{
+    return (value + to - 1) / to * to;
+}
+
+static uint32_t power_of_two_above(uint32_t value)
+{
+    uint32_t power = 1;
+
+    while (power < value)
+        power *= 2;
+    return value ? power : 0;
+}
+
+static uint32_t call_slots(const struct segment_geometry *g, uint32_t caller, uint32_t callee)
+{
+    if (caller == callee || callee == g->n_shards)
+        return 0;
+    return caller == g->n_shards ? g->slots_gateway : g->slots_shard;
+}
+
+/*
+ * Room for all that can be under way from one peer to another, so that a push never fails: for each
+ * call of the sender itself and its answer's buffer one message, both twice (a call is published
+ * again after a death while what the dead one has popped of it is forgotten); for each call it
+ * serves an answer and word that the arguments were taken, and a spare.
+ */
+static uint32_t ring_slots(const struct segment_geometry *g, uint32_t from, uint32_t to)
+{
+    return power_of_two_above(4 * call_slots(g, from, to) + 3 * call_slots(g, to, from));
+}
+
+static uint64_t region_bytes(const struct segment_geometry *g, bool gateway, enum region region)
+{
+    uint32_t n_peers = g->n_shards + 1;
+    uint32_t self = gateway ? g->n_shards : 0;
+    uint32_t n_others = gateway ? g->n_shards : g->n_shards - 1; /* other shards */
+    uint32_t any_other =
+        gateway ? 0 : 1; /* a shard that is not self; meaningless where n_others is 0 */
+
+    switch (region) {
+    case REGION_HEAD:
+        return sizeof(struct part_head);
+    case REGION_COUNTERS:
+        return align_up(sizeof(struct aio_counters), LINE);
+    case REGION_PAIRS:
+        return (uint64_t)n_peers * sizeof(struct pair_stats);
+    case REGION_HEADS:
+    case REGION_TAILS:
+        return (uint64_t)n_peers * sizeof(struct ring_mark);
+    case REGION_RECORDED:
+        return LINE;
+    case REGION_EVENTS:
+        return (uint64_t)g->n_events * sizeof(struct recorder_event);
+    case REGION_COROUTINES:
+        return (uint64_t)g->n_coroutines * sizeof(struct co_entry);
+    case REGION_RINGS_TO_SHARDS:
+        return (uint64_t)n_others * ring_slots(g, self, any_other) * sizeof(struct ring_slot);
+    case REGION_RINGS_TO_GATEWAY:
+        return gateway ? 0 : (uint64_t)ring_slots(g, self, g->n_shards) * sizeof(struct ring_slot);
+    case REGION_CALLS:
+        return (uint64_t)n_others * call_slots(g, self, any_other) * sizeof(struct call_slot);
+    case REGION_SERVES_SHARDS:
+        return gateway ? 0 : (uint64_t)n_others * g->slots_shard * sizeof(struct serve_slot);
+    case REGION_SERVES_GATEWAY:
+        return gateway ? 0 : (uint64_t)g->slots_gateway * sizeof(struct serve_slot);
+    case REGION_HEAP:
+        return g->heap_bytes;
+    case N_REGIONS:
+        break;
+    }
+    return 0;
+}
+
+/* Offset of a region in its part; N_REGIONS: the size of the part. The heap begins on a page. */
+static uint64_t region_offset(const struct segment_geometry *g, bool gateway, enum region region)
+{
+    uint64_t off = 0;
+
+    for (uint32_t r = 0; r < (uint32_t)region; r++) {
+        off += region_bytes(g, gateway, (enum region)r);
+        if (r + 1 == REGION_HEAP)
+            off = align_up(off, SEGMENT_PAGE);
+    }
+    return region == N_REGIONS ? align_up(off, SEGMENT_PAGE) : off;
+}
+
+static void lay_out(struct segment *seg, const struct segment_geometry *g)
+{
+    uint64_t n_peers = g->n_shards + 1;
+
+    seg->geometry = *g;
+    seg->n_peers = g->n_shards + 1;
+    seg->control_off = SEGMENT_PAGE;
+    seg->commons_off = seg->control_off + align_up(sizeof(struct supervisor_head) +
+                                                       n_peers * sizeof(struct peer_control),
+                                              SEGMENT_PAGE);
+    seg->parts_off = seg->commons_off + align_up((n_peers + 1) * sizeof(struct commons_bell) +
+                                                     n_peers * sizeof(struct commons_bitmap),
+                                            SEGMENT_PAGE);
+    for (int r = 0; r <= N_REGIONS; r++) {
+        seg->shard_regions[r] = region_offset(g, false, (enum region)r);
+        seg->gateway_regions[r] = region_offset(g, true, (enum region)r);
+    }
+    seg->bytes = seg->parts_off + g->n_shards * seg->shard_regions[N_REGIONS] +
+                 seg->gateway_regions[N_REGIONS];
+}
+
+static_assert(N_REGIONS < SEGMENT_REGIONS_MAX, "struct segment has room for the regions");
+
+/* ---- planning ---- */
+
+static uint64_t planned_bytes(const struct segment_geometry *g)
+{
+    struct segment seg;
+
+    lay_out(&seg, g);
+    return seg.bytes;
+}
+
+static uint64_t default_bytes(uint32_t n_shards)
+{
+    return 17 * (UINT64_C(1) << 19) + (n_shards + 1) * (UINT64_C(5) << 19);
+}
+
+int segment_geometry_plan(
+    uint32_t n_shards, uint64_t max_bytes, struct segment_geometry *ret, uint64_t *ret_bytes)
+{
+    struct segment_geometry g = {.n_shards = n_shards, .n_events = 1024, .n_coroutines = 1024};
+    uint64_t heaps_bytes, fixed;
+
+    if (n_shards < 1 || n_shards > SEGMENT_MAX_SHARDS)
+        return -EINVAL;
+    if (!max_bytes)
+        max_bytes = default_bytes(n_shards);
+    heaps_bytes = (uint64_t)(n_shards + 1) * MIN_HEAP_BYTES;
+    g.slots_shard = 64;
+    g.slots_gateway = 512;
+    for (;;) {
+        g.heap_bytes = 0;
+        fixed = planned_bytes(&g);
+        if (fixed + heaps_bytes <= max_bytes)
+            break;
+        if (g.slots_shard == SEGMENT_MAX_DEPTH && g.slots_gateway == MIN_SLOTS_GATEWAY) {
+            *ret_bytes = fixed + heaps_bytes;
+            return -ENOSPC;
+        }
+        if (g.slots_shard > SEGMENT_MAX_DEPTH)
+            g.slots_shard /= 2;
+        if (g.slots_gateway > MIN_SLOTS_GATEWAY)
+            g.slots_gateway /= 2;
+    }
+    g.heap_bytes = (max_bytes - fixed) / (n_shards + 1) / SEGMENT_PAGE * SEGMENT_PAGE;
+    if (g.heap_bytes > MAX_HEAP_BYTES)
+        g.heap_bytes = MAX_HEAP_BYTES;
+    *ret = g;
+    *ret_bytes = planned_bytes(&g);
+    return 0;
+}
+
+static bool geometry_is_sane(const struct segment_geometry *g)
+{
+    return g->n_shards >= 1 && g->n_shards <= SEGMENT_MAX_SHARDS &&
+           g->slots_shard >= SEGMENT_MAX_DEPTH && g->slots_shard <= 1024 &&
+           g->slots_shard % SEGMENT_MAX_DEPTH == 0 && g->slots_gateway >= 1 &&
+           g->slots_gateway <= 65536 && g->n_events >= 1 && g->n_events <= 1u << 20 &&
+           (g->n_events & (g->n_events - 1)) == 0 && g->n_coroutines <= 1u << 20 &&
+           g->heap_bytes % SEGMENT_PAGE == 0 && g->heap_bytes <= UINT64_C(1) << 32;
+}
+
+/* ---- making and opening ---- */
+
+static uint64_t realtime_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_REALTIME, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static void fill_sizes(struct segment_super *super)
+{
+    super->abi = SEGMENT_ABI;
+    super->super_bytes = sizeof(struct segment_super);
+    super->control_bytes = sizeof(struct peer_control);
+    super->part_head_bytes = sizeof(struct part_head);
+    super->counters_bytes = sizeof(struct aio_counters);
+    super->call_slot_bytes = sizeof(struct call_slot);
+    super->serve_slot_bytes = sizeof(struct serve_slot);
+    super->pair_bytes = sizeof(struct pair_stats);
+}
+
+int segment_init(struct segment *seg, void *base, uint64_t bytes,
+    const struct segment_geometry *geometry, const char *instance)
+{
+    struct segment_super *super = base;
+
+    if (!geometry_is_sane(geometry) || strlen(instance) >= sizeof(super->instance))
+        return -EINVAL;
+    *seg = (struct segment){.base = base, .writable = true};
+    lay_out(seg, geometry);
+    if (seg->bytes > bytes)
+        return -EINVAL;
+    fill_sizes(super);
+    build_id_read(super->build_id);
+    memcpy(super->instance, instance, strlen(instance) + 1);
+    super->created_ns = realtime_ns();
+    super->total_bytes = seg->bytes;
+    super->control_off = seg->control_off;
+    super->commons_off = seg->commons_off;
+    super->parts_off = seg->parts_off;
+    super->geometry = *geometry;
+    /* Last, so that a file without it is one that was never finished. */
+    memcpy(super->magic, SEGMENT_MAGIC, sizeof(super->magic));
+    return 0;
+}
+
+static const char *misfit(const struct segment_super *super)
+{
+    struct segment_super own = {0};
+
+    fill_sizes(&own);
+    if (memcmp(super->magic, SEGMENT_MAGIC, sizeof(super->magic)) != 0)
+        return "it is no Sherd segment, or was never finished";
+    if (super->abi != own.abi)
+        return "it was made by another version of Sherd (segment ABI)";
+    if (super->super_bytes != own.super_bytes || super->control_bytes != own.control_bytes ||
+        super->part_head_bytes != own.part_head_bytes ||
+        super->counters_bytes != own.counters_bytes ||
+        super->call_slot_bytes != own.call_slot_bytes ||
+        super->serve_slot_bytes != own.serve_slot_bytes || super->pair_bytes != own.pair_bytes)
+        return "it was made by another build of Sherd (record sizes)";
+    if (!geometry_is_sane(&super->geometry))
+        return "its geometry makes no sense";
+    return NULL;
+}
+
+int segment_attach(struct segment *seg, void *base, uint64_t bytes, const char **ret_why)
+{
+    struct segment_super super;
+
+    if (bytes < SEGMENT_PAGE) {
+        *ret_why = "it is too short";
+        return -EPROTO;
+    }
+    memcpy(&super, base, sizeof(super));
+    *ret_why = misfit(&super);
+    if (*ret_why)
+        return -EPROTO;
+    *seg = (struct segment){.base = base};
+    lay_out(seg, &super.geometry);
+    if (seg->bytes != super.total_bytes || seg->bytes > bytes ||
+        seg->control_off != super.control_off || seg->commons_off != super.commons_off ||
+        seg->parts_off != super.parts_off) {
+        *ret_why = "its layout differs from this build's, or it was cut short";
+        return -EPROTO;
+    }
+    return 0;
+}
+
+int segment_open(struct segment *seg, const char *path, const char **ret_why)
+{
+    struct stat st;
+    void *base;
+    int r, fd;
+
+    *ret_why = "it can't be opened";
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    r = fstat(fd, &st) < 0 ? -errno : 0;
+    if (r == 0 && st.st_size < (off_t)SEGMENT_PAGE) {
+        *ret_why = "it is too short";
+        r = -EPROTO;
+    }
+    base = r == 0 ? mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0) : MAP_FAILED;
+    if (r == 0 && base == MAP_FAILED)
+        r = -errno;
+    close(fd);
+    if (r < 0)
+        return r;
+    r = segment_attach(seg, base, (uint64_t)st.st_size, ret_why);
+    if (r < 0) {
+        munmap(base, (size_t)st.st_size);
+        return r;
+    }
+    seg->mapped_bytes = (uint64_t)st.st_size;
+    return 0;
+}
+
+void segment_close(struct segment *seg)
+{
+    if (seg->mapped_bytes)
+        munmap(seg->base, seg->mapped_bytes);
+    *seg = (struct segment){0};
+}
+
+/* ---- where things are ---- */
+
+static uint8_t *region_of(const struct segment *seg, uint32_t peer, enum region region)
+{
+    const uint64_t *offsets =
+        peer == seg->geometry.n_shards ? seg->gateway_regions : seg->shard_regions;
+
+    return seg->base + seg->parts_off + peer * seg->shard_regions[N_REGIONS] + offsets[region];
+}
+
+/* Number of `other` among the peers that are not `self`. */
+static uint32_t among_others(uint32_t self, uint32_t other)
+{
+    return other < self ? other : other - 1;
+}
+
+const struct segment_super *segment_super(const struct segment *seg)
+{
+    return (const struct segment_super *)seg->base;
+}
+
+struct supervisor_head *segment_supervisor(const struct segment *seg)
+{
+    return (struct supervisor_head *)(seg->base + seg->control_off);
+}
+
+struct peer_control *segment_control(const struct segment *seg, uint32_t peer)
+{
+    return (struct peer_control *)(seg->base + seg->control_off + sizeof(struct supervisor_head)) +
+           peer;
+}
+
+struct commons_bell *segment_bell(const struct segment *seg, uint32_t peer)
+{
+    return (struct commons_bell *)(seg->base + seg->commons_off) + peer;
+}
+
+struct commons_bitmap *segment_bitmap(const struct segment *seg, uint32_t peer)
+{
+    return (struct commons_bitmap *)segment_bell(seg, seg->n_peers + 1) + peer;
+}
+
+struct part_head *segment_part(const struct segment *seg, uint32_t peer)
+{
+    return (struct part_head *)region_of(seg, peer, REGION_HEAD);
+}
+
+struct aio_counters *segment_counters(const struct segment *seg, uint32_t peer)
+{
+    return (struct aio_counters *)region_of(seg, peer, REGION_COUNTERS);
+}
+
+void segment_instruments(const struct segment *seg, uint32_t peer, struct aio_instruments *ret)
+{
+    *ret = (struct aio_instruments){
+        .counters = segment_counters(seg, peer),
+        .coroutines = (struct co_entry *)region_of(seg, peer, REGION_COROUTINES),
+        .events = (struct recorder_event *)region_of(seg, peer, REGION_EVENTS),
+        .n_recorded = (uint64_t *)region_of(seg, peer, REGION_RECORDED),
+        .n_coroutines = seg->geometry.n_coroutines,
+        .n_events = seg->geometry.n_events,
+    };
+}
+
+struct pair_stats *segment_pair(const struct segment *seg, uint32_t peer, uint32_t other)
+{
+    return (struct pair_stats *)region_of(seg, peer, REGION_PAIRS) + other;
+}
+
+uint32_t segment_ring_slots(const struct segment *seg, uint32_t from, uint32_t to)
+{
+    return ring_slots(&seg->geometry, from, to);
+}
+
+struct ring_slot *segment_ring(const struct segment *seg, uint32_t from, uint32_t to)
+{
+    if (to == segment_gateway(seg))
+        return (struct ring_slot *)region_of(seg, from, REGION_RINGS_TO_GATEWAY);
+    return (struct ring_slot *)region_of(seg, from, REGION_RINGS_TO_SHARDS) +
+           (uint64_t)among_others(from, to) * ring_slots(&seg->geometry, from, to);
+}
+
+uint64_t *segment_tail(const struct segment *seg, uint32_t from, uint32_t to)
+{
+    return &((struct ring_mark *)region_of(seg, from, REGION_TAILS))[to].position;
+}
+
+uint64_t *segment_head(const struct segment *seg, uint32_t from, uint32_t to)
+{
+    return &((struct ring_mark *)region_of(seg, to, REGION_HEADS))[from].position;
+}
+
+uint32_t segment_call_slots(const struct segment *seg, uint32_t caller, uint32_t callee)
+{
+    return call_slots(&seg->geometry, caller, callee);
+}
+
+struct call_slot *segment_call(
+    const struct segment *seg, uint32_t caller, uint32_t callee, uint32_t slot)
+{
+    return (struct call_slot *)region_of(seg, caller, REGION_CALLS) +
+           (uint64_t)among_others(caller, callee) * call_slots(&seg->geometry, caller, callee) +
+           slot;
+}
+
+struct serve_slot *segment_serve(
+    const struct segment *seg, uint32_t callee, uint32_t caller, uint32_t slot)
+{
+    if (caller == segment_gateway(seg))
+        return (struct serve_slot *)region_of(seg, callee, REGION_SERVES_GATEWAY) + slot;
+    return (struct serve_slot *)region_of(seg, callee, REGION_SERVES_SHARDS) +
+           (uint64_t)among_others(callee, caller) * seg->geometry.slots_shard + slot;
+}
+
+uint64_t segment_heap_off(const struct segment *seg, uint32_t peer)
+{
+    return (uint64_t)(region_of(seg, peer, REGION_HEAP) - seg->base);
+}
+
+uint8_t *segment_heap_at(const struct segment *seg, uint32_t peer, uint64_t off, uint64_t len)
+{
+    uint64_t first = segment_heap_off(seg, peer);
+
+    if (off < first || off - first > seg->geometry.heap_bytes ||
+        len > seg->geometry.heap_bytes - (off - first))
+        return NULL;
+    return seg->base + off;
+}
