@@ -4,32 +4,43 @@
  * registry - the services of an instance and the numbers of their methods
  *
  * Why:         a method travels as a number, which is the same in every process forked from one
- * image. Use:         registry_new(); registry_add() and registry_load() before the first fork;
- * then read only. Concurrency: filled by the supervisor before the first fork, constant after: any
- * process. Lifetime:    freed by nobody but tests: every process inherits it.
+ *              image.
+ * Use:         supervisor, before the first fork: registry_new(), registry_add() and
+ *              registry_load(), registry_configure(); from then on it is read only.
+ *              shard, in its loop: registry_start() before the first call, registry_stop() after
+ *              the last.
+ * Concurrency: filled by one thread of the supervisor, constant after the first fork: any process.
+ * Lifetime:    services and their libraries live as long as the process. Freed by tests alone:
+ *              every child inherits it.
+ *
+ * A ret_error may be NULL; else it gets a line for people on failure, or NULL where there was no
+ * memory for one (free() it).
  */
 #include <stddef.h>
 #include <stdint.h>
 
 #include "shard/service.h"
 
-#define REGISTRY_NAME_MAX 64u /* "service.method", without NUL */
+#define REGISTRY_NAME_MAX    64u /* "service.method", without NUL */
+#define REGISTRY_METHODS_MAX 4096u
 
 struct registry;
 
 struct registry *registry_new(void); /* NULL: no memory */
 void registry_free(struct registry *registry);
 
-/* 0; -EINVAL: wrong abi, empty or over-long names, a method without a function; -EEXIST: a service
- * or method of that name is there. ret_error, which may be NULL, gets a line for people (free()
- * it). */
+/* 0; -EINVAL: wrong abi, no methods, a name that is empty, too long or has other characters than
+ * a-z, 0-9, - and _, a method without a function; -EEXIST: a service or method of that name is
+ * there; -ENOSPC: more than REGISTRY_METHODS_MAX; -ENOMEM. Nothing is added on failure. */
 int registry_add(struct registry *registry, const struct service *service, char **ret_error);
 
 /* Loads PATH (dlopen, all symbols bound now) and adds its `sherd_service`. -ENOEXEC: it can't be
- * loaded or has no such symbol; -EBUSY: it started a thread. */
+ * loaded or has no such symbol; -EBUSY: it started a thread, which still runs; others as
+ * registry_add(). */
 int registry_load(struct registry *registry, const char *path, char **ret_error);
 
-/* Hands "key=value" to service `name`. -ENOENT: no such service, or it takes no settings. */
+/* Hands key and value to service `name`. -ENOENT: no such service, or it takes no settings; else
+ * what its configure() returned. */
 int registry_configure(struct registry *registry, const char *name, const char *key,
     const char *value, char **ret_error);
 
@@ -47,3 +58,16 @@ const struct service_method *registry_method(
 /* "service.method" → number. -ENOENT; a test method that is not enabled: -EACCES. */
 int registry_find(
     const struct registry *registry, const char *name, size_t len, uint32_t *ret_method);
+
+/* The key's hash of a call that names no shard (struct service, hash()). 0, or -errno: anywhere. */
+int registry_hash(const struct registry *registry, uint32_t method, const void *args, size_t len,
+    uint64_t *ret_hash);
+
+/* Calls start() of every service, in order. states has a place for each service; one without
+ * start() gets NULL. On failure those that were started are stopped, and -errno is returned.
+ * Context: owner loop of a shard. */
+int registry_start(
+    const struct registry *registry, uint32_t shard, void **states, char **ret_error);
+
+/* Calls stop() of every service, last first. Context: owner loop of that shard. */
+void registry_stop(const struct registry *registry, void *const *states);

@@ -61,17 +61,21 @@ struct service {
     const struct service_method *methods;
     uint32_t n_methods;
     /* In the supervisor, before the first fork, for each --set NAME.KEY=VALUE and, for `file`, each
-     * --root (key "root"). 0, or -errno with a text in ret_error (free() it). NULL: takes no
-     * settings. The state it makes is inherited by every shard. */
-    int (*configure)(const char *key, const char *value, char **ret_error);
+     * --root (key "root"). *config is NULL the first time and the service's to fill; every shard
+     * inherits it. 0, or -errno with a text in ret_error (free() it) and *config as good as before.
+     * NULL: takes no settings. */
+    int (*configure)(void **config, const char *key, const char *value, char **ret_error);
+    /* Frees what configure() made, which may be NULL. NULL: nothing to do. */
+    void (*discard)(void *config);
     /* In each new shard, in its loop, before its first call. 0 or -errno: the shard does not come
-     * up. *ret_state is handed to each call. NULL: nothing to do. */
-    int (*start)(uint32_t shard, void **ret_state);
+     * up. config, constant from here on, is what configure() made, NULL where it was never called.
+     * *ret_state is handed to each call. NULL: nothing to do. */
+    int (*start)(uint32_t shard, const void *config, void **ret_state);
     /* In a shard that leaves in order, after its last call. NULL: nothing to do. */
     void (*stop)(void *state);
     /* Which shard owns a call that names none: a hash of its key, of which the 16,384 slots are
-     * taken. 0 with *ret_hash, or -errno: anywhere. Runs in the gateway; args are a private copy.
-     * NULL: anywhere. */
+     * taken. method is the place in methods. 0 with *ret_hash, or -errno: anywhere. Runs in the
+     * gateway; args are a private copy. NULL: anywhere. */
     int (*hash)(uint32_t method, const void *args, size_t len, uint64_t *ret_hash);
 };
 
@@ -86,6 +90,13 @@ void *service_state(const struct service_call *call);
 /* This shard, and how many there are. */
 uint32_t service_shard(const struct service_call *call);
 uint32_t service_n_shards(const struct service_call *call);
+
+/* The methods of all services of this instance have numbers from 0: how many there are, and one of
+ * them with its service's name, which is what callers write: "service.method". NULL: no such
+ * number, or a test method that is not enabled. */
+uint32_t service_n_methods(const struct service_call *call);
+const struct service_method *service_method_at(
+    const struct service_call *call, uint32_t method, const char **ret_service);
 
 /* CLOCK_MONOTONIC ns by which the caller wants the answer; INT64_MAX where there is none. */
 int64_t service_deadline_ns(const struct service_call *call);
