@@ -9,9 +9,10 @@
  *              coroutine_enter(co);            runs serve() until it yields or returns
  *              aio_co_wake(co);                goes on where it yielded, from any thread
  * Concurrency: a coroutine runs in one thread at a time: the home thread of the context that enters
- * it. coroutine_fn marks what may yield: call it from a coroutine alone. Lifetime:    from
- * coroutine_create() to the return of its entry function; its stack then goes back to a pool of the
- * thread. It must not return with a CoMutex held. Not here:    disk I/O (sherd/disk.h)
+ *              it. coroutine_fn marks what may yield: call it from a coroutine alone.
+ * Lifetime:    from coroutine_create() to the return of its entry function; its stack then goes
+ *              back to a pool of the thread. It must not return with a CoMutex held.
+ * Not here:    disk I/O (sherd/disk.h)
  *
  * Never keep the address of a thread-local variable (errno too) over a yield.
  */

@@ -6,9 +6,10 @@
  *
  * Why:         a coroutine waits for a disk, its thread does not.
  * Use:         as the system calls of the same name, in a coroutine, in its current context's
- * engine Concurrency: coroutine_fn, all of them. Several coroutines may use one fd at once.
+ *              engine
+ * Concurrency: coroutine_fn, all of them. Several coroutines may use one fd at once.
  * Lifetime:    buffers, paths and the fd stay valid until the call returns; it returns when the
- * kernel is done with them, never earlier.
+ *              kernel is done with them, never earlier.
  *
  * All return a count or 0, or -errno as the system call would. A read returns its whole count,
  * short only at the end of the file; a write its whole count, or an error. EINTR and EAGAIN are not

@@ -4,7 +4,8 @@
  * keymap - keys to slots, slots to shards
  *
  * Why:         a key has one owner shard; the 16,384 slots between them let the map later span
- * machines. Concurrency: pure functions.
+ *              machines.
+ * Concurrency: pure functions.
  */
 #include <stddef.h>
 #include <stdint.h>

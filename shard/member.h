@@ -4,8 +4,10 @@
  * member - what a shard and the gateway have in common: a process of the mesh under a supervisor
  *
  * Why:         both own a context whose instruments and doorbell live in the segment, an end of the
- * mesh, and follow the supervisor's orders. Use:         in the child, after the fork:
- * member_new(); what the role needs; member_ready(); member_run() Concurrency: owner loop.
+ *              mesh, and follow the supervisor's orders.
+ * Use:         in the child, after the fork: member_new(); what the role needs; member_ready();
+ *              member_run()
+ * Concurrency: owner loop.
  * Lifetime:    from the fork to the exit of the process.
  */
 #include "runtime/aio.h"

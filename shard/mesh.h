@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 /*
- * mesh - one peer's end of the rings: calls to other peers, calls from them, and what their deaths
- * mean
+ * mesh - one peer's end of the rings: calls to others, calls from them, and what deaths mean
  *
  * Why:         work crosses processes at the speed of memory, and a peer may die at any instruction
- * without one call lost, doubled or left hanging. Use:         mesh_new() in the loop of a shard or
- * the gateway, after fork; it looks into its rings once a turn by itself. mesh_call_start() for
- * callers without a coroutine, shard_call() in shard/call.h else. Concurrency: owner loop. Several
- * ends may be threads of one process (tests). Lifetime:    the mapping, the registry and the
- * context outlive it. It takes over whatever a dead predecessor with the same peer number left. Not
- * here:    who the peers are (shard/supervisor.h), what methods do (shard/service.h)
+ *              without one call lost, doubled or left hanging.
+ * Use:         mesh_new() in the loop of a shard or the gateway, after fork; it looks into its
+ *              rings once a turn by itself. mesh_call_start() for callers without a coroutine,
+ *              shard_call() in shard/call.h else.
+ * Concurrency: owner loop. Several ends may be threads of one process (tests).
+ * Lifetime:    the mapping, the registry and the context outlive it. It takes over whatever a dead
+ *              predecessor with the same peer number left.
+ * Not here:    who the peers are (shard/supervisor.h), what methods do (shard/service.h)
  */
 #include <stdbool.h>
 #include <stdint.h>

@@ -4,8 +4,9 @@
  * rundir - where an instance lives: its runtime directory, lock, socket and link to the segment
  *
  * Why:         tools find an instance by name, two of one name cannot run, and what kill -9 of
- * everything left is taken over. Use:         daemon: rundir_claim(); tool: rundir_find(),
- * rundir_list() Concurrency: any process.
+ *              everything left is taken over.
+ * Use:         daemon: rundir_claim(); tool: rundir_find(), rundir_list()
+ * Concurrency: any process.
  *
  *   $SHERD_RUNTIME_DIR/NAME, else $XDG_RUNTIME_DIR/sherd/NAME, else /run/sherd/NAME for root, else
  *   /tmp/sherd-UID/NAME: 0700, owner checked

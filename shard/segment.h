@@ -4,13 +4,15 @@
  * segment - the one shared mapping of an instance, laid out by writer
  *
  * Why:         whoever reads it, live or after a crash, can tell who wrote each byte; and a process
- * that dies leaves nothing half-written in another's part. Use:         supervisor:
- * segment_geometry_plan(), segment_create() on a file of that size, fork tool: segment_open() on
- * the same file, read-only Concurrency: each part has one writer, named below; the commons alone is
- * written by all. Accessors compute addresses from the private copy of the geometry and read
- * nothing shared. Lifetime:    the mapping is inherited by fork at one address in all processes.
+ *              that dies leaves nothing half-written in another's part.
+ * Use:         supervisor: segment_geometry_plan(), segment_init() on a file of that size, fork
+ *              tool: segment_open() on the same file, read-only
+ * Concurrency: each part has one writer, named below; the commons alone is written by all.
+ *              Accessors compute addresses from the private copy of the geometry and read nothing
+ *              shared.
+ * Lifetime:    the mapping is inherited by fork at one address in all processes.
  * Not here:    where the file lives and how long (shard/segment_file.h), what the words mean (mesh,
- * call)
+ *              call)
  *
  *   +------------------+  0
  *   | superblock       |  the supervisor, before the first fork; constant after
@@ -19,9 +21,10 @@
  *   +------------------+  super.commons_off
  *   | commons          |  all: a doorbell a peer and the supervisor's, a sender bitmap a peer
  *   +------------------+  super.parts_off
- *   | part of shard 0  |  shard 0: head, counters, pairs, heads, tails, recorder, coroutine
- * registry, |  …               |  rings (those it sends on), call slots (as caller), serve slots
- * (as callee), heap | part of shard n-1| | part of gateway  |  the gateway, which is peer n_shards
+ *   | part of shard 0  |  shard 0: head, counters, pairs, heads, tails, recorder, coroutine registry,
+ *   |  ...             |  rings (those it sends on), call slots (as caller), serve slots (as callee),
+ *   | part of shard n-1|  heap
+ *   | part of gateway  |  the gateway, which is peer n_shards
  *   +------------------+  super.total_bytes
  *
  * All parts are whole pages. Zero bytes are the empty state of everything after the superblock.

@@ -10,15 +10,17 @@
  *                  return service_reply(call, "hello", 5);
  *              }
  *              static const struct service_method methods[] = {
- *                  {.name = "hello", .run = hello, .flags = SERVICE_IDEMPOTENT, .help = "says
- * hello"},
+ *                  {.name = "hello", .run = hello, .flags = SERVICE_IDEMPOTENT, .help = "says hello"},
  *              };
- *              const struct service sherd_service = {SERVICE_ABI, "greeter", "greets", methods, 1};
+ *              const struct service sherd_service = {
+ *                  .abi = SERVICE_ABI, .name = "greeter", .help = "greets",
+ *                  .methods = methods, .n_methods = 1,
+ *              };
  *              A .so exports the symbol `sherd_service`, is loaded before the first fork
  *              (sherd run --service ./greeter.so) and links nothing of Sherd.
  * Concurrency: each call is a coroutine of its own; calls of one shard run in one thread, each
- * shard is a process. No thread may be started at load time. Lifetime:    tables live as long as
- * the process; a struct service_call until its method returns.
+ *              shard is a process. No thread may be started at load time.
+ * Lifetime:    tables live as long as the process; a struct service_call until its method returns.
  *
  * A method returns 0 when done, after at most one reply, or -errno. service_fail() gives the error
  * a text.
