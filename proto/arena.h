@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * arena - memory for one unpacked message, given back all at once
+ *
+ * Why:         protobuf-c allocates for each field, and what a short hostile message unpacks to has
+ *              no bound; here it costs a pointer increment and ends at a limit.
+ * Use:         struct arena arena; arena_init(&arena, limit);
+ *              m = sherd__wire__request__unpack(&arena.allocator, len, bytes);
+ *              …                          m is never freed by itself
+ *              arena_reset(&arena);       before the next message
+ * Concurrency: one thread
+ * Lifetime:    the arena must not move: protobuf-c keeps its address while it unpacks
+ */
+#include <stddef.h>
+#include <protobuf-c/protobuf-c.h>
+
+struct arena_block;
+
+struct arena {
+    ProtobufCAllocator allocator;
+    struct arena_block *blocks; /* newest first; the oldest is kept by arena_reset() */
+    size_t used;                /* bytes handed out */
+    size_t limit;
+};
+
+void arena_init(struct arena *arena, size_t limit);
+void arena_deinit(struct arena *arena);
+
+/* Aligned for anything. NULL: no memory, or beyond the limit. */
+void *arena_alloc(struct arena *arena, size_t bytes);
+
+/* Everything handed out is gone. */
+void arena_reset(struct arena *arena);
