@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * commands - which subcommands there are, and which program runs each
+ *
+ * Why:         `sherd` is the supervisor's image and stays small, so it runs `run` itself and hands
+ *              everything else to `sherd-tools`. Both look names up in these tables.
+ * Use:         COMMANDS(X), with X(name, summary)
+ */
+
+/* In sherd. */
+#define COMMANDS_SHERD(X) X(run, "run an instance: supervisor, gateway and shards")
+
+/* In sherd-tools. */
+#define COMMANDS_TOOLS(X)                          \
+    X(status, "show an instance's processes")      \
+    X(queues, "show who queued how much for whom") \
+    X(submit, "have the shards do something")      \
+    X(stop, "finish what is in flight, then end an instance")
+
+#define COMMANDS(X) COMMANDS_SHERD(X) COMMANDS_TOOLS(X)
+
+/* Each is X_command(). argv[0] is the command's name. Returns the exit status. */
+#define X(name, summary) int name##_command(int argc, char **argv);
+COMMANDS(X)
+#undef X
+
+/* Exit statuses of every command. */
+#define EXIT_DONE        0
+#define EXIT_WORK_FAILED 1
+#define EXIT_USAGE       2
