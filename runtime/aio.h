@@ -49,9 +49,8 @@ enum aio_engine {
 /* All zero is a fine default. */
 struct aio_config {
     enum aio_engine engine;
-    uint32_t
-        io_depth; /* most disk requests in flight; 0: 256. The size of the linux-aio context. */
-    uint32_t max_threads;                      /* of the thread pool; 0: 16 */
+    uint32_t io_depth;    /* most disk requests in flight; 0: 256. Sizes the linux-aio context. */
+    uint32_t max_threads; /* of the thread pool; 0: 16 */
     const struct doorbell *doorbell;           /* NULL: private words and an eventfd of its own */
     const struct aio_instruments *instruments; /* NULL: private memory */
 };
@@ -64,7 +63,8 @@ struct aio_config {
  */
 int aio_context_new(const struct aio_config *config, AioContext **ret_ctx);
 
-/* Context: any thread. The last unref frees, and aborts naming a bottom half still queued. */
+/* Context: any thread. The last unref frees, and aborts naming what should not be left: a bottom
+ * half still queued and not deleted, an armed timer. */
 AioContext *aio_context_ref(AioContext *ctx);
 void aio_context_unref(AioContext *ctx);
 
@@ -110,8 +110,11 @@ int aio_bh_schedule_oneshot_full(AioContext *ctx, BHFunc *cb, void *opaque, cons
  * during a turn's bottom halves waits for the next turn. Context: any thread, signal handler. */
 void bh_schedule(BH *bh);
 
-/* As bh_schedule(), but is no progress and keeps no loop from sleeping: runs within 10 ms.
- * Context: any thread. */
+/*
+ * As bh_schedule(), but is no progress and does not keep the loop from waiting: runs in the next
+ * turn, which begins within 10 ms. One that schedules itself so again costs an idle loop 100 turns
+ * a second. bh_schedule() on top of it wins. Context: any thread, signal handler.
+ */
 void bh_schedule_idle(BH *bh);
 
 /* Not to be run, unless it has begun. Context: any thread; of use in the owner loop alone. */
@@ -124,12 +127,14 @@ void bh_delete(BH *bh);
 /* ---- fd handlers ---- */
 
 /*
- * Watches fd, level-triggered, replacing what was there; all NULL takes it off. io_read runs on
- * readable, hang-up and error, io_write on writable and error; both must bear a call with nothing
- * to do, so fd is non-blocking. io_poll, with io_poll_ready, lets a busy-polling loop look without
- * a system call. A handler that was taken off is not called again, also when a callback of the same
- * turn took it off. Take fd off before closing it. Returns 0, -ENOMEM, -EPERM (fd can't be watched:
- * a regular file), -EBADF. Context: any thread.
+ * Watches fd, level-triggered, replacing what was there; io_read and io_write both NULL takes it
+ * off. io_read runs on readable, hang-up and error, io_write on writable and error, and on hang-up
+ * where there is no io_read; both must bear a call with nothing to do, so fd is non-blocking.
+ * io_poll, with io_poll_ready, lets a busy-polling loop look without a system call. A handler that
+ * was taken off is not called again, also when a callback of the same turn took it off (in another
+ * thread, one that runs already goes on to its end). Take fd off before closing it. Returns 0,
+ * -ENOMEM, -EPERM (fd can't be watched: a regular file), -EBADF; taking off returns 0. Context: any
+ * thread.
  */
 int aio_set_fd_handler(AioContext *ctx, int fd, IOHandler *io_read, IOHandler *io_write,
     AioPollFn *io_poll, IOHandler *io_poll_ready, void *opaque);
@@ -141,17 +146,19 @@ typedef struct AioTimer {
     AioContext *ctx;
     AioTimerFunc *cb;
     void *opaque;
-    int64_t expire_ns; /* -1: not armed */
-    uint32_t heap_idx;
-    uint64_t order; /* equal expiries fire first armed first */
+    int64_t expire_ns;         /* -1: not armed */
+    uint64_t order;            /* equal expiries fire first armed first */
+    uint32_t heap_idx;         /* UINT32_MAX: not in the heap */
+    struct AioTimer *due_next; /* on the list of those that this turn fires */
+    struct AioTimer **due_link;
 } AioTimer;
 
 /* Not armed. Context: any thread. */
 void aio_timer_init(AioContext *ctx, AioTimer *timer, AioTimerFunc *cb, void *opaque);
 
 /* Arms it for expire_ns (absolute; what is past fires in the next turn), from wherever it was
- * before. A turn samples the time once and fires what is due by then, inclusive. 0 or -ENOMEM.
- * Context: any thread. */
+ * before. A turn samples the time once and fires what is due by then, inclusive; what a callback
+ * arms waits for the next turn. 0 or -ENOMEM, then it is as it was before. Context: any thread. */
 int timer_mod_ns(AioTimer *timer, int64_t expire_ns);
 
 /* As timer_mod_ns(), but only to an earlier time. Context: any thread. */
@@ -159,6 +166,8 @@ int timer_mod_anticipate_ns(AioTimer *timer, int64_t expire_ns);
 
 /* Disarms it; does not wait for a callback that runs in another thread. Context: any thread. */
 void timer_del(AioTimer *timer);
+
+/* Context: any thread. */
 bool timer_pending(const AioTimer *timer);
 
 #ifdef __cplusplus

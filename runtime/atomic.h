@@ -6,20 +6,21 @@
  * Why:         one place where the interleaving explorer and the crash points hook in: built with
  *              -DSHERD_ATOMIC_HOOK each access first calls atomic_hook(), which a test defines.
  * Use:         plain fixed-width integers as fields, these macros at each access. Data is handed
- * over by atomic_store_release() and atomic_load_acquire(); atomic_full_fence() is for
- *              store-then-load alone. A read-modify-write here is sequentially consistent, but does
- *              not order the relaxed accesses around it: put the fence where the pattern needs it.
+ *              over by atomic_store_release() and atomic_load_acquire(); atomic_full_fence() is
+ *              for store-then-load alone. A read-modify-write here is sequentially consistent,
+ *              but does not order the relaxed accesses around it: put the fence where the
+ *              pattern needs it.
  * Concurrency: any process
  * Not here:    <stdatomic.h>; its _Atomic types are no part of a shared memory ABI
  */
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 enum atomic_access { ATOMIC_LOAD, ATOMIC_STORE, ATOMIC_RMW, ATOMIC_FENCE };
 
 #ifdef SHERD_ATOMIC_HOOK
-/* Called before the access, with the address (NULL for a fence) and where it stands in the source.
- */
+/* Called before the access, with the address (NULL for a fence) and where it stands. */
 void atomic_hook(
     enum atomic_access access, const volatile void *address, const char *file, int line);
 #define ATOMIC_POINT(access, p) atomic_hook(access, p, __FILE__, __LINE__)

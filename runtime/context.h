@@ -14,7 +14,7 @@
 #include "runtime/instruments.h"
 #include "runtime/source.h"
 
-struct bh_slice;
+struct co_registry;
 struct thread_pool;
 
 struct AioContext {
@@ -28,26 +28,31 @@ struct AioContext {
     pthread_mutex_t timer_lock;   /* the timer heap */
 
     /* Under handler_lock. */
-    struct aio_handler *handlers;
-    struct aio_handler *deleted_handlers;
+    struct aio_handler **handlers; /* by fd */
+    uint32_t handlers_capacity;
+    struct aio_handler *deleted_handlers; /* also looked at without it */
 
     /* Under timer_lock; timer_first_ns is also read without it. */
-    AioTimer **timers;
+    AioTimer **timers; /* binary heap */
     uint32_t n_timers;
     uint32_t timers_capacity;
     uint64_t timer_order;
-    int64_t timer_first_ns; /* INT64_MAX: none */
+    int64_t timer_first_ns; /* when the loop must look; INT64_MAX: never */
+    AioTimer *timers_due;   /* expired, to be called in this order */
+    AioTimer **timers_due_last;
 
     /* The owner loop's own. */
     pthread_t home;
     bool has_home;
     uint32_t nesting; /* aio_poll calls on the stack */
-    struct bh_slice *slices;
-    struct bh_slice **slices_last;
+    BH *bh_taken;     /* from bh_list, to be run in this order */
+    BH **bh_taken_last;
     struct aio_handler *ready;
     struct aio_handler **ready_last;
     struct aio_source *sources;
+    uint32_t sources_visited; /* walks over the sources on the stack */
     BH *co_schedule_bh;
+    struct co_registry *co_registry;
     int64_t awake_since_ns;
 
     /* How it waits and how it does disk I/O. */
@@ -57,17 +62,46 @@ struct AioContext {
     void *engine_state;
     struct thread_pool *pool; /* NULL until first used */
     uint32_t max_threads;
+    uint32_t io_depth;
     struct disk_request *completed;
     struct disk_request **completed_last;
-    char engine_flags[160];
+    struct disk_state disk;
+    char engine_flags[256];
 
     /* What it tells of itself. */
     struct aio_instruments instruments;
     void *own_instruments; /* to free, or NULL */
 };
 
-/* Hands deferred disk requests to the kernel and rings whom the sources pushed to. */
+/* Hands deferred disk requests to the kernel and rings whom the sources pushed to. Context: owner
+ * loop. */
 void aio_flush(AioContext *ctx);
+
+/* Makes a wait that has begun look again, and leaves a loop that is awake alone: for what
+ * aio_poll() looks at after it has raised notify_me. Context: any thread, signal handler. */
+void context_nudge(AioContext *ctx);
+
+/* Adds words to what aio_context_engine_flags() says, parted by "; ". Cut where too long. */
+void context_add_flags(AioContext *ctx, const char *text);
+
+/* bh.c: runs what is queued and returns progress; ns until something queued must run (-1: nothing
+ * is); frees what is deleted, aborts on what is not. Context: owner loop; the last: the last unref.
+ */
+bool bh_poll(AioContext *ctx);
+int64_t bh_timeout_ns(AioContext *ctx);
+void bh_finalise(AioContext *ctx);
+
+/* handler.c: calls the ready ones and returns progress; frees those taken off that nobody holds any
+ * more, and with them, at the end of the context, all others. Context: as above. */
+bool handlers_dispatch(AioContext *ctx);
+void handlers_free_deleted(AioContext *ctx);
+void handlers_free_all(AioContext *ctx);
+
+/* timer.c: fires what is due and returns progress; ns until something is due (-1: nothing is);
+ * aborts on one still armed. Context: as above. */
+bool timers_run(AioContext *ctx);
+int64_t timers_timeout_ns(AioContext *ctx);
+void timers_finalise(AioContext *ctx);
 
 /* Frees the pool, waiting for its workers. NULL does nothing. */
 void thread_pool_free(struct thread_pool *pool);

@@ -7,8 +7,9 @@
  *              not sleep while there is work for it.
  * Use:         sender:   publish the work; doorbell_ring()
  *              sleeper:  doorbell_prepare_sleep(); if it says no, or there is work after all, do
- * not sleep; sleep until the fd is readable; doorbell_end_sleep(); doorbell_accept(); look for work
- * Concurrency: doorbell_ring(): any thread, any process, signal handler. The rest: the owner loop.
+ *                        not sleep; else sleep until the fd is readable;
+ *                        doorbell_end_sleep(); doorbell_accept(); look for work
+ * Concurrency: ring, nudge, knock: any thread, any process, signal handler. The rest: owner loop.
  * Lifetime:    the words outlive every sender: private memory for a plain context, the segment's
  *              commons for a shard's. The eventfd is never closed while somebody may still ring.
  * Not here:    what the work is; who may send (bitmap and rings: shard/mesh.h)
@@ -34,6 +35,14 @@ struct doorbell {
  * thread, any process, signal handler.
  */
 bool doorbell_ring(const struct doorbell *bell);
+
+/*
+ * As doorbell_ring(), but leaves no notification behind, so that a receiver that is awake goes on
+ * as it would have: for what the sleeper looks at by itself between doorbell_prepare_sleep() and
+ * its wait (timers, idle bottom halves, changes of the wait set). Returns true where it paid the
+ * system call. Context: any thread, signal handler.
+ */
+bool doorbell_nudge(const struct doorbell *bell);
 
 /* As doorbell_ring(), but writes the eventfd whatever notify_me says: for a supervisor's knock
  * after a death, when the words may be half written. Context: any process. */

@@ -4,7 +4,8 @@
  * fdmon - how a context waits: for fds, for the clock, and for whatever its disk engine completes
  *
  * Why:         io_uring waits for fds and disk in one call; epoll sees the disk engines through
- * eventfds. Use:         aio_poll() calls wait() where the timeout is not 0 or need_wait() says so.
+ *              eventfds.
+ * Use:         aio_poll() calls wait() where the timeout is not 0 or need_wait() says so.
  * Concurrency: update(): any thread, under the context's handler lock. The rest: owner loop.
  * Lifetime:    made with the context, destroyed with it.
  */
@@ -23,8 +24,7 @@ struct aio_handler {
     AioPollFn *io_poll;
     IOHandler *io_poll_ready;
     void *opaque;
-    struct aio_handler *next; /* the context's list, or its list of deleted ones */
-    struct aio_handler **prev_link;
+    struct aio_handler *next;        /* the context's list of deleted ones */
     struct aio_handler *next_ready;  /* ready list; see on_ready_list */
     struct aio_handler *next_submit; /* the io_uring monitor's: changes not yet submitted */
     uint32_t submit_flags;           /* the io_uring monitor's, atomic */
@@ -34,14 +34,15 @@ struct aio_handler {
 
 struct fdmon_ops {
     const char *name;
-    /* old is replaced by new; either may be NULL. 0 or -errno; on an error nothing has changed. old
-     * is freed by the caller unless keeps_deleted says the monitor still holds it. */
+    /* old is replaced by new_handler; either may be NULL. 0 or -errno; on an error nothing has
+     * changed; taking off (no new_handler) never fails. old is freed by the outermost aio_poll(),
+     * not before keeps_deleted() says that the monitor is done with it. */
     int (*update)(AioContext *ctx, struct aio_handler *old, struct aio_handler *new_handler);
     /* Waits up to timeout_ns (-1: for ever; 0: looks only), then hands each ready handler to
      * fdmon_add_ready(). Submits what was queued. EINTR just returns. 0 or -errno. */
     int (*wait)(AioContext *ctx, int64_t timeout_ns);
-    /* Must wait() be called though the timeout is 0: something was completed or is still to be
-     * submitted. No system call. */
+    /* Must wait() be called though the timeout is 0: there are fds whose readiness only a system
+     * call tells, something was completed or is still to be submitted. No system call. */
     bool (*need_wait)(const AioContext *ctx);
     /* Whether a deleted handler may not be freed yet (a completion for it is to come). */
     bool (*keeps_deleted)(const AioContext *ctx, const struct aio_handler *handler);

@@ -9,6 +9,7 @@
  * Use:         struct aio_instruments in AioConfig, or NULL for private memory.
  * Concurrency: written by the owner loop alone (one writer), with relaxed stores that never tear;
  *              read by anyone (stale, never torn). Counters only grow, gauges go both ways.
+ *              What a thread does to a context that is not its own it counts in its own.
  * Lifetime:    the creator's memory outlives the context. Zero bytes are the empty state.
  */
 #include <stdint.h>
@@ -20,8 +21,8 @@
 #define AIO_COUNTERS(X)                                                                       \
     X(polls, counter, "calls", "turns of the loop (aio_poll calls)")                          \
     X(sleeps, counter, "calls", "waits that were allowed to block")                           \
-    X(rings_sent, counter, "rings", "eventfd writes paid to wake a sleeping context")         \
-    X(rings_saved, counter, "rings", "notifications that found the receiver awake")           \
+    X(rings_sent, counter, "rings", "eventfd writes paid to wake another context")            \
+    X(rings_saved, counter, "rings", "notifications of another context that found it awake")  \
     X(bh_run, counter, "calls", "bottom halves run")                                          \
     X(timers_fired, counter, "calls", "timer callbacks run")                                  \
     X(fds_dispatched, counter, "calls", "fd callbacks run")                                   \
@@ -49,8 +50,7 @@ struct aio_counters {
 #define counter_add(p, n) atomic_store_relaxed(p, *(p) + (uint64_t)(n))
 #define counter_set(p, v) atomic_store_relaxed(p, (uint64_t)(v))
 
-/* One coroutine's entry. Written by its loop; id last at birth (release), cleared first at the end.
- */
+/* One coroutine's entry. Written by its loop; id last at birth (release), cleared first at end. */
 struct co_entry {
     uint64_t id;         /* 0: free; else unique in this context */
     uint64_t entry;      /* address of its first function */
@@ -94,6 +94,12 @@ struct aio_instruments {
     uint32_t n_events;
 };
 
-/* Notes one event. Context: owner loop, coroutine. */
+/* Notes one event that happens now, or at a time the caller has read already. Context: owner loop,
+ * coroutine. */
 void recorder_note(
     const struct aio_instruments *in, enum recorder_kind kind, uint64_t a, uint64_t b);
+void recorder_note_at(const struct aio_instruments *in, uint64_t now_ns, enum recorder_kind kind,
+    uint64_t a, uint64_t b);
+
+/* Private memory for a context that was handed none: ret_memory is for free(). 0 or -ENOMEM. */
+int instruments_alloc(struct aio_instruments *ret, void **ret_memory);

@@ -4,23 +4,25 @@
  * ring - one-way queue of cache-line slots between two threads or processes
  *
  * Why:         a peer must hand over work without a system call for each piece, and a peer that
- * dies half-way must have published nothing. Use:         producer: if (ring_push(&tx, &payload))
- * …later, once for many pushes: ring the doorbell consumer: while (ring_pop(&rx, &payload))
- * handle(&payload) a replacement for a dead side: ring_tx_recover(), ring_rx_init(), and go on
- * Concurrency: one producer, one consumer. Slots and tail are written by the producer, the head by
- *              the consumer; each lives in memory of its writer. ring_depth(): any process (stale,
- *              never torn).
+ *              dies half-way must have published nothing.
+ * Use:         producer: if (ring_push(&tx, &payload)) rung = false;
+ *                        later, once for many pushes, ring the doorbell
+ *              consumer: while (ring_pop(&rx, &payload)) handle(&payload);
+ *              a replacement for a dead side: ring_tx_init() or ring_rx_init(), and go on
+ * Concurrency: one producer, one consumer. Slots and tail are written by the producer, the head
+ *              by the consumer; each lives in memory of its writer. ring_depth(): any process
+ *              (stale, never torn).
  * Lifetime:    the caller owns the memory; zero bytes are the empty ring. struct ring_tx and
- * ring_rx are private to their side and hold nothing that cannot be read again from the memory. Not
- * here:    flow control and what a slot means (shard/mesh.h)
+ *              ring_rx are private to their side and hold nothing that cannot be read again from
+ *              the memory.
+ * Not here:    flow control and what a slot means (shard/mesh.h)
  */
 #include <stdbool.h>
 #include <stdint.h>
 
 #define RING_PAYLOAD_BYTES 56
 
-/* A slot is valid for position p while seq == p + 1: no second cache line says how far the producer
- * is. */
+/* Valid for position p while seq == p + 1: no second cache line says how far the producer is. */
 struct ring_slot {
     uint64_t seq;
     uint8_t payload[RING_PAYLOAD_BYTES];

@@ -3,11 +3,13 @@
 /*
  * source - a queue outside the loop that the loop looks into at the right moments
  *
- * Why:         rings between shards are neither fds nor bottom halves: they are looked into once a
- * turn without a system call, and what was pushed to others is rung once a phase, never after the
- *              loop has gone to sleep on it.
- * Use:         fill struct aio_source, aio_add_source() from the owner loop; take it off before
- * freeing. Concurrency: every callback runs in the owner loop, none inside a coroutine.
+ * Why:         rings between shards are neither fds nor bottom halves: they are looked into once
+ *              a turn without a system call, and what was pushed to others is rung once a phase,
+ *              never after the loop has gone to sleep on it.
+ * Use:         fill struct aio_source, aio_add_source(); take it off before freeing it
+ * Concurrency: owner loop; every callback runs there, none inside a coroutine. A source may be
+ *              added and taken off anywhere but in a source's callback.
+ * Lifetime:    the caller's; the context only links it.
  */
 #include "runtime/aio.h"
 

@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: MIT */
+#include "runtime/context.h"
+/*
+ * One handler an fd, in a table by fd, under handler_lock. A change makes a new node and marks the
+ * old one deleted, so the loop never sees half a change, and what the old one was seen ready for
+ * is dropped with it (the monitor is level-triggered and will say it again of the new one).
+ *
+ * The loop may hold a pointer to a node in its ready list, in a callback, or in the monitor. So a
+ * deleted node stays in deleted_handlers until the outermost aio_poll() is done with its fds and
+ * the monitor no longer keeps it. Each step before a callback looks at `deleted` once more.
+ *
+ * The ready list is the context's and is emptied from its front: a nested aio_poll() goes on where
+ * the outer one stopped.
+ *
+ * Orderings        first             then              ordered by               if broken
+ *   GONE   all of who takes   deleted = true    release, acquire before    a callback runs after
+ *          it off                               each callback              it was taken off
+ *   LEFT   (nothing)          deleted_handlers  none: a glance; the lock   a node is freed a turn
+ *                                               follows                    later
+ */
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/atomic.h"
+
+#define FIRST_CAPACITY 64
+
+/* ---- registration, from any thread ---- */
+
+static struct aio_handler *handler_new(int fd, IOHandler *io_read, IOHandler *io_write,
+    AioPollFn *io_poll, IOHandler *io_poll_ready, void *opaque)
+{
+    struct aio_handler *handler = malloc(sizeof *handler);
+
+    if (handler) {
+        *handler = (struct aio_handler){.fd = fd,
+            .events = (io_read ? POLLIN : 0) | (io_write ? POLLOUT : 0),
+            .io_read = io_read,
+            .io_write = io_write,
+            /* one without the other is of no use */
+            .io_poll = io_poll_ready ? io_poll : NULL,
+            .io_poll_ready = io_poll ? io_poll_ready : NULL,
+            .opaque = opaque};
+    }
+    return handler;
+}
+
+/* Makes the table reach fd. */
+static int reserve_fd(AioContext *ctx, uint32_t fd)
+{
+    if (fd < ctx->handlers_capacity) {
+        return 0;
+    }
+    uint32_t capacity = ctx->handlers_capacity ? ctx->handlers_capacity : FIRST_CAPACITY;
+
+    while (capacity <= fd) {
+        capacity *= 2;
+    }
+    struct aio_handler **handlers = realloc(ctx->handlers, capacity * sizeof(*handlers));
+
+    if (!handlers) {
+        return -ENOMEM;
+    }
+    memset(handlers + ctx->handlers_capacity, 0,
+        (capacity - ctx->handlers_capacity) * sizeof(*handlers));
+    ctx->handlers = handlers;
+    ctx->handlers_capacity = capacity;
+    return 0;
+}
+
+static void retire(AioContext *ctx, struct aio_handler *handler)
+{
+    atomic_store_release(&handler->deleted, true); /* GONE */
+    handler->next = ctx->deleted_handlers;
+    atomic_store_relaxed(&ctx->deleted_handlers, handler); /* LEFT */
+}
+
+/* Puts handler, or nothing, in the place of what stood there. Under handler_lock. */
+static int replace(AioContext *ctx, uint32_t fd, struct aio_handler *handler)
+{
+    int r = handler ? reserve_fd(ctx, fd) : 0;
+
+    if (r < 0) {
+        return r;
+    }
+    struct aio_handler *old = fd < ctx->handlers_capacity ? ctx->handlers[fd] : NULL;
+
+    if (!old && !handler) {
+        return 0;
+    }
+    r = ctx->monitor->update(ctx, old, handler);
+    if (r < 0) {
+        return r;
+    }
+    ctx->handlers[fd] = handler;
+    if (old) {
+        retire(ctx, old);
+    }
+    return 0;
+}
+
+int aio_set_fd_handler(AioContext *ctx, int fd, IOHandler *io_read, IOHandler *io_write,
+    AioPollFn *io_poll, IOHandler *io_poll_ready, void *opaque)
+{
+    struct aio_handler *handler = NULL;
+
+    if (fd < 0) {
+        return -EBADF;
+    }
+    if (io_read || io_write) {
+        handler = handler_new(fd, io_read, io_write, io_poll, io_poll_ready, opaque);
+        if (!handler) {
+            return -ENOMEM;
+        }
+    }
+    pthread_mutex_lock(&ctx->handler_lock);
+    int r = replace(ctx, (uint32_t)fd, handler);
+    pthread_mutex_unlock(&ctx->handler_lock);
+    if (r < 0) {
+        free(handler);
+        return r;
+    }
+    /* A wait that has begun must take the change over, and a turn frees what was taken off. */
+    context_nudge(ctx);
+    return 0;
+}
+
+/* ---- owner loop ---- */
+
+static bool is_deleted(const struct aio_handler *handler)
+{
+    return atomic_load_acquire(&handler->deleted); /* GONE */
+}
+
+void fdmon_add_ready(AioContext *ctx, struct aio_handler *handler, uint32_t revents)
+{
+    if (is_deleted(handler)) {
+        return;
+    }
+    handler->revents |= revents;
+    if (!handler->on_ready_list) {
+        handler->on_ready_list = true;
+        handler->next_ready = NULL;
+        *ctx->ready_last = handler;
+        ctx->ready_last = &handler->next_ready;
+    }
+}
+
+static struct aio_handler *pop_ready(AioContext *ctx)
+{
+    struct aio_handler *handler = ctx->ready;
+
+    if (handler) {
+        ctx->ready = handler->next_ready;
+        if (!ctx->ready) {
+            ctx->ready_last = &ctx->ready;
+        }
+        handler->on_ready_list = false;
+    }
+    return handler;
+}
+
+/* Calls back where handler is still there. Returns whether it did. */
+static bool call_back(AioContext *ctx, const struct aio_handler *handler, IOHandler *cb)
+{
+    if (!cb || is_deleted(handler)) {
+        return false;
+    }
+    if (handler->fd != ctx->bell.fd) {
+        counter_add(&ctx->instruments.counters->fds_dispatched, 1);
+    }
+    cb(handler->opaque);
+    return true;
+}
+
+/* Returns progress. */
+static bool dispatch_one(AioContext *ctx, struct aio_handler *handler)
+{
+    uint32_t revents = handler->revents;
+    /* A hang-up that nobody is told of would come again with every wait. */
+    uint32_t write_events = POLLOUT | POLLERR | (handler->io_read ? 0 : POLLHUP);
+    bool called = false;
+
+    handler->revents = 0;
+    if (revents & (POLLIN | POLLHUP | POLLERR)) {
+        called = call_back(ctx, handler, handler->io_read);
+    }
+    if (revents & write_events) {
+        called |= call_back(ctx, handler, handler->io_write);
+    }
+    return called && handler->fd != ctx->bell.fd;
+}
+
+bool handlers_dispatch(AioContext *ctx)
+{
+    bool progress = false;
+
+    for (struct aio_handler *handler; (handler = pop_ready(ctx)) != NULL;) {
+        progress |= dispatch_one(ctx, handler);
+    }
+    return progress;
+}
+
+void handlers_free_deleted(AioContext *ctx)
+{
+    if (!atomic_load_relaxed(&ctx->deleted_handlers)) { /* LEFT */
+        return;
+    }
+    pthread_mutex_lock(&ctx->handler_lock);
+    struct aio_handler **link = &ctx->deleted_handlers;
+
+    while (*link) {
+        struct aio_handler *handler = *link;
+
+        if (handler->on_ready_list || ctx->monitor->keeps_deleted(ctx, handler)) {
+            link = &handler->next;
+        } else {
+            *link = handler->next;
+            free(handler);
+        }
+    }
+    pthread_mutex_unlock(&ctx->handler_lock);
+}
+
+void handlers_free_all(AioContext *ctx)
+{
+    for (uint32_t fd = 0; fd < ctx->handlers_capacity; fd++) {
+        free(ctx->handlers[fd]);
+    }
+    free(ctx->handlers);
+    ctx->handlers = NULL;
+    ctx->handlers_capacity = 0;
+    while (ctx->deleted_handlers) {
+        struct aio_handler *handler = ctx->deleted_handlers;
+
+        ctx->deleted_handlers = handler->next;
+        free(handler);
+    }
+}
