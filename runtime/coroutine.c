@@ -27,6 +27,7 @@
 #include <string.h>
 
 #include "runtime/bug.h"
+#include "runtime/co_registry.h"
 #include "runtime/coroutine_inside.h"
 #include "runtime/coroutine_switch.h"
 
@@ -119,6 +120,20 @@ static void run(void *opaque)
     bug("coroutine %s was entered after its end", co->name);
 }
 
+/* It is counted, and shown to tools, in the context where it runs; a new one where it was made. ctx
+ * is this thread's, or NULL. */
+static void arrive_in(AioContext *ctx, Coroutine *co)
+{
+    if (co->registry)
+        co_registry_remove_from_afar(co);
+    if (!ctx)
+        return;
+    co_registry_add(ctx->co_registry, co);
+    if (!co->counted)
+        counter_add(&ctx->instruments.counters->co_created, 1);
+    co->counted = true;
+}
+
 Coroutine *coroutine_create_full(
     CoroutineEntry *entry, void *opaque, const char *name, size_t stack_bytes)
 {
@@ -128,12 +143,18 @@ Coroutine *coroutine_create_full(
         return NULL;
     size_t room = (stack.bytes - sizeof(Coroutine)) & ~(size_t)(_Alignof(Coroutine) - 1);
     Coroutine *co = (void *)((char *)stack.low + room);
-    *co = (Coroutine){.entry = entry, .opaque = opaque, .name = name, .stack = stack};
+    *co = (Coroutine){.entry = entry,
+        .opaque = opaque,
+        .name = name,
+        .created_ns = (uint64_t)aio_clock_ns(),
+        .stack = stack};
     co_sanitize_begin(&co->inside.sanitize, stack.low, room);
     co->inside.position = co_switch_prepare(stack.low, room, run, co);
+    arrive_in(aio_context_current(), co);
     return co;
 }
 
+/* Context: home thread of where it ended. */
 static void destroy(Coroutine *co)
 {
     struct co_stack stack = co->stack;
@@ -142,11 +163,22 @@ static void destroy(Coroutine *co)
         bug("coroutine %s ended with %u locks held", co->name, co->locks_held);
     if (co->scheduled)
         bug("coroutine %s ended, but was scheduled by %s", co->name, co->scheduled);
+    if (co->registry)
+        co_registry_remove(co);
     co_sanitize_end(&co->inside.sanitize);
     co_stack_give(&stack);
 }
 
 /* ---- enter and yield ---- */
+
+/* Takes it off the list here; only this thread may do so at once. */
+static void leave_for(AioContext *to, Coroutine *co)
+{
+    AioContext *here = aio_context_current();
+
+    if (here && here != to && co->registry == here->co_registry)
+        co_registry_remove(co);
+}
 
 static void switch_into(Coroutine *co, Coroutine **current)
 {
@@ -160,6 +192,16 @@ static void switch_into(Coroutine *co, Coroutine **current)
     *current = self;
 }
 
+static void note_enter(AioContext *ctx, Coroutine *co)
+{
+    if (co->registry != (ctx ? ctx->co_registry : NULL))
+        arrive_in(ctx, co);
+    if (co->listed)
+        atomic_store_relaxed(&co->listed->wait_site, (uint64_t)0); /* WAIT */
+    if (ctx)
+        counter_add(&ctx->instruments.counters->co_switches, 1);
+}
+
 /* What must wait until nothing runs on co's stack. co may be gone after it. */
 static void settle(Coroutine *co)
 {
@@ -169,6 +211,7 @@ static void settle(Coroutine *co)
         destroy(co);
     } else if (move_to) {
         co->move_to = NULL;
+        leave_for(move_to, co);
         co_schedule_claimed(move_to, co);
     }
 }
@@ -182,6 +225,7 @@ static void enter_in(AioContext *ctx, Coroutine *co)
     for (;;) {
         if (co->entered)
             bug("coroutine %s was entered while it runs", co->name);
+        note_enter(ctx, co);
         co->ctx = ctx;
         switch_into(co, current);
         list_prepend(&pending, &co->woken);
@@ -208,6 +252,8 @@ void coroutine_fn coroutine_yield_at(const char *why)
 
     if (!self)
         bug("%s yields outside a coroutine", why);
+    if (self->listed)
+        atomic_store_relaxed(&self->listed->wait_site, (uint64_t)(uintptr_t)why); /* WAIT */
     self->entered = false;
     co_sanitize_leave(&self->inside.sanitize, &self->outside.sanitize, false);
     co_switch(&self->inside.position, self->outside.position);
@@ -232,10 +278,12 @@ void co_schedule_claimed(AioContext *ctx, Coroutine *co)
 void aio_co_schedule_at(AioContext *ctx, Coroutine *co, const char *site)
 {
     co_claim(co, site);
-    if (co == coroutine_self() && ctx != co->ctx)
+    if (co == coroutine_self() && ctx != co->ctx) {
         co->move_to = ctx;
-    else
-        co_schedule_claimed(ctx, co);
+        return;
+    }
+    leave_for(ctx, co);
+    co_schedule_claimed(ctx, co);
 }
 
 void aio_co_enter(AioContext *ctx, Coroutine *co)
@@ -305,8 +353,12 @@ static void co_schedule_bh(void *opaque)
 
 int coroutine_context_init(AioContext *ctx)
 {
+    ctx->co_registry = co_registry_new(&ctx->instruments);
     ctx->co_schedule_bh = aio_bh_new(ctx, co_schedule_bh, ctx);
-    return ctx->co_schedule_bh ? 0 : -ENOMEM;
+    if (ctx->co_registry && ctx->co_schedule_bh)
+        return 0;
+    coroutine_context_deinit(ctx);
+    return -ENOMEM;
 }
 
 void coroutine_context_deinit(AioContext *ctx)
@@ -317,4 +369,6 @@ void coroutine_context_deinit(AioContext *ctx)
         bug("a context ends with coroutine %s still scheduled by %s", co->name, co->scheduled);
     bh_delete(ctx->co_schedule_bh);
     ctx->co_schedule_bh = NULL;
+    co_registry_close(ctx->co_registry);
+    ctx->co_registry = NULL;
 }

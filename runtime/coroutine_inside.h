@@ -44,13 +44,16 @@ struct Coroutine {
     uint32_t locks_held;
     bool entered; /* from coroutine_enter() to its yield or end */
     bool ended;
-    struct co_registry *registry; /* where it is listed */
+    bool counted; /* as created, in some context */
+    struct co_registry *registry; /* where it is counted alive, or NULL */
     uint32_t registry_slot;
+    struct co_entry *listed; /* its entry there, or NULL */
 
     /* Constant. */
     CoroutineEntry *entry;
     void *opaque;
     const char *name;
+    uint64_t created_ns; /* CLOCK_MONOTONIC */
     struct co_stack stack;
 };
 
