@@ -30,12 +30,20 @@ struct log {
     enum log_level level; /* lines above it are left out */
     bool journal;
     char process[24];
-    char last[512];
+    char last[512]; /* the line before, where it is short enough; "": none */
+    enum log_level last_level;
     uint64_t repeats;
 };
+
+/* "error", "warning", "notice", "info", "debug". The other way: -EINVAL where it is none of them. */
+const char *log_level_text(enum log_level level);
+int log_level_parse(const char *text, enum log_level *ret_level);
 
 void log_init(struct log *log, int fd, enum log_level level);
 void log_process(struct log *log, const char *process);
 void log_line(struct log *log, enum log_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+
+/* Writes how often the last line was repeated. Whoever logs in a loop calls it within a second of
+ * repeats growing. */
 void log_flush(struct log *log);

@@ -5,37 +5,44 @@
  *
  * Why:         tools find an instance by name, two of one name cannot run, and what kill -9 of
  *              everything left is taken over.
- * Use:         daemon: rundir_claim(); tool: rundir_find(), rundir_list()
+ * Use:         daemon: rundir_claim(); rundir_announce() each time something becomes true that
+ *              rundir_find() waits for
+ *              tool: rundir_find(), rundir_list()
  * Concurrency: any process.
+ * Not here:    the segment's file and the links to it (shard/segment_file.h)
  *
  *   $SHERD_RUNTIME_DIR/NAME, else $XDG_RUNTIME_DIR/sherd/NAME, else /run/sherd/NAME for root, else
  *   /tmp/sherd-UID/NAME: 0700, owner checked
- *     lock      flock, inherited by every child: the instance is gone when the last of them is
+ *     lock      locked by the instance, every child of it included: it is gone when the last of
+ *               them is; holds the supervisor's pid; never removed
  *     segment   link to the file on tmpfs
  *     gateway   the gateway's ipc:// socket
- *     crashed-N links to the segments of the last three that crashed
+ *     crashed-N links to the segments of the last three that crashed, the newest is 1
  */
 #include <stddef.h>
 
-#define RUNDIR_NAME_MAX \
-    48u /* an instance's name: letters, digits, - _ . ; not starting with . or - */
+#define RUNDIR_NAME_MAX 48u /* an instance's name: letters, digits, - _ . ; no . or - in front */
 
 /* 0 with malloc'ed path of the instance's directory (which need not exist); -EINVAL: bad name;
- * -EACCES: the parent is somebody else's. Text in ret_error (may be NULL, free() it). */
+ * -EACCES: the parent is somebody else's; -ENOMEM. Text in ret_error (may be NULL, free() it). */
 int rundir_path(const char *instance, char **ret_path, char **ret_error);
 
 /* Makes the directory and takes the lock. 0 with both; -EBUSY: it runs (the text names its pid
- * where known). The lock fd is inherited by children and never closed by them. */
+ * where known); as rundir_path(). The lock fd is inherited by children and never closed by them. */
 int rundir_claim(const char *instance, char **ret_path, int *ret_lock_fd, char **ret_error);
 
-/* 1: a process of the instance is alive; 0: none; -errno. */
+/* Wakes those that wait in rundir_find(), to look again. Context: who claimed it. */
+void rundir_announce(int lock_fd);
+
+/* 1: a process of the instance is alive; 0: none; -errno. Disturbs nobody's claim. */
 int rundir_is_live(const char *path);
 
-/* Names of the instances that are live, NULL-terminated; free each and the array. 0 or -errno. */
+/* Names of the instances that are live, sorted, NULL-terminated; free each and the array. 0 or
+ * -errno. */
 int rundir_list(char ***ret_names);
 
 /* Waits up to wait_ns until the instance is there and its segment says the supervisor is ready
  * (wait_ready) or the segment exists (!wait_ready), by inotify, not by polling. 0 with the path;
- * -ENOENT: the text says which instances there are. */
+ * -ENOENT: the text says which instances there are; as rundir_path(). */
 int rundir_find(
     const char *instance, long long wait_ns, int wait_ready, char **ret_path, char **ret_error);

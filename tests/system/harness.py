@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: MIT
+"""
+harness - one instance of Sherd in a runtime directory of its own, for tests of the real programs
+
+Why:   every system test starts the real `sherd`, waits for states, kills, and has to leave nothing.
+Use:   class Restart(harness.TestCase):
+           def test_a_killed_shard_comes_back(self):
+               instance = self.start("--shards", "2")
+               old = instance.shard(0)
+               instance.kill(old)
+               instance.wait_for_shard(0, incarnation=old["incarnation"] + 1)
+       if __name__ == "__main__":
+           harness.main()
+Rules: states are waited for with a deadline (DEADLINE seconds, which no machine should reach),
+       never slept for. Each case ends with a check that no process, file in /dev/shm or thread of
+       the case is left; a case that fails shows the instance's log.
+Where: $SHERD is the program under test; without it, the one in $MESON_BUILD_ROOT.
+"""
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+DEADLINE = float(os.environ.get("SHERD_TEST_DEADLINE", "30"))
+LONG = os.environ.get("SHERD_TEST_LONG") == "1"
+SHM = "/dev/shm"
+
+
+def program():
+    path = os.environ.get("SHERD") or os.path.join(os.environ.get("MESON_BUILD_ROOT", "build"), "sherd")
+    return os.path.abspath(path)
+
+
+def wait_until(condition, what, deadline=None):
+    """Returns the first true value of condition(); fails after the deadline, saying what it waited for."""
+    end = time.monotonic() + (deadline or DEADLINE)
+    pause = 0.001
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError("waited in vain for: " + what)
+        time.sleep(pause)  # between two looks, not for the state
+        pause = min(pause * 1.5, 0.05)
+
+
+def is_alive(pid):
+    """Whether the process is there and no zombie."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def n_fds(pid):
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def n_maps(pid):
+    with open(f"/proc/{pid}/maps") as maps:
+        return len(maps.readlines())
+
+
+def n_timeslices(pid):
+    """How often the threads of a process were put on a CPU: its wake-ups."""
+    total = 0
+    for tid in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{tid}/schedstat") as stat:
+            total += int(stat.read().split()[2])
+    return total
+
+
+class Instance:
+    """An instance and its runtime directory. Made by TestCase.start() or TestCase.instance()."""
+
+    def __init__(self, name="test", environment=None):
+        self.name = name
+        self.scratch = tempfile.mkdtemp(prefix="sherd-test-")
+        self.runtime_dir = os.path.join(self.scratch, "run")
+        self.environment = {**os.environ, "SHERD_RUNTIME_DIR": self.runtime_dir, **(environment or {})}
+        for journal in ("JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_USEC"):
+            if journal not in (environment or {}):
+                self.environment.pop(journal, None)
+        self.log_path = os.path.join(self.scratch, "log")
+        self.supervisor = None
+        self.seen_pids = set()
+
+    # ---- the commands ----
+
+    def command(self, *arguments, **options):
+        """Runs `sherd SUBCOMMAND ... --instance NAME` to its end and returns the finished process."""
+        options.setdefault("timeout", 4 * DEADLINE)
+        options.setdefault("env", self.environment)
+        if not {"stdout", "capture_output"} & options.keys():
+            options["capture_output"] = True
+        if "input" not in options and "stdin" not in options:
+            options["stdin"] = subprocess.DEVNULL
+        binary = any(isinstance(a, bytes) for a in arguments) or isinstance(options.get("input"), bytes)
+        options.setdefault("text", not binary)
+        head, *rest = arguments
+        return subprocess.run([program(), head, "--instance", self.name, *rest], **options)
+
+    def popen(self, *arguments, **options):
+        """Begins `sherd SUBCOMMAND ... --instance NAME`; whoever calls waits for its end."""
+        options.setdefault("env", self.environment)
+        options.setdefault("stdin", subprocess.DEVNULL)
+        head, *rest = arguments
+        return subprocess.Popen([program(), head, "--instance", self.name, *rest], **options)
+
+    def run(self, *arguments, prefix=(), **options):
+        """Begins `sherd run` with its log in self.log_path, without waiting. prefix: a command before it."""
+        with open(self.log_path, "ab") as log:
+            self.supervisor = subprocess.Popen(
+                [*prefix, program(), "run", "--instance", self.name, *arguments],
+                env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options)
+        return self.supervisor
+
+    def start(self, *arguments, **options):
+        """run(), and waits until the instance is ready."""
+        self.run(*arguments, **options)
+        self.wait_ready()
+        return self
+
+    def stop(self):
+        """`sherd stop`, and the supervisor's exit status."""
+        result = self.command("stop")
+        assert result.returncode == 0, f"stop: {result.stderr}"
+        return self.wait_exit()
+
+    def wait_exit(self, deadline=None):
+        return self.supervisor.wait(deadline or DEADLINE)
+
+    def log(self):
+        with contextlib.suppress(FileNotFoundError), open(self.log_path, errors="replace") as log:
+            return log.read()
+        return ""
+
+    # ---- states ----
+
+    def status(self):
+        """What `sherd status --json` says now; None where the instance is not there."""
+        result = self.command("status", "--json", "--wait", "0")
+        if result.returncode != 0:
+            return None
+        status = json.loads(result.stdout)
+        self.seen_pids.update(p["pid"] for p in status["processes"] if p.get("pid"))
+        return status
+
+    def processes(self):
+        return (self.status() or {"processes": []})["processes"]
+
+    def process(self, role, shard=None):
+        """The process of that role (and number), or None."""
+        for process in self.processes():
+            if process["role"] == role and (shard is None or process.get("shard") == shard):
+                return process
+        return None
+
+    def shard(self, number):
+        return self.process("shard", number)
+
+    def gateway(self):
+        return self.process("gateway")
+
+    def wait_ready(self, deadline=None):
+        """All processes are up."""
+        def ready():
+            if self.supervisor.poll() is not None:
+                raise AssertionError(f"`sherd run` ended with {self.supervisor.returncode}")
+            processes = self.processes()
+            return processes and all(p["state"] == "up" for p in processes)
+        wait_until(ready, "the instance to be ready", deadline)
+
+    def wait_for(self, role, shard=None, deadline=None, **fields):
+        """Waits until the process is up and has these fields (or others, with state=...); returns it.
+        incarnation: that one or a later."""
+        fields.setdefault("state", "up")
+
+        def there():
+            process = self.process(role, shard)
+            fits = process and all(
+                process[name] >= value if name == "incarnation" else process[name] == value
+                for name, value in fields.items())
+            return process if fits else None
+        return wait_until(there, f"{role} {'' if shard is None else shard} with {fields}", deadline)
+
+    def wait_for_shard(self, number, **fields):
+        return self.wait_for("shard", number, **fields)
+
+    def wait_for_log(self, text, deadline=None):
+        wait_until(lambda: text in self.log(), f"'{text}' in the log", deadline)
+
+    def kill(self, process, signum=signal.SIGKILL):
+        """Sends a signal to a process (a pid, or an object of status)."""
+        os.kill(process if isinstance(process, int) else process["pid"], signum)
+
+    def kill_and_wait(self, role, shard=None, signum=signal.SIGKILL):
+        """Kills a process and returns its replacement, once that is up."""
+        old = self.wait_for(role, shard)
+        self.kill(old, signum)
+        return self.wait_for(role, shard, incarnation=old["incarnation"] + 1)
+
+    def kill_all(self):
+        """kill -9 of everything at once: stopped first, so that nobody sees another's death."""
+        pids = [p["pid"] for p in self.processes() if p.get("pid")]
+        for signum in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signum)
+        if self.supervisor:
+            self.supervisor.wait(DEADLINE)
+        wait_until(lambda: not any(map(is_alive, pids)), "all killed processes to be gone")
+
+    # ---- what is left ----
+
+    def pids(self):
+        """Processes that were forked for this instance, known by the runtime directory in their
+        environment."""
+        mark = f"SHERD_RUNTIME_DIR={self.runtime_dir}".encode()
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as environ:
+                if mark in environ.read().split(b"\0") and int(pid) != os.getpid() and is_alive(pid):
+                    found.append(int(pid))
+        return found
+
+    def segments(self):
+        """Files of this instance in /dev/shm: those whose .dir link names its runtime directory."""
+        found = []
+        mine = os.path.join(self.runtime_dir, self.name)
+        for name in os.listdir(SHM):
+            if name.startswith("sherd-") and name.endswith(".dir"):
+                with contextlib.suppress(OSError):
+                    if os.readlink(os.path.join(SHM, name)) == mine:
+                        found.append(name[:-len(".dir")])
+        return found
+
+    def clean_up(self):
+        """Ends what still runs and removes all files. Returns what an orderly end would not have left."""
+        left = []
+        if self.supervisor and self.supervisor.poll() is None:
+            self.supervisor.send_signal(signal.SIGTERM)
+            try:
+                self.supervisor.wait(DEADLINE)
+            except subprocess.TimeoutExpired:
+                left.append("the supervisor did not leave on SIGTERM")
+                self.supervisor.kill()
+                self.supervisor.wait()
+        deadline = time.monotonic() + 10
+        while self.pids() and time.monotonic() < deadline:
+            time.sleep(0.01)  # the deaths of processes that are not our children
+        for pid in self.pids():
+            left.append(f"process {pid}")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        crashed = set()
+        for number in (1, 2, 3):
+            with contextlib.suppress(OSError):
+                crashed.add(os.path.basename(os.readlink(
+                    os.path.join(self.runtime_dir, self.name, f"crashed-{number}"))))
+        with contextlib.suppress(OSError):
+            crashed.add(os.path.basename(os.readlink(
+                os.path.join(self.runtime_dir, self.name, "segment"))))
+        for name in self.segments():
+            if name not in crashed:
+                left.append(f"{SHM}/{name}")
+            for path in (name, name + ".dir"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(SHM, path))
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        return left
+
+
+class TestCase(unittest.TestCase):
+    """A case with instances, which are ended and checked after it."""
+
+    def setUp(self):
+        self._instances = []
+        self._n_fds = n_fds("self")
+
+    def instance(self, name="test", environment=None):
+        """An instance that is not started yet."""
+        instance = Instance(name, environment)
+        self._instances.append(instance)
+        return instance
+
+    def start(self, *arguments, name="test", environment=None, **options):
+        """An instance that is ready."""
+        return self.instance(name, environment).start(*arguments, **options)
+
+    def tearDown(self):
+        failed = any(error for _, error in getattr(self._outcome, "errors", ())) or any(
+            case is self for case, _ in [*self._result().failures, *self._result().errors])
+        left = []
+        for instance in self._instances:
+            log = instance.log()
+            of_this = instance.clean_up()
+            if failed or of_this:
+                sys.stderr.write(f"--- log of instance {instance.name} ---\n{instance.log() or log}---\n")
+            left += of_this
+        self._instances.clear()
+        self.assertEqual(left, [], "the case left something behind")
+        self.assertEqual(n_fds("self"), self._n_fds, "the test leaked an fd")
+
+    def _result(self):
+        return getattr(self._outcome, "result", None) or unittest.TestResult()
+
+    def assertDone(self, result):
+        self.assertEqual(result.returncode, 0, result.stderr)
+        return result
+
+    def assertRefused(self, result, *texts, status=1):
+        """It failed with one line that holds all texts, and did nothing else."""
+        self.assertEqual(result.returncode, status, result.stderr)
+        self.assertEqual(len(result.stderr.splitlines()), 1, result.stderr)
+        for text in texts:
+            self.assertIn(text, result.stderr)
+
+
+def main():
+    unittest.main(verbosity=2)
