@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "shard/explain.h"
+
 /*
  * Two arrays that only grow: services in the order they came, methods likewise, each method with
  * the number of its service. A name is looked up by walking services and then one service's
@@ -38,22 +40,6 @@ struct registry {
     uint32_t n_methods;
     bool test_methods;
 };
-
-/* Returns error; its text is the format's. */
-__attribute__((format(printf, 3, 4))) static int refuse(
-    char **ret_error, int error, const char *format, ...)
-{
-    if (!ret_error) {
-        return error;
-    }
-    va_list args;
-    va_start(args, format);
-    if (vasprintf(ret_error, format, args) < 0) {
-        *ret_error = NULL;
-    }
-    va_end(args);
-    return error;
-}
 
 struct registry *registry_new(void)
 {
@@ -100,22 +86,22 @@ static int check_method(const struct service *service, uint32_t idx, char **ret_
 {
     const struct service_method *method = &service->methods[idx];
     if (!name_is_valid(method->name)) {
-        return refuse(ret_error, -EINVAL, "service %s: method %u has no valid name (a-z 0-9 - _)",
+        return explain(ret_error, -EINVAL, "service %s: method %u has no valid name (a-z 0-9 - _)",
             service->name, idx);
     }
     if (strlen(service->name) + 1 + strlen(method->name) > REGISTRY_NAME_MAX) {
-        return refuse(ret_error, -EINVAL,
+        return explain(ret_error, -EINVAL,
             "service %s: the name of method %s is too long (%u with "
             "the service's)",
             service->name, method->name, REGISTRY_NAME_MAX);
     }
     if (!method->run) {
-        return refuse(ret_error, -EINVAL, "service %s: method %s has no function", service->name,
+        return explain(ret_error, -EINVAL, "service %s: method %s has no function", service->name,
             method->name);
     }
     for (uint32_t i = 0; i < idx; i++) {
         if (strcmp(service->methods[i].name, method->name) == 0) {
-            return refuse(ret_error, -EEXIST, "service %s: there are two methods named %s",
+            return explain(ret_error, -EEXIST, "service %s: there are two methods named %s",
                 service->name, method->name);
         }
     }
@@ -126,22 +112,22 @@ static int check_service(
     const struct registry *registry, const struct service *service, char **ret_error)
 {
     if (service->abi != SERVICE_ABI) {
-        return refuse(ret_error, -EINVAL,
+        return explain(ret_error, -EINVAL,
             "the service was built for version %u of sherd/service.h, "
             "this sherd has version %u: build it again",
             service->abi, SERVICE_ABI);
     }
     if (!name_is_valid(service->name)) {
-        return refuse(ret_error, -EINVAL, "the service has no valid name (a-z 0-9 - _)");
+        return explain(ret_error, -EINVAL, "the service has no valid name (a-z 0-9 - _)");
     }
     if (find_service(registry, service->name, strlen(service->name))) {
-        return refuse(ret_error, -EEXIST, "there is a service named %s already", service->name);
+        return explain(ret_error, -EEXIST, "there is a service named %s already", service->name);
     }
     if (service->n_methods == 0 || !service->methods) {
-        return refuse(ret_error, -EINVAL, "service %s has no methods", service->name);
+        return explain(ret_error, -EINVAL, "service %s has no methods", service->name);
     }
     if (service->n_methods > REGISTRY_METHODS_MAX - registry->n_methods) {
-        return refuse(ret_error, -ENOSPC, "service %s: there would be more than %u methods",
+        return explain(ret_error, -ENOSPC, "service %s: there would be more than %u methods",
             service->name, REGISTRY_METHODS_MAX);
     }
     for (uint32_t i = 0; i < service->n_methods; i++) {
@@ -163,13 +149,13 @@ int registry_add(struct registry *registry, const struct service *service, char 
     struct entry *services =
         reallocarray(registry->services, registry->n_services + 1, sizeof(*services));
     if (!services) {
-        return refuse(ret_error, -ENOMEM, "no memory");
+        return explain(ret_error, -ENOMEM, "no memory");
     }
     registry->services = services;
     struct method *methods =
         reallocarray(registry->methods, first + service->n_methods, sizeof(*methods));
     if (!methods) {
-        return refuse(ret_error, -ENOMEM, "no memory");
+        return explain(ret_error, -ENOMEM, "no memory");
     }
     registry->methods = methods;
 
@@ -201,34 +187,34 @@ int registry_load(struct registry *registry, const char *path, char **ret_error)
 {
     int threads_before = count_threads();
     if (threads_before < 0) {
-        return refuse(ret_error, threads_before, "%s: can't count threads: /proc/self/task: %s",
+        return explain(ret_error, threads_before, "%s: can't count threads: /proc/self/task: %s",
             path, strerrordesc_np(-threads_before));
     }
     /* Without a slash dlopen() would look in the system's library folders. */
     char *file = NULL;
     if (asprintf(&file, "%s%s", strchr(path, '/') ? "" : "./", path) < 0) {
-        return refuse(ret_error, -ENOMEM, "no memory");
+        return explain(ret_error, -ENOMEM, "no memory");
     }
     void *library = dlopen(file, RTLD_NOW | RTLD_LOCAL);
     free(file);
     if (!library) {
-        return refuse(ret_error, -ENOEXEC, "can't load the service: %s", dlerror());
+        return explain(ret_error, -ENOEXEC, "can't load the service: %s", dlerror());
     }
     if (count_threads() != threads_before) {
-        return refuse(ret_error, -EBUSY,
+        return explain(ret_error, -EBUSY,
             "%s: the library starts a thread when it is loaded; "
             "a service may start threads in its start() alone",
             path);
     }
     const struct service *service = dlsym(library, "sherd_service");
     if (!service) {
-        return refuse(ret_error, -ENOEXEC,
+        return explain(ret_error, -ENOEXEC,
             "%s: has no symbol sherd_service, so it is no service (see sherd/service.h)", path);
     }
     char *why = NULL;
     int r = registry_add(registry, service, &why);
     if (r < 0) {
-        refuse(ret_error, r, "%s: %s", path, why ? why : "no memory");
+        explain(ret_error, r, "%s: %s", path, why ? why : "no memory");
         free(why);
     }
     return r;
@@ -239,15 +225,15 @@ int registry_configure(struct registry *registry, const char *name, const char *
 {
     struct entry *entry = find_service(registry, name, strlen(name));
     if (!entry) {
-        return refuse(ret_error, -ENOENT, "there is no service named %s", name);
+        return explain(ret_error, -ENOENT, "there is no service named %s", name);
     }
     if (!entry->service->configure) {
-        return refuse(ret_error, -ENOENT, "service %s takes no settings", name);
+        return explain(ret_error, -ENOENT, "service %s takes no settings", name);
     }
     char *why = NULL;
     int r = entry->service->configure(&entry->config, key, value, &why);
     if (r < 0) {
-        refuse(ret_error, r, "%s.%s=%s: %s", name, key, value, why ? why : strerrordesc_np(-r));
+        explain(ret_error, r, "%s.%s=%s: %s", name, key, value, why ? why : strerrordesc_np(-r));
     }
     free(why);
     return r;
@@ -353,7 +339,7 @@ int registry_start(const struct registry *registry, uint32_t shard, void **state
         int r = entry->service->start ? entry->service->start(shard, entry->config, &states[i]) : 0;
         if (r < 0) {
             stop_first(registry, states, i);
-            return refuse(ret_error, r, "service %s does not start: %s", entry->service->name,
+            return explain(ret_error, r, "service %s does not start: %s", entry->service->name,
                 strerrordesc_np(-r));
         }
     }

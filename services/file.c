@@ -1,0 +1,423 @@
+/* SPDX-License-Identifier: MIT */
+#include "services/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "proto/arena.h"
+#include "proto/file.pb-c.h"
+#include "runtime/disk.h"
+#include "services/buffer_pool.h"
+#include "services/file_hash.h"
+#include "services/file_open.h"
+#include "services/file_roots.h"
+#include "shard/keymap.h"
+
+/*
+ * Thousands of calls may be in flight in a shard, each about a file. Whoever wants to open one
+ * first takes a piece buffer, whether it needs its bytes or not, so the number of pieces bounds the
+ * open files and the memory: PIECES and WINDOWS together are 32 MiB a shard. A large file takes a
+ * window while it holds its piece; nobody waits for a piece while holding a window, so all get on.
+ *
+ * Nothing of a request is trusted: it is unpacked from the call's private copy, and its path may
+ * hold any byte.
+ */
+
+#define PIECES  64u
+#define WINDOWS 16u
+
+#define REQUEST_BYTES_MAX (2 * SERVICE_REPLY_MAX) /* unpacked */
+
+#define WRITE_STEP_BYTES ((size_t)64 * 1024) /* how exactly an error says what was written */
+#define CREATE_MODE      0644u
+
+struct file_state {
+    struct file_roots *roots;
+    struct buffer_pool pieces;
+    struct buffer_pool windows;
+    struct file_hasher *hasher;
+};
+
+/* One call: what it asks and what it holds meanwhile. */
+struct job {
+    struct service_call *call;
+    struct file_state *state;
+    const char *method;
+    struct arena arena;
+    Sherd__File__Request *request; /* in the arena */
+    char *path;                    /* the request's, as a string */
+    void *piece;
+    int fd;
+    struct stat st;
+};
+
+/* ---- a call's beginning and end ---- */
+
+static void coroutine_fn job_end_co(struct job *job)
+{
+    if (job->fd >= 0) {
+        co_close(job->fd);
+        job->fd = -1;
+    }
+    buffer_pool_put(&job->state->pieces, job->piece);
+    job->piece = NULL;
+}
+
+static void job_deinit(struct job *job)
+{
+    free(job->path);
+    arena_deinit(&job->arena);
+}
+
+static int job_init(struct job *job, struct service_call *call, const char *method)
+{
+    size_t len;
+    const void *args = service_args(call, &len);
+    *job = (struct job){.call = call, .state = service_state(call), .method = method, .fd = -1};
+    arena_init(&job->arena, REQUEST_BYTES_MAX);
+    job->request = sherd__file__request__unpack(&job->arena.allocator, len, args);
+    if (!job->request) {
+        return service_fail(call, -EBADMSG, "%s: the arguments are no sherd.file.Request", method);
+    }
+    const ProtobufCBinaryData *path = &job->request->path;
+    if (path->len == 0 || memchr(path->data, '\0', path->len)) {
+        return service_fail(
+            call, -EINVAL, "%s: the path is empty or has a zero byte in it", method);
+    }
+    job->path = strndup((const char *)path->data, path->len);
+    job->piece = job->path ? buffer_pool_take_co(&job->state->pieces) : NULL;
+    return job->piece ? 0 : -ENOMEM;
+}
+
+/* Fails with "METHOD: text"; consumes text, which may be NULL. */
+static int job_fail(struct job *job, int error, char *text)
+{
+    int r = text ? service_fail(job->call, error, "%s: %s", job->method, text) : error;
+    free(text);
+    return r;
+}
+
+static int job_fail_io(struct job *job, int error, const char *doing)
+{
+    return service_fail(
+        job->call, error, "%s: %s: %s: %s", job->method, job->path, doing, strerrordesc_np(-error));
+}
+
+static int coroutine_fn job_open_regular_co(struct job *job, uint64_t flags)
+{
+    char *error = NULL;
+    int fd =
+        file_open_regular_co(job->state->roots, job->path, flags, CREATE_MODE, &job->st, &error);
+    if (fd < 0) {
+        return job_fail(job, fd, error);
+    }
+    job->fd = fd;
+    return 0;
+}
+
+typedef int job_fn(struct job *job); /* coroutine_fn */
+
+static int coroutine_fn run_job(struct service_call *call, const char *method, job_fn *run)
+{
+    struct job job;
+    int r = job_init(&job, call, method);
+    if (r == 0) {
+        r = run(&job);
+    }
+    job_end_co(&job);
+    job_deinit(&job);
+    return r;
+}
+
+/* A reply's message, packed; the file is let go before that waits for room. */
+static int coroutine_fn job_reply_co(struct job *job, const ProtobufCMessage *message)
+{
+    uint8_t packed[256];
+    size_t len = protobuf_c_message_get_packed_size(message);
+    if (len > sizeof(packed)) {
+        return -EMSGSIZE;
+    }
+    protobuf_c_message_pack(message, packed);
+    job_end_co(job);
+    return service_reply(job->call, packed, len);
+}
+
+/* ---- file.sha256 ---- */
+
+static int coroutine_fn sha256_co(struct job *job)
+{
+    int r = job_open_regular_co(job, O_RDONLY);
+    if (r < 0) {
+        return r;
+    }
+    struct file_to_hash file = {
+        .fd = job->fd,
+        .size = (uint64_t)job->st.st_size,
+        .piece = job->piece,
+        .deadline_ns = service_deadline_ns(job->call),
+    };
+    uint8_t digest[FILE_DIGEST_BYTES];
+    uint64_t size;
+    r = file_hash_co(job->state->hasher, &file, digest, &size);
+    if (r < 0) {
+        return job_fail_io(job, r, r == -ETIMEDOUT ? "not hashed in time" : "reading failed");
+    }
+    Sherd__File__Sha256Reply reply = SHERD__FILE__SHA256_REPLY__INIT;
+    reply.digest = (ProtobufCBinaryData){.data = digest, .len = sizeof(digest)};
+    reply.size = size;
+    return job_reply_co(job, &reply.base);
+}
+
+static int coroutine_fn run_sha256(struct service_call *call)
+{
+    return run_job(call, "file.sha256", sha256_co);
+}
+
+/* ---- file.read ---- */
+
+static int check_range(struct job *job, uint64_t len)
+{
+    if (len > SERVICE_REPLY_MAX) {
+        return service_fail(job->call, -EMSGSIZE,
+            "%s: %s: %llu bytes at once are too many: at most %zu", job->method, job->path,
+            (unsigned long long)len, SERVICE_REPLY_MAX);
+    }
+    if (job->request->offset > (uint64_t)INT64_MAX - len) {
+        return service_fail(
+            job->call, -EINVAL, "%s: %s: the offset is too large", job->method, job->path);
+    }
+    return 0;
+}
+
+/* Reads into a window: a piece is too small, and the reply may have to wait for room. */
+static int coroutine_fn read_large_co(struct job *job)
+{
+    void *window = buffer_pool_take_co(&job->state->windows);
+    if (!window) {
+        return -ENOMEM;
+    }
+    ssize_t len = co_pread(job->fd, window, job->request->length, job->request->offset);
+    int r = len < 0 ? job_fail_io(job, (int)len, "reading failed")
+                    : service_reply(job->call, window, (size_t)len);
+    buffer_pool_put(&job->state->windows, window);
+    return r;
+}
+
+static int coroutine_fn read_co(struct job *job)
+{
+    int r = check_range(job, job->request->length);
+    if (r == 0) {
+        r = job_open_regular_co(job, O_RDONLY);
+    }
+    if (r < 0) {
+        return r;
+    }
+    if (job->request->length > FILE_PIECE_BYTES) {
+        return read_large_co(job);
+    }
+    ssize_t len = co_pread(job->fd, job->piece, job->request->length, job->request->offset);
+    return len < 0 ? job_fail_io(job, (int)len, "reading failed")
+                   : service_reply(job->call, job->piece, (size_t)len);
+}
+
+static int coroutine_fn run_read(struct service_call *call)
+{
+    return run_job(call, "file.read", read_co);
+}
+
+/* ---- file.write ---- */
+
+/* Writes in steps, so that *ret_written, set in any case, is close to the truth where one fails. */
+static int coroutine_fn write_steps_co(struct job *job, size_t *ret_written)
+{
+    const ProtobufCBinaryData *data = &job->request->data;
+    size_t written = 0;
+    int r = 0;
+    while (r == 0 && written < data->len) {
+        size_t left = data->len - written;
+        size_t len = left < WRITE_STEP_BYTES ? left : WRITE_STEP_BYTES;
+        ssize_t n = co_pwrite(job->fd, data->data + written, len, job->request->offset + written);
+        if (n < 0) {
+            r = (int)n;
+        } else {
+            written += (size_t)n;
+        }
+    }
+    *ret_written = written;
+    return r;
+}
+
+/* Some file systems say only now that what was written has no room. */
+static int coroutine_fn close_written_co(struct job *job)
+{
+    int fd = job->fd;
+    job->fd = -1;
+    return co_close(fd);
+}
+
+static int coroutine_fn write_co(struct job *job)
+{
+    size_t len = job->request->data.len;
+    int r = check_range(job, len);
+    if (r == 0) {
+        r = job_open_regular_co(job, O_WRONLY | O_CREAT);
+    }
+    if (r < 0) {
+        return r;
+    }
+    size_t written;
+    r = write_steps_co(job, &written);
+    if (r < 0) {
+        return service_fail(job->call, r,
+            "%s: %s: %s, after at least %zu of %zu bytes at offset %llu were written", job->method,
+            job->path, strerrordesc_np(-r), written, len, (unsigned long long)job->request->offset);
+    }
+    r = close_written_co(job);
+    if (r < 0) {
+        return job_fail_io(job, r, "closing failed, so what was written may be lost");
+    }
+    Sherd__File__WriteReply reply = SHERD__FILE__WRITE_REPLY__INIT;
+    reply.written = written;
+    return job_reply_co(job, &reply.base);
+}
+
+static int coroutine_fn run_write(struct service_call *call)
+{
+    return run_job(call, "file.write", write_co);
+}
+
+/* ---- file.stat ---- */
+
+static int64_t timestamp_ns(const struct statx_timestamp *time)
+{
+    return time->tv_sec * 1000000000LL + time->tv_nsec;
+}
+
+static Sherd__File__StatReply stat_reply(const struct statx *stx)
+{
+    Sherd__File__StatReply reply = SHERD__FILE__STAT_REPLY__INIT;
+    reply.size = stx->stx_size;
+    reply.mode = stx->stx_mode;
+    reply.uid = stx->stx_uid;
+    reply.gid = stx->stx_gid;
+    reply.inode = stx->stx_ino;
+    reply.links = stx->stx_nlink;
+    reply.blocks = stx->stx_blocks;
+    reply.mtime_ns = timestamp_ns(&stx->stx_mtime);
+    reply.ctime_ns = timestamp_ns(&stx->stx_ctime);
+    reply.atime_ns = timestamp_ns(&stx->stx_atime);
+    reply.dev_major = stx->stx_dev_major;
+    reply.dev_minor = stx->stx_dev_minor;
+    return reply;
+}
+
+/* O_PATH opens nothing that a FIFO's other end, or a device, would notice. */
+static int coroutine_fn stat_co(struct job *job)
+{
+    char *error = NULL;
+    int fd = file_open_co(job->state->roots, job->path, O_PATH, 0, &error);
+    if (fd < 0) {
+        return job_fail(job, fd, error);
+    }
+    job->fd = fd;
+    struct statx stx;
+    int r = co_statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &stx);
+    if (r < 0) {
+        return job_fail_io(job, r, "statx failed");
+    }
+    Sherd__File__StatReply reply = stat_reply(&stx);
+    return job_reply_co(job, &reply.base);
+}
+
+static int coroutine_fn run_stat(struct service_call *call)
+{
+    return run_job(call, "file.stat", stat_co);
+}
+
+/* ---- the service ---- */
+
+static int configure(void **config, const char *key, const char *value, char **ret_error)
+{
+    if (strcmp(key, "root") == 0) {
+        return file_roots_add((struct file_roots **)config, value, ret_error);
+    }
+    if (asprintf(ret_error, "there is no setting %s; there is: root", key) < 0) {
+        *ret_error = NULL;
+    }
+    return -EINVAL;
+}
+
+static void discard(void *config)
+{
+    file_roots_free(config);
+}
+
+static void stop(void *opaque)
+{
+    struct file_state *state = opaque;
+    if (!state) {
+        return;
+    }
+    file_hasher_free(state->hasher);
+    buffer_pool_deinit(&state->windows);
+    buffer_pool_deinit(&state->pieces);
+    file_roots_free(state->roots);
+    free(state);
+}
+
+static int start(uint32_t shard, const void *config, void **ret_state)
+{
+    struct file_state *state = calloc(1, sizeof(*state));
+    if (!state) {
+        return -ENOMEM;
+    }
+    buffer_pool_init(&state->pieces, FILE_PIECE_BYTES, PIECES);
+    buffer_pool_init(&state->windows, FILE_WINDOW_BYTES, WINDOWS);
+    int r = file_roots_open(config, &state->roots);
+    if (r == 0) {
+        r = file_hasher_new(&state->windows, &state->hasher);
+    }
+    if (r < 0) {
+        stop(state);
+        return r;
+    }
+    *ret_state = state;
+    return 0;
+}
+
+/* By path, for all methods alike, so that what is written and read of a file meets in one shard. */
+static int hash(uint32_t method, const void *args, size_t len, uint64_t *ret_hash)
+{
+    struct arena arena;
+    arena_init(&arena, REQUEST_BYTES_MAX);
+    Sherd__File__Request *request = sherd__file__request__unpack(&arena.allocator, len, args);
+    if (request) {
+        *ret_hash = keymap_hash(request->path.data, request->path.len);
+    }
+    arena_deinit(&arena);
+    return request ? 0 : -EBADMSG;
+}
+
+static const struct service_method methods[] = {
+    {"sha256", run_sha256, SERVICE_IDEMPOTENT, "path: SHA-256 and size of a file"},
+    {"read", run_read, SERVICE_IDEMPOTENT, "path, offset, length (at most 1 MiB): the bytes"},
+    {"write", run_write, 0, "path, offset, data: writes in pieces, not atomic, not synced"},
+    {"stat", run_stat, SERVICE_IDEMPOTENT, "path: size, mode, owner, times"},
+};
+
+const struct service file_service = {
+    .abi = SERVICE_ABI,
+    .name = "file",
+    .help = "hashes, reads, writes and describes files under the roots",
+    .methods = methods,
+    .n_methods = sizeof(methods) / sizeof(methods[0]),
+    .configure = configure,
+    .discard = discard,
+    .start = start,
+    .stop = stop,
+    .hash = hash,
+};

@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: MIT */
+#include "services/file_open.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "runtime/disk.h"
+#include "runtime/thread_pool.h"
+#include "services/file_walk.h"
+#include "shard/explain.h"
+
+/*
+ * The common path is one openat2() beneath the root that the text names. Two cases take the walk, in
+ * a worker: the kernel answers that the path leaves the root (an absolute link, or a ".."); and a
+ * path is to be written whose root does not settle whether it may be: a read-only one, which a link
+ * may leave, and a writable one with a read-only root somewhere below.
+ *
+ * fstat() on a file just opened, and fcntl(), are not worth a trip through the engine: what they
+ * want is in memory.
+ */
+
+static int __attribute__((format(printf, 3, 4)))
+explain(char **ret_error, int error, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    if (vasprintf(ret_error, format, args) < 0) {
+        *ret_error = NULL;
+    }
+    va_end(args);
+    return error;
+}
+
+int file_explain(char **ret_error, int error, const char *path)
+{
+    const char *meaning = strerrordesc_np(-error);
+    switch (error) {
+    case -EACCES:
+    case -EPERM:
+        return explain(ret_error, error, "%s: %s; the shards run as user number %u", path, meaning,
+            (unsigned)geteuid());
+    case -EMFILE:
+    case -ENFILE:
+        return explain(ret_error, error,
+            "%s: %s; start sherd run with a higher limit (ulimit -n, LimitNOFILE=)", path, meaning);
+    default:
+        return explain(ret_error, error, "%s: %s", path, meaning ? meaning : "unknown error");
+    }
+}
+
+/* outside is where path leads, path itself where no link is in the way. */
+static int refuse_outside(
+    char **ret_error, const struct file_roots *roots, const char *path, const char *outside)
+{
+    if (roots->n_roots == 0) {
+        return explain(ret_error, -EACCES,
+            "%s: no folder may be reached; start sherd run with --root DIR", path);
+    }
+    char *list = file_roots_list(roots);
+    int r = strcmp(path, outside) == 0
+                ? explain(ret_error, -EACCES,
+                      "%s: is under no --root (roots: %s); start sherd run with --root DIR", path,
+                      list ? list : "")
+                : explain(ret_error, -EACCES,
+                      "%s: leads to %s, which is under no --root (roots: %s); start sherd run with "
+                      "--root DIR",
+                      path, outside, list ? list : "");
+    free(list);
+    return r;
+}
+
+static int run_walk(void *opaque)
+{
+    return file_walk_open(opaque);
+}
+
+static int coroutine_fn walk_co(const struct file_roots *roots, const char *path, uint64_t flags,
+    uint32_t mode, char **ret_error)
+{
+    struct file_walk walk = {.roots = roots, .path = path, .flags = flags, .mode = mode};
+    int fd = thread_pool_submit_co(run_walk, &walk);
+    if (fd == -EXDEV && walk.outside) {
+        fd = refuse_outside(ret_error, roots, path, walk.outside);
+    } else if (fd == -EROFS && walk.root) {
+        const char *name = *walk.root->name ? walk.root->name : "/";
+        fd = explain(ret_error, fd,
+            "%s: the root %s is read-only; start sherd run with --root %s:rw", path, name, name);
+    } else if (fd < 0) {
+        fd = file_explain(ret_error, fd, path);
+    }
+    file_walk_deinit(&walk);
+    return fd;
+}
+
+static bool root_settles(const struct file_root *root, uint64_t flags)
+{
+    return (flags & O_ACCMODE) == O_RDONLY || (root->writable && !root->is_mixed);
+}
+
+int coroutine_fn file_open_co(const struct file_roots *roots, const char *path, uint64_t flags,
+    uint32_t mode, char **ret_error)
+{
+    if (path[0] != '/') {
+        return explain(ret_error, -EINVAL, "\"%s\": a path must be absolute", path);
+    }
+    const char *rest;
+    const struct file_root *root = file_roots_find(roots, path, &rest);
+    if (!root) {
+        return refuse_outside(ret_error, roots, path, path);
+    }
+    if (root->fd < 0) {
+        return explain(ret_error, root->fd, "%s: the root %s can't be opened: %s", path, root->name,
+            strerrordesc_np(-root->fd));
+    }
+    if (!root_settles(root, flags)) {
+        return walk_co(roots, path, flags, mode, ret_error);
+    }
+    struct open_how how = {
+        .flags = flags | O_CLOEXEC,
+        .mode = mode,
+        .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS,
+    };
+    int fd = co_openat2(root->fd, *rest ? rest : ".", &how);
+    if (fd == -EXDEV) {
+        return walk_co(roots, path, flags, mode, ret_error);
+    }
+    return fd < 0 ? file_explain(ret_error, fd, path) : fd;
+}
+
+static int refuse_kind(char **ret_error, mode_t mode, const char *path)
+{
+    switch (mode & S_IFMT) {
+    case S_IFDIR:
+        return explain(ret_error, -EISDIR, "%s: Is a directory", path);
+    case S_IFIFO:
+        return explain(ret_error, -EINVAL, "%s: Is a FIFO, not a regular file", path);
+    case S_IFSOCK:
+        return explain(ret_error, -EINVAL, "%s: Is a socket, not a regular file", path);
+    default:
+        return explain(ret_error, -EINVAL, "%s: Is a device, not a regular file", path);
+    }
+}
+
+/* O_NONBLOCK was for the opening; the engines want a file that waits. */
+static int use_blocking(int fd)
+{
+    int flags = fcntl(fd, F_GETFL);
+    return flags < 0 || fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0 ? -errno : 0;
+}
+
+int coroutine_fn file_open_regular_co(const struct file_roots *roots, const char *path,
+    uint64_t flags, uint32_t mode, struct stat *ret_stat, char **ret_error)
+{
+    int fd = file_open_co(roots, path, flags | O_NONBLOCK | O_NOCTTY, mode, ret_error);
+    if (fd == -ENXIO) {
+        free(*ret_error);
+        return explain(
+            ret_error, -EINVAL, "%s: Is a FIFO, socket or device, not a regular file", path);
+    }
+    if (fd < 0) {
+        return fd;
+    }
+    struct stat st;
+    int r = fstat(fd, &st) < 0 ? -errno : 0;
+    if (r == 0 && !S_ISREG(st.st_mode)) {
+        r = refuse_kind(ret_error, st.st_mode, path);
+    } else if (r == 0) {
+        r = use_blocking(fd);
+    }
+    if (r == 0) {
+        *ret_stat = st;
+        return fd;
+    }
+    if (!*ret_error) {
+        file_explain(ret_error, r, path);
+    }
+    co_close(fd);
+    return r;
+}

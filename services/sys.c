@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: MIT */
+#include "services/sys.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/*
+ * Arguments are decimal text or a word, not protobuf messages, so that `sherd submit sys.sleep 100`
+ * needs to know nothing of the method.
+ */
+
+#define SLEEP_MAX_MS (24u * 3600 * 1000)
+#define SPIN_MAX_MS  60000u
+#define NS_PER_MS    1000000LL
+
+/* The arguments as a number of at most max. False: they are something else. */
+static bool parse_ms(const struct service_call *call, uint32_t max, uint32_t *ret_ms)
+{
+    size_t len;
+    const char *text = service_args(call, &len);
+    uint64_t ms = 0;
+    for (size_t i = 0; i < len; i++) {
+        if (text[i] < '0' || text[i] > '9') {
+            return false;
+        }
+        ms = ms * 10 + (uint64_t)(text[i] - '0');
+        if (ms > max) {
+            return false;
+        }
+    }
+    *ret_ms = (uint32_t)ms;
+    return len > 0;
+}
+
+static int coroutine_fn run_ping(struct service_call *call)
+{
+    return service_reply(call, NULL, 0);
+}
+
+static int coroutine_fn run_echo(struct service_call *call)
+{
+    size_t len;
+    const void *args = service_args(call, &len);
+    return service_reply(call, args, len);
+}
+
+/* Does not sleep past the caller's deadline: nobody would hear the answer. */
+static int coroutine_fn run_sleep(struct service_call *call)
+{
+    uint32_t ms;
+    if (!parse_ms(call, SLEEP_MAX_MS, &ms)) {
+        return service_fail(call, -EINVAL,
+            "sys.sleep: the argument is the time in milliseconds, 0 to %u", SLEEP_MAX_MS);
+    }
+    int64_t now_ns = aio_clock_ns();
+    int64_t deadline_ns = service_deadline_ns(call);
+    int64_t wake_ns = now_ns + ms * NS_PER_MS;
+    if (wake_ns <= deadline_ns) {
+        co_sleep_ns(wake_ns - now_ns);
+        return service_reply(call, NULL, 0);
+    }
+    if (deadline_ns > now_ns) {
+        co_sleep_ns(deadline_ns - now_ns);
+    }
+    return service_fail(
+        call, -ETIMEDOUT, "sys.sleep: the deadline came before %u ms were over", ms);
+}
+
+static void print_method(FILE *out, const char *service, const struct service_method *method)
+{
+    fprintf(out, "%s.%s\t%s%s\t%s\n", service, method->name,
+        method->flags & SERVICE_IDEMPOTENT ? "idempotent" : "once",
+        method->flags & SERVICE_TEST ? ",test" : "", method->help ? method->help : "");
+}
+
+static int coroutine_fn run_methods(struct service_call *call)
+{
+    char *text = NULL;
+    size_t len = 0;
+    FILE *out = open_memstream(&text, &len);
+    if (!out) {
+        return -ENOMEM;
+    }
+    uint32_t n_methods = service_n_methods(call);
+    for (uint32_t i = 0; i < n_methods; i++) {
+        const char *service;
+        const struct service_method *method = service_method_at(call, i, &service);
+        if (method) {
+            print_method(out, service, method);
+        }
+    }
+    int r = fclose(out) == 0 ? service_reply(call, text, len) : -ENOMEM;
+    free(text);
+    return r;
+}
+
+static void die_by_segv(void)
+{
+    raise(SIGSEGV);
+}
+
+static void die_by_kill(void)
+{
+    raise(SIGKILL);
+}
+
+static void die_by_exit(void)
+{
+    _exit(3);
+}
+
+/* X(word, how) */
+#define DEATHS(X)          \
+    X("abort", abort)      \
+    X("segv", die_by_segv) \
+    X("kill", die_by_kill) \
+    X("exit", die_by_exit)
+
+static int coroutine_fn run_crash(struct service_call *call)
+{
+    static const struct {
+        const char *word;
+        void (*die)(void);
+    } deaths[] = {
+#define X(word, die) {word, die},
+        DEATHS(X)
+#undef X
+    };
+    size_t len;
+    const char *word = service_args(call, &len);
+    if (len == 0) {
+        abort();
+    }
+    for (size_t i = 0; i < sizeof(deaths) / sizeof(deaths[0]); i++) {
+        if (strlen(deaths[i].word) == len && memcmp(deaths[i].word, word, len) == 0) {
+            deaths[i].die();
+        }
+    }
+#define X(text, die) " " text
+    return service_fail(call, -EINVAL, "sys.crash: the argument is one of:" DEATHS(X));
+#undef X
+}
+
+/* Does what a service must not: keeps the loop from everything else. */
+static int coroutine_fn run_spin(struct service_call *call)
+{
+    uint32_t ms;
+    if (!parse_ms(call, SPIN_MAX_MS, &ms)) {
+        return service_fail(call, -EINVAL,
+            "sys.spin: the argument is the time in milliseconds, 0 to %u", SPIN_MAX_MS);
+    }
+    int64_t end_ns = aio_clock_ns() + ms * NS_PER_MS;
+    while (aio_clock_ns() < end_ns) {
+    }
+    return service_reply(call, NULL, 0);
+}
+
+static const struct service_method methods[] = {
+    {"ping", run_ping, SERVICE_IDEMPOTENT, "answers with nothing"},
+    {"echo", run_echo, SERVICE_IDEMPOTENT, "answers with its arguments"},
+    {"sleep", run_sleep, SERVICE_IDEMPOTENT, "MS: answers after MS milliseconds"},
+    {"methods", run_methods, SERVICE_IDEMPOTENT, "lists the methods: name, kind, help"},
+    {"crash", run_crash, SERVICE_TEST, "[abort|segv|kill|exit]: ends the shard so"},
+    {"spin", run_spin, SERVICE_TEST | SERVICE_IDEMPOTENT, "MS: keeps the shard busy for MS ms"},
+};
+
+const struct service sys_service = {
+    .abi = SERVICE_ABI,
+    .name = "sys",
+    .help = "asks a shard about itself",
+    .methods = methods,
+    .n_methods = sizeof(methods) / sizeof(methods[0]),
+};
