@@ -24,18 +24,6 @@
  * want is in memory.
  */
 
-static int __attribute__((format(printf, 3, 4)))
-explain(char **ret_error, int error, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    if (vasprintf(ret_error, format, args) < 0) {
-        *ret_error = NULL;
-    }
-    va_end(args);
-    return error;
-}
-
 int file_explain(char **ret_error, int error, const char *path)
 {
     const char *meaning = strerrordesc_np(-error);

@@ -21,18 +21,6 @@
  * only who follows links knows where it leads.
  */
 
-static int __attribute__((format(printf, 3, 4)))
-explain(char **ret_error, int error, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    if (vasprintf(ret_error, format, args) < 0) {
-        *ret_error = NULL;
-    }
-    va_end(args);
-    return error;
-}
-
 static void root_deinit(struct file_root *root)
 {
     free(root->name);
