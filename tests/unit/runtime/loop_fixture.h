@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * loop_fixture - a fresh context for each case, on each way to wait that this kernel offers
+ *
+ * Why:         what a context promises does not depend on its monitor, and no case may leave an fd.
+ * Use:         static void a_case(void **state) { struct loop *loop = *state; … }
+ *              int main(void) { return LOOP_RUN(cases); } with cases[] of LOOP_CASE(a_case)
+ * Lifetime:    setup makes the context and makes it the thread's current one; teardown drops it and
+ *              compares the open fds.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "runtime/aio.h"
+#include "runtime/context.h"
+
+#define LOOP_DEADLINE_NS (20 * 1000000000LL)
+#define LOOP_MS          1000000LL
+
+struct loop {
+    AioContext *ctx;
+    enum aio_engine engine;
+    int n_fds;
+};
+
+static inline int count_fds(void)
+{
+    DIR *dir = opendir("/proc/self/fd");
+    int n = 0;
+
+    assert_non_null(dir);
+    while (readdir(dir)) {
+        n++;
+    }
+    closedir(dir);
+    return n;
+}
+
+static inline AioContext *new_context(enum aio_engine engine)
+{
+    struct aio_config config = {.engine = engine};
+    AioContext *ctx = NULL;
+
+    assert_int_equal(aio_context_new(&config, &ctx), 0);
+    return ctx;
+}
+
+/* The initial state is the engine, kept in a pointer. */
+static inline int loop_setup(void **state)
+{
+    struct loop *loop = calloc(1, sizeof *loop);
+
+    loop->engine = (enum aio_engine)(uintptr_t)*state;
+    loop->n_fds = count_fds();
+    loop->ctx = new_context(loop->engine);
+    aio_context_set_current(loop->ctx);
+    *state = loop;
+    return 0;
+}
+
+static inline int loop_teardown(void **state)
+{
+    struct loop *loop = *state;
+
+    aio_context_set_current(NULL);
+    aio_context_unref(loop->ctx);
+    assert_int_equal(count_fds(), loop->n_fds);
+    free(loop);
+    return 0;
+}
+
+static inline void loop_fail_late(void *opaque)
+{
+    fail_msg("the state waited for did not come");
+}
+
+/* Turns the loop until *done; fails where that takes too long. */
+static inline void loop_until(struct loop *loop, const bool *done)
+{
+    AioTimer deadline;
+
+    aio_timer_init(loop->ctx, &deadline, loop_fail_late, NULL);
+    timer_mod_ns(&deadline, aio_clock_ns() + LOOP_DEADLINE_NS);
+    while (!atomic_load_acquire(done)) {
+        aio_poll(loop->ctx, true);
+    }
+    timer_del(&deadline);
+}
+
+/* Callbacks that most cases need. */
+static inline void count_call(void *opaque)
+{
+    (*(int *)opaque)++;
+}
+
+static inline void set_flag(void *opaque)
+{
+    atomic_store_release((bool *)opaque, true);
+}
+
+/* Runs body(opaque) in a child and returns what it wrote to standard error, for free(); the child
+ * must end by SIGABRT. */
+static inline char *abort_message(void (*body)(void *opaque), void *opaque)
+{
+    int fds[2];
+    char *text = NULL;
+    size_t size = 0;
+    int status;
+
+    assert_int_equal(pipe(fds), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+        signal(SIGABRT, SIG_DFL);
+        dup2(fds[1], STDERR_FILENO);
+        body(opaque);
+        _exit(0);
+    }
+    close(fds[1]);
+
+    FILE *from = fdopen(fds[0], "r");
+    if (getdelim(&text, &size, '\0', from) < 0) {
+        free(text);
+        text = strdup("");
+    }
+    fclose(from);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    return text;
+}
+
+#define LOOP_CASE(f)                           \
+    {                                          \
+#f, f, loop_setup, loop_teardown, NULL \
+    }
+
+/* Runs each case on epoll, and again on io_uring where this kernel lets us. */
+static inline int loop_run(const char *group, const struct CMUnitTest *cases, size_t n_cases)
+{
+    static const enum aio_engine engines[] = {AIO_ENGINE_THREADS, AIO_ENGINE_IO_URING};
+    struct aio_config uring = {.engine = AIO_ENGINE_IO_URING};
+    AioContext *probe;
+    size_t n_engines = 1;
+
+    if (aio_context_new(&uring, &probe) == 0) {
+        aio_context_unref(probe);
+        n_engines = 2;
+    }
+    struct CMUnitTest *all = calloc(2 * n_cases, sizeof *all);
+    char **names = calloc(2 * n_cases, sizeof *names);
+    size_t n = 0;
+
+    for (size_t e = 0; e < n_engines; e++) {
+        for (size_t i = 0; i < n_cases; i++, n++) {
+            const char *monitor = e == 0 ? "epoll" : "io_uring";
+
+            if (asprintf(&names[n], "%s (%s)", cases[i].name, monitor) < 0) {
+                abort();
+            }
+            all[n] = cases[i];
+            all[n].name = names[n];
+            all[n].initial_state = (void *)(uintptr_t)engines[e];
+        }
+    }
+    int failed = _cmocka_run_group_tests(group, all, n, NULL, NULL);
+
+    while (n > 0) {
+        free(names[--n]);
+    }
+    free(names);
+    free(all);
+    return failed;
+}
+
+#define LOOP_RUN(cases) loop_run(#cases, cases, sizeof(cases) / sizeof((cases)[0]))
