@@ -70,7 +70,8 @@ struct mesh_call {
     struct mesh_call *prev, *next;
     uint32_t slot;
     uint32_t where;    /* enum mesh_call_where */
-    enum call_end end; /* once ended, until done() */
+    enum call_end end; /* once over, until done() */
+    int status;
     struct heap_waiter waiter;
     AioTimer timer;
 };

@@ -259,10 +259,10 @@ struct serve_slot {
 /* What a ring slot carries. */
 enum message_kind {
     MESSAGE_NONE,
-    MESSAGE_CALL,   /* slot, generation: look into the caller's slot */
-    MESSAGE_ANSWER, /* how it ended; bytes at off in the callee's heap, or inline in its serve slot
-                     */
-    MESSAGE_RETURN, /* the caller has read the answer's buffer */
+    MESSAGE_CALL,         /* to the callee: look into the caller's slot */
+    MESSAGE_ARGS_TAKEN,   /* to the caller: the arguments' buffer was copied, use it again */
+    MESSAGE_ANSWER,       /* to the caller: how it ended; bytes at off, or inline in the serve slot */
+    MESSAGE_ANSWER_TAKEN, /* to the callee: the answer's buffer was copied, use it again */
 };
 
 struct message {

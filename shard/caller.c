@@ -1,0 +1,499 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A call takes a slot of its depth, then, where its arguments are not small, a shared buffer, and is published. All three are
+ * waited for in order of arrival. The buffer comes back as soon as the callee has copied it; the slot with the answer, or
+ * when the callee's death is judged. A slot whose caller has gone (deadline, cancel, death) is abandoned and comes back
+ * the same way, so that the room in the rings that goes with it is never given out twice.
+ *
+ * Every change of a slot's state that a counter goes with is noted in the redo record first; what is noted are values, not
+ * differences, so that finishing it twice is harmless.
+ *
+ * Orderings        first               then                  ordered by              if broken
+ *   SLOT   slot's fields, args    word = waiting      word release, word acquire    callee runs half a call
+ *   REDO   redo record            the stores it notes  release each                 a death leaves counters and slots apart
+ *   TAKEN  callee's copy of args  buffer used again   ring's push and pop           callee reads another call's arguments
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "shard/mesh_inside.h"
+
+/* ---- lists ---- */
+
+static void list_append(struct call_list *list, struct mesh_call *call)
+{
+    call->next = NULL;
+    call->prev = list->last;
+    if (list->last)
+        list->last->next = call;
+    else
+        list->first = call;
+    list->last = call;
+}
+
+static void list_prepend(struct call_list *list, struct mesh_call *call)
+{
+    call->prev = NULL;
+    call->next = list->first;
+    if (list->first)
+        list->first->prev = call;
+    else
+        list->last = call;
+    list->first = call;
+}
+
+static void list_remove(struct call_list *list, struct mesh_call *call)
+{
+    if (call->prev)
+        call->prev->next = call->next;
+    else
+        list->first = call->next;
+    if (call->next)
+        call->next->prev = call->prev;
+    else
+        list->last = call->prev;
+}
+
+/* ---- slots ---- */
+
+/* The gateway calls from depth 0 alone, so all its slots are for that. */
+static uint32_t depth_of_slot(const struct mesh *mesh, const struct link *link, uint32_t slot)
+{
+    if (mesh->self == segment_gateway(&mesh->seg))
+        return 0;
+    return slot / (link->n_out / SEGMENT_MAX_DEPTH);
+}
+
+static void put_free(struct mesh *mesh, struct link *link, uint32_t slot)
+{
+    uint32_t depth = depth_of_slot(mesh, link, slot);
+
+    link->out[slot].call = NULL;
+    link->out[slot].next_free = link->free_slots[depth];
+    link->free_slots[depth] = slot + 1;
+}
+
+static struct call_slot *slot_at(const struct mesh *mesh, uint32_t peer, uint32_t slot)
+{
+    return segment_call(&mesh->seg, mesh->self, peer, slot);
+}
+
+int caller_init(struct mesh *mesh, uint32_t peer)
+{
+    struct link *link = &mesh->links[peer];
+
+    link->n_out = segment_call_slots(&mesh->seg, mesh->self, peer);
+    if (!link->n_out)
+        return 0;
+    link->out = calloc(link->n_out, sizeof(link->out[0]));
+    return link->out ? 0 : -ENOMEM;
+}
+
+void caller_deinit(struct mesh *mesh, uint32_t peer)
+{
+    free(mesh->links[peer].out);
+}
+
+static void give_back_args(struct mesh *mesh, struct out_slot *out)
+{
+    uint64_t off = out->args_off;
+
+    if (!off)
+        return;
+    out->args_off = 0;
+    heap_put(&mesh->heap, off, out->args_len);
+}
+
+static void redo_note(struct mesh *mesh, const struct redo_record *note)
+{
+    struct redo_record *redo = &mesh->part->redo;
+    uint64_t kind = note->kind;
+
+    redo->pair = note->pair;
+    redo->slot = note->slot;
+    redo->word = note->word;
+    redo->value = note->value;
+    redo->head = note->head;
+    redo->end = note->end;
+    atomic_store_release(&redo->kind, kind); /* REDO */
+}
+
+static void redo_clear(struct mesh *mesh)
+{
+    atomic_store_release(&mesh->part->redo.kind, REDO_NONE); /* REDO */
+}
+
+void caller_free_slot(struct mesh *mesh, uint32_t peer, uint32_t slot, enum call_end end, struct ring_rx *rx)
+{
+    struct link *link = &mesh->links[peer];
+    struct call_slot *shared = slot_at(mesh, peer, slot);
+    uint64_t word = call_word(word_generation(shared->word), CALL_FREE);
+    uint64_t ended = link->stats->ends[end] + 1;
+
+    redo_note(mesh,
+        &(struct redo_record){.kind = REDO_END,
+            .pair = peer,
+            .slot = slot,
+            .word = word,
+            .value = ended,
+            .head = rx ? rx->next + 1 : UINT64_MAX,
+            .end = end});
+    if (rx)
+        ring_advance(rx);
+    atomic_store_release(&shared->word, word);                /* REDO */
+    atomic_store_release(&link->stats->ends[end], ended); /* REDO */
+    redo_clear(mesh);
+    give_back_args(mesh, &link->out[slot]);
+    put_free(mesh, link, slot);
+}
+
+/* ---- publishing ---- */
+
+static void push_call(struct mesh *mesh, uint32_t peer, uint32_t slot, uint64_t generation)
+{
+    mesh_push(mesh, peer,
+        &(struct message){.kind = MESSAGE_CALL,
+            .slot = slot,
+            .generation = generation,
+            .incarnation = mesh->incarnation});
+}
+
+static void fill_slot(struct mesh *mesh, const struct mesh_call *call, struct call_slot *shared)
+{
+    const struct out_slot *out = &mesh->links[call->target].out[call->slot];
+    const struct service_method *method = registry_method(mesh->registry, call->method, NULL);
+
+    shared->position = mesh->links[call->target].tx.next;
+    shared->deadline_ns = (uint64_t)call->deadline_ns;
+    shared->submitted_ns = (uint64_t)aio_clock_ns();
+    shared->args_off = out->args_off;
+    shared->args_len = (uint32_t)call->args_len;
+    shared->method = call->method;
+    shared->depth = call->depth;
+    shared->flags = method && method->flags & SERVICE_IDEMPOTENT ? CALL_IDEMPOTENT : 0;
+    if (!out->args_off && call->args_len)
+        memcpy(shared->inline_args, call->args, call->args_len);
+}
+
+/*
+ * Should the target be given up meanwhile, its bit in our bitmap is set after its state, so that the next turn judges this
+ * call too: no second look at the state is needed here.
+ */
+static void publish(struct mesh *mesh, struct mesh_call *call)
+{
+    struct link *link = &mesh->links[call->target];
+    struct call_slot *shared = slot_at(mesh, call->target, call->slot);
+    uint64_t generation = (word_generation(shared->word) + 1) & CALL_GENERATION_MASK;
+    uint64_t word = call_word(generation, CALL_WAITING);
+    uint64_t submitted = link->stats->calls_submitted + 1;
+
+    fill_slot(mesh, call, shared);
+    redo_note(mesh,
+        &(struct redo_record){.kind = REDO_SUBMIT,
+            .pair = call->target,
+            .slot = call->slot,
+            .word = word,
+            .value = submitted});
+    atomic_store_release(&shared->word, word);                         /* SLOT, REDO */
+    atomic_store_release(&link->stats->calls_submitted, submitted); /* REDO */
+    redo_clear(mesh);
+    link->out[call->slot].call = call;
+    call->where = CALL_OUT;
+    push_call(mesh, call->target, call->slot, generation);
+}
+
+void caller_republish(struct mesh *mesh, uint32_t peer, uint32_t slot)
+{
+    struct call_slot *shared = slot_at(mesh, peer, slot);
+
+    atomic_store_release(&shared->position, mesh->links[peer].tx.next);
+    push_call(mesh, peer, slot, word_generation(shared->word));
+    counter_add(&mesh->links[peer].stats->republished, 1);
+}
+
+static void on_heap_ready(struct heap_waiter *waiter, uint64_t off)
+{
+    struct mesh_call *call = (struct mesh_call *)((char *)waiter - offsetof(struct mesh_call, waiter));
+    struct mesh *mesh = call->mesh;
+    struct out_slot *out = &mesh->links[call->target].out[call->slot];
+
+    out->args_off = off;
+    out->args_len = (uint32_t)call->args_len;
+    memcpy(mesh->seg.base + off, call->args, call->args_len);
+    publish(mesh, call);
+}
+
+static void with_slot(struct mesh *mesh, struct mesh_call *call)
+{
+    if (call->args_len <= SEGMENT_INLINE_BYTES) {
+        publish(mesh, call);
+        return;
+    }
+    call->where = CALL_FOR_HEAP;
+    heap_get(&mesh->heap, &call->waiter, call->args_len, on_heap_ready);
+}
+
+static void pump_depth(struct mesh *mesh, struct link *link, uint32_t depth)
+{
+    struct call_list *line = &link->line[depth];
+
+    while (line->first && link->free_slots[depth]) {
+        struct mesh_call *call = line->first;
+        list_remove(line, call);
+        call->slot = link->free_slots[depth] - 1;
+        link->free_slots[depth] = link->out[call->slot].next_free;
+        with_slot(mesh, call);
+    }
+}
+
+void caller_pump(struct mesh *mesh, uint32_t peer)
+{
+    struct link *link = &mesh->links[peer];
+
+    for (uint32_t depth = 0; depth < SEGMENT_MAX_DEPTH; depth++)
+        pump_depth(mesh, link, depth);
+}
+
+/* ---- ending ---- */
+
+void caller_finish(struct mesh *mesh, struct mesh_call *call, const struct mesh_answer *answer)
+{
+    timer_del(&call->timer);
+    call->where = CALL_NOWHERE;
+    mesh->n_under_way--;
+    call->done(call, answer);
+}
+
+/* Ends a call that is in nobody's list, from the bottom half. */
+static void end_later(struct mesh *mesh, struct mesh_call *call, enum call_end end, int status)
+{
+    timer_del(&call->timer);
+    call->where = CALL_OVER;
+    call->end = end;
+    call->status = status;
+    list_append(&mesh->over, call);
+    bh_schedule(mesh->over_bh);
+}
+
+/* Takes a call back from wherever it is; one that is published leaves its slot abandoned. */
+static void take_back(struct mesh *mesh, struct mesh_call *call)
+{
+    struct link *link = &mesh->links[call->target];
+    struct call_slot *shared;
+
+    switch ((enum mesh_call_where)call->where) {
+    case CALL_IN_LINE:
+        list_remove(&link->line[call->depth], call);
+        break;
+    case CALL_FOR_HEAP:
+        put_free(mesh, link, call->slot);
+        heap_cancel(&mesh->heap, &call->waiter);
+        caller_pump(mesh, call->target);
+        break;
+    case CALL_OUT:
+        shared = slot_at(mesh, call->target, call->slot);
+        link->out[call->slot].call = NULL;
+        atomic_store_release(&shared->word, call_word(word_generation(shared->word), CALL_ABANDONED));
+        break;
+    case CALL_NOWHERE:
+    case CALL_OVER:
+        break;
+    }
+}
+
+static void on_deadline(void *opaque)
+{
+    struct mesh_call *call = opaque;
+
+    take_back(call->mesh, call);
+    end_later(call->mesh, call, CALL_END_EXPIRED, -ETIMEDOUT);
+}
+
+void mesh_call_cancel(struct mesh *mesh, struct mesh_call *call)
+{
+    if (call->where == CALL_NOWHERE || call->where == CALL_OVER)
+        return;
+    take_back(mesh, call);
+    end_later(mesh, call, CALL_END_CANCELLED, -ECANCELED);
+}
+
+void caller_end_line(struct mesh *mesh, uint32_t peer, enum call_end end, int status)
+{
+    for (uint32_t depth = 0; depth < SEGMENT_MAX_DEPTH; depth++) {
+        struct call_list *line = &mesh->links[peer].line[depth];
+        while (line->first) {
+            struct mesh_call *call = line->first;
+            list_remove(line, call);
+            end_later(mesh, call, end, status);
+        }
+    }
+}
+
+void caller_run_again(struct mesh *mesh, struct mesh_call *call)
+{
+    call->where = CALL_IN_LINE;
+    list_prepend(&mesh->links[call->target].line[call->depth], call);
+}
+
+/* ---- starting ---- */
+
+static int check_call(const struct mesh *mesh, const struct mesh_call *call)
+{
+    if (call->target >= mesh->seg.geometry.n_shards || call->target == mesh->self)
+        return -ENODEV;
+    if (call->depth >= SEGMENT_MAX_DEPTH ||
+        (call->depth && mesh->self == segment_gateway(&mesh->seg)))
+        return -ELOOP;
+    if (call->args_len > SEGMENT_PAYLOAD_MAX)
+        return -EMSGSIZE;
+    if (!registry_method(mesh->registry, call->method, NULL))
+        return -ENOENT;
+    return 0;
+}
+
+int mesh_call_start(struct mesh *mesh, struct mesh_call *call)
+{
+    struct link *link = &mesh->links[call->target];
+    int r = check_call(mesh, call);
+
+    if (r < 0)
+        return r;
+    call->mesh = mesh;
+    mesh->n_under_way++;
+    aio_timer_init(mesh->ctx, &call->timer, on_deadline, call);
+    if (mesh->orphaned ||
+        atomic_load_acquire(&segment_control(&mesh->seg, call->target)->state) == PEER_FAILED) {
+        end_later(mesh, call, CALL_END_NOT_STARTED, -EHOSTDOWN);
+        return 0;
+    }
+    if (call->deadline_ns != INT64_MAX && timer_mod_ns(&call->timer, call->deadline_ns) < 0) {
+        end_later(mesh, call, CALL_END_NOT_STARTED, -ENOMEM);
+        return 0;
+    }
+    call->where = CALL_IN_LINE;
+    list_append(&link->line[call->depth], call);
+    if (!link->free_slots[call->depth])
+        counter_add(&link->stats->slot_waits, 1);
+    pump_depth(mesh, link, call->depth);
+    return 0;
+}
+
+/* ---- what comes back ---- */
+
+/* The slot that a message of peer's speaks of, if it is still that call's; else NULL. */
+static struct call_slot *slot_of_message(
+    const struct mesh *mesh, uint32_t peer, const struct message *message)
+{
+    struct call_slot *shared;
+
+    if (message->slot >= mesh->links[peer].n_out)
+        return NULL;
+    shared = slot_at(mesh, peer, message->slot);
+    if (word_generation(shared->word) != message->generation || word_state(shared->word) == CALL_FREE)
+        return NULL;
+    return shared;
+}
+
+void caller_on_args_taken(struct mesh *mesh, uint32_t peer, const struct message *message)
+{
+    if (!slot_of_message(mesh, peer, message)) {
+        counter_add(&mesh->links[peer].stats->dropped, 1);
+        return;
+    }
+    give_back_args(mesh, &mesh->links[peer].out[message->slot]); /* TAKEN */
+}
+
+/* The bytes of an answer, copied to `copy` where they are small; NULL where the message makes no sense. */
+static const void *answer_bytes(
+    const struct mesh *mesh, uint32_t peer, const struct message *message, uint8_t *copy)
+{
+    if (message->off)
+        return message->len <= SEGMENT_PAYLOAD_MAX
+            ? segment_heap_at(&mesh->seg, peer, message->off, message->len)
+            : NULL;
+    if (message->len > SEGMENT_INLINE_BYTES)
+        return NULL;
+    memcpy(copy, segment_serve(&mesh->seg, peer, mesh->self, message->slot)->inline_answer, message->len);
+    return copy;
+}
+
+static void push_answer_taken(struct mesh *mesh, uint32_t peer, const struct message *answer)
+{
+    mesh_push(mesh, peer,
+        &(struct message){.kind = MESSAGE_ANSWER_TAKEN,
+            .slot = answer->slot,
+            .generation = answer->generation,
+            .incarnation = mesh->incarnation});
+}
+
+void caller_on_answer(struct mesh *mesh, uint32_t peer, const struct message *message)
+{
+    struct link *link = &mesh->links[peer];
+    struct mesh_answer answer = {
+        .end = (enum call_end)message->end, .status = message->status, .len = message->len, .shard = peer};
+    uint8_t copy[SEGMENT_INLINE_BYTES];
+
+    if (!slot_of_message(mesh, peer, message)) {
+        ring_advance(&link->rx);
+        counter_add(&link->stats->dropped, 1);
+        return;
+    }
+    struct mesh_call *call = link->out[message->slot].call;
+    answer.data = answer_bytes(mesh, peer, message, copy);
+    if (!answer.data || answer.end <= CALL_END_NONE || answer.end >= N_CALL_ENDS)
+        answer = (struct mesh_answer){
+            .end = CALL_END_FAILED, .status = -EPROTO, .data = copy, .len = 0, .shard = peer};
+    /* An abandoned call's end was told already: by a deadline, a cancel, or to nobody. */
+    caller_free_slot(mesh, peer, message->slot, call ? answer.end : CALL_END_NONE, &link->rx);
+    if (call)
+        caller_finish(mesh, call, &answer);
+    if (message->off)
+        push_answer_taken(mesh, peer, message);
+    caller_pump(mesh, peer);
+}
+
+/* ---- taking over from a dead predecessor ---- */
+
+static bool args_are_held(const struct mesh *mesh, uint32_t peer, uint32_t slot, uint64_t generation)
+{
+    const struct serve_slot *serve = segment_serve(&mesh->seg, peer, mesh->self, slot);
+
+    return started_generation(atomic_load_acquire(&serve->started)) != generation;
+}
+
+static void recover_slot(struct mesh *mesh, uint32_t peer, uint32_t slot)
+{
+    struct link *link = &mesh->links[peer];
+    struct call_slot *shared = slot_at(mesh, peer, slot);
+    uint64_t generation = word_generation(shared->word);
+
+    if (shared->position >= link->tx.next) { /* it died before it had published it */
+        caller_free_slot(mesh, peer, slot, CALL_END_CANCELLED, NULL);
+        return;
+    }
+    if (shared->args_off && args_are_held(mesh, peer, slot, generation) &&
+        heap_mark(&mesh->heap, shared->args_off, shared->args_len)) {
+        link->out[slot].args_off = shared->args_off;
+        link->out[slot].args_len = shared->args_len;
+    }
+}
+
+void caller_recover(struct mesh *mesh, uint32_t peer)
+{
+    struct link *link = &mesh->links[peer];
+
+    for (uint32_t slot = 0; slot < link->n_out; slot++) {
+        struct call_slot *shared = slot_at(mesh, peer, slot);
+        if (word_state(shared->word) == CALL_WAITING)
+            atomic_store_release(
+                &shared->word, call_word(word_generation(shared->word), CALL_ABANDONED));
+    }
+    atomic_full_fence(); /* with the callee's, between its started word and its second look */
+    for (uint32_t slot = link->n_out; slot-- > 0;) {
+        if (word_state(slot_at(mesh, peer, slot)->word) == CALL_FREE)
+            put_free(mesh, link, slot);
+        else
+            recover_slot(mesh, peer, slot);
+    }
+}

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * When a peer has died, each living end that called it decides for each of its calls, alone and from words that have one
+ * writer each, after it has drained the ring of answers:
+ *
+ *   started word of      by an incarnation   the call's message     waiting call           abandoned call
+ *   this generation      that is             is
+ *   no                                       in the ring still      left alone             left alone
+ *   no                                       popped                 published again        given back
+ *   yes                  the living one                             left alone             left alone
+ *   yes                  dead                                       run again, or in doubt given back
+ *   (given up for good)                                             not started, in doubt  given back
+ *
+ * "In the ring" is told by the position of the latest message against the head, which lives in the dead one's part. A
+ * message that the replacement has just popped looks lost for a moment; the second copy then finds its generation started,
+ * and is dropped. A call runs again under a new generation, as a new submission.
+ */
+#include "shard/judge.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+
+#include "shard/mesh_inside.h"
+
+bool mesh_finish_redo(const struct segment *seg, uint32_t peer)
+{
+    struct redo_record *redo = &segment_part(seg, peer)->redo;
+    struct redo_record note = *redo;
+    struct call_slot *slot;
+    struct pair_stats *stats;
+
+    if (note.kind == REDO_NONE)
+        return false;
+    if (note.pair < seg->n_peers && note.slot < segment_call_slots(seg, peer, note.pair) &&
+        note.end < N_CALL_ENDS) {
+        slot = segment_call(seg, peer, note.pair, note.slot);
+        stats = segment_pair(seg, peer, note.pair);
+        if (note.kind == REDO_SUBMIT && slot->word == note.word)
+            counter_set(&stats->calls_submitted, note.value);
+        if (note.kind == REDO_END) {
+            atomic_store_release(&slot->word, note.word);
+            counter_set(&stats->ends[note.end], note.value);
+            if (note.head != UINT64_MAX)
+                atomic_store_release(segment_head(seg, note.pair, peer), note.head);
+        }
+    }
+    atomic_store_release(&redo->kind, REDO_NONE);
+    return true;
+}
+
+/* ---- one call ---- */
+
+struct verdict {
+    uint32_t peer;
+    uint32_t slot;
+    uint64_t generation;
+    bool abandoned;
+    bool failed; /* the peer is given up */
+};
+
+static void give_back(struct mesh *mesh, const struct verdict *v, enum call_end end)
+{
+    caller_free_slot(mesh, v->peer, v->slot, end, NULL);
+    /* A buffer that the dead one had filled for it, if it had got so far. */
+    mesh_push(mesh, v->peer,
+        &(struct message){.kind = MESSAGE_ANSWER_TAKEN,
+            .slot = v->slot,
+            .generation = v->generation,
+            .incarnation = mesh->incarnation});
+}
+
+static void end_call(struct mesh *mesh, const struct verdict *v, enum call_end end, int status)
+{
+    struct mesh_call *call = mesh->links[v->peer].out[v->slot].call;
+
+    give_back(mesh, v, end);
+    caller_finish(
+        mesh, call, &(struct mesh_answer){.end = end, .status = status, .data = "", .shard = v->peer});
+}
+
+static void judge_not_started(struct mesh *mesh, const struct verdict *v)
+{
+    const struct call_slot *shared = segment_call(&mesh->seg, mesh->self, v->peer, v->slot);
+    uint64_t head = atomic_load_acquire(segment_head(&mesh->seg, mesh->self, v->peer));
+
+    if (v->failed && !v->abandoned)
+        end_call(mesh, v, CALL_END_NOT_STARTED, -EHOSTDOWN);
+    else if (!v->failed && shared->position >= head)
+        return;
+    else if (v->abandoned)
+        give_back(mesh, v, CALL_END_NONE);
+    else
+        caller_republish(mesh, v->peer, v->slot);
+}
+
+static void judge_started(struct mesh *mesh, const struct verdict *v)
+{
+    const struct call_slot *shared = segment_call(&mesh->seg, mesh->self, v->peer, v->slot);
+    struct mesh_call *call = mesh->links[v->peer].out[v->slot].call;
+
+    if (v->abandoned) {
+        give_back(mesh, v, CALL_END_NONE);
+    } else if (shared->flags & CALL_IDEMPOTENT && !v->failed) {
+        give_back(mesh, v, CALL_END_NONE);
+        caller_run_again(mesh, call);
+    } else {
+        end_call(mesh, v, CALL_END_IN_DOUBT, -EOWNERDEAD);
+    }
+}
+
+static void judge_call(struct mesh *mesh, uint32_t peer, uint32_t slot, uint32_t incarnation, bool failed)
+{
+    const struct call_slot *shared = segment_call(&mesh->seg, mesh->self, peer, slot);
+    const struct serve_slot *serve = segment_serve(&mesh->seg, peer, mesh->self, slot);
+    uint64_t started = atomic_load_acquire(&serve->started);
+    struct verdict v = {.peer = peer,
+        .slot = slot,
+        .generation = word_generation(shared->word),
+        .abandoned = !mesh->links[peer].out[slot].call,
+        .failed = failed};
+
+    if (word_state(shared->word) == CALL_FREE)
+        return;
+    if (started_generation(started) != v.generation)
+        judge_not_started(mesh, &v);
+    else if (failed || !started_since(started, incarnation))
+        judge_started(mesh, &v);
+}
+
+void judge_peer(struct mesh *mesh, uint32_t peer, uint32_t incarnation, bool failed)
+{
+    recorder_note(&mesh->instruments, RECORDER_JUDGE, peer, incarnation);
+    for (uint32_t slot = 0; slot < mesh->links[peer].n_out; slot++)
+        judge_call(mesh, peer, slot, incarnation, failed);
+    if (failed)
+        caller_end_line(mesh, peer, CALL_END_NOT_STARTED, -EHOSTDOWN);
+    else
+        caller_pump(mesh, peer);
+    serve_reclaim(mesh, peer);
+}
+
+/* ---- without a supervisor ---- */
+
+static bool peer_is_gone(const struct mesh *mesh, uint32_t peer)
+{
+    int32_t pid = atomic_load_acquire(&segment_control(&mesh->seg, peer)->pid);
+
+    return pid <= 0 || (kill(pid, 0) < 0 && errno == ESRCH);
+}
+
+void mesh_orphaned(struct mesh *mesh)
+{
+    mesh->orphaned = true;
+    for (uint32_t peer = 0; peer < mesh->seg.geometry.n_shards; peer++) {
+        if (peer == mesh->self)
+            continue;
+        caller_end_line(mesh, peer, CALL_END_NOT_STARTED, -EHOSTDOWN);
+        if (peer_is_gone(mesh, peer))
+            judge_peer(mesh, peer, segment_control(&mesh->seg, peer)->incarnation, true);
+    }
+}

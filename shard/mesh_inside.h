@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * mesh_inside - what the files of the mesh share: mesh.c (rings, bitmap, bells), caller.c (calls to others),
+ * serve.c (calls from others), judge.c (after a death). Nobody else includes it.
+ *
+ * Concurrency: owner loop, all of it.
+ */
+#include "runtime/source.h"
+#include "shard/heap.h"
+#include "shard/mesh.h"
+
+enum mesh_call_where {
+    CALL_NOWHERE,
+    CALL_IN_LINE,  /* waits for a slot */
+    CALL_FOR_HEAP, /* has a slot, waits for a shared buffer */
+    CALL_OUT,      /* published */
+    CALL_OVER,     /* ended; done() is to come from the bottom half */
+};
+
+struct call_list {
+    struct mesh_call *first, *last;
+};
+
+/* The private side of a call slot. */
+struct out_slot {
+    struct mesh_call *call; /* NULL: free, or nobody waits any more */
+    uint64_t args_off;      /* held in the heap; 0: none */
+    uint32_t args_len;
+    uint32_t next_free; /* index + 1; 0: the last */
+};
+
+/* What this end keeps about another peer. */
+struct link {
+    struct ring_tx tx;
+    struct ring_rx rx;
+    struct pair_stats *stats;
+    struct out_slot *out;
+    uint32_t n_out;
+    uint32_t known_incarnation; /* deaths before it are judged */
+    bool failed;                /* given up for good, and judged */
+    bool dirty;                 /* pushed to since the last flush */
+    uint32_t free_slots[SEGMENT_MAX_DEPTH]; /* index + 1; 0: none */
+    struct call_list line[SEGMENT_MAX_DEPTH];
+};
+
+struct mesh {
+    struct segment seg;
+    uint32_t self;
+    uint32_t incarnation;
+    AioContext *ctx;
+    const int *bell_fds;
+    const struct registry *registry;
+    void *const *states;
+    struct part_head *part;
+    struct aio_instruments instruments;
+    struct aio_source source;
+    struct heap heap;
+    BH *over_bh;
+    struct call_list over;
+    uint64_t n_under_way;
+    uint64_t n_served;
+    bool orphaned;
+    uint32_t n_dirty;
+    uint32_t *dirty; /* peers pushed to since the last flush */
+    struct link links[];
+};
+
+static inline uint64_t call_word(uint64_t generation, enum call_state state)
+{
+    return (generation & CALL_GENERATION_MASK) << 8 | state;
+}
+
+static inline uint64_t word_generation(uint64_t word)
+{
+    return word >> 8 & CALL_GENERATION_MASK;
+}
+
+static inline enum call_state word_state(uint64_t word)
+{
+    return (enum call_state)(word & 0xff);
+}
+
+static inline uint64_t started_word(uint64_t generation, uint32_t incarnation)
+{
+    return generation << 24 | (incarnation & CALL_INCARNATION_MASK);
+}
+
+static inline uint64_t started_generation(uint64_t started)
+{
+    return started >> 24;
+}
+
+/* Whether `started` was written by incarnation `at_least` or a later one. Incarnations wrap at 24 bits. */
+static inline bool started_since(uint64_t started, uint32_t at_least)
+{
+    uint32_t age = ((uint32_t)started - at_least) & CALL_INCARNATION_MASK;
+
+    return age < (CALL_INCARNATION_MASK + 1) / 2;
+}
+
+/* ---- mesh.c ---- */
+
+/* Publishes a message; the bell is rung at the next flush. */
+void mesh_push(struct mesh *mesh, uint32_t peer, const struct message *message);
+
+/* ---- caller.c ---- */
+
+int caller_init(struct mesh *mesh, uint32_t peer);
+void caller_deinit(struct mesh *mesh, uint32_t peer);
+
+/* Takes over the predecessor's slots for one peer: what it waited for is abandoned, what it never published is over. */
+void caller_recover(struct mesh *mesh, uint32_t peer);
+
+/* The message at the head of the ring from peer, which this advances. */
+void caller_on_answer(struct mesh *mesh, uint32_t peer, const struct message *message);
+void caller_on_args_taken(struct mesh *mesh, uint32_t peer, const struct message *message);
+
+/* Gives slot its state back as free, counted as `end` (CALL_END_NONE: nobody was told an end). Where rx is not NULL its
+ * oldest message is freed in the same transition. */
+void caller_free_slot(struct mesh *mesh, uint32_t peer, uint32_t slot, enum call_end end, struct ring_rx *rx);
+
+/* Tells the caller of a published call how it ended. */
+void caller_finish(struct mesh *mesh, struct mesh_call *call, const struct mesh_answer *answer);
+
+/* Puts a published call whose slot was freed back to the front of its line. */
+void caller_run_again(struct mesh *mesh, struct mesh_call *call);
+
+/* Publishes slot's message once more. */
+void caller_republish(struct mesh *mesh, uint32_t peer, uint32_t slot);
+
+/* Ends what waits in line for peer. */
+void caller_end_line(struct mesh *mesh, uint32_t peer, enum call_end end, int status);
+
+/* Starts who waits in line for peer, as far as there are slots. */
+void caller_pump(struct mesh *mesh, uint32_t peer);
+
+/* ---- serve.c ---- */
+
+/* Marks in the heap the answers that peer has not yet taken from the predecessor. */
+void serve_recover(struct mesh *mesh, uint32_t peer);
+
+void serve_on_call(struct mesh *mesh, uint32_t peer, const struct message *message);
+void serve_on_answer_taken(struct mesh *mesh, uint32_t peer, const struct message *message);
+
+/* Gives back the answers' buffers whose calls peer has freed since. */
+void serve_reclaim(struct mesh *mesh, uint32_t peer);
+
+/* Runs a method of this shard in the calling coroutine. */
+int coroutine_fn serve_local(struct mesh *mesh, uint32_t method, const void *args, size_t len,
+    int64_t deadline_ns, uint32_t depth, struct mesh_answer *ret_answer, void **ret_data);
+
+/* ---- judge.c ---- */
+
+/* After peer's ring was drained: what its deaths up to `incarnation` mean for this end. */
+void judge_peer(struct mesh *mesh, uint32_t peer, uint32_t incarnation, bool failed);

@@ -1,0 +1,486 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A call is popped, its arguments are copied, and its generation is written to the serve slot as started; then, after a full
+ * fence, the caller's slot is looked at once more. Either the caller, which abandons a slot and only then looks at the
+ * started word, sees that it runs, or we see that it was taken back and answer `cancelled` without a step of the method run.
+ * What is not started when this shard dies is published again; what is started is the caller's to judge (judge.c).
+ *
+ * An answer's bytes lie inline in the serve slot where they are small, else in this shard's heap, recorded beside the
+ * started word until the caller says that it has copied them.
+ *
+ * Orderings        first             then                    ordered by                     if broken
+ *   START  started word        look at caller's slot   full fence, both sides        a call both runs and is given back
+ *   SLOT   slot's fields       word = waiting          acquire of the word           half a call is run
+ *   ANSWER bytes of the answer its message             ring's push and pop           caller reads an older answer
+ */
+#include "shard/serve.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "shard/call.h"
+#include "shard/mesh_inside.h"
+
+static struct serve_slot *serve_slot_of(const struct service_call *call)
+{
+    return segment_serve(&call->mesh->seg, call->mesh->self, call->from, call->slot);
+}
+
+/* ---- answering ---- */
+
+static void push_answer(struct mesh *mesh, uint32_t peer, const struct message *answer)
+{
+    struct message message = *answer;
+
+    message.kind = MESSAGE_ANSWER;
+    message.incarnation = mesh->incarnation;
+    mesh_push(mesh, peer, &message);
+}
+
+/* Gives back the buffer of the answer that the slot's former call had. */
+static void release_answer(struct mesh *mesh, struct serve_slot *serve)
+{
+    uint64_t off = serve->answer_off;
+
+    if (!serve->answer_generation)
+        return;
+    atomic_store_release(&serve->answer_generation, 0);
+    heap_put(&mesh->heap, off, serve->answer_len);
+}
+
+struct room {
+    struct heap_waiter waiter;
+    Coroutine *co;
+    uint64_t off;
+};
+
+static void on_room(struct heap_waiter *waiter, uint64_t off)
+{
+    struct room *room = (struct room *)((char *)waiter - offsetof(struct room, waiter));
+
+    room->off = off;
+    if (!coroutine_entered(room->co))
+        aio_co_wake(room->co);
+}
+
+static uint64_t coroutine_fn take_room(struct mesh *mesh, size_t len)
+{
+    struct room room = {.co = coroutine_self()};
+
+    heap_get(&mesh->heap, &room.waiter, len, on_room);
+    if (!room.off)
+        coroutine_yield_at("shared buffer");
+    return room.off;
+}
+
+static void coroutine_fn put_reply(struct service_call *call, const void *data, size_t len)
+{
+    struct serve_slot *serve = serve_slot_of(call);
+
+    call->reply_len = len;
+    if (len <= SEGMENT_INLINE_BYTES) {
+        if (len)
+            memcpy(serve->inline_answer, data, len);
+        return;
+    }
+    call->reply_off = take_room(call->mesh, len);
+    memcpy(call->mesh->seg.base + call->reply_off, data, len);
+    serve->answer_off = call->reply_off;
+    serve->answer_len = (uint32_t)len;
+    atomic_store_release(&serve->answer_generation, call->generation);
+}
+
+static void coroutine_fn drop_reply(struct service_call *call)
+{
+    if (!call->local && call->reply_off)
+        release_answer(call->mesh, serve_slot_of(call));
+    call->reply_off = 0;
+    call->reply_len = 0;
+}
+
+static enum call_end end_of_status(const struct service_call *call, int status)
+{
+    if (status >= 0)
+        return CALL_END_DONE;
+    if (status == -ETIMEDOUT && aio_clock_ns() >= call->deadline_ns)
+        return CALL_END_EXPIRED;
+    return CALL_END_FAILED;
+}
+
+static void coroutine_fn answer_remote(struct service_call *call, int status)
+{
+    if (status < 0) {
+        drop_reply(call);
+        if (call->error_text)
+            put_reply(call, call->error_text, strlen(call->error_text));
+    }
+    push_answer(call->mesh, call->from,
+        &(struct message){.slot = call->slot,
+            .generation = call->generation,
+            .status = status < 0 ? status : 0,
+            .end = end_of_status(call, status),
+            .len = (uint32_t)call->reply_len,
+            .off = call->reply_off});
+}
+
+/* ---- running ---- */
+
+static uint64_t whose(const struct service_call *call)
+{
+    return (uint64_t)call->from << 32 | call->slot;
+}
+
+static int coroutine_fn run_method(struct service_call *call)
+{
+    struct mesh *mesh = call->mesh;
+    int status;
+
+    counter_add(&mesh->links[call->from].stats->calls_started, 1);
+    recorder_note(&mesh->instruments, RECORDER_CALL_START, call->method_number, whose(call));
+    status = call->method->run(call);
+    recorder_note(&mesh->instruments, RECORDER_CALL_END, (uint64_t)(int64_t)status, whose(call));
+    return status;
+}
+
+static void coroutine_fn serve_entry(void *opaque)
+{
+    struct service_call *call = opaque;
+
+    answer_remote(call, run_method(call));
+    call->mesh->n_served--;
+    free(call->error_text);
+    free(call);
+}
+
+static struct service_call *service_call_new(struct mesh *mesh, uint32_t method, size_t args_len)
+{
+    uint32_t service;
+    const struct service_method *table = registry_method(mesh->registry, method, &service);
+    struct service_call *call = malloc(sizeof(*call) + args_len);
+
+    if (!call)
+        return NULL;
+    *call = (struct service_call){.mesh = mesh,
+        .method = table,
+        .state = mesh->states ? mesh->states[service] : NULL,
+        .method_number = method,
+        .args_len = args_len};
+    return call;
+}
+
+/* ---- a call from another peer ---- */
+
+/* Private copy of what the caller wrote. */
+struct incoming {
+    uint32_t peer;
+    uint32_t slot;
+    uint64_t generation;
+    uint64_t args_off;
+    uint32_t args_len;
+    uint32_t method;
+    uint32_t depth;
+    int64_t deadline_ns;
+    const uint8_t *args; /* in the segment */
+};
+
+static bool read_incoming(const struct mesh *mesh, const struct call_slot *shared, struct incoming *in)
+{
+    in->args_off = shared->args_off;
+    in->args_len = shared->args_len;
+    in->method = shared->method;
+    in->depth = shared->depth;
+    in->deadline_ns = (int64_t)shared->deadline_ns;
+    if (in->args_off)
+        in->args = in->args_len <= SEGMENT_PAYLOAD_MAX
+            ? segment_heap_at(&mesh->seg, in->peer, in->args_off, in->args_len)
+            : NULL;
+    else
+        in->args = in->args_len <= SEGMENT_INLINE_BYTES ? shared->inline_args : NULL;
+    return in->args && in->depth < SEGMENT_MAX_DEPTH;
+}
+
+static void answer_at_once(
+    struct mesh *mesh, const struct incoming *in, enum call_end end, int status)
+{
+    push_answer(mesh, in->peer,
+        &(struct message){
+            .slot = in->slot, .generation = in->generation, .status = status, .end = end});
+}
+
+/* What must be said before a step is run: CALL_END_NONE, go on; else how it ended. */
+static enum call_end refuse(
+    const struct mesh *mesh, const struct incoming *in, bool sane, uint64_t word, int *ret_status)
+{
+    if (word_state(word) == CALL_ABANDONED) {
+        *ret_status = -ECANCELED;
+        return CALL_END_CANCELLED;
+    }
+    if (!sane || !registry_method(mesh->registry, in->method, NULL)) {
+        *ret_status = -EPROTO;
+        return CALL_END_NOT_STARTED;
+    }
+    if (in->deadline_ns != INT64_MAX && in->deadline_ns <= aio_clock_ns()) {
+        *ret_status = -ETIMEDOUT;
+        return CALL_END_EXPIRED;
+    }
+    return CALL_END_NONE;
+}
+
+static struct service_call *take_call(struct mesh *mesh, const struct incoming *in)
+{
+    struct service_call *call = service_call_new(mesh, in->method, in->args_len);
+
+    if (!call)
+        return NULL;
+    call->from = in->peer;
+    call->slot = in->slot;
+    call->generation = in->generation;
+    call->deadline_ns = in->deadline_ns;
+    call->depth = in->depth;
+    memcpy(call->args, in->args, in->args_len);
+    return call;
+}
+
+static void begin(struct mesh *mesh, const struct incoming *in, struct service_call *call)
+{
+    Coroutine *co = call ? coroutine_create_full(serve_entry, call, call->method->name, 0) : NULL;
+
+    if (!co) {
+        free(call);
+        answer_at_once(mesh, in, CALL_END_NOT_STARTED, -ENOMEM);
+        return;
+    }
+    if (in->args_off)
+        mesh_push(mesh, in->peer,
+            &(struct message){.kind = MESSAGE_ARGS_TAKEN,
+                .slot = in->slot,
+                .generation = in->generation,
+                .incarnation = mesh->incarnation});
+    mesh->n_served++;
+    coroutine_enter(co);
+}
+
+/* Decides on the call, marks it started, and frees its message; only then is user code run. */
+static void start_call(struct mesh *mesh, struct incoming *in, const struct call_slot *shared,
+    struct serve_slot *serve, uint64_t word)
+{
+    bool sane = read_incoming(mesh, shared, in);
+    int status = 0;
+    enum call_end end = refuse(mesh, in, sane, word, &status);
+    struct service_call *call = end == CALL_END_NONE ? take_call(mesh, in) : NULL;
+
+    release_answer(mesh, serve);
+    atomic_store_release(&serve->started, started_word(in->generation, mesh->incarnation));
+    atomic_full_fence(); /* START */
+    word = atomic_load_acquire(&shared->word);
+    ring_advance(&mesh->links[in->peer].rx);
+    if (word_generation(word) != in->generation || word_state(word) == CALL_FREE) {
+        free(call); /* freed meanwhile by a caller that took us for dead, or a copy published twice */
+        counter_add(&mesh->links[in->peer].stats->dropped, 1);
+        return;
+    }
+    if (end == CALL_END_NONE && word_state(word) == CALL_ABANDONED) {
+        free(call);
+        call = NULL;
+        end = CALL_END_CANCELLED;
+        status = -ECANCELED;
+    }
+    if (end == CALL_END_NONE)
+        begin(mesh, in, call);
+    else
+        answer_at_once(mesh, in, end, status);
+}
+
+void serve_on_call(struct mesh *mesh, uint32_t peer, const struct message *message)
+{
+    struct link *link = &mesh->links[peer];
+    struct incoming in = {.peer = peer, .slot = message->slot, .generation = message->generation};
+
+    if (message->slot < segment_call_slots(&mesh->seg, peer, mesh->self)) {
+        struct call_slot *shared = segment_call(&mesh->seg, peer, mesh->self, message->slot);
+        struct serve_slot *serve = segment_serve(&mesh->seg, mesh->self, peer, message->slot);
+        uint64_t word = atomic_load_acquire(&shared->word); /* SLOT */
+        if (word_generation(word) == message->generation && word_state(word) != CALL_FREE &&
+            started_generation(serve->started) != message->generation) {
+            start_call(mesh, &in, shared, serve, word);
+            return;
+        }
+    }
+    ring_advance(&link->rx);
+    counter_add(&link->stats->dropped, 1);
+}
+
+/* ---- buffers of answers ---- */
+
+void serve_on_answer_taken(struct mesh *mesh, uint32_t peer, const struct message *message)
+{
+    struct serve_slot *serve;
+
+    if (message->slot >= segment_call_slots(&mesh->seg, peer, mesh->self)) {
+        counter_add(&mesh->links[peer].stats->dropped, 1);
+        return;
+    }
+    serve = segment_serve(&mesh->seg, mesh->self, peer, message->slot);
+    if (serve->answer_generation == message->generation)
+        release_answer(mesh, serve);
+}
+
+static bool answer_is_wanted(const struct mesh *mesh, uint32_t peer, uint32_t slot)
+{
+    const struct serve_slot *serve = segment_serve(&mesh->seg, mesh->self, peer, slot);
+    uint64_t word = atomic_load_acquire(&segment_call(&mesh->seg, peer, mesh->self, slot)->word);
+
+    return word_generation(word) == serve->answer_generation && word_state(word) != CALL_FREE;
+}
+
+void serve_reclaim(struct mesh *mesh, uint32_t peer)
+{
+    for (uint32_t slot = 0; slot < segment_call_slots(&mesh->seg, peer, mesh->self); slot++)
+        if (!answer_is_wanted(mesh, peer, slot))
+            release_answer(mesh, segment_serve(&mesh->seg, mesh->self, peer, slot));
+}
+
+void serve_recover(struct mesh *mesh, uint32_t peer)
+{
+    for (uint32_t slot = 0; slot < segment_call_slots(&mesh->seg, peer, mesh->self); slot++) {
+        struct serve_slot *serve = segment_serve(&mesh->seg, mesh->self, peer, slot);
+        if (serve->answer_generation &&
+            (!answer_is_wanted(mesh, peer, slot) ||
+                !heap_mark(&mesh->heap, serve->answer_off, serve->answer_len)))
+            atomic_store_release(&serve->answer_generation, 0);
+    }
+}
+
+/* ---- a call from this shard itself ---- */
+
+int coroutine_fn serve_local(struct mesh *mesh, uint32_t method, const void *args, size_t len,
+    int64_t deadline_ns, uint32_t depth, struct mesh_answer *ret_answer, void **ret_data)
+{
+    struct service_call *call = service_call_new(mesh, method, len);
+    int status;
+
+    if (!call)
+        return -ENOMEM;
+    call->local = true;
+    call->from = mesh->self;
+    call->deadline_ns = deadline_ns;
+    call->depth = depth;
+    if (len)
+        memcpy(call->args, args, len);
+    status = run_method(call);
+    *ret_answer = (struct mesh_answer){.end = end_of_status(call, status),
+        .status = status < 0 ? status : 0,
+        .shard = mesh->self};
+    if (status < 0) {
+        free(call->local_reply);
+        *ret_data = call->error_text;
+        ret_answer->len = call->error_text ? strlen(call->error_text) : 0;
+    } else {
+        free(call->error_text);
+        *ret_data = call->local_reply;
+        ret_answer->len = call->reply_len;
+    }
+    free(call);
+    return 0;
+}
+
+/* ---- what methods may use ---- */
+
+const void *service_args(const struct service_call *call, size_t *ret_len)
+{
+    *ret_len = call->args_len;
+    return call->args;
+}
+
+void *service_state(const struct service_call *call)
+{
+    return call->state;
+}
+
+uint32_t service_shard(const struct service_call *call)
+{
+    return call->mesh->self;
+}
+
+uint32_t service_n_shards(const struct service_call *call)
+{
+    return call->mesh->seg.geometry.n_shards;
+}
+
+uint32_t service_n_methods(const struct service_call *call)
+{
+    return registry_n_methods(call->mesh->registry);
+}
+
+const struct service_method *service_method_at(
+    const struct service_call *call, uint32_t method, const char **ret_service)
+{
+    uint32_t service;
+    const struct service_method *found = registry_method(call->mesh->registry, method, &service);
+
+    if (found && ret_service)
+        *ret_service = registry_service(call->mesh->registry, service)->name;
+    return found;
+}
+
+int64_t service_deadline_ns(const struct service_call *call)
+{
+    return call->deadline_ns;
+}
+
+int coroutine_fn service_reply(struct service_call *call, const void *data, size_t len)
+{
+    if (len > SERVICE_REPLY_MAX)
+        return -EMSGSIZE;
+    if (call->replied)
+        return -EALREADY;
+    call->replied = true;
+    if (!call->local) {
+        put_reply(call, data, len);
+        return 0;
+    }
+    call->local_reply = malloc(len ? len : 1);
+    if (!call->local_reply)
+        return -ENOMEM;
+    if (len)
+        memcpy(call->local_reply, data, len);
+    call->reply_len = len;
+    return 0;
+}
+
+int service_fail(struct service_call *call, int error, const char *format, ...)
+{
+    va_list args;
+    char *text;
+
+    va_start(args, format);
+    if (vasprintf(&text, format, args) < 0)
+        text = NULL;
+    va_end(args);
+    free(call->error_text);
+    call->error_text = text;
+    return error;
+}
+
+int coroutine_fn service_call_shard(struct service_call *call, uint32_t shard, const char *name,
+    const void *args, size_t len, void **ret_data, size_t *ret_len)
+{
+    struct call_request request = {.target = shard,
+        .args = args,
+        .args_len = len,
+        .deadline_ns = call->deadline_ns,
+        .depth = call->depth + 1};
+    struct call_answer answer;
+    int r = registry_find(call->mesh->registry, name, strlen(name), &request.method);
+
+    *ret_data = NULL;
+    *ret_len = 0;
+    if (r < 0)
+        return r;
+    r = shard_call(call->mesh, &request, &answer);
+    *ret_data = answer.data;
+    *ret_len = answer.len;
+    return r;
+}
