@@ -412,9 +412,9 @@ static AioContext *context_alloc(const struct aio_config *config)
     ctx->timers_due_last = &ctx->timers_due;
     ctx->bh_taken_last = &ctx->bh_taken;
     ctx->ready_last = &ctx->ready;
-    ctx->completed_last = &ctx->completed;
     ctx->io_depth = config->io_depth ? config->io_depth : DEFAULT_IO_DEPTH;
     ctx->max_threads = config->max_threads ? config->max_threads : DEFAULT_MAX_THREADS;
+    disk_init(ctx);
     ctx->awake_since_ns = aio_clock_ns();
     return ctx;
 }

@@ -27,8 +27,6 @@
  * each time, and but for an open without a limit, as callers are promised not to see it.
  */
 
-#define DEFAULT_DEPTH 256
-
 /* Most that a turn of the loop does without going round; a request counts as REQUEST_BYTES more
  * than it moves. */
 #define AT_ONCE_BYTES ((uint64_t)1 << 20)
@@ -48,7 +46,7 @@ static struct aio_counters *counters(AioContext *ctx)
 
 void disk_init(AioContext *ctx)
 {
-    ctx->disk.depth = ctx->io_depth ? ctx->io_depth : DEFAULT_DEPTH;
+    ctx->disk.depth = ctx->io_depth;
     ctx->disk.kernel = &disk_kernel_real;
     co_queue_init(&ctx->disk.waiters);
     ctx->completed = NULL;

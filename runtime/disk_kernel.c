@@ -2,11 +2,12 @@
 #include "runtime/disk_kernel.h"
 
 #include <errno.h>
+#include <libaio.h>
 #include <linux/openat2.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Debian 12's glibc has no wrappers for openat2 and the linux-aio calls. */
+/* Debian 12's glibc has no wrapper for openat2. */
 
 static ssize_t real_preadv(int fd, const struct iovec *iov, int n_iov, uint64_t offset, int flags)
 {
@@ -29,13 +30,6 @@ static int real_openat2(int dirfd, const char *path, const struct open_how *how)
     return fd < 0 ? -errno : (int)fd;
 }
 
-static int real_io_submit(unsigned long aio_context, long n, struct iocb **iocbs)
-{
-    long r = syscall(SYS_io_submit, aio_context, n, iocbs);
-
-    return r < 0 ? -errno : (int)r;
-}
-
 static int real_uring_enter(int ring_fd, unsigned to_submit, unsigned min_complete, unsigned flags,
     void *arg, size_t arg_bytes)
 {
@@ -53,7 +47,7 @@ const struct disk_kernel disk_kernel_real = {
     .preadv = real_preadv,
     .pwritev = real_pwritev,
     .openat2 = real_openat2,
-    .io_submit = real_io_submit,
+    .io_submit = io_submit,
     .uring_enter = real_uring_enter,
     .result = real_result,
 };

@@ -17,6 +17,7 @@
 #include <sys/uio.h>
 
 struct disk_request;
+struct io_context;
 struct iocb;
 struct open_how;
 
@@ -27,7 +28,7 @@ struct disk_kernel {
     int (*openat2)(int dirfd, const char *path, const struct open_how *how);
 
     /* As io_submit(2): how many were taken, or -errno of the first. */
-    int (*io_submit)(unsigned long aio_context, long n, struct iocb **iocbs);
+    int (*io_submit)(struct io_context *aio, long n, struct iocb **iocbs);
 
     /* As io_uring_enter2(): how many were submitted, or -errno. */
     int (*uring_enter)(int ring_fd, unsigned to_submit, unsigned min_complete, unsigned flags,

@@ -17,7 +17,8 @@
  * their kernel interface cannot do.
  *
  * Before the way through a worker and back, which costs two wake-ups, the loop tries what the
- * kernel can answer from memory: preadv2(RWF_NOWAIT) for reads, openat2(RESOLVE_CACHED) for opens.
+ * kernel can answer from memory: preadv2(RWF_NOWAIT) for reads, openat2(RESOLVE_CACHED) for opens,
+ * statx() of an open file with AT_STATX_DONT_SYNC.
  * - A file system that knows no RWF_NOWAIT says EOPNOTSUPP; what is not cached is EAGAIN: any error
  *   goes to a worker, whose answer counts.
  * - 0 is believed to be the end only of a regular file that fstat() says is no longer than that.
@@ -159,6 +160,16 @@ static bool open_at_once(AioContext *ctx, struct disk_request *request)
     return true;
 }
 
+/* What is known of an open file, if the caller wants no more than that. */
+static bool statx_at_once(AioContext *ctx, struct disk_request *request)
+{
+    if (!(request->statx_flags & AT_EMPTY_PATH) || !(request->statx_flags & AT_STATX_DONT_SYNC) ||
+        request->statx_path[0] != '\0')
+        return false;
+    disk_complete(ctx, request, request_now(ctx->disk.kernel, request));
+    return true;
+}
+
 bool disk_try_at_once(AioContext *ctx, struct disk_request *request)
 {
     switch (request->op) {
@@ -167,6 +178,8 @@ bool disk_try_at_once(AioContext *ctx, struct disk_request *request)
         return read_at_once(ctx, request);
     case DISK_OPENAT2:
         return open_at_once(ctx, request);
+    case DISK_STATX:
+        return statx_at_once(ctx, request);
     default:
         return false;
     }

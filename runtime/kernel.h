@@ -13,3 +13,8 @@
 #define MADV_GUARD_INSTALL 102 /* 6.13, anonymous private memory; 6.15, files */
 #define MADV_GUARD_REMOVE  103
 #endif
+
+#ifndef IORING_ENTER_NO_IOWAIT
+#define IORING_ENTER_NO_IOWAIT (1U << 7)  /* 6.15; io_uring_enter: sleep as idle, not as iowait */
+#define IORING_FEAT_NO_IOWAIT  (1U << 17) /* io_uring_setup's answer: it is known */
+#endif

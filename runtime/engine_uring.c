@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: MIT */
+#include <assert.h>
+#include <errno.h>
+#include <linux/openat2.h>
+
+#include "runtime/disk_kernel.h"
+#include "runtime/uring.h"
+
+/*
+ * Requests become entries of the context's ring at once, and are submitted together: by the wait
+ * that ends each turn's preparations, or earlier where FLUSH_ENTRIES have gathered. One that finds
+ * the queue full, or comes after one that did, waits in a list, so they stay in order.
+ *
+ * What the kernel's probe does not list goes to a worker, and so does what comes back with EAGAIN:
+ * a read of a file opened with O_NONBLOCK on a file system that can only block (tmpfs) would get
+ * that answer for ever, and the rest (a driver short of memory) does well with a plain call too.
+ */
+
+#define FLUSH_ENTRIES 16
+
+static const uint8_t opcodes[] = {
+    [DISK_READ] = IORING_OP_READ,
+    [DISK_WRITE] = IORING_OP_WRITE,
+    [DISK_READV] = IORING_OP_READV,
+    [DISK_WRITEV] = IORING_OP_WRITEV,
+    [DISK_FSYNC] = IORING_OP_FSYNC,
+    [DISK_FDATASYNC] = IORING_OP_FSYNC,
+    [DISK_FALLOCATE] = IORING_OP_FALLOCATE,
+    [DISK_OPENAT2] = IORING_OP_OPENAT2,
+    [DISK_CLOSE] = IORING_OP_CLOSE,
+    [DISK_STATX] = IORING_OP_STATX,
+};
+
+static void prepare(struct io_uring_sqe *sqe, const struct disk_request *r)
+{
+    switch (r->op) {
+    case DISK_READ:
+        io_uring_prep_read(sqe, r->fd, r->buf, (unsigned)r->len, r->offset);
+        break;
+    case DISK_WRITE:
+        io_uring_prep_write(sqe, r->fd, r->buf, (unsigned)r->len, r->offset);
+        break;
+    case DISK_READV:
+        io_uring_prep_readv(sqe, r->fd, r->iov, (unsigned)r->n_iov, r->offset);
+        break;
+    case DISK_WRITEV:
+        io_uring_prep_writev(sqe, r->fd, r->iov, (unsigned)r->n_iov, r->offset);
+        break;
+    case DISK_FSYNC:
+        io_uring_prep_fsync(sqe, r->fd, 0);
+        break;
+    case DISK_FDATASYNC:
+        io_uring_prep_fsync(sqe, r->fd, IORING_FSYNC_DATASYNC);
+        break;
+    case DISK_FALLOCATE:
+        io_uring_prep_fallocate(
+            sqe, r->fd, r->fallocate_mode, (off_t)r->offset, (off_t)r->fallocate_len);
+        break;
+    case DISK_OPENAT2:
+        io_uring_prep_openat2(sqe, r->fd, r->path, (struct open_how *)(uintptr_t)r->how);
+        break;
+    case DISK_CLOSE:
+        io_uring_prep_close(sqe, r->fd);
+        break;
+    case DISK_STATX:
+        io_uring_prep_statx(sqe, r->fd, r->statx_path, r->statx_flags, r->statx_mask, r->statx);
+        break;
+    }
+    sqe->user_data = uring_request_tag(r);
+}
+
+static bool fill_one(AioContext *ctx, const struct disk_request *request)
+{
+    struct io_uring_sqe *sqe = uring_get_sqe(ctx);
+    if (!sqe)
+        return false;
+
+    prepare(sqe, request);
+    uring_of(ctx)->n_disk++;
+    return true;
+}
+
+void engine_uring_fill(AioContext *ctx)
+{
+    struct uring *u = uring_of(ctx);
+
+    while (u->pending && fill_one(ctx, u->pending))
+        u->pending = u->pending->next;
+    if (!u->pending)
+        u->pending_last = &u->pending;
+}
+
+static void submit(AioContext *ctx, struct disk_request *request)
+{
+    struct uring *u = uring_of(ctx);
+
+    if (!(u->supported_ops >> opcodes[request->op] & 1)) {
+        disk_submit_to_worker(ctx, request);
+        return;
+    }
+    if (request->op == DISK_STATX && disk_try_at_once(ctx, request))
+        return;
+    if (!u->pending && fill_one(ctx, request))
+        return;
+    request->next = NULL;
+    *u->pending_last = request;
+    u->pending_last = &request->next;
+}
+
+void engine_uring_collect(AioContext *ctx, struct disk_request *request, int32_t result)
+{
+    ssize_t r = ctx->disk.kernel->result(request, result);
+
+    uring_of(ctx)->n_disk--;
+    if (r == -EAGAIN && request->op != DISK_OPENAT2)
+        disk_submit_to_worker(ctx, request);
+    else
+        disk_complete(ctx, request, r);
+}
+
+static void flush(AioContext *ctx)
+{
+    engine_uring_fill(ctx);
+    if (uring_n_unsubmitted(uring_of(ctx)) >= FLUSH_ENTRIES)
+        uring_submit(ctx);
+}
+
+/* The monitor frees what they share. */
+static void destroy(AioContext *ctx)
+{
+    assert(ctx->disk.n_in_flight == 0);
+}
+
+const struct engine_ops engine_uring_ops = {
+    .engine = AIO_ENGINE_IO_URING,
+    .submit = submit,
+    .flush = flush,
+    .destroy = destroy,
+};

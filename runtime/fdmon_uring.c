@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "runtime/atomic.h"
+#include "runtime/uring.h"
+
+/*
+ * An fd is watched by a POLL_ADD that completes once: it looks at the fd's state when it is
+ * submitted, which makes it level-triggered. It is armed again while its completion is collected,
+ * so before the callback runs: the entry is submitted by the next wait, a nested loop's too.
+ * The doorbell alone is watched by a multishot poll, which reports each write and saves the entry:
+ * its callback always empties it.
+ *
+ * Any thread may change what is watched, but only the home thread may submit: a changed handler is
+ * pushed to a list that the next wait takes whole. One that is on the list already has just its
+ * bits set. A handler that was taken off stays in memory while it is on the list or the kernel has
+ * a poll for it, whose completion is to come (cancelled or fired, whichever was first).
+ *
+ * A poll holds a reference to its file. So an fd that was closed after it was taken off is really
+ * gone only with the next wait, and a new file with its number is not taken for it.
+ */
+
+/* Bits of aio_handler.submit_flags. */
+enum {
+    ON_LIST = 1, /* set and cleared with membership of uring.changed */
+    ADD = 2,     /* to be armed */
+    REMOVE = 4,  /* taken off: stays set, so that its last completion does not arm it again */
+    ARMED = 8,   /* the kernel has a poll for it; home thread's */
+};
+
+/* Who sets ON_LIST pushes. Context: any thread. */
+static void push_changed(struct uring *u, struct aio_handler *handler, uint32_t what)
+{
+    if (atomic_or_seq(&handler->submit_flags, what | ON_LIST) & ON_LIST)
+        return;
+    struct aio_handler *first = atomic_load_relaxed(&u->changed); /* the exchange checks it */
+    do
+        handler->next_submit = first;
+    while (!atomic_cas_seq(&u->changed, &first, handler));
+}
+
+/* Takes the list, first pushed first. */
+static struct aio_handler *take_changed(struct uring *u)
+{
+    struct aio_handler *last_first = atomic_xchg_seq(&u->changed, NULL);
+    struct aio_handler *list = NULL;
+
+    while (last_first) {
+        struct aio_handler *handler = last_first;
+
+        last_first = handler->next_submit;
+        handler->next_submit = list;
+        list = handler;
+    }
+    return list;
+}
+
+/* ---- the home thread's side ---- */
+
+static bool arm(AioContext *ctx, struct aio_handler *handler)
+{
+    struct io_uring_sqe *sqe = uring_get_sqe(ctx);
+    if (!sqe)
+        return false;
+
+    if (handler->fd == ctx->bell.fd)
+        io_uring_prep_poll_multishot(sqe, handler->fd, handler->events);
+    else
+        io_uring_prep_poll_add(sqe, handler->fd, handler->events);
+    sqe->user_data = uring_handler_tag(handler);
+    atomic_or_seq(&handler->submit_flags, ARMED);
+    return true;
+}
+
+static bool disarm(AioContext *ctx, struct aio_handler *handler)
+{
+    struct io_uring_sqe *sqe = uring_get_sqe(ctx);
+    if (!sqe)
+        return false;
+
+    /* Success is seen by the poll's own completion; that it had fired before is no news. */
+    io_uring_prep_poll_remove(sqe, uring_handler_tag(handler));
+    sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+    sqe->user_data = 0;
+    return true;
+}
+
+/* False where the submission queue had no room. */
+static bool change(AioContext *ctx, struct aio_handler *handler, uint32_t flags)
+{
+    if (flags & REMOVE)
+        return flags & ARMED ? disarm(ctx, handler) : true;
+    return flags & ADD && !(flags & ARMED) ? arm(ctx, handler) : true;
+}
+
+void fdmon_uring_fill(AioContext *ctx)
+{
+    struct uring *u = uring_of(ctx);
+    struct aio_handler *list = atomic_load_relaxed(&u->changed) ? take_changed(u) : NULL;
+
+    while (list) {
+        struct aio_handler *handler = list;
+
+        list = handler->next_submit; /* another thread may push it again after the next line */
+        uint32_t flags = atomic_and_seq(&handler->submit_flags, ARMED | REMOVE);
+        if (!change(ctx, handler, flags))
+            push_changed(u, handler, flags & ADD);
+    }
+}
+
+void fdmon_uring_collect(
+    AioContext *ctx, struct aio_handler *handler, int32_t result, uint32_t cqe_flags)
+{
+    bool over = !(cqe_flags & IORING_CQE_F_MORE);
+    uint32_t flags = atomic_and_seq(&handler->submit_flags, over ? ~(uint32_t)ARMED : ~(uint32_t)0);
+
+    if (flags & REMOVE)
+        return;
+
+    bool again = result >= 0 || result == -EAGAIN || result == -ENOMEM || result == -ECANCELED;
+    if (over && again && !arm(ctx, handler))
+        push_changed(uring_of(ctx), handler, ADD);
+    if (result > 0)
+        fdmon_add_ready(ctx, handler, (uint32_t)result);
+    else if (!again)
+        fdmon_add_ready(ctx, handler, POLLERR); /* an fd closed while watched: let its owner see */
+}
+
+/* ---- the operations ---- */
+
+/* The kernel's poll would call a file that cannot be waited for always ready. */
+static int check_pollable(int fd)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    return S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) ? -EPERM : 0;
+}
+
+static int update(AioContext *ctx, struct aio_handler *old, struct aio_handler *new_handler)
+{
+    struct uring *u = uring_of(ctx);
+
+    if (new_handler) {
+        int r = check_pollable(new_handler->fd);
+        if (r < 0)
+            return r;
+    }
+    if (old)
+        push_changed(u, old, REMOVE);
+    if (new_handler)
+        push_changed(u, new_handler, ADD);
+    return 0;
+}
+
+static bool keeps_deleted(const AioContext *ctx, const struct aio_handler *handler)
+{
+    return atomic_load_relaxed(&handler->submit_flags) &
+           (ON_LIST | ARMED); /* loop's own to clear */
+}
+
+static void destroy(AioContext *ctx)
+{
+    struct uring *u = uring_of(ctx);
+
+    io_uring_queue_exit(&u->ring);
+    free(u);
+    ctx->monitor_state = NULL;
+    ctx->engine_state = NULL;
+}
+
+const struct fdmon_ops fdmon_uring_ops = {
+    .name = "io_uring",
+    .update = update,
+    .wait = uring_wait,
+    .need_wait = uring_needs_wait,
+    .keeps_deleted = keeps_deleted,
+    .destroy = destroy,
+};

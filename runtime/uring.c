@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: MIT */
+#include "runtime/uring.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/atomic.h"
+#include "runtime/disk_kernel.h"
+#include "runtime/kernel.h"
+
+/*
+ * liburing makes and maps the ring; entries are filled and completions read here, because its
+ * submit and wait calls hide what this loop must tell apart (EINTR, EAGAIN, how many were taken).
+ *
+ * The ring is made disabled, in whichever thread makes the context, and enabled by its first use,
+ * which is the home thread's: SINGLE_ISSUER binds it to the thread that enables it. Its fd is not
+ * registered with the thread (IORING_REGISTER_RING_FDS saves some 10 ns a call): that number is the
+ * thread's, and a context freed in another thread would unregister that one's.
+ *
+ * With DEFER_TASKRUN nothing is completed outside a call with IORING_ENTER_GETEVENTS, so each wait
+ * has it. TASKRUN_FLAG makes the kernel say in memory that such a call is due: looking costs no
+ * system call. A full completion queue is said there too, and the same call empties the backlog.
+ *
+ * Where the kernel takes nothing (EAGAIN: no memory; EBUSY: backlog), what was filled stays, and
+ * until it takes something waits end after RETRY_NS: nothing else might wake the loop to try again.
+ *
+ * Orderings   first                then                 ordered by               if broken
+ *   SQE       entry filled         tail published       our release, kernel      half an entry run
+ *   SQFREE    entry read           head moved on        kernel, our acquire      it is overwritten
+ *   CQE       completion written   tail moved on        kernel, our acquire      half of one read
+ *   CQFREE    completion copied    head moved on        our release, kernel      it is overwritten
+ * The kernel is the other site of each.
+ */
+
+#define SQ_ENTRIES 256
+#define CQ_ENTRIES 1024 /* and two for each disk request, where that is more */
+#define RETRY_NS   ((int64_t)1000 * 1000)
+
+/* From best to plain; the first that the kernel takes. */
+static const struct {
+    unsigned flags;
+    const char *name;
+} flavours[] = {
+    {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
+            IORING_SETUP_SUBMIT_ALL,
+        "single-issuer defer-taskrun"},
+    {IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL,
+        "coop-taskrun"},
+    {IORING_SETUP_SUBMIT_ALL, "submit-all"},
+    {0, "plain"},
+};
+
+unsigned uring_n_unsubmitted(const struct uring *u)
+{
+    return u->sqe_tail - atomic_load_acquire(u->ring.sq.khead); /* SQFREE */
+}
+
+static unsigned n_to_collect(const struct uring *u)
+{
+    return atomic_load_acquire(u->ring.cq.ktail) - *u->ring.cq.khead; /* CQE */
+}
+
+static bool kernel_has_more(const struct uring *u)
+{
+    return atomic_load_relaxed(u->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+}
+
+/* ---- submitting ---- */
+
+static int enable(struct uring *u)
+{
+    if (u->enabled)
+        return 0;
+    /* Debian's liburing does not export io_uring_enable_rings(). */
+    int r = io_uring_register(u->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+    if (r < 0)
+        return r;
+    u->enabled = true;
+    return 0;
+}
+
+/* io_uring_enter() with what was filled. How many were taken, or -errno. */
+static int enter(AioContext *ctx, unsigned to_submit, unsigned min_complete, unsigned flags,
+    struct io_uring_getevents_arg *arg)
+{
+    struct uring *u = uring_of(ctx);
+    int r = enable(u);
+
+    if (r < 0)
+        return r;
+    if (to_submit > 0) {
+        atomic_store_release(u->ring.sq.ktail, u->sqe_tail); /* SQE */
+        counter_add(&ctx->instruments.counters->io_syscalls, 1);
+    }
+    r = ctx->disk.kernel->uring_enter(
+        u->ring.ring_fd, to_submit, min_complete, flags, arg, arg ? sizeof(*arg) : 0);
+    if (to_submit > 0)
+        u->refused = r == 0 || r == -EAGAIN || r == -EBUSY;
+    return r;
+}
+
+void uring_submit(AioContext *ctx)
+{
+    unsigned n = uring_n_unsubmitted(uring_of(ctx));
+
+    if (n > 0)
+        enter(ctx, n, 0, 0, NULL);
+}
+
+struct io_uring_sqe *uring_get_sqe(AioContext *ctx)
+{
+    struct uring *u = uring_of(ctx);
+
+    if (uring_n_unsubmitted(u) == u->ring.sq.ring_entries && !u->refused)
+        uring_submit(ctx);
+    if (uring_n_unsubmitted(u) == u->ring.sq.ring_entries)
+        return NULL;
+    struct io_uring_sqe *sqe = &u->ring.sq.sqes[u->sqe_tail & u->ring.sq.ring_mask];
+    u->sqe_tail++;
+    memset(sqe, 0, sizeof(*sqe));
+    return sqe;
+}
+
+/* ---- waiting and collecting ---- */
+
+static void collect_one(AioContext *ctx, const struct io_uring_cqe *cqe)
+{
+    uint64_t tag = cqe->user_data;
+
+    if (tag & URING_TAG_HANDLER)
+        fdmon_uring_collect(
+            ctx, (struct aio_handler *)(uintptr_t)(tag & ~URING_TAG_HANDLER), cqe->res, cqe->flags);
+    else if (tag)
+        engine_uring_collect(ctx, (struct disk_request *)(uintptr_t)tag, cqe->res);
+}
+
+static void collect_all(AioContext *ctx)
+{
+    struct uring *u = uring_of(ctx);
+
+    while (n_to_collect(u) > 0) {
+        unsigned head = *u->ring.cq.khead;
+        struct io_uring_cqe cqe = {
+            .user_data = u->ring.cq.cqes[head & u->ring.cq.ring_mask].user_data,
+            .res = u->ring.cq.cqes[head & u->ring.cq.ring_mask].res,
+            .flags = u->ring.cq.cqes[head & u->ring.cq.ring_mask].flags,
+        };
+        atomic_store_release(u->ring.cq.khead, head + 1); /* CQFREE */
+        collect_one(ctx, &cqe);
+    }
+}
+
+/* An idle loop is no load on the disks: only a wait for one counts as such. */
+static unsigned wait_flags(const struct uring *u)
+{
+    return IORING_ENTER_GETEVENTS | (u->n_disk == 0 ? u->enter_flags : 0);
+}
+
+static int enter_and_wait(AioContext *ctx, int64_t timeout_ns)
+{
+    struct uring *u = uring_of(ctx);
+    unsigned to_submit = uring_n_unsubmitted(u);
+    bool blocking = timeout_ns != 0 && n_to_collect(u) == 0 && !ctx->completed;
+
+    if (u->refused && to_submit > 0 && blocking) {
+        /* With something to submit the call would fail again at once instead of waiting. */
+        to_submit = 0;
+        u->refused = false;
+        if (timeout_ns < 0 || timeout_ns > RETRY_NS)
+            timeout_ns = RETRY_NS;
+    }
+    if (!blocking || timeout_ns < 0)
+        return enter(ctx, to_submit, blocking, wait_flags(u), NULL);
+
+    struct __kernel_timespec ts = {
+        .tv_sec = timeout_ns / 1000000000,
+        .tv_nsec = timeout_ns % 1000000000,
+    };
+    struct io_uring_getevents_arg arg = {.ts = (uint64_t)(uintptr_t)&ts};
+    return enter(ctx, to_submit, 1, wait_flags(u) | IORING_ENTER_EXT_ARG, &arg);
+}
+
+int uring_wait(AioContext *ctx, int64_t timeout_ns)
+{
+    struct uring *u = uring_of(ctx);
+    int r = 0;
+
+    fdmon_uring_fill(ctx);
+    engine_uring_fill(ctx);
+    if (timeout_ns != 0 || uring_n_unsubmitted(u) > 0 || kernel_has_more(u))
+        r = enter_and_wait(ctx, timeout_ns);
+    collect_all(ctx);
+    return r >= 0 || r == -ETIME || r == -EINTR || r == -EAGAIN || r == -EBUSY ? 0 : r;
+}
+
+bool uring_needs_wait(const AioContext *ctx)
+{
+    const struct uring *u = uring_of(ctx);
+
+    return n_to_collect(u) > 0 || uring_n_unsubmitted(u) > 0 || u->pending || kernel_has_more(u) ||
+           atomic_load_relaxed(&u->changed);
+}
+
+/* ---- life ---- */
+
+static void make_identity(struct io_uring_sq *sq)
+{
+    for (unsigned i = 0; i < sq->ring_entries; i++)
+        sq->array[i] = i;
+}
+
+static unsigned cq_entries(const AioContext *ctx)
+{
+    return ctx->disk.depth > CQ_ENTRIES / 2 ? ctx->disk.depth * 2 : CQ_ENTRIES;
+}
+
+/* Makes the ring with the best flags that the kernel takes. 0 or -errno. */
+static int make_ring(AioContext *ctx, struct uring *u, const char **ret_name)
+{
+    int r = -EINVAL;
+
+    for (size_t i = 0; i < sizeof(flavours) / sizeof(flavours[0]) && r == -EINVAL; i++) {
+        struct io_uring_params params = {
+            .flags = flavours[i].flags | IORING_SETUP_R_DISABLED | IORING_SETUP_CQSIZE |
+                     IORING_SETUP_CLAMP,
+            .cq_entries = cq_entries(ctx),
+        };
+
+        r = io_uring_queue_init_params(SQ_ENTRIES, &u->ring, &params);
+        if (r < 0)
+            continue;
+        *ret_name = flavours[i].name;
+        if (params.features & IORING_FEAT_NO_IOWAIT)
+            u->enter_flags = IORING_ENTER_NO_IOWAIT;
+        if ((params.features & IORING_FEAT_EXT_ARG) && (params.features & IORING_FEAT_NODROP))
+            return 0;
+        io_uring_queue_exit(&u->ring);
+        return -ENOSYS;
+    }
+    return r;
+}
+
+static uint64_t probe_ops(struct io_uring *ring)
+{
+    struct io_uring_probe *probe = io_uring_get_probe_ring(ring);
+    uint64_t ops = 0;
+
+    for (int op = 0; probe && op < 64; op++)
+        ops |= (uint64_t)(io_uring_opcode_supported(probe, op) != 0) << op;
+    io_uring_free_probe(probe);
+    return ops;
+}
+
+int fdmon_uring_setup(AioContext *ctx)
+{
+    const char *name;
+    struct uring *u = calloc(1, sizeof(*u));
+    if (!u)
+        return -ENOMEM;
+    int r = make_ring(ctx, u, &name);
+    if (r < 0) {
+        free(u);
+        return r;
+    }
+    make_identity(&u->ring.sq);
+    u->supported_ops = probe_ops(&u->ring);
+    u->pending_last = &u->pending;
+
+    ctx->monitor = &fdmon_uring_ops;
+    ctx->monitor_state = u;
+    ctx->engine = &engine_uring_ops;
+    ctx->engine_state = u;
+    context_add_flags(ctx, name);
+    return 0;
+}

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * uring - the one io_uring of a context: fds and disk in one wait
+ *
+ * Why:         a loop that waits for both sleeps in one call, and hands over in that call what it
+ *              has gathered since the last.
+ * Use:         sqe = uring_get_sqe(ctx); fill it; sqe->user_data = uring_handler_tag(handler), or
+ *              uring_request_tag(request), or 0 for what nobody asks about. It is submitted by the
+ *              next uring_wait(), or by uring_submit().
+ * Concurrency: owner loop, but for the list of changed handlers, which any thread pushes to.
+ * Lifetime:    made with the context in any thread; bound to the home thread by its first use.
+ * Not here:    what a completion means (fdmon_uring.c, engine_uring.c)
+ */
+#include <liburing.h>
+
+#include "runtime/context.h"
+
+struct uring {
+    struct io_uring ring; /* for its mapping; its own counters are not used */
+    unsigned sqe_tail;    /* entries filled, published or not */
+    unsigned enter_flags; /* that this kernel knows */
+    bool enabled;
+    bool refused;                 /* the kernel took nothing of what it was handed last */
+    uint32_t n_disk;              /* disk requests that the kernel has */
+    uint64_t supported_ops;       /* a bit for each IORING_OP_ below 64 */
+    struct disk_request *pending; /* found the submission queue full */
+    struct disk_request **pending_last;
+    struct aio_handler *changed; /* atomic: handlers to watch or to take off */
+};
+
+static inline struct uring *uring_of(const AioContext *ctx)
+{
+    return ctx->monitor_state;
+}
+
+/* An entry, all zero; NULL where the queue is full and the kernel takes none now. */
+struct io_uring_sqe *uring_get_sqe(AioContext *ctx);
+
+/* Entries filled that the kernel has not taken. */
+unsigned uring_n_unsubmitted(const struct uring *u);
+
+/* Submits what was filled, without waiting. */
+void uring_submit(AioContext *ctx);
+
+/* Submits, waits up to timeout_ns (-1: for ever) for a completion, and collects all there are. 0 or
+ * -errno; a signal and the end of the time are 0. */
+int uring_wait(AioContext *ctx, int64_t timeout_ns);
+
+/* Whether uring_wait() has something to do or to collect. No system call. */
+bool uring_needs_wait(const AioContext *ctx);
+
+/* What a completion is for. Both kinds of object are aligned, so bit 0 is free. */
+#define URING_TAG_HANDLER 1ULL
+
+static inline uint64_t uring_handler_tag(const struct aio_handler *handler)
+{
+    return (uint64_t)(uintptr_t)handler | URING_TAG_HANDLER;
+}
+
+static inline uint64_t uring_request_tag(const struct disk_request *request)
+{
+    return (uint64_t)(uintptr_t)request;
+}
+
+/* Collect one completion. */
+void fdmon_uring_collect(
+    AioContext *ctx, struct aio_handler *handler, int32_t result, uint32_t cqe_flags);
+void engine_uring_collect(AioContext *ctx, struct disk_request *request, int32_t result);
+
+/* Moves what waits for a place in the submission queue into it. */
+void fdmon_uring_fill(AioContext *ctx);
+void engine_uring_fill(AioContext *ctx);
+
+extern const struct fdmon_ops fdmon_uring_ops;
+extern const struct engine_ops engine_uring_ops;
