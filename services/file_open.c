@@ -110,7 +110,7 @@ int coroutine_fn file_open_co(const struct file_roots *roots, const char *path, 
     }
     struct open_how how = {
         .flags = flags | O_CLOEXEC,
-        .mode = mode,
+        .mode = flags & O_CREAT ? mode : 0, /* else it is an error */
         .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS,
     };
     int fd = co_openat2(root->fd, *rest ? rest : ".", &how);

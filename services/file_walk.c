@@ -92,7 +92,7 @@ static int start_anew(struct walk_state *state, char *todo)
 static char *join(const char *first, const char *second)
 {
     char *text;
-    return asprintf(&text, "%s/%s", first, second) < 0 ? NULL : text;
+    return asprintf(&text, "%s/%s", first, second + strspn(second, "/")) < 0 ? NULL : text;
 }
 
 /* The base is `base` from now on, a path without links. consumes it. */
@@ -226,7 +226,8 @@ int file_walk_open(struct file_walk *walk)
         r = -EROFS;
     }
     if (r == 0) {
-        r = open_beneath(state.root, state.rest, walk->flags, walk->mode);
+        r = open_beneath(
+            state.root, state.rest, walk->flags, walk->flags & O_CREAT ? walk->mode : 0);
     }
     state_deinit(&state);
     return r;
