@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * core - what the gateway's parts share: one struct, in the loop of one process
+ *
+ * dispatch_message() is the only way in for a client's bytes.
+ */
+#include <stdbool.h>
+
+#include "ipc/gateway/port.h"
+#include "ipc/gateway/requests.h"
+#include "ipc/gateway/session.h"
+#include "ipc/gateway/token.h"
+#include "proto/arena.h"
+#include "proto/sherd.pb-c.h"
+#include "shard/member.h"
+
+struct gateway {
+    const struct child_env *env;
+    AioContext *ctx;
+    struct member *member;
+    struct port *port;
+    struct sessions sessions;
+    struct requests requests;
+    struct token token;
+    struct arena arena; /* the message that is being handled */
+    uint32_t round_robin;
+    uint64_t n_malformed;
+    bool draining;
+    AioTimer drain_timer; /* armed when nothing is under way: clients fetch the last ends */
+    int64_t drain_until_ns;
+};
+
+/* Handles one message; the exchange ends at once, or later where it is a `next` that waits. */
+void dispatch_message(struct gateway *gateway, struct exchange *exchange);
+
+/* submit.c: takes the submissions of a message. */
+void dispatch_submissions(struct gateway *gateway, struct session *session,
+    struct exchange *exchange, Sherd__Wire__Submission *const *submissions, size_t n);
+
+/* describe.c: answers to status and methods. */
+void describe_status(struct gateway *gateway, struct exchange *exchange);
+void describe_methods(struct gateway *gateway, struct exchange *exchange);
+
+/* Writes what the gateway counts of clients into its part of the segment. */
+void gateway_count(struct gateway *gateway);

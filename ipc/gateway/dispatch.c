@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: MIT */
+#include "ipc/gateway/core.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "ipc/gateway/reply.h"
+#include "proto/sherd.pb-c.h"
+
+/*
+ * A message is unpacked from nng's buffer, which nobody else can write, into the arena, and handled
+ * to the end before the next one: what must live longer is copied. Only a hello is heard from a
+ * connection without a session, so that nothing else has to ask who is there.
+ */
+
+static void reject_malformed(struct gateway *gateway, struct exchange *exchange)
+{
+    gateway->n_malformed++;
+    log_line(gateway->env->log, LOG_LEVEL_WARNING,
+        "a client sent a message of %zu bytes that is not the protocol; it was told so",
+        exchange->request_len);
+    reply_error(exchange, -EPROTO,
+        "not understood: %zu bytes that are no Request of sherd.proto, version %u",
+        exchange->request_len, PROTOCOL_VERSION);
+}
+
+static bool may_enter(
+    const struct gateway *gateway, const struct exchange *exchange, const Sherd__Wire__Hello *hello)
+{
+    if (!exchange->connection->remote)
+        return true;
+    return gateway->token.len > 0 && token_equal(gateway->token.secret, gateway->token.len,
+                                         hello->token.data, hello->token.len);
+}
+
+static void welcome(
+    struct gateway *gateway, struct exchange *exchange, struct session *session, bool resumed)
+{
+    Sherd__Wire__HelloReply body = SHERD__WIRE__HELLO_REPLY__INIT;
+    body.version = PROTOCOL_VERSION;
+    body.session.data = session->token;
+    body.session.len = sizeof(session->token);
+    body.resumed = resumed;
+    body.instance = (char *)gateway->env->instance;
+    body.server = (char *)SHERD_VERSION;
+    body.shards = gateway->env->segment->geometry.n_shards;
+    body.max_in_flight = LIMIT_REQUESTS_SESSION;
+    body.max_batch = PROTOCOL_BATCH_MAX;
+    body.max_payload = PROTOCOL_PAYLOAD_MAX;
+    Sherd__Wire__Reply reply = SHERD__WIRE__REPLY__INIT;
+    reply.body_case = SHERD__WIRE__REPLY__BODY_HELLO;
+    reply.hello = &body;
+    reply_send(exchange, &reply);
+}
+
+static void handle_hello(
+    struct gateway *gateway, struct exchange *exchange, const Sherd__Wire__Hello *hello)
+{
+    if (hello->version != PROTOCOL_VERSION) {
+        reply_error(exchange, -EPROTONOSUPPORT,
+            "version %u of the protocol is not spoken here, version %u is", hello->version,
+            PROTOCOL_VERSION);
+        return;
+    }
+    if (!may_enter(gateway, exchange, hello)) {
+        log_line(gateway->env->log, LOG_LEVEL_WARNING,
+            "a client over tcp gave %s token and was refused",
+            hello->token.len > 0 ? "a wrong" : "no");
+        reply_error(exchange, -EACCES,
+            "the token is %s: clients over tcp need what is in the file that "
+            "`sherd run --token-file` names",
+            hello->token.len > 0 ? "wrong" : "missing");
+        return;
+    }
+    struct session *session =
+        sessions_find(&gateway->sessions, hello->session.data, hello->session.len);
+    bool resumed = session != NULL;
+    int r = resumed ? 0 : sessions_add(&gateway->sessions, &session);
+    if (r < 0) {
+        reply_error(exchange, r, "no more clients: %u have a session; try again later",
+            gateway->sessions.n);
+        return;
+    }
+    session_attach(session, exchange->connection);
+    gateway_count(gateway);
+    welcome(gateway, exchange, session, resumed);
+}
+
+static void handle_next(
+    struct session *session, struct exchange *exchange, const Sherd__Wire__Next *next)
+{
+    if (session_ack(session, next->ack) < 0)
+        reply_error(exchange, -EINVAL, "next acknowledges position %llu, but the last end has %llu",
+            (unsigned long long)next->ack,
+            (unsigned long long)(session->first_position + session->n_ends - 1));
+    else
+        session_next(session, exchange, next->max_ends, next->wait_ms);
+}
+
+static void handle_cancel(struct gateway *gateway, struct session *session,
+    struct exchange *exchange, const Sherd__Wire__Cancel *cancel)
+{
+    Sherd__Wire__CancelReply body = SHERD__WIRE__CANCEL_REPLY__INIT;
+
+    for (size_t i = 0; i < cancel->n_ids; i++)
+        body.cancelled += requests_cancel(&gateway->requests, session, cancel->ids[i]);
+    Sherd__Wire__Reply reply = SHERD__WIRE__REPLY__INIT;
+    reply.body_case = SHERD__WIRE__REPLY__BODY_CANCEL;
+    reply.cancel = &body;
+    reply_send(exchange, &reply);
+}
+
+/* Everything but hello. */
+static void handle_in_session(struct gateway *gateway, struct session *session,
+    struct exchange *exchange, const Sherd__Wire__Request *request)
+{
+    switch (request->body_case) {
+    case SHERD__WIRE__REQUEST__BODY_SUBMIT:
+        dispatch_submissions(gateway, session, exchange, &request->submit, 1);
+        return;
+    case SHERD__WIRE__REQUEST__BODY_SUBMIT_MANY:
+        dispatch_submissions(gateway, session, exchange, request->submit_many->submissions,
+            request->submit_many->n_submissions);
+        return;
+    case SHERD__WIRE__REQUEST__BODY_NEXT:
+        handle_next(session, exchange, request->next);
+        return;
+    case SHERD__WIRE__REQUEST__BODY_CANCEL:
+        handle_cancel(gateway, session, exchange, request->cancel);
+        return;
+    case SHERD__WIRE__REQUEST__BODY_STATUS:
+        describe_status(gateway, exchange);
+        return;
+    case SHERD__WIRE__REQUEST__BODY_METHODS:
+        describe_methods(gateway, exchange);
+        return;
+    default:
+        reject_malformed(gateway, exchange);
+        return;
+    }
+}
+
+void dispatch_message(struct gateway *gateway, struct exchange *exchange)
+{
+    struct session *session = exchange->connection->session;
+
+    arena_reset(&gateway->arena);
+    const Sherd__Wire__Request *request = sherd__wire__request__unpack(
+        &gateway->arena.allocator, exchange->request_len, exchange->request);
+    if (!request || request->body_case == SHERD__WIRE__REQUEST__BODY__NOT_SET)
+        reject_malformed(gateway, exchange);
+    else if (request->body_case == SHERD__WIRE__REQUEST__BODY_HELLO)
+        handle_hello(gateway, exchange, request->hello);
+    else if (!session)
+        reply_error(exchange, -ESTALE, "this connection has no session: say hello first");
+    else
+        handle_in_session(gateway, session, exchange, request);
+}

@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: MIT */
+#include "ipc/gateway/gateway.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ipc/gateway/core.h"
+
+/*
+ * Draining: submissions are refused, what was accepted goes on. When nothing is under way any more,
+ * clients that are connected have SESSION_DRAIN_NS to fetch and acknowledge the last ends.
+ *
+ * Counting: requests_accepted = requests_ended + requests_in_flight, over all incarnations. What was
+ * in flight when a gateway died counts as ended by its replacement: its calls come back to nobody,
+ * and the clients, who find their sessions gone, submit again or take them to be in doubt.
+ */
+
+static struct part_head *own_head(const struct gateway *gateway)
+{
+    return segment_part(gateway->env->segment, gateway->env->peer);
+}
+
+void gateway_count(struct gateway *gateway)
+{
+    struct part_head *head = own_head(gateway);
+
+    counter_set(&head->sessions, gateway->sessions.n_attached);
+    counter_set(&head->requests_in_flight, gateway->requests.n);
+    counter_set(&head->requests_accepted, head->requests_ended + gateway->requests.n);
+}
+
+static void settle_predecessor(struct gateway *gateway)
+{
+    struct part_head *head = own_head(gateway);
+
+    counter_set(&head->requests_ended, head->requests_accepted);
+    gateway_count(gateway);
+}
+
+/* ---- hooks ---- */
+
+static void on_ended(void *opaque)
+{
+    struct gateway *gateway = opaque;
+
+    counter_add(&own_head(gateway)->requests_ended, 1);
+    gateway_count(gateway);
+}
+
+static void on_message(struct exchange *exchange, void *opaque)
+{
+    dispatch_message(opaque, exchange);
+}
+
+static void on_gone(struct connection *connection, void *opaque)
+{
+    struct gateway *gateway = opaque;
+
+    if (connection->session)
+        session_detach(connection->session);
+    gateway_count(gateway);
+}
+
+static void on_abandon(struct session *session, void *opaque)
+{
+    struct gateway *gateway = opaque;
+
+    requests_abandon(&gateway->requests, session);
+}
+
+static void on_room(struct session *session, void *opaque)
+{
+    struct gateway *gateway = opaque;
+
+    requests_room(&gateway->requests, session);
+}
+
+static void on_drain_timer(void *opaque)
+{
+    /* The loop turns, and is_drained() is asked. */
+    (void)opaque;
+}
+
+static void on_drain(void *opaque)
+{
+    struct gateway *gateway = opaque;
+
+    gateway->draining = true;
+}
+
+static bool is_drained(void *opaque)
+{
+    struct gateway *gateway = opaque;
+
+    if (!requests_is_idle(&gateway->requests)) {
+        gateway->drain_until_ns = 0;
+        return false;
+    }
+    if (!sessions_owe(&gateway->sessions))
+        return true;
+    if (gateway->drain_until_ns == 0) {
+        gateway->drain_until_ns = aio_clock_ns() + SESSION_DRAIN_NS;
+        if (timer_mod_ns(&gateway->drain_timer, gateway->drain_until_ns) < 0)
+            return true;
+    }
+    return aio_clock_ns() >= gateway->drain_until_ns;
+}
+
+/* ---- life ---- */
+
+static int load_token(struct gateway *gateway)
+{
+    const struct child_env *env = gateway->env;
+    const char *why;
+
+    if (!env->listen_url)
+        return 0;
+    if (!env->token_file) {
+        log_line(env->log, LOG_LEVEL_ERROR,
+            "listening on %s is refused without a token: give --token-file", env->listen_url);
+        return -EINVAL;
+    }
+    int r = token_load(env->token_file, &gateway->token, &why);
+    if (r < 0)
+        log_line(
+            env->log, LOG_LEVEL_ERROR, "token file %s %s (%s)", env->token_file, why, strerror(-r));
+    return r;
+}
+
+static int open_port(struct gateway *gateway)
+{
+    const struct child_env *env = gateway->env;
+    const char *what = "memory";
+    char *path = NULL;
+
+    if (asprintf(&path, "%s/" PROTOCOL_SOCKET, env->runtime_dir) < 0)
+        return -ENOMEM;
+    struct port_config config = {
+        .ctx = gateway->ctx,
+        .local_path = path,
+        .listen_url = env->listen_url,
+        .message = on_message,
+        .gone = on_gone,
+        .opaque = gateway,
+    };
+    int r = port_open(&config, &gateway->port, &what);
+    if (r < 0)
+        log_line(env->log, LOG_LEVEL_ERROR, "the gateway can't listen: %s: %s", what, strerror(-r));
+    free(path);
+    return r;
+}
+
+static int start_tables(struct gateway *gateway)
+{
+    const struct child_env *env = gateway->env;
+    struct requests_config requests = {
+        .ctx = gateway->ctx,
+        .mesh = member_mesh(gateway->member),
+        .segment = env->segment,
+        .registry = env->registry,
+        .ended = on_ended,
+        .opaque = gateway,
+    };
+    struct sessions_config sessions = {
+        .ctx = gateway->ctx,
+        .n_shards = env->segment->geometry.n_shards,
+        .abandon = on_abandon,
+        .room = on_room,
+        .opaque = gateway,
+    };
+    int r = requests_init(&gateway->requests, &requests);
+
+    if (r < 0)
+        return r;
+    r = sessions_init(&gateway->sessions, &sessions);
+    if (r < 0)
+        requests_deinit(&gateway->requests);
+    return r;
+}
+
+static int serve(struct gateway *gateway)
+{
+    struct member_hooks hooks = {.drain = on_drain, .is_drained = is_drained, .opaque = gateway};
+    int r = open_port(gateway);
+
+    if (r < 0)
+        return EXIT_FAILURE;
+    member_set_hooks(gateway->member, &hooks);
+    member_ready(gateway->member);
+    return member_run(gateway->member);
+}
+
+static int run(struct gateway *gateway)
+{
+    gateway->ctx = member_context(gateway->member);
+    aio_timer_init(gateway->ctx, &gateway->drain_timer, on_drain_timer, gateway);
+    int r = start_tables(gateway);
+    if (r < 0) {
+        log_line(gateway->env->log, LOG_LEVEL_ERROR, "the gateway has no memory to start with");
+        return EXIT_FAILURE;
+    }
+    settle_predecessor(gateway);
+    int status = serve(gateway);
+    timer_del(&gateway->drain_timer);
+    sessions_deinit(&gateway->sessions);
+    port_close(gateway->port);
+    requests_deinit(&gateway->requests);
+    return status;
+}
+
+int gateway_main(const struct child_env *env)
+{
+    struct gateway *gateway = calloc(1, sizeof(*gateway));
+    int status = EXIT_FAILURE;
+
+    if (!gateway)
+        return status;
+    gateway->env = env;
+    arena_init(&gateway->arena, PROTOCOL_UNPACKED_MAX);
+    if (load_token(gateway) == 0 && member_new(env, NULL, &gateway->member) == 0) {
+        status = run(gateway);
+        member_free(gateway->member);
+    }
+    token_deinit(&gateway->token);
+    arena_deinit(&gateway->arena);
+    free(gateway);
+    return status;
+}

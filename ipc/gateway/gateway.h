@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * gateway - the process in which clients' messages end: nng on one side, the mesh on the other
+ *
+ * Use:         it is the child_main_fn of the peer after the last shard
+ * Concurrency: one loop, and nng's threads, which only fill its inbox
+ * Not here:    the messages (proto/sherd.proto, docs/protocol.md), limits (ipc/gateway/limits.h)
+ */
+#include "shard/member.h"
+
+/* Runs the gateway's life and returns its exit status. */
+int gateway_main(const struct child_env *env);

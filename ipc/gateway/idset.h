@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * idset - which request ids a session has used, in little memory
+ *
+ * Why:         a request that comes twice must be served once, also long after its end. Clients count
+ *              their ids up, so what was used is a few ranges.
+ * Use:         struct idset set = {}; r = idset_add(&set, id); … idset_deinit(&set);
+ * Concurrency: owner loop
+ *
+ * Beyond the limit the lowest range is forgotten: ids chosen at random are remembered for at least the
+ * last LIMIT_ID_RANGES requests of a client that draws upwards, and others where they lie highest.
+ */
+#include <stdbool.h>
+#include <stdint.h>
+
+struct id_range {
+    uint64_t first, last;
+};
+
+/* Zero bytes are an empty set. */
+struct idset {
+    struct id_range *ranges; /* ascending, with gaps between them */
+    uint32_t n;
+    uint32_t capacity;
+};
+
+/* 1: it was not there and is now; 0: it was there; -ENOMEM. */
+int idset_add(struct idset *set, uint64_t id);
+
+bool idset_has(const struct idset *set, uint64_t id);
+
+void idset_deinit(struct idset *set);

@@ -1,0 +1,429 @@
+/* SPDX-License-Identifier: MIT */
+#include "ipc/gateway/requests.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/*
+ * A request waits in its session's lane for its shard. The lanes of a shard that have somebody in
+ * them form a ring, its round, from which requests are started one by one, a lane after the other, so
+ * that sessions share a shard evenly. Started are at most twice as many as the mesh has call slots:
+ * the second half is there when the first comes back, without a turn of this loop in between.
+ *
+ *     shard 0:  round -> lane of session A -> lane of session C -> (round)
+ *                          | a1 a2 a3           | c1
+ *     shard 1:  round -> lane of session A -> (round)
+ *
+ * A session whose answers take too much room leaves the rounds (paused) until it has fetched some.
+ * What a started request will answer is not known, so the longest answer of its method so far is set
+ * aside for it.
+ */
+struct shard_round {
+    struct lane *turn; /* whose turn it is; NULL: empty */
+    uint32_t started;
+    uint32_t quota;
+};
+
+enum request_state { REQUEST_IN_LINE, REQUEST_STARTED };
+
+struct request {
+    struct mesh_call call;
+    struct requests *requests;
+    struct session *session; /* NULL: abandoned */
+    struct ended *ended;     /* made at the start, so that no end fails for want of memory */
+    uint64_t id;
+    uint32_t state;                        /* enum request_state */
+    int64_t aside;                         /* bytes set aside for the answer */
+    AioTimer timer;                        /* its deadline, while in line */
+    struct request *prev, *next;           /* of the session */
+    struct request *lane_prev, *lane_next; /* in line */
+    struct request *hash_next;
+    uint8_t args[];
+};
+
+/* ---- lists ---- */
+
+static struct request **bucket_of(
+    struct requests *requests, const struct session *session, uint64_t id)
+{
+    uint64_t hash = (id ^ ((uintptr_t)session >> 6)) * UINT64_C(0x9e3779b97f4a7c15);
+
+    return &requests->buckets[hash >> 50];
+}
+
+static void link_request(struct requests *requests, struct request *request)
+{
+    struct session *session = request->session;
+    struct request **bucket = bucket_of(requests, session, request->id);
+
+    request->hash_next = *bucket;
+    *bucket = request;
+    request->next = session->requests;
+    if (request->next)
+        request->next->prev = request;
+    session->requests = request;
+    session->n_requests++;
+    requests->n++;
+    requests->args_bytes += request->call.args_len;
+}
+
+static void unlink_request(struct requests *requests, struct request *request)
+{
+    struct session *session = request->session;
+    struct request **link = bucket_of(requests, session, request->id);
+
+    while (*link != request)
+        link = &(*link)->hash_next;
+    *link = request->hash_next;
+    if (request->prev)
+        request->prev->next = request->next;
+    else
+        session->requests = request->next;
+    if (request->next)
+        request->next->prev = request->prev;
+    session->n_requests--;
+    requests->n--;
+    requests->args_bytes -= request->call.args_len;
+}
+
+static void enter_round(struct shard_round *round, struct lane *lane)
+{
+    if (lane->next)
+        return;
+    if (round->turn) {
+        lane->next = round->turn;
+        lane->prev = round->turn->prev;
+        lane->prev->next = lane;
+        lane->next->prev = lane;
+    } else {
+        round->turn = lane->next = lane->prev = lane;
+    }
+}
+
+static void leave_round(struct shard_round *round, struct lane *lane)
+{
+    if (!lane->next)
+        return;
+    if (lane->next == lane) {
+        round->turn = NULL;
+    } else {
+        lane->prev->next = lane->next;
+        lane->next->prev = lane->prev;
+        if (round->turn == lane)
+            round->turn = lane->next;
+    }
+    lane->next = lane->prev = NULL;
+}
+
+static void join_lane(struct lane *lane, struct request *request)
+{
+    request->lane_prev = lane->last;
+    if (lane->last)
+        lane->last->lane_next = request;
+    else
+        lane->first = request;
+    lane->last = request;
+}
+
+static void leave_lane(struct requests *requests, struct lane *lane, struct request *request)
+{
+    if (request->lane_prev)
+        request->lane_prev->lane_next = request->lane_next;
+    else
+        lane->first = request->lane_next;
+    if (request->lane_next)
+        request->lane_next->lane_prev = request->lane_prev;
+    else
+        lane->last = request->lane_prev;
+    request->lane_prev = request->lane_next = NULL;
+    if (!lane->first)
+        leave_round(&requests->rounds[request->call.target], lane);
+}
+
+static struct lane *lane_of(const struct request *request)
+{
+    return &request->session->lanes[request->call.target];
+}
+
+/* ---- ends ---- */
+
+static void free_request(struct request *request)
+{
+    ended_free(request->ended);
+    free(request);
+}
+
+/* Copies the answer, or says in its place that it is lost. */
+static void fill_data(struct ended *ended, const void *data, size_t len)
+{
+    static const char lost[] = "the answer is lost: the gateway has no memory for it";
+
+    if (len == 0)
+        return;
+    ended->data = malloc(len);
+    if (ended->data) {
+        memcpy(ended->data, data, len);
+        ended->len = len;
+        return;
+    }
+    ended->kind = CALL_END_FAILED;
+    ended->error = -ENOMEM;
+    ended->data = (uint8_t *)strdup(lost);
+    ended->len = ended->data ? sizeof(lost) - 1 : 0;
+}
+
+/* The request is out of its lane and of the mesh. */
+static void finish(struct request *request, const struct mesh_answer *answer)
+{
+    struct requests *requests = request->requests;
+    struct session *session = request->session;
+    struct ended *ended = request->ended;
+
+    ended->id = request->id;
+    ended->kind = answer->end;
+    ended->error = answer->end == CALL_END_DONE ? 0 : answer->status;
+    ended->shard = answer->shard;
+    fill_data(ended, answer->data, answer->len);
+    request->ended = NULL;
+    unlink_request(requests, request);
+    session_charge(session, -request->aside);
+    requests->config.ended(requests->config.opaque);
+    session_append(session, ended);
+    free_request(request);
+}
+
+static void finish_unserved(
+    struct request *request, enum call_end end, int status, const char *text)
+{
+    finish(request,
+        &(struct mesh_answer){
+            .end = end, .status = status, .data = text, .len = strlen(text), .shard = UINT32_MAX});
+}
+
+/* ---- starting ---- */
+
+static bool has_room(const struct requests *requests, const struct request *request)
+{
+    const struct session *session = request->session;
+    uint64_t longest = requests->longest_answer[request->call.method];
+
+    if (session->answer_bytes == 0)
+        return true;
+    if (session->answer_bytes + longest > LIMIT_ANSWERS_SESSION)
+        return false;
+    return session->sessions->answer_bytes + longest <= LIMIT_ANSWERS_BYTES ||
+           session->answer_bytes < LIMIT_ANSWERS_SMALL;
+}
+
+static void start(struct requests *requests, struct shard_round *round, struct request *request)
+{
+    timer_del(&request->timer);
+    request->state = REQUEST_STARTED;
+    round->started++;
+    request->aside = requests->longest_answer[request->call.method];
+    session_charge(request->session, request->aside);
+    int r = mesh_call_start(requests->config.mesh, &request->call);
+    if (r < 0) {
+        round->started--;
+        finish_unserved(request, CALL_END_NOT_STARTED, r, strerror(-r));
+    }
+}
+
+static void pump(struct requests *requests, struct shard_round *round)
+{
+    while (round->turn && round->started < round->quota) {
+        struct lane *lane = round->turn;
+        struct request *request = lane->first;
+        if (!has_room(requests, request)) {
+            leave_round(round, lane);
+            lane->session->paused = true;
+            continue;
+        }
+        round->turn = lane->next;
+        leave_lane(requests, lane, request);
+        start(requests, round, request);
+    }
+}
+
+void requests_room(struct requests *requests, struct session *session)
+{
+    if (!session->paused)
+        return;
+    session->paused = false;
+    for (uint32_t shard = 0; shard < requests->config.segment->geometry.n_shards; shard++) {
+        if (!session->lanes[shard].first)
+            continue;
+        enter_round(&requests->rounds[shard], &session->lanes[shard]);
+        pump(requests, &requests->rounds[shard]);
+    }
+}
+
+static void on_answer(struct mesh_call *call, const struct mesh_answer *answer)
+{
+    struct request *request = (struct request *)call; /* its first member */
+    struct requests *requests = request->requests;
+    struct session *session = request->session;
+    struct shard_round *round = &requests->rounds[call->target];
+    uint32_t *longest = &requests->longest_answer[call->method];
+
+    round->started--;
+    if (answer->len > *longest)
+        *longest = (uint32_t)answer->len;
+    if (session) {
+        finish(request, answer);
+        requests_room(requests, session);
+    } else {
+        requests->n_abandoned--;
+        free_request(request);
+    }
+    pump(requests, round);
+}
+
+static void on_deadline(void *opaque)
+{
+    struct request *request = opaque;
+
+    leave_lane(request->requests, lane_of(request), request);
+    finish_unserved(
+        request, CALL_END_EXPIRED, -ETIMEDOUT, "its deadline passed while it waited for a shard");
+}
+
+/* ---- submitting, cancelling ---- */
+
+static struct request *new_request(
+    struct requests *requests, struct session *session, const struct request_spec *spec)
+{
+    struct request *request = malloc(sizeof(*request) + spec->args_len);
+    struct ended *ended = calloc(1, sizeof(*ended));
+
+    if (!request || !ended) {
+        free(request);
+        free(ended);
+        return NULL;
+    }
+    *request = (struct request){
+        .call = {.target = spec->shard,
+            .method = spec->method,
+            .args = request->args,
+            .args_len = spec->args_len,
+            .deadline_ns = spec->deadline_ns,
+            .done = on_answer},
+        .requests = requests,
+        .session = session,
+        .ended = ended,
+        .id = spec->id,
+        .state = REQUEST_IN_LINE,
+    };
+    if (spec->args_len > 0)
+        memcpy(request->args, spec->args, spec->args_len);
+    aio_timer_init(requests->config.ctx, &request->timer, on_deadline, request);
+    return request;
+}
+
+static bool is_full(const struct requests *requests, const struct session *session, size_t args_len)
+{
+    return session->n_requests + session->n_ends >= LIMIT_REQUESTS_SESSION ||
+           requests->n + requests->n_abandoned + session->sessions->n_ends >= LIMIT_REQUESTS ||
+           requests->args_bytes + args_len > LIMIT_ARGS_BYTES;
+}
+
+int requests_submit(
+    struct requests *requests, struct session *session, const struct request_spec *spec)
+{
+    if (idset_has(&session->ids, spec->id))
+        return -EALREADY;
+    if (is_full(requests, session, spec->args_len))
+        return -EAGAIN;
+    struct request *request = new_request(requests, session, spec);
+    if (!request)
+        return -EAGAIN;
+    if (spec->deadline_ns != INT64_MAX && timer_mod_ns(&request->timer, spec->deadline_ns) < 0) {
+        free_request(request);
+        return -EAGAIN;
+    }
+    if (idset_add(&session->ids, spec->id) < 0) {
+        timer_del(&request->timer);
+        free_request(request);
+        return -EAGAIN;
+    }
+    link_request(requests, request);
+    join_lane(lane_of(request), request);
+    enter_round(&requests->rounds[spec->shard], lane_of(request));
+    pump(requests, &requests->rounds[spec->shard]);
+    return 0;
+}
+
+bool requests_cancel(struct requests *requests, struct session *session, uint64_t id)
+{
+    struct request *request = *bucket_of(requests, session, id);
+
+    while (request && (request->session != session || request->id != id))
+        request = request->hash_next;
+    if (!request)
+        return false;
+    if (request->state == REQUEST_STARTED) {
+        mesh_call_cancel(requests->config.mesh, &request->call);
+        return true;
+    }
+    timer_del(&request->timer);
+    leave_lane(requests, lane_of(request), request);
+    finish_unserved(request, CALL_END_CANCELLED, -ECANCELED, "");
+    return true;
+}
+
+static void abandon(struct requests *requests, struct request *request)
+{
+    session_charge(request->session, -request->aside);
+    timer_del(&request->timer);
+    if (request->state == REQUEST_IN_LINE)
+        leave_lane(requests, lane_of(request), request);
+    unlink_request(requests, request);
+    request->session = NULL;
+    requests->config.ended(requests->config.opaque);
+    if (request->state == REQUEST_IN_LINE) {
+        free_request(request);
+    } else {
+        requests->n_abandoned++;
+        mesh_call_cancel(requests->config.mesh, &request->call);
+    }
+}
+
+void requests_abandon(struct requests *requests, struct session *session)
+{
+    while (session->requests)
+        abandon(requests, session->requests);
+}
+
+bool requests_is_idle(const struct requests *requests)
+{
+    return requests->n == 0 && requests->n_abandoned == 0;
+}
+
+int requests_init(struct requests *requests, const struct requests_config *config)
+{
+    const struct segment *segment = config->segment;
+    uint32_t n_shards = segment->geometry.n_shards;
+
+    *requests = (struct requests){.config = *config};
+    requests->rounds = calloc(n_shards, sizeof(struct shard_round));
+    requests->longest_answer =
+        calloc(registry_n_methods(config->registry) + 1, sizeof(*requests->longest_answer));
+    if (!requests->rounds || !requests->longest_answer) {
+        requests_deinit(requests);
+        return -ENOMEM;
+    }
+    for (uint32_t shard = 0; shard < n_shards; shard++)
+        requests->rounds[shard].quota =
+            2 * segment_call_slots(segment, segment_gateway(segment), shard);
+    return 0;
+}
+
+void requests_deinit(struct requests *requests)
+{
+    free(requests->rounds);
+    free(requests->longest_answer);
+    requests->rounds = NULL;
+    requests->longest_answer = NULL;
+}

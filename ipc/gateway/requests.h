@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * requests - requests of clients from their acceptance to their end: in line, or a call in the mesh
+ *
+ * Why:         clients may have far more in flight than the mesh has call slots; what waits is a small
+ *              struct here, and no client's thousands stand before another's one.
+ * Use:         requests_init(); requests_submit(); each ends by requests_config.ended()
+ * Concurrency: owner loop
+ * Lifetime:    requests_abandon() before a session is freed; requests_is_idle() before deinit
+ */
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "ipc/gateway/session.h"
+#include "shard/mesh.h"
+#include "shard/registry.h"
+
+#define REQUEST_BUCKETS 16384u
+
+struct shard_round;
+struct request;
+
+struct requests_config {
+    AioContext *ctx;
+    struct mesh *mesh;
+    const struct segment *segment;
+    const struct registry *registry;
+    /* One is no longer under way: its end is about to be appended, or nobody wants it. */
+    void (*ended)(void *opaque);
+    void *opaque;
+};
+
+struct requests {
+    struct requests_config config;
+    struct shard_round *rounds; /* by shard */
+    uint32_t *longest_answer;   /* by method, seen so far */
+    struct request *buckets[REQUEST_BUCKETS];
+    uint64_t n;           /* not ended */
+    uint64_t n_abandoned; /* of nobody, their calls not yet back */
+    uint64_t args_bytes;
+};
+
+struct request_spec {
+    uint64_t id;
+    uint32_t method;
+    uint32_t shard;
+    const void *args;
+    size_t args_len;
+    int64_t deadline_ns; /* CLOCK_MONOTONIC; INT64_MAX: none */
+};
+
+int requests_init(struct requests *requests, const struct requests_config *config);
+void requests_deinit(struct requests *requests);
+
+/* 0; -EALREADY: the session has used this id; -EAGAIN: a limit is reached, or there is no memory. */
+int requests_submit(
+    struct requests *requests, struct session *session, const struct request_spec *spec);
+
+/* Whether it was under way; its end follows. */
+bool requests_cancel(struct requests *requests, struct session *session, uint64_t id);
+
+/* Nobody wants the ends of the session's requests any more. */
+void requests_abandon(struct requests *requests, struct session *session);
+
+/* Its answers take less room than before: what was held back goes on. */
+void requests_room(struct requests *requests, struct session *session);
+
+bool requests_is_idle(const struct requests *requests);
