@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * fake_call - struct service_call without a mesh: what a method was given and what it answered
+ *
+ * Why:         what a method does is its own matter; how calls travel is tested with the mesh.
+ * Use:         struct service_call call = {.registry = registry, .method = "sys.echo", …};
+ *              run_co(f, call_body, &call);   then look at status, reply and text
+ *              call_deinit(&call);
+ * Not here:    service_call_shard(): a case that needs it needs a mesh
+ */
+#include "shard/registry.h"
+#include "tests/unit/services/services_fixture.h"
+
+struct service_call {
+    const struct registry *registry;
+    void *const *states; /* by service, as registry_start() made them; NULL: none */
+    const char *method;
+    const void *args;
+    size_t args_len;
+    int64_t deadline_ns; /* 0: none */
+
+    /* Results. */
+    int status;
+    uint8_t *reply; /* NULL: no reply came; one of no bytes is not NULL */
+    size_t reply_len;
+    char *text; /* service_fail()'s */
+    void *state;
+};
+
+static inline void call_body(void *opaque)
+{
+    struct service_call *call = opaque;
+    uint32_t number;
+    uint32_t service;
+    assert_int_equal(registry_find(call->registry, call->method, strlen(call->method), &number), 0);
+    const struct service_method *method = registry_method(call->registry, number, &service);
+    assert_non_null(method);
+    call->state = call->states ? call->states[service] : NULL;
+    call->status = method->run(call);
+}
+
+static inline void call_deinit(struct service_call *call)
+{
+    free(call->reply);
+    free(call->text);
+}
+
+/* ---- what methods use, as shard/service.h has it ---- */
+
+const void *service_args(const struct service_call *call, size_t *ret_len)
+{
+    *ret_len = call->args_len;
+    return call->args;
+}
+
+void *service_state(const struct service_call *call)
+{
+    return call->state;
+}
+
+uint32_t service_n_methods(const struct service_call *call)
+{
+    return registry_n_methods(call->registry);
+}
+
+const struct service_method *service_method_at(
+    const struct service_call *call, uint32_t method, const char **ret_service)
+{
+    uint32_t service;
+    const struct service_method *found = registry_method(call->registry, method, &service);
+    if (found) {
+        *ret_service = registry_service(call->registry, service)->name;
+    }
+    return found;
+}
+
+int64_t service_deadline_ns(const struct service_call *call)
+{
+    return call->deadline_ns ? call->deadline_ns : INT64_MAX;
+}
+
+int service_reply(struct service_call *call, const void *data, size_t len)
+{
+    assert_null(call->reply);
+    assert_true(len <= SERVICE_REPLY_MAX);
+    call->reply = malloc(len + 1);
+    memcpy(call->reply, len ? data : "", len);
+    call->reply[len] = '\0';
+    call->reply_len = len;
+    return 0;
+}
+
+int service_fail(struct service_call *call, int error, const char *format, ...)
+{
+    va_list args;
+    assert_null(call->text);
+    va_start(args, format);
+    assert_true(vasprintf(&call->text, format, args) >= 0);
+    va_end(args);
+    return error;
+}
