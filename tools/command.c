@@ -16,7 +16,7 @@
 #include "tools/commands.h"
 #include "tools/text.h"
 
-enum { PARSE_HELP = -1, PARSE_FAILED = -2 };
+enum { PARSE_HELP = -1, PARSE_FAILED = -2, PARSE_UNPRINTED = -3 };
 
 /* ---- values ---- */
 
@@ -217,7 +217,7 @@ int command_parse(
             options_over = true;
         } else if (!strcmp(arg, "--help") || !strcmp(arg, "-h")) {
             print_help(command);
-            return fflush(stdout) ? PARSE_FAILED : PARSE_HELP;
+            return command_finish_output() ? PARSE_UNPRINTED : PARSE_HELP;
         } else if (arg[1] == '-') {
             r = parse_long(command, argc, argv, &i, values);
         } else {
@@ -236,6 +236,8 @@ int command_parse(
 
 int command_exit_status(int parse_result)
 {
+    if (parse_result == PARSE_UNPRINTED)
+        return EXIT_WORK_FAILED;
     return parse_result == PARSE_HELP ? EXIT_DONE : EXIT_USAGE;
 }
 
@@ -284,5 +286,14 @@ int command_error_text(char *text, const char *what, int error)
     else
         command_error("%s: %s", what, strerror(-error));
     free(text);
+    return EXIT_WORK_FAILED;
+}
+
+int command_finish_output(void)
+{
+    if (!fflush(stdout) && !ferror(stdout))
+        return EXIT_DONE;
+    if (errno != EPIPE)
+        command_error("cannot write to standard output: %s", strerror(errno));
     return EXIT_WORK_FAILED;
 }

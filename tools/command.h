@@ -95,3 +95,7 @@ int command_error(const char *format, ...) __attribute__((format(printf, 1, 2)))
 /* Calls command_error() with a text that some library made, and frees it; where it made none, with
  * `what` and the error's own text. */
 int command_error_text(char *text, const char *what, int error);
+
+/* Writes out what is buffered for standard output. EXIT_DONE, or EXIT_WORK_FAILED: what could not be
+ * written was reported, unless its reader had simply gone away. */
+int command_finish_output(void);
