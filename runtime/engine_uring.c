@@ -8,7 +8,7 @@
 
 /*
  * Requests become entries of the context's ring at once, and are submitted together: by the wait
- * that ends each turn's preparations, or earlier where FLUSH_ENTRIES have gathered. One that finds
+ * that begins the next turn, or earlier where FLUSH_ENTRIES have gathered. One that finds
  * the queue full, or comes after one that did, waits in a list, so they stay in order.
  *
  * What the kernel's probe does not list goes to a worker, and so does what comes back with EAGAIN:
@@ -77,6 +77,7 @@ static bool fill_one(AioContext *ctx, const struct disk_request *request)
 
     prepare(sqe, request);
     uring_of(ctx)->n_disk++;
+    uring_of(ctx)->n_disk_filled++;
     return true;
 }
 
@@ -121,7 +122,7 @@ void engine_uring_collect(AioContext *ctx, struct disk_request *request, int32_t
 static void flush(AioContext *ctx)
 {
     engine_uring_fill(ctx);
-    if (uring_n_unsubmitted(uring_of(ctx)) >= FLUSH_ENTRIES)
+    if (uring_of(ctx)->n_disk_filled >= FLUSH_ENTRIES)
         uring_submit(ctx);
 }
 

@@ -60,40 +60,40 @@ static struct aio_handler *take_changed(struct uring *u)
 
 /* ---- the home thread's side ---- */
 
-static bool arm(AioContext *ctx, struct aio_handler *handler)
+static void arm(const AioContext *ctx, struct aio_handler *handler, struct io_uring_sqe *sqe)
 {
-    struct io_uring_sqe *sqe = uring_get_sqe(ctx);
-    if (!sqe)
-        return false;
-
     if (handler->fd == ctx->bell.fd)
         io_uring_prep_poll_multishot(sqe, handler->fd, handler->events);
     else
         io_uring_prep_poll_add(sqe, handler->fd, handler->events);
     sqe->user_data = uring_handler_tag(handler);
     atomic_or_seq(&handler->submit_flags, ARMED);
-    return true;
 }
 
-static bool disarm(AioContext *ctx, struct aio_handler *handler)
+/* The handler's poll completes: as cancelled, or as fired just before. */
+static void disarm(struct aio_handler *handler, struct io_uring_sqe *sqe)
 {
-    struct io_uring_sqe *sqe = uring_get_sqe(ctx);
-    if (!sqe)
-        return false;
-
-    /* Success is seen by the poll's own completion; that it had fired before is no news. */
     io_uring_prep_poll_remove(sqe, uring_handler_tag(handler));
     sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
     sqe->user_data = 0;
-    return true;
 }
 
-/* False where the submission queue had no room. */
+/* False where the submission queue has no room. */
 static bool change(AioContext *ctx, struct aio_handler *handler, uint32_t flags)
 {
-    if (flags & REMOVE)
-        return flags & ARMED ? disarm(ctx, handler) : true;
-    return flags & ADD && !(flags & ARMED) ? arm(ctx, handler) : true;
+    bool off = (flags & REMOVE) && (flags & ARMED);
+    bool on = (flags & ADD) && !(flags & (REMOVE | ARMED));
+
+    if (!off && !on)
+        return true;
+    struct io_uring_sqe *sqe = uring_get_sqe(ctx);
+    if (!sqe)
+        return false;
+    if (on)
+        arm(ctx, handler, sqe);
+    else
+        disarm(handler, sqe);
+    return true;
 }
 
 void fdmon_uring_fill(AioContext *ctx)
@@ -111,6 +111,17 @@ void fdmon_uring_fill(AioContext *ctx)
     }
 }
 
+/* Not to be submitted before the callback has run: it would just fire once more. */
+static void arm_again(AioContext *ctx, struct aio_handler *handler)
+{
+    struct io_uring_sqe *sqe = uring_try_sqe(ctx);
+
+    if (sqe)
+        arm(ctx, handler, sqe);
+    else
+        push_changed(uring_of(ctx), handler, ADD);
+}
+
 void fdmon_uring_collect(
     AioContext *ctx, struct aio_handler *handler, int32_t result, uint32_t cqe_flags)
 {
@@ -121,8 +132,8 @@ void fdmon_uring_collect(
         return;
 
     bool again = result >= 0 || result == -EAGAIN || result == -ENOMEM || result == -ECANCELED;
-    if (over && again && !arm(ctx, handler))
-        push_changed(uring_of(ctx), handler, ADD);
+    if (over && again)
+        arm_again(ctx, handler);
     if (result > 0)
         fdmon_add_ready(ctx, handler, (uint32_t)result);
     else if (!again)

@@ -52,7 +52,7 @@ static const struct {
     {0, "plain"},
 };
 
-unsigned uring_n_unsubmitted(const struct uring *u)
+static unsigned n_unsubmitted(const struct uring *u)
 {
     return u->sqe_tail - atomic_load_acquire(u->ring.sq.khead); /* SQFREE */
 }
@@ -93,6 +93,7 @@ static int enter(AioContext *ctx, unsigned to_submit, unsigned min_complete, uns
     if (to_submit > 0) {
         atomic_store_release(u->ring.sq.ktail, u->sqe_tail); /* SQE */
         counter_add(&ctx->instruments.counters->io_syscalls, 1);
+        u->n_disk_filled = 0;
     }
     r = ctx->disk.kernel->uring_enter(
         u->ring.ring_fd, to_submit, min_complete, flags, arg, arg ? sizeof(*arg) : 0);
@@ -103,24 +104,31 @@ static int enter(AioContext *ctx, unsigned to_submit, unsigned min_complete, uns
 
 void uring_submit(AioContext *ctx)
 {
-    unsigned n = uring_n_unsubmitted(uring_of(ctx));
+    unsigned n = n_unsubmitted(uring_of(ctx));
 
     if (n > 0)
         enter(ctx, n, 0, 0, NULL);
+}
+
+struct io_uring_sqe *uring_try_sqe(AioContext *ctx)
+{
+    struct uring *u = uring_of(ctx);
+
+    if (n_unsubmitted(u) == u->ring.sq.ring_entries)
+        return NULL;
+    struct io_uring_sqe *sqe = &u->ring.sq.sqes[u->sqe_tail & u->ring.sq.ring_mask];
+    u->sqe_tail++;
+    memset(sqe, 0, sizeof(*sqe));
+    return sqe;
 }
 
 struct io_uring_sqe *uring_get_sqe(AioContext *ctx)
 {
     struct uring *u = uring_of(ctx);
 
-    if (uring_n_unsubmitted(u) == u->ring.sq.ring_entries && !u->refused)
+    if (n_unsubmitted(u) == u->ring.sq.ring_entries && !u->refused)
         uring_submit(ctx);
-    if (uring_n_unsubmitted(u) == u->ring.sq.ring_entries)
-        return NULL;
-    struct io_uring_sqe *sqe = &u->ring.sq.sqes[u->sqe_tail & u->ring.sq.ring_mask];
-    u->sqe_tail++;
-    memset(sqe, 0, sizeof(*sqe));
-    return sqe;
+    return uring_try_sqe(ctx);
 }
 
 /* ---- waiting and collecting ---- */
@@ -161,7 +169,7 @@ static unsigned wait_flags(const struct uring *u)
 static int enter_and_wait(AioContext *ctx, int64_t timeout_ns)
 {
     struct uring *u = uring_of(ctx);
-    unsigned to_submit = uring_n_unsubmitted(u);
+    unsigned to_submit = n_unsubmitted(u);
     bool blocking = timeout_ns != 0 && n_to_collect(u) == 0 && !ctx->completed;
 
     if (u->refused && to_submit > 0 && blocking) {
@@ -189,7 +197,7 @@ int uring_wait(AioContext *ctx, int64_t timeout_ns)
 
     fdmon_uring_fill(ctx);
     engine_uring_fill(ctx);
-    if (timeout_ns != 0 || uring_n_unsubmitted(u) > 0 || kernel_has_more(u))
+    if (timeout_ns != 0 || n_unsubmitted(u) > 0 || kernel_has_more(u))
         r = enter_and_wait(ctx, timeout_ns);
     collect_all(ctx);
     return r >= 0 || r == -ETIME || r == -EINTR || r == -EAGAIN || r == -EBUSY ? 0 : r;
@@ -199,7 +207,7 @@ bool uring_needs_wait(const AioContext *ctx)
 {
     const struct uring *u = uring_of(ctx);
 
-    return n_to_collect(u) > 0 || uring_n_unsubmitted(u) > 0 || u->pending || kernel_has_more(u) ||
+    return n_to_collect(u) > 0 || n_unsubmitted(u) > 0 || u->pending || kernel_has_more(u) ||
            atomic_load_relaxed(&u->changed);
 }
 

@@ -22,7 +22,8 @@ struct uring {
     unsigned enter_flags; /* that this kernel knows */
     bool enabled;
     bool refused;                 /* the kernel took nothing of what it was handed last */
-    uint32_t n_disk;              /* disk requests that the kernel has */
+    uint32_t n_disk;              /* disk requests in the ring or the kernel */
+    uint32_t n_disk_filled;       /* of those, since the last submission */
     uint64_t supported_ops;       /* a bit for each IORING_OP_ below 64 */
     struct disk_request *pending; /* found the submission queue full */
     struct disk_request **pending_last;
@@ -34,11 +35,11 @@ static inline struct uring *uring_of(const AioContext *ctx)
     return ctx->monitor_state;
 }
 
-/* An entry, all zero; NULL where the queue is full and the kernel takes none now. */
-struct io_uring_sqe *uring_get_sqe(AioContext *ctx);
+/* An entry, all zero; NULL where the queue is full. Submits nothing. */
+struct io_uring_sqe *uring_try_sqe(AioContext *ctx);
 
-/* Entries filled that the kernel has not taken. */
-unsigned uring_n_unsubmitted(const struct uring *u);
+/* As above, but makes room by submitting; NULL where the kernel takes none now. */
+struct io_uring_sqe *uring_get_sqe(AioContext *ctx);
 
 /* Submits what was filled, without waiting. */
 void uring_submit(AioContext *ctx);

@@ -1,0 +1,776 @@
+/* SPDX-License-Identifier: MIT */
+#include "runtime/disk.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/openat2.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "runtime/context.h"
+#include "runtime/disk_kernel.h"
+
+/*
+ * Each case runs once for each engine that this kernel allows, in a context of its own, on a file of
+ * its own; content is checked byte by byte. Faults are given by a table of system calls that answers
+ * as a kernel short of something would.
+ */
+
+#define FILE_BYTES  ((size_t)1 << 20)
+#define DEADLINE_NS ((int64_t)20 * 1000 * 1000 * 1000)
+
+struct fixture {
+    AioContext *ctx;
+    char path[PATH_MAX];
+    int fd;
+    uint8_t *expected; /* FILE_BYTES, what the file holds */
+};
+
+static uint8_t byte_at(uint64_t offset)
+{
+    uint64_t x = (offset + 1) * 0x9e3779b97f4a7c15ULL;
+
+    return (uint8_t)(x >> 32 ^ x >> 56);
+}
+
+/* ---- running a coroutine to its end ---- */
+
+typedef void Body(struct fixture *f);
+
+struct job {
+    struct fixture *f;
+    Body *body;
+    unsigned *n_left;
+};
+
+static void run_job(void *opaque)
+{
+    struct job *job = opaque;
+
+    job->body(job->f);
+    --*job->n_left;
+}
+
+static void fail_late(void *opaque)
+{
+    fail_msg("the state waited for did not come");
+}
+
+static void poll_until_zero(AioContext *ctx, const unsigned *n_left)
+{
+    AioTimer deadline;
+
+    aio_timer_init(ctx, &deadline, fail_late, NULL);
+    assert_int_equal(timer_mod_ns(&deadline, aio_clock_ns() + DEADLINE_NS), 0);
+    while (*n_left > 0)
+        aio_poll(ctx, true);
+    timer_del(&deadline);
+}
+
+static void in_one_coroutine(struct fixture *f, Body *body)
+{
+    unsigned n_left = 1;
+    struct job job = {.f = f, .body = body, .n_left = &n_left};
+
+    coroutine_enter(coroutine_create(run_job, &job));
+    poll_until_zero(f->ctx, &n_left);
+}
+
+/* ---- fixture ---- */
+
+static const char *scratch_folder(void)
+{
+    const char *folder = getenv("TMPDIR");
+
+    return folder ? folder : "/tmp";
+}
+
+static int make_file(struct fixture *f)
+{
+    snprintf(f->path, sizeof f->path, "%s/sherd-test-disk-XXXXXX", scratch_folder());
+    int fd = mkostemp(f->path, O_CLOEXEC);
+
+    assert_true(fd >= 0);
+    f->expected = malloc(FILE_BYTES);
+    for (size_t i = 0; i < FILE_BYTES; i++)
+        f->expected[i] = byte_at(i);
+    assert_int_equal(pwrite(fd, f->expected, FILE_BYTES, 0), FILE_BYTES);
+    return fd;
+}
+
+static enum aio_engine engine_under_test;
+
+/* False where the kernel has none of it, which is said. */
+static bool setup(struct fixture *f, const struct aio_config *config)
+{
+    struct aio_config c = config ? *config : (struct aio_config){0};
+
+    c.engine = engine_under_test;
+    int r = aio_context_new(&c, &f->ctx);
+    if (r == -ENOSYS || r == -EPERM || (r == -EAGAIN && c.engine == AIO_ENGINE_LINUX_AIO)) {
+        print_message("%s is not to be had here: %s\n", aio_engine_name(c.engine), strerror(-r));
+        return false;
+    }
+    assert_int_equal(r, 0);
+    aio_context_set_current(f->ctx);
+    f->fd = make_file(f);
+    return true;
+}
+
+static void teardown(struct fixture *f)
+{
+    close(f->fd);
+    unlink(f->path);
+    free(f->expected);
+    aio_context_set_current(NULL);
+    aio_context_unref(f->ctx);
+}
+
+static int count_fds(void)
+{
+    int n = 0;
+
+    for (int fd = 0; fd < 1024; fd++)
+        n += fcntl(fd, F_GETFD) >= 0;
+    return n;
+}
+
+static void on_each_engine(Body *body, const struct aio_config *config, bool outside_coroutine)
+{
+    static const enum aio_engine engines[] = {
+        AIO_ENGINE_THREADS, AIO_ENGINE_IO_URING, AIO_ENGINE_LINUX_AIO};
+
+    for (size_t i = 0; i < sizeof engines / sizeof engines[0]; i++) {
+        struct fixture f = {0};
+        int n_fds = count_fds();
+
+        engine_under_test = engines[i];
+        if (!setup(&f, config))
+            continue;
+        if (outside_coroutine)
+            body(&f);
+        else
+            in_one_coroutine(&f, body);
+        assert_int_equal(f.ctx->disk.n_in_flight, 0);
+        teardown(&f);
+        assert_int_equal(count_fds(), n_fds);
+    }
+}
+
+/* ---- plain use ---- */
+
+static void check_content(const struct fixture *f, const void *buf, size_t offset, size_t len)
+{
+    assert_memory_equal(buf, f->expected + offset, len);
+}
+
+static void read_everything(struct fixture *f)
+{
+    uint8_t *buf = malloc(FILE_BYTES + 10);
+
+    assert_int_equal(co_pread(f->fd, buf, FILE_BYTES, 0), FILE_BYTES);
+    check_content(f, buf, 0, FILE_BYTES);
+    assert_int_equal(co_pread(f->fd, buf, 100, 4095), 100);
+    check_content(f, buf, 4095, 100);
+    free(buf);
+}
+
+static void a_read_returns_what_the_file_holds(void **state)
+{
+    on_each_engine(read_everything, NULL, false);
+}
+
+static void read_past_end(struct fixture *f)
+{
+    uint8_t buf[100];
+
+    assert_int_equal(co_pread(f->fd, buf, sizeof buf, FILE_BYTES - 30), 30);
+    check_content(f, buf, FILE_BYTES - 30, 30);
+    assert_int_equal(co_pread(f->fd, buf, sizeof buf, FILE_BYTES), 0);
+    assert_int_equal(co_pread(f->fd, buf, sizeof buf, FILE_BYTES * 9), 0);
+    assert_int_equal(co_pread(f->fd, buf, 0, 0), 0);
+}
+
+static void a_read_is_short_only_at_the_end(void **state)
+{
+    on_each_engine(read_past_end, NULL, false);
+}
+
+static void write_and_sync(struct fixture *f)
+{
+    char buf[5000];
+
+    memset(buf, 'w', sizeof buf);
+    assert_int_equal(co_pwrite(f->fd, buf, sizeof buf, 777), sizeof buf);
+    assert_int_equal(co_fsync(f->fd), 0);
+    assert_int_equal(co_fdatasync(f->fd), 0);
+    memset(f->expected + 777, 'w', sizeof buf);
+    read_everything(f);
+}
+
+static void what_was_written_is_read_back(void **state)
+{
+    on_each_engine(write_and_sync, NULL, false);
+}
+
+static void read_and_write_vectors(struct fixture *f)
+{
+    char a[100], b[1], c[7000];
+    struct iovec iov[] = {{a, 0}, {a, sizeof a}, {NULL, 0}, {b, sizeof b}, {c, sizeof c}, {a, 0}};
+    struct iovec before[6];
+    const size_t total = sizeof a + sizeof b + sizeof c;
+
+    memcpy(before, iov, sizeof iov);
+    assert_int_equal(co_preadv(f->fd, iov, 6, 3), total);
+    check_content(f, a, 3, sizeof a);
+    check_content(f, b, 103, sizeof b);
+    check_content(f, c, 104, sizeof c);
+    assert_int_equal(co_pwritev(f->fd, iov, 6, 200000), total);
+    memmove(f->expected + 200000, f->expected + 3, total);
+    assert_memory_equal(before, iov, sizeof iov);
+    assert_int_equal(co_preadv(f->fd, iov, 0, 0), 0);
+    read_everything(f);
+}
+
+static void vectors_are_read_and_written_in_order(void **state)
+{
+    on_each_engine(read_and_write_vectors, NULL, false);
+}
+
+static void read_long_vector(struct fixture *f)
+{
+    enum { N = IOV_MAX * 2 + 17 };
+    uint8_t *buf = malloc(N * 3);
+    struct iovec *iov = malloc(N * sizeof *iov);
+
+    for (int i = 0; i < N; i++)
+        iov[i] = (struct iovec){buf + i * 3, 3};
+    assert_int_equal(co_preadv(f->fd, iov, N, 11), N * 3);
+    check_content(f, buf, 11, N * 3);
+    free(iov);
+    free(buf);
+}
+
+static void a_vector_may_be_longer_than_the_kernels_limit(void **state)
+{
+    on_each_engine(read_long_vector, NULL, false);
+}
+
+static void open_look_allocate_close(struct fixture *f)
+{
+    struct open_how how = {.flags = O_RDWR | O_CLOEXEC};
+    struct statx st;
+    int fd = co_openat2(AT_FDCWD, f->path, &how);
+
+    assert_true(fd >= 0);
+    assert_int_equal(co_statx(fd, "", AT_EMPTY_PATH, STATX_SIZE, &st), 0);
+    assert_int_equal(st.stx_size, FILE_BYTES);
+    assert_int_equal(co_statx(AT_FDCWD, f->path, 0, STATX_SIZE, &st), 0);
+    assert_int_equal(st.stx_size, FILE_BYTES);
+    assert_int_equal(co_fallocate(fd, 0, FILE_BYTES, 4096), 0);
+    assert_int_equal(co_statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_SIZE, &st), 0);
+    assert_int_equal(st.stx_size, FILE_BYTES + 4096);
+    assert_int_equal(co_close(fd), 0);
+    assert_int_equal(fcntl(fd, F_GETFD), -1);
+
+    how.flags |= O_NONBLOCK;
+    fd = co_openat2(AT_FDCWD, f->path, &how);
+    assert_true(fd >= 0);
+    char c;
+    assert_int_equal(co_pread(fd, &c, 1, 1), 1);
+    check_content(f, &c, 1, 1);
+    assert_int_equal(co_close(fd), 0);
+}
+
+static void files_are_opened_looked_at_and_closed(void **state)
+{
+    on_each_engine(open_look_allocate_close, NULL, false);
+}
+
+static void provoke_errors(struct fixture *f)
+{
+    struct open_how how = {.flags = O_RDONLY | O_CLOEXEC};
+    struct statx st;
+    char c = 0;
+
+    assert_int_equal(co_close(-1), -EBADF);
+    assert_int_equal(co_close(1000), -EBADF);
+    assert_int_equal(co_pread(1000, &c, 1, 0), -EBADF);
+    assert_int_equal(co_pread(1000, &c, 0, 0), -EBADF);
+    assert_int_equal(co_pwrite(1000, &c, 1, 0), -EBADF);
+    assert_int_equal(co_fsync(1000), -EBADF);
+    assert_int_equal(co_pread(f->fd, &c, 1, UINT64_MAX), -EINVAL);
+    assert_int_equal(co_pread(f->fd, &c, SIZE_MAX, 0), -EINVAL);
+    assert_int_equal(co_preadv(f->fd, NULL, -1, 0), -EINVAL);
+    assert_int_equal(co_fallocate(f->fd, 0, UINT64_MAX, 1), -EINVAL);
+    assert_int_equal(co_openat2(AT_FDCWD, "/does/not/exist", &how), -ENOENT);
+    assert_int_equal(co_statx(AT_FDCWD, "/does/not/exist", 0, STATX_SIZE, &st), -ENOENT);
+    how.resolve = RESOLVE_BENEATH;
+    assert_int_equal(co_openat2(AT_FDCWD, "/etc/passwd", &how), -EXDEV);
+    how.flags |= O_NONBLOCK;
+    assert_int_equal(co_openat2(AT_FDCWD, "/etc/passwd", &how), -EXDEV);
+    how.resolve = UINT64_MAX;
+    assert_int_equal(co_openat2(AT_FDCWD, f->path, &how), -EINVAL);
+    read_everything(f); /* an error strands nobody */
+}
+
+static void errors_are_the_kernels_own(void **state)
+{
+    on_each_engine(provoke_errors, NULL, false);
+}
+
+static void write_to_full(struct fixture *f)
+{
+    struct open_how how = {.flags = O_WRONLY | O_CLOEXEC};
+    int fd = co_openat2(AT_FDCWD, "/dev/full", &how);
+    char buf[100] = {0};
+
+    assert_true(fd >= 0);
+    assert_int_equal(co_pwrite(fd, buf, sizeof buf, 0), -ENOSPC);
+    assert_int_equal(co_close(fd), 0);
+}
+
+static void a_full_device_says_so(void **state)
+{
+    on_each_engine(write_to_full, NULL, false);
+}
+
+static void use_far_offsets(struct fixture *f)
+{
+    const uint64_t far = ((uint64_t)5 << 30) + 12345;
+    char buf[10];
+
+    assert_int_equal(co_pwrite(f->fd, "beyond", 6, far), 6);
+    assert_int_equal(co_pread(f->fd, buf, sizeof buf, far - 2), 8);
+    assert_memory_equal(buf, "\0\0beyond", 8);
+}
+
+static void offsets_beyond_4_gib_are_kept_whole(void **state)
+{
+    on_each_engine(use_far_offsets, NULL, false);
+}
+
+/* The file system may know no O_DIRECT; the engines' own paths for it are then not run, and said. */
+static void read_and_write_directly(struct fixture *f)
+{
+    struct open_how how = {.flags = O_RDWR | O_CLOEXEC | O_DIRECT};
+    int fd = co_openat2(AT_FDCWD, f->path, &how);
+    uint8_t *buf = NULL;
+
+    if (fd == -EINVAL) {
+        print_message("no O_DIRECT in %s\n", scratch_folder());
+        return;
+    }
+    assert_true(fd >= 0);
+    assert_int_equal(posix_memalign((void **)&buf, 4096, 65536), 0);
+    struct iovec iov[] = {{buf, 4096}, {buf + 8192, 8192}};
+    assert_int_equal(co_pread(fd, buf, 65536, 65536), 65536);
+    check_content(f, buf, 65536, 65536);
+    assert_int_equal(co_preadv(fd, iov, 2, 4096), 12288);
+    check_content(f, buf, 4096, 4096);
+    check_content(f, buf + 8192, 8192, 8192);
+    memset(buf, 'd', 65536);
+    assert_int_equal(co_pwrite(fd, buf, 65536, 131072), 65536);
+    assert_int_equal(co_pwritev(fd, iov, 2, 0), 12288);
+    assert_int_equal(co_fdatasync(fd), 0);
+    assert_int_equal(co_fsync(fd), 0);
+    memset(f->expected + 131072, 'd', 65536);
+    memset(f->expected, 'd', 12288);
+    assert_int_equal(co_pread(fd, buf + 1, 4096, 0), -EINVAL);
+    assert_int_equal(co_pread(fd, buf, 65536, FILE_BYTES - 4096), 4096);
+    check_content(f, buf, FILE_BYTES - 4096, 4096);
+    free(buf);
+    assert_int_equal(co_close(fd), 0);
+    read_everything(f);
+}
+
+static void direct_io_reaches_the_file(void **state)
+{
+    on_each_engine(read_and_write_directly, NULL, false);
+}
+
+/* ---- many at once ---- */
+
+static uint32_t most_in_flight;
+
+static void read_at_random(struct fixture *f)
+{
+    static unsigned seed = 7;
+    uint8_t buf[512];
+
+    for (int i = 0; i < 8; i++) {
+        size_t offset = (size_t)rand_r(&seed) % (FILE_BYTES - sizeof buf);
+
+        assert_int_equal(co_pread(f->fd, buf, sizeof buf, offset), sizeof buf);
+        check_content(f, buf, offset, sizeof buf);
+        if (f->ctx->disk.n_in_flight > most_in_flight)
+            most_in_flight = f->ctx->disk.n_in_flight;
+    }
+}
+
+static void run_many(struct fixture *f)
+{
+    enum { N = 1000 };
+    unsigned n_left = N;
+    struct job job = {.f = f, .body = read_at_random, .n_left = &n_left};
+
+    most_in_flight = 0;
+    for (int i = 0; i < N; i++) {
+        Coroutine *co = coroutine_create_full(run_job, &job, "read_at_random", 64 * 1024);
+        assert_non_null(co);
+        coroutine_enter(co);
+    }
+    poll_until_zero(f->ctx, &n_left);
+    assert_true(most_in_flight <= 32);
+    assert_int_equal(f->ctx->instruments.counters->io_submitted, N * 8);
+    assert_int_equal(f->ctx->instruments.counters->io_completed, N * 8);
+    assert_int_equal(f->ctx->instruments.counters->io_read_bytes, N * 8 * 512);
+    assert_int_equal(f->ctx->instruments.counters->io_failed, 0);
+}
+
+static void a_thousand_coroutines_share_32_places(void **state)
+{
+    on_each_engine(run_many, &(struct aio_config){.io_depth = 32, .max_threads = 4}, true);
+}
+
+struct runner {
+    struct fixture *f;
+    unsigned n_reads;
+    bool *stop;
+    unsigned *n_left;
+};
+
+static void read_for_ever(void *opaque)
+{
+    struct runner *r = opaque;
+    char c;
+
+    while (!*r->stop) {
+        assert_int_equal(co_pread(r->f->fd, &c, 1, 0), 1);
+        r->n_reads++;
+    }
+    --*r->n_left;
+}
+
+static void set_flag(void *opaque)
+{
+    *(bool *)opaque = true;
+}
+
+static void read_until_a_timer_says_stop(struct fixture *f)
+{
+    bool stop = false;
+    unsigned n_left = 2;
+    struct runner a = {f, 0, &stop, &n_left}, b = a;
+    AioTimer timer;
+
+    aio_timer_init(f->ctx, &timer, set_flag, &stop);
+    assert_int_equal(timer_mod_ns(&timer, aio_clock_ns() + 2000000), 0);
+    coroutine_enter(coroutine_create(read_for_ever, &a));
+    coroutine_enter(coroutine_create(read_for_ever, &b));
+    poll_until_zero(f->ctx, &n_left);
+    assert_true(a.n_reads > 0 && b.n_reads > 0);
+}
+
+static void cached_reads_do_not_keep_the_loop_from_its_timers(void **state)
+{
+    on_each_engine(read_until_a_timer_says_stop, NULL, true);
+}
+
+static void do_nothing(struct fixture *f)
+{
+}
+
+static void a_context_that_never_did_io_is_freed(void **state)
+{
+    on_each_engine(do_nothing, NULL, true);
+}
+
+/* ---- faults ---- */
+
+static struct {
+    struct disk_kernel kernel;
+    unsigned step;
+    unsigned n_faults;
+} fault;
+
+/* Answers with EAGAIN or EINTR now and then, else goes for a part of the count. Worker threads and
+ * the loop come here: faults are decided by the call's own arguments and an atomic step. */
+static int next_fault(void)
+{
+    unsigned step = __atomic_fetch_add(&fault.step, 1, __ATOMIC_RELAXED);
+
+    __atomic_fetch_add(&fault.n_faults, 1, __ATOMIC_RELAXED);
+    return step % 7 == 3 ? -EAGAIN : step % 7 == 5 ? -EINTR : 0;
+}
+
+static ssize_t short_preadv(int fd, const struct iovec *iov, int n_iov, uint64_t offset, int flags)
+{
+    int r = next_fault();
+    struct iovec part = iov[0];
+
+    if (r < 0)
+        return r;
+    part.iov_len = part.iov_len / 3 + 1 < part.iov_len ? part.iov_len / 3 + 1 : part.iov_len;
+    return disk_kernel_real.preadv(fd, &part, 1, offset, flags);
+}
+
+static ssize_t short_pwritev(int fd, const struct iovec *iov, int n_iov, uint64_t offset, int flags)
+{
+    int r = next_fault();
+    struct iovec part = iov[0];
+
+    if (r < 0)
+        return r;
+    part.iov_len = part.iov_len / 3 + 1 < part.iov_len ? part.iov_len / 3 + 1 : part.iov_len;
+    return disk_kernel_real.pwritev(fd, &part, 1, offset, flags);
+}
+
+/* As if the kernel had done a third, or nothing, of a request that it did whole. What was read
+ * beyond is spoilt, so that only a right continuation gives the right content. */
+static ssize_t short_result(const struct disk_request *request, ssize_t result)
+{
+    bool read = request->op == DISK_READ;
+
+    if (!read && request->op != DISK_WRITE)
+        return result;
+    int r = next_fault();
+    ssize_t part = r < 0 ? 0 : result / 3 + 1;
+    if (result <= 1 || part >= result)
+        return result;
+    if (read)
+        memset((char *)request->buf + part, 0xee, (size_t)(result - part));
+    return r < 0 ? r : part;
+}
+
+/* Direct I/O goes on in whole blocks. */
+static ssize_t short_direct_result(const struct disk_request *request, ssize_t result)
+{
+    if ((request->op != DISK_READ && request->op != DISK_WRITE) || result <= 4096)
+        return result;
+    __atomic_fetch_add(&fault.n_faults, 1, __ATOMIC_RELAXED);
+    if (request->op == DISK_READ)
+        memset((char *)request->buf + 4096, 0xee, (size_t)(result - 4096));
+    return 4096;
+}
+
+static int partial_io_submit(struct io_context *aio, long n, struct iocb **iocbs)
+{
+    int r = next_fault();
+
+    return r < 0 ? r : disk_kernel_real.io_submit(aio, n > 1 ? n / 2 : n, iocbs);
+}
+
+static int reluctant_enter(int ring_fd, unsigned to_submit, unsigned min_complete, unsigned flags,
+    void *arg, size_t arg_bytes)
+{
+    int r = to_submit > 0 ? next_fault() : 0;
+
+    if (r == -EAGAIN && fault.step % 2)
+        r = -EBUSY;
+    if (r < 0)
+        return r;
+    if (to_submit > 1) { /* one that takes less than it is handed does not wait either */
+        to_submit /= 2;
+        min_complete = 0;
+    }
+    return disk_kernel_real.uring_enter(ring_fd, to_submit, min_complete, flags, arg, arg_bytes);
+}
+
+static void use_faults(struct fixture *f)
+{
+    fault.kernel = disk_kernel_real;
+    fault.kernel.preadv = short_preadv;
+    fault.kernel.pwritev = short_pwritev;
+    fault.kernel.io_submit = partial_io_submit;
+    fault.kernel.uring_enter = reluctant_enter;
+    fault.kernel.result = short_result;
+    fault.step = 0;
+    fault.n_faults = 0;
+    f->ctx->disk.kernel = &fault.kernel;
+}
+
+static void copy_with_faults(struct fixture *f)
+{
+    uint8_t *buf = malloc(100000);
+    struct iovec iov[] = {{buf + 60000, 40000}, {buf, 20000}, {buf + 20000, 40000}};
+
+    use_faults(f);
+    assert_int_equal(co_pread(f->fd, buf, 100000, 5), 100000);
+    check_content(f, buf, 5, 100000);
+    assert_int_equal(co_preadv(f->fd, iov, 3, 77), 100000);
+    check_content(f, buf + 60000, 77, 40000);
+    check_content(f, buf, 40077, 60000);
+    memset(buf, 0x5a, 100000);
+    memset(buf + 70000, 0xa5, 30000);
+    assert_int_equal(co_pwrite(f->fd, buf, 100000, 300001), 100000);
+    memcpy(f->expected + 300001, buf, 100000);
+    assert_int_equal(co_pwritev(f->fd, iov, 3, 500001), 100000);
+    memcpy(f->expected + 500001, buf + 60000, 40000);
+    memcpy(f->expected + 540001, buf, 60000);
+    assert_true(fault.n_faults > 0);
+    f->ctx->disk.kernel = &disk_kernel_real;
+    read_everything(f);
+}
+
+static void partial_and_refused_calls_leave_the_content_whole(void **state)
+{
+    on_each_engine(copy_with_faults, NULL, false);
+}
+
+static void run_many_with_faults(struct fixture *f)
+{
+    enum { N = 40 };
+    unsigned n_left = N;
+    struct job job = {.f = f, .body = read_at_random, .n_left = &n_left};
+
+    use_faults(f);
+    for (int i = 0; i < N; i++)
+        coroutine_enter(coroutine_create(run_job, &job));
+    poll_until_zero(f->ctx, &n_left);
+    assert_true(fault.n_faults > 0);
+}
+
+static void requests_behind_a_refused_one_all_end(void **state)
+{
+    on_each_engine(run_many_with_faults, &(struct aio_config){.io_depth = 16}, true);
+}
+
+static void read_directly_in_parts(struct fixture *f)
+{
+    struct open_how how = {.flags = O_RDWR | O_CLOEXEC | O_DIRECT};
+    int fd = co_openat2(AT_FDCWD, f->path, &how);
+    uint8_t *buf = NULL;
+
+    if (fd == -EINVAL)
+        return;
+    use_faults(f);
+    fault.kernel.result = short_direct_result;
+    fault.kernel.preadv = disk_kernel_real.preadv;
+    fault.kernel.pwritev = disk_kernel_real.pwritev;
+    assert_int_equal(posix_memalign((void **)&buf, 4096, 65536), 0);
+    assert_int_equal(co_pread(fd, buf, 65536, 8192), 65536);
+    check_content(f, buf, 8192, 65536);
+    memset(buf, 'p', 65536);
+    assert_int_equal(co_pwrite(fd, buf, 65536, 131072), 65536);
+    memset(f->expected + 131072, 'p', 65536);
+    f->ctx->disk.kernel = &disk_kernel_real;
+    assert_int_equal(co_close(fd), 0);
+    free(buf);
+    read_everything(f);
+}
+
+static void direct_io_in_parts_leaves_the_content_whole(void **state)
+{
+    on_each_engine(read_directly_in_parts, NULL, false);
+}
+
+/* The first few submissions of all are refused, with nothing in flight whose end could be waited
+ * for. */
+static int refuse_first(void)
+{
+    return __atomic_fetch_add(&fault.step, 1, __ATOMIC_RELAXED) < 3 ? -EAGAIN : 0;
+}
+
+static int io_submit_refused_first(struct io_context *aio, long n, struct iocb **iocbs)
+{
+    int r = refuse_first();
+
+    return r < 0 ? r : disk_kernel_real.io_submit(aio, n, iocbs);
+}
+
+static int enter_refused_first(int ring_fd, unsigned to_submit, unsigned min_complete,
+    unsigned flags, void *arg, size_t arg_bytes)
+{
+    int r = to_submit > 0 ? refuse_first() : 0;
+
+    return r < 0 ? r
+                 : disk_kernel_real.uring_enter(
+                       ring_fd, to_submit, min_complete, flags, arg, arg_bytes);
+}
+
+static void sync_once(struct fixture *f)
+{
+    fault.kernel = disk_kernel_real;
+    fault.kernel.io_submit = io_submit_refused_first;
+    fault.kernel.uring_enter = enter_refused_first;
+    fault.step = 0;
+    f->ctx->disk.kernel = &fault.kernel;
+    assert_int_equal(co_fdatasync(f->fd), 0);
+    if (aio_context_engine(f->ctx) != AIO_ENGINE_THREADS)
+        assert_true(fault.step > 3);
+}
+
+static void a_submission_refused_with_nothing_in_flight_is_tried_again(void **state)
+{
+    on_each_engine(sync_once, NULL, false);
+}
+
+static ssize_t write_nothing(const struct disk_request *request, ssize_t result)
+{
+    return request->op == DISK_WRITE ? 0 : result;
+}
+
+static ssize_t pwritev_nothing(
+    int fd, const struct iovec *iov, int n_iov, uint64_t offset, int flags)
+{
+    return 0;
+}
+
+static void write_to_a_file_that_takes_nothing(struct fixture *f)
+{
+    fault.kernel = disk_kernel_real;
+    fault.kernel.result = write_nothing;
+    fault.kernel.pwritev = pwritev_nothing;
+    f->ctx->disk.kernel = &fault.kernel;
+    assert_int_equal(co_pwrite(f->fd, "x", 1, 0), -ENOSPC);
+    assert_int_equal(co_pwrite(f->fd, "x", 0, 0), 0);
+}
+
+static void a_write_that_takes_nothing_is_a_full_disk(void **state)
+{
+    on_each_engine(write_to_a_file_that_takes_nothing, NULL, false);
+}
+
+static void no_room_for_a_linux_aio_context_is_an_error(void **state)
+{
+    AioContext *ctx;
+    int r = aio_context_new(
+        &(struct aio_config){.engine = AIO_ENGINE_LINUX_AIO, .io_depth = 0x7fffffff}, &ctx);
+
+    assert_true(r == -EAGAIN || r == -EINVAL || r == -ENOMEM || r == -ENOSYS || r == -EPERM);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_read_returns_what_the_file_holds),
+        cmocka_unit_test(a_read_is_short_only_at_the_end),
+        cmocka_unit_test(what_was_written_is_read_back),
+        cmocka_unit_test(vectors_are_read_and_written_in_order),
+        cmocka_unit_test(a_vector_may_be_longer_than_the_kernels_limit),
+        cmocka_unit_test(files_are_opened_looked_at_and_closed),
+        cmocka_unit_test(errors_are_the_kernels_own),
+        cmocka_unit_test(a_full_device_says_so),
+        cmocka_unit_test(offsets_beyond_4_gib_are_kept_whole),
+        cmocka_unit_test(direct_io_reaches_the_file),
+        cmocka_unit_test(a_thousand_coroutines_share_32_places),
+        cmocka_unit_test(cached_reads_do_not_keep_the_loop_from_its_timers),
+        cmocka_unit_test(a_context_that_never_did_io_is_freed),
+        cmocka_unit_test(partial_and_refused_calls_leave_the_content_whole),
+        cmocka_unit_test(requests_behind_a_refused_one_all_end),
+        cmocka_unit_test(direct_io_in_parts_leaves_the_content_whole),
+        cmocka_unit_test(a_submission_refused_with_nothing_in_flight_is_tried_again),
+        cmocka_unit_test(a_write_that_takes_nothing_is_a_full_disk),
+        cmocka_unit_test(no_room_for_a_linux_aio_context_is_an_error),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
