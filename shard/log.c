@@ -18,11 +18,11 @@
 #include <unistd.h>
 
 /* X(name, text, syslog priority) */
-#define LEVELS(X)              \
-    X(ERROR, "error", 3)       \
-    X(WARNING, "warning", 4)   \
-    X(NOTICE, "notice", 5)     \
-    X(INFO, "info", 6)         \
+#define LEVELS(X)            \
+    X(ERROR, "error", 3)     \
+    X(WARNING, "warning", 4) \
+    X(NOTICE, "notice", 5)   \
+    X(INFO, "info", 6)       \
     X(DEBUG, "debug", 7)
 
 static const struct level {
@@ -141,8 +141,8 @@ void log_flush(struct log *log)
 
     if (log->repeats == 0)
         return;
-    snprintf(text, sizeof(text), "(the line before, %llu times more)",
-        (unsigned long long)log->repeats);
+    snprintf(
+        text, sizeof(text), "(the line before, %llu times more)", (unsigned long long)log->repeats);
     log->repeats = 0;
     emit(log, log->last_level, text);
 }

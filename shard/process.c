@@ -16,9 +16,10 @@ static int parse_stat(const char *line, uint64_t *ret_ticks)
     char state;
     unsigned long long ticks;
 
-    if (!p || sscanf(p + 1,
-                  " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
-                  &state, &ticks) != 2)
+    if (!p ||
+        sscanf(p + 1,
+            " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
+            &state, &ticks) != 2)
         return -EPROTO;
     if (state == 'Z' || state == 'X')
         return -ESRCH;

@@ -182,9 +182,8 @@ static int take_lock(const char *instance, const char *dir, int *ret_fd, char **
     if (fd < 0) {
         r = explain(ret_error, -errno, "lock %s: %m", path);
     } else if (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
-        r = errno == EAGAIN || errno == EACCES
-                ? refuse_second(instance, fd, ret_error)
-                : explain(ret_error, -errno, "lock %s: %m", path);
+        r = errno == EAGAIN || errno == EACCES ? refuse_second(instance, fd, ret_error)
+                                               : explain(ret_error, -errno, "lock %s: %m", path);
         close(fd);
     } else if (ftruncate(fd, 0) < 0 || dprintf(fd, "%d\n", (int)getpid()) < 0) {
         r = explain(ret_error, -errno, "lock %s: %m", path);
@@ -450,8 +449,8 @@ static int refuse_missing(const char *instance, const char *dir, char **ret_erro
     char *names = live_names_text();
 
     if (rundir_is_live(dir) == 1)
-        explain(ret_error, -ENOENT, "instance %s is there but not ready; its log says why",
-            instance);
+        explain(
+            ret_error, -ENOENT, "instance %s is there but not ready; its log says why", instance);
     else
         explain(ret_error, -ENOENT, "no instance %s; running: %s; start it with sherd run%s%s",
             instance, names ? names : "unknown", strcmp(instance, "default") ? " --instance " : "",

@@ -128,7 +128,8 @@ struct supervisor_head {
     uint64_t ready_ns;        /* 0: not yet */
     uint32_t redo_finished;   /* redo records finished for the dead */
     uint32_t knocks;
-    uint8_t spare[88];
+    uint32_t log_level; /* enum log_level, for all processes */
+    uint8_t spare[84];
 };
 
 /* ---- commons: written by all ---- */

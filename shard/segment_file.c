@@ -294,8 +294,8 @@ static int check_tmpfs(const char *shm_dir, char **ret_error)
     struct statfs fs;
 
     if (statfs(shm_dir, &fs) < 0)
-        return explain(ret_error, -errno, "%s, where the segment goes: %m; mount a tmpfs there",
-            shm_dir);
+        return explain(
+            ret_error, -errno, "%s, where the segment goes: %m; mount a tmpfs there", shm_dir);
     if (fs.f_type != TMPFS_MAGIC && fs.f_type != RAMFS_MAGIC)
         return explain(ret_error, -EMEDIUMTYPE,
             "%s, where the segment goes, is no tmpfs; mount one there (mount -t tmpfs tmpfs %s)",
@@ -319,8 +319,8 @@ static int allocate(int fd, const char *shm_dir, uint64_t bytes, char **ret_erro
             "less, fewer --shards, or a bigger one (mount -o remount,size=… %s)",
             MIB(bytes), shm_dir, MIB(free_bytes(shm_dir)), shm_dir);
     if (r < 0)
-        return explain(ret_error, r, "can't allocate %.1f MiB in %s: %s", MIB(bytes), shm_dir,
-            strerror(-r));
+        return explain(
+            ret_error, r, "can't allocate %.1f MiB in %s: %s", MIB(bytes), shm_dir, strerror(-r));
     return 0;
 }
 

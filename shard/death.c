@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the supervisor does when a child has died, in this order, waiting for nobody: reap it; finish
+ * the transition that it had begun; raise its incarnation, from which moment its peers may judge
+ * what it left; make every living peer look; have the replacement forked.
+ *
+ * Orderings      first                     then           ordered by              if broken
+ *   DEATH  counters and slots made whole   incarnation    store release, peers'   a peer judges a slot
+ *                                                         acquire (mesh.c)        that is half-written
+ *   TOLD   incarnation                     a look at it   full barriers of the    a peer sleeps on, with
+ *                                                         bitmap and the knock    calls to the dead
+ */
+#include "shard/supervisor_inside.h"
+
+#include <assert.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "runtime/atomic.h"
+#include "runtime/doorbell.h"
+#include "shard/judge.h"
+
+/* "killed by signal 9 (Killed)"; a description of what waitpid() told. */
+static const char *describe(int status, char *buf, size_t size)
+{
+    if (WIFSIGNALED(status))
+        snprintf(buf, size, "signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
+    else
+        snprintf(buf, size, "exit with status %d", WEXITSTATUS(status));
+    return buf;
+}
+
+/* Sets the dead one's bit with every living peer and wakes it, whatever its words say. */
+static void tell_peers(const struct child *dead)
+{
+    struct supervisor *s = dead->supervisor;
+    struct supervisor_head *head = segment_supervisor(&s->segment);
+
+    for (uint32_t peer = 0; peer < s->segment.n_peers; peer++) {
+        if (s->children[peer].pid == 0)
+            continue;
+        struct commons_bitmap *bitmap = segment_bitmap(&s->segment, peer);
+        struct doorbell bell = {
+            .words = &segment_bell(&s->segment, peer)->words, .fd = s->bell_fds[peer]};
+        atomic_or_seq(&bitmap->senders[dead->peer / 64], UINT64_C(1) << dead->peer % 64); /* TOLD */
+        doorbell_knock(&bell);
+        atomic_store_relaxed(&head->knocks, head->knocks + 1);
+    }
+}
+
+static void note_death(struct child *child, int status, bool crash, uint64_t now_ns)
+{
+    struct peer_control *control = segment_control(&child->supervisor->segment, child->peer);
+
+    atomic_store_relaxed(&control->pid, 0);
+    atomic_store_relaxed(&control->last_status, status);
+    atomic_store_relaxed(&control->died_ns, now_ns);
+    atomic_store_relaxed(&control->deaths, control->deaths + 1);
+    if (crash)
+        atomic_store_relaxed(&control->crashes, control->crashes + 1);
+}
+
+/* The new incarnation exists from here on, though its process does not yet. */
+static void settle_estate(struct child *child, enum peer_state state)
+{
+    const struct segment *seg = &child->supervisor->segment;
+    struct peer_control *control = segment_control(seg, child->peer);
+    struct supervisor_head *head = segment_supervisor(seg);
+
+    if (mesh_finish_redo(seg, child->peer))
+        atomic_store_relaxed(&head->redo_finished, head->redo_finished + 1);
+    atomic_store_relaxed(&segment_part(seg, child->peer)->drained, 0);
+    atomic_store_release(&control->state, (uint32_t)state);
+    atomic_store_release(&control->incarnation, control->incarnation + 1); /* DEATH */
+    tell_peers(child);
+}
+
+void child_fail(struct child *child)
+{
+    const struct segment *seg = &child->supervisor->segment;
+
+    child->due_ns = NEVER;
+    atomic_store_release(&segment_control(seg, child->peer)->state, (uint32_t)PEER_FAILED);
+    tell_peers(child);
+}
+
+static void log_death(const struct child *child, int status, bool crash, uint64_t now_ns, pid_t pid)
+{
+    const struct peer_control *control = segment_control(&child->supervisor->segment, child->peer);
+    char how[96], when[48] = "at once";
+    uint64_t delay_ms = (child->due_ns - now_ns) / 1000000;
+
+    if (delay_ms > 0)
+        snprintf(when, sizeof(when), "in %llu ms", (unsigned long long)delay_ms);
+    log_line(child->supervisor->config.log, crash ? LOG_LEVEL_ERROR : LOG_LEVEL_WARNING,
+        "%s %s: %s, pid %d, incarnation %u, %llu ms after its start; replaced %s", child->process,
+        crash ? "crashed" : "was killed", describe(status, how, sizeof(how)), (int)pid,
+        control->incarnation, (unsigned long long)((now_ns - control->forked_ns) / 1000000), when);
+}
+
+static void log_failure(const struct child *child, int status)
+{
+    char how[96];
+
+    log_line(child->supervisor->config.log, LOG_LEVEL_ERROR,
+        "%s crashed: %s; that was crash %u within %u s, so it is given up and the instance goes on "
+        "without it",
+        child->process, describe(status, how, sizeof(how)), RESTART_CRASHES_MAX,
+        (unsigned)(RESTART_WINDOW_NS / 1000000000));
+}
+
+/* One that should live has died. */
+static void bury_and_replace(struct child *child, int status, pid_t pid)
+{
+    struct supervisor *s = child->supervisor;
+    uint64_t due_ns, now_ns = supervisor_now_ns();
+    bool crash = restart_is_crash(status);
+    bool goes_on = restart_died(&child->restart, crash, now_ns, &due_ns);
+    char how[96];
+
+    note_death(child, status, crash, now_ns);
+    if (s->stage == STAGE_STARTING && crash) {
+        log_line(s->config.log, LOG_LEVEL_ERROR, "%s could not start: %s", child->process,
+            describe(status, how, sizeof(how)));
+        settle_estate(child, PEER_FAILED);
+        leave_at_start(s);
+    } else if (goes_on) {
+        child->due_ns = due_ns;
+        log_death(child, status, crash, now_ns, pid);
+        settle_estate(child, PEER_DYING);
+    } else {
+        log_failure(child, status);
+        settle_estate(child, PEER_FAILED);
+    }
+}
+
+/* One that was told to leave has gone, or was not quick enough. */
+static void note_leaving(struct child *child, int status)
+{
+    struct supervisor *s = child->supervisor;
+    char how[96];
+
+    note_death(child, status, false, supervisor_now_ns());
+    if (s->stage == STAGE_LEAVING && !(WIFEXITED(status) && WEXITSTATUS(status) == 0))
+        log_line(s->config.log, LOG_LEVEL_WARNING, "%s did not leave in order: %s", child->process,
+            describe(status, how, sizeof(how)));
+    mesh_finish_redo(&s->segment, child->peer);
+}
+
+void child_on_exit(void *opaque)
+{
+    struct child *child = opaque;
+    struct supervisor *s = child->supervisor;
+    pid_t pid = child->pid;
+    int status;
+
+    if (pid == 0 || waitpid(pid, &status, WNOHANG) != pid)
+        return;
+    aio_set_fd_handler(s->ctx, child->pidfd, NULL, NULL, NULL, NULL, NULL);
+    close(child->pidfd);
+    child->pidfd = -1;
+    child->pid = 0;
+    child->up = false;
+    child->due_ns = NEVER;
+    if (s->stage == STAGE_LEAVING || s->stage == STAGE_KILLING)
+        note_leaving(child, status);
+    else
+        bury_and_replace(child, status, pid);
+}

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * How an instance ends. No process leaves on its own: entry is stopped first (the gateway drains),
+ * the others are told to leave only when nothing is in flight anywhere, or the drain has lasted too
+ * long; who does not leave then is killed. The dead are replaced as long as there is something to
+ * finish.
+ *
+ *   STARTING → RUNNING → DRAINING → LEAVING → KILLING → GONE
+ *
+ * Any stage may go on to a later one: a second signal leads to KILLING from wherever it is.
+ *
+ * What is in flight is read from the segment: calls submitted less calls ended, over all pairs. The
+ * words of different pairs are read one after the other, so that a call that ends here while
+ * another begins there may be missed; two looks in a row, with nothing submitted in between, are
+ * needed.
+ */
+#include "shard/supervisor_inside.h"
+
+#include <signal.h>
+
+#include "runtime/atomic.h"
+#include "runtime/doorbell.h"
+#include "shard/notify.h"
+
+#define LEAVE_LIMIT_NS (UINT64_C(5) * 1000000000)
+#define DRAIN_LOOK_NS  (UINT64_C(2) * 1000000)
+
+static void give_order(const struct child *child, enum peer_order order)
+{
+    const struct supervisor *s = child->supervisor;
+    struct doorbell bell = {
+        .words = &segment_bell(&s->segment, child->peer)->words, .fd = s->bell_fds[child->peer]};
+
+    atomic_store_release(&segment_control(&s->segment, child->peer)->order, (uint32_t)order);
+    doorbell_knock(&bell);
+}
+
+static void enter_draining(struct supervisor *s)
+{
+    struct child *gateway = &s->children[segment_gateway(&s->segment)];
+
+    supervisor_enter(s, STAGE_DRAINING);
+    s->stage_ends_ns = supervisor_now_ns() + s->config.drain_limit_ns;
+    s->submitted = NEVER;
+    atomic_store_relaxed(&segment_supervisor(&s->segment)->state, (uint32_t)PEER_DRAINING);
+    log_line(s->config.log, LOG_LEVEL_NOTICE, "draining: nothing new is taken");
+    notify_stopping();
+    if (gateway->up)
+        atomic_store_release(
+            &segment_control(&s->segment, gateway->peer)->state, (uint32_t)PEER_DRAINING);
+    give_order(gateway, ORDER_DRAIN);
+}
+
+static void enter_leaving(struct supervisor *s)
+{
+    supervisor_enter(s, STAGE_LEAVING);
+    s->stage_ends_ns = supervisor_now_ns() + LEAVE_LIMIT_NS;
+    for (uint32_t peer = 0; peer < s->segment.n_peers; peer++) {
+        s->children[peer].due_ns = NEVER;
+        give_order(&s->children[peer], ORDER_LEAVE);
+    }
+}
+
+static void enter_killing(struct supervisor *s)
+{
+    supervisor_enter(s, STAGE_KILLING);
+    s->stage_ends_ns = NEVER;
+    for (uint32_t peer = 0; peer < s->segment.n_peers; peer++) {
+        s->children[peer].due_ns = NEVER;
+        if (s->children[peer].pid > 0)
+            kill(s->children[peer].pid, SIGKILL);
+    }
+}
+
+void leave_at_start(struct supervisor *s)
+{
+    s->exit_status = 1;
+    if (s->stage < STAGE_LEAVING)
+        enter_leaving(s);
+}
+
+/* ---- what is in flight ---- */
+
+static bool is_failed(const struct supervisor *s, uint32_t peer)
+{
+    return segment_control(&s->segment, peer)->state == PEER_FAILED;
+}
+
+static uint64_t ended(const struct pair_stats *pair)
+{
+    uint64_t sum = 0;
+
+    for (unsigned end = 0; end < N_CALL_ENDS; end++)
+        sum += atomic_load_relaxed(&pair->ends[end]);
+    return sum;
+}
+
+/* Calls that have not ended; what a caller that is given up had open nobody will end. */
+static uint64_t calls_in_flight(const struct supervisor *s, uint64_t *ret_submitted)
+{
+    uint64_t in_flight = 0;
+
+    *ret_submitted = 0;
+    for (uint32_t from = 0; from < s->segment.n_peers; from++) {
+        for (uint32_t to = 0; to < s->segment.n_peers; to++) {
+            const struct pair_stats *pair = segment_pair(&s->segment, from, to);
+            uint64_t n_ended = ended(pair);
+            uint64_t submitted = atomic_load_relaxed(&pair->calls_submitted);
+            *ret_submitted += submitted;
+            if (!is_failed(s, from))
+                in_flight += submitted - n_ended;
+        }
+    }
+    return in_flight;
+}
+
+static bool gateway_has_drained(const struct supervisor *s)
+{
+    uint32_t gateway = segment_gateway(&s->segment);
+
+    return is_failed(s, gateway) ||
+           atomic_load_acquire(&segment_part(&s->segment, gateway)->drained) != 0;
+}
+
+static void look_at_drain(struct supervisor *s)
+{
+    uint64_t submitted, in_flight = calls_in_flight(s, &submitted);
+    bool quiet = in_flight == 0 && submitted == s->submitted && gateway_has_drained(s);
+
+    s->submitted = submitted;
+    if (quiet) {
+        enter_leaving(s);
+    } else if (supervisor_now_ns() >= s->stage_ends_ns) {
+        log_line(s->config.log, LOG_LEVEL_WARNING,
+            "drain limit of %.1f s reached with %llu calls in flight; leaving all the same",
+            (double)s->config.drain_limit_ns / 1e9, (unsigned long long)in_flight);
+        enter_leaving(s);
+    }
+}
+
+/* ---- each turn ---- */
+
+static bool anybody_lives(const struct supervisor *s)
+{
+    for (uint32_t peer = 0; peer < s->segment.n_peers; peer++)
+        if (s->children[peer].pid > 0)
+            return true;
+    return false;
+}
+
+static void act_on_signals(struct supervisor *s)
+{
+    if (s->n_stop_signals >= 2 && s->stage < STAGE_KILLING) {
+        log_line(s->config.log, LOG_LEVEL_WARNING, "told to stop again: leaving at once");
+        s->exit_status = 1;
+        enter_killing(s);
+    } else if (s->n_stop_signals == 1 && s->stage < STAGE_DRAINING) {
+        enter_draining(s);
+    }
+}
+
+void leave_turn(struct supervisor *s)
+{
+    act_on_signals(s);
+    if (s->stage == STAGE_DRAINING)
+        look_at_drain(s);
+    if (s->stage >= STAGE_LEAVING && !anybody_lives(s)) {
+        supervisor_enter(s, STAGE_GONE);
+    } else if (s->stage == STAGE_LEAVING && supervisor_now_ns() >= s->stage_ends_ns) {
+        log_line(s->config.log, LOG_LEVEL_WARNING, "some did not leave within %u s: killed",
+            (unsigned)(LEAVE_LIMIT_NS / 1000000000));
+        enter_killing(s);
+    }
+}
+
+uint64_t leave_next_look_ns(const struct supervisor *s)
+{
+    return s->stage == STAGE_DRAINING ? supervisor_now_ns() + DRAIN_LOOK_NS : s->stage_ends_ns;
+}

@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A turn is aio_poll() and a look at what the supervisor wants. Its words are read after each turn
+ * and not before each wait: the supervisor knocks after it has stored an order, and a knock ends the
+ * wait or does not let it begin.
+ *
+ * An orphan (its supervisor's pidfd is readable) has nobody who would replace the dead, so what
+ * waits for one fails now. It stays while it has work, and a little longer, because a peer may still
+ * be sending what it took in before; then it goes.
+ *
+ * Orderings     first                     then             ordered by               if broken
+ *   UP     engine's name, ready_ns     part.incarnation  store release,           a peer that is up is
+ *                                                        supervisor's acquire     shown without them
+ *   ORDER  the supervisor's state      control.order     store release, this      an order is carried
+ *                                                        acquire                  out before its reason
+ *   DRAIN  counters of calls ended     part.drained      store release,           told to leave with
+ *                                                        supervisor's acquire     calls in flight
+ */
+#include "shard/member.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <unistd.h>
+
+#include "runtime/atomic.h"
+#include "runtime/doorbell.h"
+
+#define MS INT64_C(1000000)
+
+/* "within 5 s", with time to get out. */
+#define ORPHAN_LIMIT_NS (4500 * MS)
+#define ORPHAN_LOOK_NS  (50 * MS)
+#define ORPHAN_QUIET    10u /* looks at which nothing was under way */
+#define LOG_FLUSH_NS    (1000 * MS)
+
+struct member {
+    const struct child_env *env;
+    AioContext *ctx;
+    struct mesh *mesh;
+    struct part_head *part;
+    const struct peer_control *control;
+    const struct supervisor_head *head;
+    struct aio_instruments instruments;
+    struct member_hooks hooks;
+    int supervisor_fd; /* pidfd; -1: none */
+    bool draining, drained;
+    bool orphaned, leaves;
+    uint32_t quiet_looks;
+    int64_t orphan_ends_ns;
+    AioTimer orphan_timer;
+    AioTimer flush_timer;
+};
+
+/* ---- orders ---- */
+
+static bool is_drained(const struct member *member)
+{
+    return member->hooks.is_drained ? member->hooks.is_drained(member->hooks.opaque)
+                                    : mesh_is_idle(member->mesh);
+}
+
+static void begin_drain(struct member *member)
+{
+    if (member->draining)
+        return;
+    member->draining = true;
+    recorder_note(&member->instruments, RECORDER_STATE, PEER_DRAINING, 0);
+    if (member->hooks.drain)
+        member->hooks.drain(member->hooks.opaque);
+}
+
+static void ring_supervisor(const struct member *member)
+{
+    const struct segment *seg = member->env->segment;
+    struct doorbell bell = {.words = &segment_bell(seg, seg->n_peers)->words,
+        .fd = member->env->bell_fds[seg->n_peers]};
+
+    doorbell_ring(&bell);
+}
+
+static void note_drained(struct member *member)
+{
+    member->drained = true;
+    atomic_store_release(&member->part->drained, 1); /* DRAIN */
+    ring_supervisor(member);
+}
+
+static void follow_orders(struct member *member)
+{
+    uint32_t order = atomic_load_acquire(&member->control->order); /* ORDER */
+
+    if (order == ORDER_LEAVE)
+        member->leaves = true;
+    else if (order == ORDER_DRAIN)
+        begin_drain(member);
+    if (member->draining && !member->drained && !member->orphaned && is_drained(member))
+        note_drained(member);
+}
+
+/* ---- without a supervisor ---- */
+
+static void on_orphan_look(void *opaque)
+{
+    struct member *member = opaque;
+    int64_t now_ns = aio_clock_ns();
+    bool quiet = mesh_is_idle(member->mesh) && is_drained(member);
+
+    member->quiet_looks = quiet ? member->quiet_looks + 1 : 0;
+    if (member->quiet_looks >= ORPHAN_QUIET || now_ns >= member->orphan_ends_ns)
+        member->leaves = true;
+    else if (timer_mod_ns(&member->orphan_timer, now_ns + ORPHAN_LOOK_NS) < 0)
+        member->leaves = true;
+}
+
+static void become_orphan(struct member *member)
+{
+    if (member->orphaned)
+        return;
+    member->orphaned = true;
+    member->orphan_ends_ns = aio_clock_ns() + ORPHAN_LIMIT_NS;
+    log_line(member->env->log, LOG_LEVEL_ERROR,
+        "the supervisor is gone: finishing what is under way, then leaving");
+    mesh_orphaned(member->mesh);
+    begin_drain(member);
+    on_orphan_look(member);
+}
+
+static void on_supervisor_exit(void *opaque)
+{
+    struct member *member = opaque;
+
+    aio_set_fd_handler(member->ctx, member->supervisor_fd, NULL, NULL, NULL, NULL, NULL);
+    become_orphan(member);
+}
+
+/* A pid may have been used again by the time it is opened, but not while it is our parent's. */
+static int watch_supervisor(struct member *member)
+{
+    int fd = pidfd_open(member->env->supervisor_pid, 0);
+
+    if (fd < 0 && errno != ESRCH)
+        return -errno;
+    if (fd < 0 || getppid() != member->env->supervisor_pid) {
+        if (fd >= 0)
+            close(fd);
+        become_orphan(member);
+        return 0;
+    }
+    member->supervisor_fd = fd;
+    return aio_set_fd_handler(member->ctx, fd, on_supervisor_exit, NULL, NULL, NULL, member);
+}
+
+/* ---- the log ---- */
+
+static void on_flush(void *opaque)
+{
+    struct member *member = opaque;
+
+    log_flush(member->env->log);
+}
+
+static void keep_log(struct member *member)
+{
+    struct log *log = member->env->log;
+
+    log->level = (enum log_level)atomic_load_relaxed(&member->head->log_level);
+    if (log->repeats > 0 && !timer_pending(&member->flush_timer) &&
+        timer_mod_ns(&member->flush_timer, aio_clock_ns() + LOG_FLUSH_NS) < 0)
+        log_flush(log);
+}
+
+/* ---- life ---- */
+
+static int make_context(struct member *member)
+{
+    const struct child_env *env = member->env;
+    struct doorbell bell = {
+        .words = &segment_bell(env->segment, env->peer)->words, .fd = env->bell_fds[env->peer]};
+    struct aio_config config = {.engine = env->engine,
+        .io_depth = env->io_depth,
+        .doorbell = &bell,
+        .instruments = &member->instruments};
+    int r;
+
+    segment_instruments(env->segment, env->peer, &member->instruments);
+    r = aio_context_new(&config, &member->ctx);
+    if (r < 0) {
+        log_line(env->log, LOG_LEVEL_ERROR,
+            "engine %s does not work here: %s; choose another --engine, or none",
+            aio_engine_name(env->engine), strerror(-r));
+        return r;
+    }
+    aio_context_set_current(member->ctx);
+    aio_timer_init(member->ctx, &member->orphan_timer, on_orphan_look, member);
+    aio_timer_init(member->ctx, &member->flush_timer, on_flush, member);
+    return 0;
+}
+
+/* Names are cut where the segment has no more room for them. */
+static void show_engine(struct member *member)
+{
+    enum aio_engine engine = aio_context_engine(member->ctx);
+    const char *name = aio_engine_name(engine), *flags = aio_context_engine_flags(member->ctx);
+    bool fell_back = member->env->engine == AIO_ENGINE_AUTO && engine != AIO_ENGINE_IO_URING;
+
+    snprintf(member->part->engine, sizeof(member->part->engine), "%s", name);
+    snprintf(member->part->engine_flags, sizeof(member->part->engine_flags), "%s", flags);
+    if (fell_back)
+        log_line(member->env->log, LOG_LEVEL_NOTICE, "engine %s, not the best there is: %s", name,
+            flags);
+    else
+        log_line(member->env->log, LOG_LEVEL_DEBUG, "engine %s: %s", name, flags);
+}
+
+static int begin(struct member *member, void *const *states)
+{
+    const struct child_env *env = member->env;
+    struct mesh_config config = {.segment = env->segment,
+        .peer = env->peer,
+        .incarnation = env->incarnation,
+        .bell_fds = env->bell_fds,
+        .registry = env->registry,
+        .states = states};
+    int r;
+
+    r = make_context(member);
+    if (r < 0)
+        return r;
+    show_engine(member);
+    config.ctx = member->ctx;
+    r = mesh_new(&config, &member->mesh);
+    if (r == 0)
+        r = watch_supervisor(member);
+    if (r < 0)
+        log_line(env->log, LOG_LEVEL_ERROR, "can't begin: %s", strerror(-r));
+    return r;
+}
+
+int member_new(const struct child_env *env, void *const *states, struct member **ret_member)
+{
+    struct member *member = calloc(1, sizeof(*member));
+    int r;
+
+    if (!member) {
+        log_line(env->log, LOG_LEVEL_ERROR, "can't begin: %s", strerror(ENOMEM));
+        return -ENOMEM;
+    }
+    member->env = env;
+    member->supervisor_fd = -1;
+    member->part = segment_part(env->segment, env->peer);
+    member->control = segment_control(env->segment, env->peer);
+    member->head = segment_supervisor(env->segment);
+    r = begin(member, states);
+    if (r < 0) {
+        member_free(member);
+        return r;
+    }
+    *ret_member = member;
+    return 0;
+}
+
+void member_free(struct member *member)
+{
+    if (!member)
+        return;
+    if (member->ctx) {
+        timer_del(&member->orphan_timer);
+        timer_del(&member->flush_timer);
+    }
+    if (member->supervisor_fd >= 0) {
+        aio_set_fd_handler(member->ctx, member->supervisor_fd, NULL, NULL, NULL, NULL, NULL);
+        close(member->supervisor_fd);
+    }
+    /* What was under way when it had to leave holds on to both, and ends with the process. */
+    if (!member->mesh || mesh_is_idle(member->mesh)) {
+        mesh_free(member->mesh);
+        if (member->ctx) {
+            aio_context_set_current(NULL);
+            aio_context_unref(member->ctx);
+        }
+    }
+    free(member);
+}
+
+AioContext *member_context(const struct member *member)
+{
+    return member->ctx;
+}
+
+struct mesh *member_mesh(const struct member *member)
+{
+    return member->mesh;
+}
+
+void member_set_hooks(struct member *member, const struct member_hooks *hooks)
+{
+    member->hooks = *hooks;
+    if (member->draining && hooks->drain)
+        hooks->drain(hooks->opaque);
+}
+
+void member_ready(struct member *member)
+{
+    recorder_note(&member->instruments, RECORDER_STATE, PEER_UP, 0);
+    atomic_store_relaxed(&member->part->ready_ns, (uint64_t)aio_clock_ns());
+    atomic_store_release(&member->part->incarnation, member->env->incarnation); /* UP */
+    ring_supervisor(member);
+}
+
+int member_run(struct member *member)
+{
+    follow_orders(member);
+    while (!member->leaves) {
+        aio_poll(member->ctx, true);
+        counter_add(&member->part->heartbeat, 1);
+        follow_orders(member);
+        keep_log(member);
+    }
+    log_flush(member->env->log);
+    return 0;
+}

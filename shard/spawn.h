@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * spawn - fork() of a child, and what the child does before anything else
+ *
+ * Why:         a child is a copy of the supervisor, and must not keep what is the supervisor's
+ *              alone: its fds, signals, epoll set; nor differ from it where shards must be equal.
+ * Use:         spawn_fork() with nothing of a loop on the stack; in the child spawn_settle()
+ * Concurrency: the supervisor's only thread
+ */
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "shard/image.h"
+#include "shard/log.h"
+#include "shard/topology.h"
+
+/* What a child keeps and becomes. */
+struct spawn {
+    const char *process; /* in the log: "shard 1" */
+    const char *comm;    /* as ps shows it, at most 15 bytes: "sherd-shard-1" */
+    const int *keep_fds; /* beside 0, 1 and 2 */
+    uint32_t n_keep_fds;
+    const struct topology_core *core; /* NULL: not pinned */
+    const struct image *image;        /* the supervisor's */
+    const struct segment *segment;
+};
+
+/*
+ * Returns 0 in the child; in the parent its pid, with a pidfd in *ret_pidfd. -EBUSY: this process
+ * has other threads, whose names are in ret_error; -errno.
+ */
+pid_t spawn_fork(int *ret_pidfd, char **ret_error);
+
+/*
+ * In the child: default signals but for those that a terminal sends to all (INT, HUP) and PIPE,
+ * which are ignored; no fds but those it keeps; name, core; and a look at whether it is the image
+ * that it should be. 0 or -errno, with a text.
+ */
+int spawn_settle(const struct spawn *spawn, struct log *log, char **ret_error);

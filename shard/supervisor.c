@@ -1,0 +1,580 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * supervisor_run() is a loop of: fork whoever is due; else one turn of the event loop, whose
+ * callbacks only take notes; then act on the notes. So fork() happens in its frame and never in a
+ * callback, and a child returns from it to main as if it had been the only thing there.
+ *
+ * The context is on epoll and is made before the first fork. A child closes its fd and forgets it:
+ * nothing of it runs there.
+ *
+ * Orderings     first                      then          ordered by                if broken
+ *   UP     the child's part, its ready_ns  incarnation   the child's store release, a peer that is up
+ *                                                        this load acquire          is shown without
+ *                                                                                   its engine
+ */
+#include "shard/supervisor_inside.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "runtime/atomic.h"
+#include "runtime/doorbell.h"
+#include "shard/bells.h"
+#include "shard/explain.h"
+#include "shard/notify.h"
+#include "shard/process.h"
+#include "shard/rundir.h"
+#include "shard/spawn.h"
+
+#define MS UINT64_C(1000000)
+
+/* linux-aio contexts are sized to what is left of the machine's limit. */
+#define IO_DEPTH_MIN 8u
+#define IO_DEPTH_MAX 256u
+
+static const struct stage_row {
+    const char *text;
+    bool replaces;
+} stages[] = {
+#define X(name, text, replaces) [STAGE_##name] = {text, replaces},
+    STAGES(X)
+#undef X
+};
+
+void supervisor_enter(struct supervisor *s, enum stage stage)
+{
+    assert(stage > s->stage);
+    log_line(
+        s->config.log, LOG_LEVEL_DEBUG, "%s, was %s", stages[stage].text, stages[s->stage].text);
+    s->stage = stage;
+}
+
+/* ---- what children inherit ---- */
+
+static int make_segment(struct supervisor *s, char **ret_error)
+{
+    const struct supervisor_config *config = &s->config;
+    struct segment_geometry geometry;
+    uint64_t bytes;
+    int r;
+
+    r = segment_geometry_plan(config->n_shards, config->segment_bytes, &geometry, &bytes);
+    if (r == -ENOSPC)
+        return explain(ret_error, r,
+            "a segment of %llu bytes is too small for %u shards; --segment-size has to be %llu "
+            "at the least",
+            (unsigned long long)config->segment_bytes, config->n_shards, (unsigned long long)bytes);
+    if (r < 0)
+        return explain(
+            ret_error, r, "%u shards: 1 to %u are possible", config->n_shards, SEGMENT_MAX_SHARDS);
+    r = segment_file_take_over(config->shm_dir, config->runtime_dir, bytes, ret_error);
+    if (r < 0)
+        return r;
+    if (r == 1)
+        log_line(config->log, LOG_LEVEL_WARNING,
+            "the instance before died; its segment is kept as %s/crashed-1", config->runtime_dir);
+    r = segment_file_create(config->shm_dir, config->runtime_dir, bytes, &s->file, ret_error);
+    if (r < 0)
+        return r;
+    r = segment_init(&s->segment, s->file.base, bytes, &geometry, config->instance);
+    return r < 0 ? explain(ret_error, r, "segment: %s", strerror(-r)) : 0;
+}
+
+static int fill_head(struct supervisor *s, char **ret_error)
+{
+    struct supervisor_head *head = segment_supervisor(&s->segment);
+    uint64_t ticks;
+    int r = process_start_ticks(getpid(), &ticks);
+
+    if (r < 0)
+        return explain(ret_error, r, "/proc/self/stat: %s", strerror(-r));
+    atomic_store_relaxed(&head->pid, (int32_t)getpid());
+    atomic_store_relaxed(&head->state, (uint32_t)PEER_STARTING);
+    atomic_store_relaxed(&head->pid_start_ticks, ticks);
+    atomic_store_relaxed(&head->started_ns, s->began_ns);
+    atomic_store_relaxed(&head->log_level, (uint32_t)s->config.log->level);
+    return 0;
+}
+
+static int list_kept_fds(struct supervisor *s, char **ret_error)
+{
+    uint32_t n_bells = s->segment.n_peers + 1;
+
+    s->n_keep_fds = n_bells + 1 + s->config.n_service_fds;
+    s->keep_fds = calloc(s->n_keep_fds, sizeof(*s->keep_fds));
+    if (!s->keep_fds)
+        return explain(ret_error, -ENOMEM, "%s", strerror(ENOMEM));
+    memcpy(s->keep_fds, s->bell_fds, n_bells * sizeof(*s->keep_fds));
+    s->keep_fds[n_bells] = s->config.lock_fd;
+    if (s->config.n_service_fds)
+        memcpy(s->keep_fds + n_bells + 1, s->config.service_fds,
+            s->config.n_service_fds * sizeof(*s->keep_fds));
+    return 0;
+}
+
+static int make_children(struct supervisor *s, char **ret_error)
+{
+    s->children = calloc(s->segment.n_peers, sizeof(*s->children));
+    if (!s->children)
+        return explain(ret_error, -ENOMEM, "%s", strerror(ENOMEM));
+    for (uint32_t peer = 0; peer < s->segment.n_peers; peer++) {
+        struct child *child = &s->children[peer];
+        *child = (struct child){.supervisor = s, .peer = peer, .pidfd = -1};
+        if (peer == segment_gateway(&s->segment))
+            snprintf(child->process, sizeof(child->process), "gateway");
+        else
+            snprintf(child->process, sizeof(child->process), "shard %u", peer);
+        segment_control(&s->segment, peer)->incarnation = 1;
+    }
+    return 0;
+}
+
+static uint64_t read_number(const char *path)
+{
+    unsigned long long value = 0;
+    FILE *file = fopen(path, "re");
+
+    if (!file)
+        return 0;
+    if (fscanf(file, "%llu", &value) != 1)
+        value = 0;
+    fclose(file);
+    return value;
+}
+
+/* All processes of the instance together stay within what the machine has left; one share more is
+ * for a dead one's context, which goes a little after it. */
+static uint32_t plan_io_depth(uint32_t n_peers)
+{
+    uint64_t max = read_number("/proc/sys/fs/aio-max-nr"),
+             used = read_number("/proc/sys/fs/aio-nr");
+    uint64_t depth = max > used ? (max - used) / (n_peers + 1) : 0;
+
+    if (depth > IO_DEPTH_MAX)
+        return IO_DEPTH_MAX;
+    return depth < IO_DEPTH_MIN ? IO_DEPTH_MIN : (uint32_t)depth;
+}
+
+/* ---- its own loop ---- */
+
+static void on_signal(void *opaque)
+{
+    struct supervisor *s = opaque;
+    struct signalfd_siginfo info;
+
+    while (read(s->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+        if (info.ssi_signo == SIGHUP)
+            s->reload = true;
+        else
+            s->n_stop_signals++;
+    }
+}
+
+static int watch_signals(struct supervisor *s, char **ret_error)
+{
+    sigset_t mask;
+
+    sigemptyset(&mask);
+    sigaddset(&mask, SIGTERM);
+    sigaddset(&mask, SIGINT);
+    sigaddset(&mask, SIGHUP);
+    if (sigprocmask(SIG_BLOCK, &mask, &s->old_mask) < 0)
+        return explain(ret_error, -errno, "signals: %m");
+    s->signal_fd = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (s->signal_fd < 0)
+        return explain(ret_error, -errno, "signalfd: %m");
+    return 0;
+}
+
+/* The timer only ends a wait; what is due is looked at after each turn. */
+static void on_wake(void *opaque)
+{
+    (void)opaque;
+}
+
+static int make_loop(struct supervisor *s, char **ret_error)
+{
+    uint32_t own = s->segment.n_peers;
+    struct doorbell bell = {
+        .words = &segment_bell(&s->segment, own)->words, .fd = s->bell_fds[own]};
+    struct aio_config config = {.engine = AIO_ENGINE_THREADS, .doorbell = &bell};
+    int r;
+
+    r = watch_signals(s, ret_error);
+    if (r < 0)
+        return r;
+    r = aio_context_new(&config, &s->ctx);
+    if (r < 0)
+        return explain(ret_error, r, "event loop: %s", strerror(-r));
+    aio_timer_init(s->ctx, &s->wake, on_wake, s);
+    r = aio_set_fd_handler(s->ctx, s->signal_fd, on_signal, NULL, NULL, NULL, s);
+    return r < 0 ? explain(ret_error, r, "signalfd: %s", strerror(-r)) : 0;
+}
+
+int supervisor_new(
+    const struct supervisor_config *config, struct supervisor **ret_supervisor, char **ret_error)
+{
+    struct supervisor *s = calloc(1, sizeof(*s));
+    int r;
+
+    if (!s) {
+        close(config->lock_fd);
+        return explain(ret_error, -ENOMEM, "%s", strerror(ENOMEM));
+    }
+    *s = (struct supervisor){.config = *config,
+        .file = {.fd = -1},
+        .signal_fd = -1,
+        .began_ns = supervisor_now_ns(),
+        .stage_ends_ns = NEVER,
+        .flush_ns = NEVER};
+    s->alive_ns = notify_watchdog_ns() ? s->began_ns : NEVER;
+    r = make_segment(s, ret_error);
+    if (r == 0)
+        r = bells_open(s->segment.n_peers + 1, &s->bell_fds, ret_error);
+    if (r == 0)
+        r = list_kept_fds(s, ret_error);
+    if (r == 0)
+        r = fill_head(s, ret_error);
+    if (r == 0)
+        r = make_children(s, ret_error);
+    if (r == 0)
+        r = make_loop(s, ret_error);
+    if (r == 0)
+        r = segment_file_publish(&s->file, ret_error);
+    if (r < 0) {
+        supervisor_free(s);
+        return r;
+    }
+    s->io_depth = plan_io_depth(s->segment.n_peers);
+    image_read(&s->segment, &s->image);
+    rundir_announce(config->lock_fd);
+    *ret_supervisor = s;
+    return 0;
+}
+
+void supervisor_free(struct supervisor *s)
+{
+    if (!s)
+        return;
+    if (s->ctx) {
+        timer_del(&s->wake);
+        aio_set_fd_handler(s->ctx, s->signal_fd, NULL, NULL, NULL, NULL, NULL);
+        aio_context_unref(s->ctx);
+    }
+    if (s->signal_fd >= 0) {
+        close(s->signal_fd);
+        sigprocmask(SIG_SETMASK, &s->old_mask, NULL);
+    }
+    bells_close(s->bell_fds, s->segment.n_peers + 1);
+    segment_file_remove(&s->file);
+    segment_file_close(&s->file);
+    free(s->keep_fds);
+    free(s->children);
+    close(s->config.lock_fd);
+    free(s);
+}
+
+/* ---- forking ---- */
+
+/* A fresh peer looks at every ring in its first turn, and at all that was rung before it lived. */
+static void prepare_commons(const struct segment *seg, uint32_t peer)
+{
+    struct doorbell_words *words = &segment_bell(seg, peer)->words;
+    struct commons_bitmap *bitmap = segment_bitmap(seg, peer);
+
+    atomic_store_relaxed(&words->notify_me, 0);
+    atomic_store_relaxed(&words->notified, 1);
+    for (uint32_t from = 0; from < seg->n_peers; from++)
+        atomic_or_seq(&bitmap->senders[from / 64], UINT64_C(1) << from % 64);
+}
+
+static const struct topology_core *core_of(const struct supervisor *s, uint32_t peer)
+{
+    if (!s->config.pin || peer == segment_gateway(&s->segment))
+        return NULL;
+    return topology_core_of(s->config.topology, peer, s->config.n_shards);
+}
+
+static void prepare_control(struct child *child)
+{
+    struct supervisor *s = child->supervisor;
+    struct peer_control *control = segment_control(&s->segment, child->peer);
+    const struct topology_core *core = core_of(s, child->peer);
+
+    atomic_store_relaxed(&control->core, core ? core->first_cpu : -1);
+    atomic_store_relaxed(&control->forked_ns, supervisor_now_ns());
+    atomic_store_release(&control->state, (uint32_t)PEER_STARTING);
+    prepare_commons(&s->segment, child->peer);
+}
+
+static int end_at_once(const struct child_env *env)
+{
+    (void)env;
+    return 1;
+}
+
+/* The rest of supervisor_run() in a child. */
+static int become(struct child *child, struct child_env *ret_env, child_main_fn **ret_main)
+{
+    struct supervisor *s = child->supervisor;
+    bool is_gateway = child->peer == segment_gateway(&s->segment);
+    char comm[16], *error = NULL;
+    struct spawn spawn = {
+        .process = child->process,
+        .comm = comm,
+        .keep_fds = s->keep_fds,
+        .n_keep_fds = s->n_keep_fds,
+        .core = core_of(s, child->peer),
+        .image = &s->image,
+        .segment = &s->segment,
+    };
+
+    if (is_gateway)
+        snprintf(comm, sizeof(comm), "sherd-gateway");
+    else
+        snprintf(comm, sizeof(comm), "sherd-shard-%u", child->peer % 1000);
+    *ret_env = (struct child_env){
+        .segment = &s->segment,
+        .registry = s->config.registry,
+        .log = s->config.log,
+        .bell_fds = s->bell_fds,
+        .runtime_dir = s->config.runtime_dir,
+        .instance = s->config.instance,
+        .peer = child->peer,
+        .incarnation = segment_control(&s->segment, child->peer)->incarnation,
+        .supervisor_pid = segment_supervisor(&s->segment)->pid,
+        .engine = s->config.engine,
+        .io_depth = s->io_depth,
+        .listen_url = s->config.listen_url,
+        .token_file = s->config.token_file,
+    };
+    *ret_main = is_gateway ? s->config.gateway_main : s->config.shard_main;
+    if (spawn_settle(&spawn, s->config.log, &error) < 0) {
+        log_line(s->config.log, LOG_LEVEL_ERROR, "can't begin: %s", error ? error : "no memory");
+        *ret_main = end_at_once;
+    }
+    free(error);
+    return SUPERVISOR_BECOME_CHILD;
+}
+
+/* It can't be forked now: given up where it never will be, else tried again later. */
+static void put_off(struct child *child, int error, const char *why)
+{
+    struct supervisor *s = child->supervisor;
+
+    log_line(s->config.log, LOG_LEVEL_ERROR, "can't fork %s: %s", child->process,
+        why ? why : strerror(-error));
+    if (s->stage == STAGE_STARTING) {
+        child_fail(child);
+        leave_at_start(s);
+    } else if (error == -EBUSY) {
+        child_fail(child);
+    } else {
+        child->due_ns = supervisor_now_ns() + RESTART_DELAY_MAX_NS;
+    }
+}
+
+/* In the parent. A child whose death would not be seen is ended, and tried again. */
+static int watch(struct child *child, pid_t pid)
+{
+    struct supervisor *s = child->supervisor;
+    int r = aio_set_fd_handler(s->ctx, child->pidfd, child_on_exit, NULL, NULL, NULL, child);
+
+    if (r < 0) {
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
+        close(child->pidfd);
+        child->pidfd = -1;
+        return r;
+    }
+    child->pid = pid;
+    atomic_store_relaxed(&segment_control(&s->segment, child->peer)->pid, (int32_t)pid);
+    return 0;
+}
+
+/* Returns true in the child. */
+static bool fork_child(struct child *child)
+{
+    char *error = NULL;
+    pid_t pid;
+    int r;
+
+    prepare_control(child);
+    restart_began(&child->restart, supervisor_now_ns());
+    child->due_ns = NEVER;
+    pid = spawn_fork(&child->pidfd, &error);
+    if (pid == 0)
+        return true;
+    r = pid < 0 ? pid : watch(child, pid);
+    if (r < 0)
+        put_off(child, r, error);
+    free(error);
+    return false;
+}
+
+/* NULL: nobody is to be forked now. */
+static struct child *next_to_fork(const struct supervisor *s)
+{
+    uint64_t now_ns = supervisor_now_ns();
+
+    if (!stages[s->stage].replaces)
+        return NULL;
+    for (uint32_t peer = 0; peer < s->segment.n_peers; peer++)
+        if (s->children[peer].due_ns <= now_ns)
+            return &s->children[peer];
+    return NULL;
+}
+
+/* ---- being up ---- */
+
+static void log_ready(const struct supervisor *s, uint64_t now_ns)
+{
+    const struct part_head *part = segment_part(&s->segment, 0);
+    const struct segment_geometry *geometry = &s->segment.geometry;
+
+    log_line(s->config.log, LOG_LEVEL_NOTICE,
+        "ready in %.1f ms: instance %s, %u shards, engine %s, segment %.1f MiB with %u call slots "
+        "a pair of shards and %u a shard for the gateway",
+        (double)(now_ns - s->began_ns) / 1e6, s->config.instance, geometry->n_shards, part->engine,
+        (double)s->segment.bytes / (1024 * 1024), geometry->slots_shard, geometry->slots_gateway);
+}
+
+static void note_all_up(struct supervisor *s)
+{
+    struct supervisor_head *head = segment_supervisor(&s->segment);
+    uint64_t now_ns = supervisor_now_ns();
+    char status[64];
+
+    supervisor_enter(s, STAGE_RUNNING);
+    atomic_store_relaxed(&head->state, (uint32_t)PEER_UP);
+    atomic_store_release(&head->ready_ns, now_ns);
+    rundir_announce(s->config.lock_fd);
+    snprintf(status, sizeof(status), "%u shards", s->config.n_shards);
+    notify_ready(status);
+    log_ready(s, now_ns);
+}
+
+static bool is_ready(const struct child *child)
+{
+    const struct segment *seg = &child->supervisor->segment;
+
+    return atomic_load_acquire(&segment_part(seg, child->peer)->incarnation) == /* UP */
+           segment_control(seg, child->peer)->incarnation;
+}
+
+static void note_up(struct child *child)
+{
+    struct supervisor *s = child->supervisor;
+    struct peer_control *control = segment_control(&s->segment, child->peer);
+    bool drains = child->peer == segment_gateway(&s->segment) && control->order == ORDER_DRAIN;
+
+    child->up = true;
+    atomic_store_release(&control->state, (uint32_t)(drains ? PEER_DRAINING : PEER_UP));
+    if (control->deaths)
+        log_line(s->config.log, LOG_LEVEL_NOTICE,
+            "%s is up again: pid %d, incarnation %u, %.1f ms after the death", child->process,
+            control->pid, control->incarnation,
+            (double)(supervisor_now_ns() - control->died_ns) / 1e6);
+}
+
+static void note_who_is_up(struct supervisor *s)
+{
+    uint32_t n_up = 0;
+
+    for (uint32_t peer = 0; peer < s->segment.n_peers; peer++) {
+        struct child *child = &s->children[peer];
+        if (child->pid > 0 && !child->up && is_ready(child))
+            note_up(child);
+        n_up += child->up;
+    }
+    if (s->stage == STAGE_STARTING && n_up == s->segment.n_peers)
+        note_all_up(s);
+}
+
+/* ---- turns ---- */
+
+static void reload(struct supervisor *s)
+{
+    struct supervisor_head *head = segment_supervisor(&s->segment);
+
+    notify_reloading();
+    if (s->config.reload)
+        s->config.reload(s->config.opaque);
+    atomic_store_relaxed(&head->log_level, (uint32_t)s->config.log->level);
+    for (uint32_t peer = 0; peer < s->segment.n_peers; peer++) {
+        struct doorbell bell = {
+            .words = &segment_bell(&s->segment, peer)->words, .fd = s->bell_fds[peer]};
+        doorbell_ring(&bell);
+    }
+    log_line(s->config.log, LOG_LEVEL_NOTICE, "reloaded: log level is %s",
+        log_level_text(s->config.log->level));
+    notify_ready("reloaded");
+}
+
+static void keep_house(struct supervisor *s, uint64_t now_ns)
+{
+    struct log *log = s->config.log;
+
+    if (s->alive_ns <= now_ns) {
+        notify_alive();
+        s->alive_ns = now_ns + notify_watchdog_ns() / 2;
+    }
+    if (s->flush_ns <= now_ns)
+        log_flush(log);
+    if (log->repeats == 0)
+        s->flush_ns = NEVER;
+    else if (s->flush_ns == NEVER)
+        s->flush_ns = now_ns + 1000 * MS;
+}
+
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static void arm_wake(struct supervisor *s)
+{
+    uint64_t at_ns = earlier(leave_next_look_ns(s), earlier(s->alive_ns, s->flush_ns));
+
+    if (stages[s->stage].replaces)
+        for (uint32_t peer = 0; peer < s->segment.n_peers; peer++)
+            at_ns = earlier(at_ns, s->children[peer].due_ns);
+    if (at_ns == NEVER)
+        timer_del(&s->wake);
+    else
+        timer_mod_ns(&s->wake, (int64_t)at_ns);
+}
+
+static void take_turn(struct supervisor *s)
+{
+    arm_wake(s);
+    aio_poll(s->ctx, true);
+    note_who_is_up(s);
+    if (s->reload) {
+        s->reload = false;
+        reload(s);
+    }
+    leave_turn(s);
+    keep_house(s, supervisor_now_ns());
+}
+
+int supervisor_run(struct supervisor *s, struct child_env *ret_env, child_main_fn **ret_main)
+{
+    while (s->stage != STAGE_GONE) {
+        struct child *child = next_to_fork(s);
+        if (!child)
+            take_turn(s);
+        else if (fork_child(child))
+            return become(child, ret_env, ret_main);
+    }
+    log_flush(s->config.log);
+    if (s->exit_status == 0)
+        log_line(s->config.log, LOG_LEVEL_NOTICE, "stopped: instance %s", s->config.instance);
+    return s->exit_status;
+}

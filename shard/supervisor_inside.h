@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * supervisor_inside - what supervisor.c, death.c and leave.c share
+ *
+ * One thread, so one state. Callbacks of the loop note what happened; everything else is done
+ * between two turns, in supervisor_run().
+ */
+#include <signal.h>
+
+#include "shard/image.h"
+#include "shard/restart.h"
+#include "shard/segment_file.h"
+#include "shard/supervisor.h"
+
+/* X(name, text, whether the dead are replaced) */
+#define STAGES(X)                              \
+    X(STARTING, "starting", true)              \
+    X(RUNNING, "running", true)                \
+    X(DRAINING, "draining", true)              \
+    X(LEAVING, "leaving", false) /* asked */   \
+    X(KILLING, "killing", false) /* SIGKILL */ \
+    X(GONE, "gone", false)
+
+enum stage {
+#define X(name, text, replaces) STAGE_##name,
+    STAGES(X)
+#undef X
+};
+
+#define NEVER UINT64_MAX
+
+struct child {
+    struct supervisor *supervisor;
+    uint32_t peer;
+    char process[24]; /* "shard 1" */
+    pid_t pid;        /* 0: none lives */
+    int pidfd;
+    bool up;
+    uint64_t due_ns; /* when it is to be forked; NEVER: it lives, or is given up */
+    struct restart restart;
+};
+
+struct supervisor {
+    struct supervisor_config config;
+    struct segment_file file;
+    struct segment segment;
+    struct image image;
+    int *bell_fds; /* n_peers, then the supervisor's */
+    int *keep_fds; /* of every child */
+    uint32_t n_keep_fds;
+    uint32_t io_depth;
+    AioContext *ctx;
+    int signal_fd;
+    sigset_t old_mask;
+    AioTimer wake;
+    enum stage stage;
+    uint64_t began_ns;
+    uint64_t stage_ends_ns; /* when the stage is over by force; NEVER: no limit */
+    uint64_t alive_ns;      /* next message to the watchdog; NEVER: none */
+    uint64_t flush_ns;      /* log_flush(); NEVER: nothing repeats */
+    uint64_t submitted;     /* calls submitted by all when the drain was last looked at */
+    uint32_t n_stop_signals;
+    bool reload;
+    int exit_status;
+    struct child *children; /* n_peers */
+};
+
+static inline uint64_t supervisor_now_ns(void)
+{
+    return (uint64_t)aio_clock_ns();
+}
+
+/* Sets the stage, if the moves allowed from the present one include it. */
+void supervisor_enter(struct supervisor *supervisor, enum stage stage);
+
+/* ---- death.c ---- */
+
+/* Handler of the child's pidfd. */
+void child_on_exit(void *opaque);
+
+/* Gives it up for good and tells its peers. */
+void child_fail(struct child *child);
+
+/* ---- leave.c ---- */
+
+/* Acts on signals that came, and on what the stage waits for. */
+void leave_turn(struct supervisor *supervisor);
+
+/* When leave_turn() has to look again, whatever happens. */
+uint64_t leave_next_look_ns(const struct supervisor *supervisor);
+
+/* A first start failed: everybody leaves. */
+void leave_at_start(struct supervisor *supervisor);

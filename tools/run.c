@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Everything that all processes share is made here, before the first fork: services loaded and
+ * configured, cores counted, the runtime directory claimed. What a child inherits beyond the
+ * supervisor's own list is what services opened meanwhile: the fds open after that less those open
+ * before.
+ */
+#include "tools/run.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "ipc/gateway/gateway.h"
+#include "services/file.h"
+#include "services/sys.h"
+#include "shard/fd_list.h"
+#include "shard/log.h"
+#include "shard/rundir.h"
+#include "shard/supervisor.h"
+#include "shard/topology.h"
+#include "tools/command.h"
+#include "tools/commands.h"
+#include "tools/run_options.h"
+
+struct run {
+    struct run_options options;
+    struct log log;
+    struct registry *registry;
+    struct topology topology;
+    struct fd_list service_fds;
+    char *runtime_dir;
+    int lock_fd;
+};
+
+/* ---- services ---- */
+
+static int add_services(struct run *run, char **ret_error)
+{
+    const struct command_list *paths = &run->options.services;
+    int r;
+
+    r = registry_add(run->registry, &sys_service, ret_error);
+    if (r == 0)
+        r = registry_add(run->registry, &file_service, ret_error);
+    for (size_t i = 0; r == 0 && i < paths->n; i++)
+        r = registry_load(run->registry, paths->items[i], ret_error);
+    if (run->options.enable_test_methods)
+        registry_enable_test_methods(run->registry);
+    return r;
+}
+
+/* "SERVICE.KEY=VALUE", which run_options has checked. */
+static int configure_setting(struct run *run, const char *setting, char **ret_error)
+{
+    char *service = strdup(setting), *key, *value;
+    int r;
+
+    if (!service)
+        return -ENOMEM;
+    key = strchr(service, '.');
+    *key++ = '\0';
+    value = strchr(key, '=');
+    *value++ = '\0';
+    r = registry_configure(run->registry, service, key, value, ret_error);
+    free(service);
+    return r;
+}
+
+static int configure_services(struct run *run, char **ret_error)
+{
+    const struct command_list *roots = &run->options.roots, *settings = &run->options.settings;
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < roots->n; i++)
+        r = registry_configure(run->registry, "file", "root", roots->items[i], ret_error);
+    for (size_t i = 0; r == 0 && i < settings->n; i++)
+        r = configure_setting(run, settings->items[i], ret_error);
+    return r;
+}
+
+static int make_registry(struct run *run, char **ret_error)
+{
+    struct fd_list before;
+    int r;
+
+    run->registry = registry_new();
+    r = run->registry ? fd_list_read(&before) : -ENOMEM;
+    if (r < 0)
+        return r;
+    r = add_services(run, ret_error);
+    if (r == 0)
+        r = configure_services(run, ret_error);
+    if (r == 0)
+        r = fd_list_read(&run->service_fds);
+    if (r == 0)
+        fd_list_subtract(&run->service_fds, &before);
+    free(before.fds);
+    return r;
+}
+
+/* ---- the instance ---- */
+
+/* A daemon started with one of them closed would have its segment or a socket there. */
+static int fill_standard_fds(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
+            return -errno;
+    return 0;
+}
+
+static void reload(void *opaque)
+{
+    struct run *run = opaque;
+    char *error = NULL;
+
+    if (run_options_reload(&run->options, &error))
+        run->log.level = run->options.log_level;
+    else
+        log_line(
+            &run->log, LOG_LEVEL_ERROR, "nothing reloaded: %s", error ? error : strerror(ENOMEM));
+    free(error);
+}
+
+static int make_supervisor(struct run *run, struct supervisor **ret, char **ret_error)
+{
+    const struct run_options *options = &run->options;
+    struct supervisor_config config = {
+        .instance = options->instance,
+        .runtime_dir = run->runtime_dir,
+        .lock_fd = run->lock_fd,
+        .shm_dir = "/dev/shm",
+        .segment_bytes = options->segment_bytes,
+        .n_shards = options->shards ? options->shards
+                                    : topology_default_shards(&run->topology, SEGMENT_MAX_SHARDS),
+        .topology = &run->topology,
+        .pin = !options->no_pin,
+        .engine = options->engine,
+        .registry = run->registry,
+        .log = &run->log,
+        .listen_url = options->listen,
+        .token_file = options->token_file,
+        .drain_limit_ns = (uint64_t)options->drain_limit_ns,
+        .service_fds = run->service_fds.fds,
+        .n_service_fds = run->service_fds.n,
+        .shard_main = shard_main,
+        .gateway_main = gateway_main,
+        .reload = reload,
+        .opaque = run,
+    };
+
+    return supervisor_new(&config, ret, ret_error);
+}
+
+/* Each step in order, up to the supervisor. 0, or -errno with a text. */
+static int prepare(struct run *run, struct supervisor **ret, char **ret_error)
+{
+    int r;
+
+    r = fill_standard_fds();
+    if (r == 0)
+        r = make_registry(run, ret_error);
+    if (r == 0)
+        r = topology_read("", &run->topology);
+    if (r == 0)
+        r = rundir_claim(run->options.instance, &run->runtime_dir, &run->lock_fd, ret_error);
+    if (r == 0)
+        r = make_supervisor(run, ret, ret_error);
+    return r;
+}
+
+static void clean_up(struct run *run)
+{
+    registry_free(run->registry);
+    topology_deinit(&run->topology);
+    free(run->service_fds.fds);
+    free(run->runtime_dir);
+}
+
+int run_command(int argc, char **argv)
+{
+    struct run run = {0};
+    struct supervisor *supervisor = NULL;
+    struct child_env env;
+    child_main_fn *child_main;
+    char *error = NULL;
+    int status, r;
+
+    r = run_options_parse(argc, argv, &run.options);
+    if (r < 0)
+        return command_exit_status(r);
+    signal(SIGPIPE, SIG_IGN);
+    log_init(&run.log, STDERR_FILENO, run.options.log_level);
+    r = prepare(&run, &supervisor, &error);
+    if (r < 0) {
+        clean_up(&run);
+        return command_error_text(error, "run", r);
+    }
+    status = supervisor_run(supervisor, &env, &child_main);
+    if (status == SUPERVISOR_BECOME_CHILD) {
+        status = child_main(&env);
+        fflush(NULL);
+        _exit(status); /* what is left to do at exit is the supervisor's */
+    }
+    supervisor_free(supervisor);
+    clean_up(&run);
+    return status;
+}

@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The command line is read twice: once to find --config and what is wrong with itself, and again
+ * over what the file said.
+ *
+ * inih hands on lines of up to 198 bytes and would cut longer ones in two, so its reader here refuses
+ * them.
+ */
+#include "tools/run_options.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <ini.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "shard/explain.h"
+#include "shard/segment.h"
+
+#define DRAIN_LIMIT_NS (INT64_C(30) * 1000000000)
+#define REFUSED        (-2) /* for command_exit_status(): a usage error was printed */
+
+static const char *parse_engine(const char *text, void *field)
+{
+    static const enum aio_engine engines[] = {
+        AIO_ENGINE_IO_URING, AIO_ENGINE_LINUX_AIO, AIO_ENGINE_THREADS};
+
+    for (size_t i = 0; i < sizeof(engines) / sizeof(engines[0]); i++) {
+        if (strcmp(text, aio_engine_name(engines[i])) == 0) {
+            *(enum aio_engine *)field = engines[i];
+            return NULL;
+        }
+    }
+    return "io_uring, linux-aio or threads";
+}
+
+static const char *parse_log_level(const char *text, void *field)
+{
+    return log_level_parse(text, field) == 0 ? NULL : "error, warning, notice, info or debug";
+}
+
+static const char *parse_shards(const char *text, void *field)
+{
+    uint32_t n;
+
+    if (command_u32(text, &n) || n < 1 || n > SEGMENT_MAX_SHARDS)
+        return "a number from 1 to 128";
+    *(uint32_t *)field = n;
+    return NULL;
+}
+static_assert(SEGMENT_MAX_SHARDS == 128, "parse_shards() says so");
+
+/* "SERVICE.KEY=VALUE" */
+static const char *parse_setting(const char *text, void *field)
+{
+    const char *dot = strchr(text, '.'), *equals = strchr(text, '=');
+
+    if (!dot || !equals || dot == text || equals <= dot + 1)
+        return "SERVICE.KEY=VALUE";
+    return command_list(text, field);
+}
+
+#define FIELD(name) offsetof(struct run_options, name)
+
+static const struct command_option table[] = {
+    {"shards", 0, "N", "how many shards (default: one a core, within affinity and CPU quota)",
+        parse_shards, FIELD(shards)},
+    {"instance", 0, "NAME", "name of the instance (default: default)", command_text,
+        FIELD(instance)},
+    {"service", 0, "PATH", "load a service; may be given again", command_list, FIELD(services)},
+    {"set", 0, "SERVICE.KEY=VALUE", "a setting of a service; may be given again", parse_setting,
+        FIELD(settings)},
+    {"root", 0, "DIR[:rw]", "let the file service read (and write) below DIR; may be given again",
+        command_list, FIELD(roots)},
+    {"config", 0, "FILE", "read options from FILE", command_text, FIELD(config)},
+    {"engine", 0, "NAME", "io_uring, linux-aio or threads (default: the best that works)",
+        parse_engine, FIELD(engine)},
+    {"listen", 0, "URL", "take clients at tcp://ADDRESS:PORT too", command_text, FIELD(listen)},
+    {"token-file", 0, "FILE", "what clients of --listen have to show", command_text,
+        FIELD(token_file)},
+    {"segment-size", 0, "BYTES", "most shared memory (default: 16M for 2 shards)", command_bytes,
+        FIELD(segment_bytes)},
+    {"enable-test-methods", 0, NULL, "allow sys.crash and other methods that only tests need",
+        command_flag, FIELD(enable_test_methods)},
+    {"drain-limit", 0, "SECONDS", "how long a stop waits for what is in flight (default: 30)",
+        command_seconds, FIELD(drain_limit_ns)},
+    {"no-pin", 0, NULL, "do not pin shards to cores", command_flag, FIELD(no_pin)},
+    {"log-level", 0, "LEVEL", "error, warning, notice, info or debug (default: info)",
+        parse_log_level, FIELD(log_level)},
+    {0},
+};
+
+static const struct command_example examples[] = {
+    {"sherd run --shards 2 --root /usr --root /srv/data:rw",
+        "two shards that read below /usr, and read and write below /srv/data"},
+    {"sherd run --instance demo --service ./greeter.so --set greeter.name=World",
+        "an instance of another name, with a service of your own"},
+    {"sherd run --listen tcp://127.0.0.1:7411 --token-file /etc/sherd/token",
+        "take clients over TCP, too"},
+    {"sherd run --config /etc/sherd/default.conf", "everything from a file; SIGHUP reads it again"},
+    {0},
+};
+
+static const struct command command = {
+    .name = "run",
+    .operands = "",
+    .summary = "Runs an instance in the foreground: a supervisor, a gateway and shards.",
+    .details =
+        "SIGTERM or SIGINT: take nothing new, finish what is in flight, leave; a second one: "
+        "leave at once.\nSIGHUP: read the log level from --config again.",
+    .options = table,
+    .examples = examples,
+};
+
+static struct run_options defaults(int argc, char **argv)
+{
+    return (struct run_options){
+        .instance = "default",
+        .engine = AIO_ENGINE_AUTO,
+        .drain_limit_ns = DRAIN_LIMIT_NS,
+        .log_level = LOG_LEVEL_INFO,
+        .argc = argc,
+        .argv = argv,
+    };
+}
+
+static void free_lists(struct run_options *options)
+{
+    free(options->services.items);
+    free(options->settings.items);
+    free(options->roots.items);
+}
+
+/* ---- the file ---- */
+
+struct reading {
+    FILE *file;
+    struct run_options *options;
+    char *error;
+    bool too_long;
+};
+
+static const struct command_option *find_option(const char *name)
+{
+    for (const struct command_option *option = table; option->name; option++)
+        if (strcmp(option->name, name) == 0)
+            return option;
+    return NULL;
+}
+
+static bool is_yes(const char *text)
+{
+    return strcmp(text, "yes") == 0 || strcmp(text, "true") == 0 || strcmp(text, "1") == 0;
+}
+
+static bool is_no(const char *text)
+{
+    return strcmp(text, "no") == 0 || strcmp(text, "false") == 0 || strcmp(text, "0") == 0;
+}
+
+/* NULL, or what is wrong. */
+static char *take_key(struct run_options *options, const char *name, const char *value)
+{
+    const struct command_option *option = find_option(name);
+    const char *expected = NULL;
+    char *text = NULL, *kept;
+
+    if (!option || strcmp(name, "config") == 0) {
+        explain(&text, 0, "there is no key %s", name);
+        return text;
+    }
+    if (!option->value) {
+        *(bool *)((char *)options + option->offset) = is_yes(value);
+        expected = is_yes(value) || is_no(value) ? NULL : "yes or no";
+    } else {
+        /* Kept for good: children, and a list, point to it. */
+        kept = strdup(value);
+        expected = kept ? option->parse(kept, (char *)options + option->offset) : "more memory";
+    }
+    if (expected)
+        explain(&text, 0, "%s has to be %s, not '%s'", name, expected, value);
+    return text;
+}
+
+static char *take_setting(
+    struct run_options *options, const char *service, const char *key, const char *value)
+{
+    char *setting = NULL, *text = NULL;
+
+    if (asprintf(&setting, "%s.%s=%s", service, key, value) < 0) {
+        explain(&text, 0, "%s", strerror(ENOMEM));
+        return text;
+    }
+    if (parse_setting(setting, &options->settings))
+        explain(&text, 0, "%s is no setting", setting);
+    return text;
+}
+
+static int on_key(void *user, const char *section, const char *name, const char *value)
+{
+    struct reading *reading = user;
+    char *error;
+
+    if (reading->error)
+        return 0;
+    error = section[0] ? take_setting(reading->options, section, name, value)
+                       : take_key(reading->options, name, value);
+    reading->error = error;
+    return error == NULL;
+}
+
+/* As fgets(), but a line that does not fit ends the reading. */
+static char *read_line(char *line, int size, void *stream)
+{
+    struct reading *reading = stream;
+
+    if (reading->too_long || !fgets(line, size, reading->file))
+        return NULL;
+    if (!strchr(line, '\n') && !feof(reading->file)) {
+        reading->too_long = true;
+        snprintf(line, (size_t)size, "?\n"); /* no key: counted as an error in this line */
+    }
+    return line;
+}
+
+/* 0 or -EINVAL, -errno with a text. */
+static int read_file(struct run_options *options, const char *path, char **ret_error)
+{
+    struct reading reading = {.file = fopen(path, "re"), .options = options};
+    int line;
+
+    if (!reading.file)
+        return explain(ret_error, -errno, "configuration %s: %m", path);
+    line = ini_parse_stream(read_line, &reading, on_key, &reading);
+    fclose(reading.file);
+    if (line == 0)
+        return 0;
+    explain(ret_error, -EINVAL, "configuration %s, line %d: %s", path, line,
+        reading.error      ? reading.error
+        : reading.too_long ? "it is longer than 198 bytes"
+                           : "neither KEY = VALUE nor [SERVICE]");
+    free(reading.error);
+    return -EINVAL;
+}
+
+/* ---- both ---- */
+
+static int check(const struct run_options *options, int n_operands, char **operands)
+{
+    if (n_operands > 0)
+        return command_usage(&command, "unexpected argument: %s", operands[0]);
+    if (options->listen && !options->token_file)
+        return command_usage(
+            &command, "--listen needs --token-file FILE: whoever reaches the port could submit");
+    if (options->token_file && !options->listen)
+        return command_usage(&command, "--token-file is of use with --listen only");
+    return 0;
+}
+
+static int parse_line(struct run_options *options, char ***ret_operands)
+{
+    return command_parse(&command, options->argc, options->argv, options, ret_operands);
+}
+
+int run_options_parse(int argc, char **argv, struct run_options *ret)
+{
+    struct run_options first = defaults(argc, argv), options = defaults(argc, argv);
+    char **operands, *error = NULL;
+    int n;
+
+    n = parse_line(&first, &operands);
+    free_lists(&first);
+    if (n < 0)
+        return n;
+    if (first.config && read_file(&options, first.config, &error) < 0) {
+        command_usage(&command, "%s", error ? error : strerror(ENOMEM));
+        free(error);
+        return REFUSED;
+    }
+    n = parse_line(&options, &operands);
+    if (n < 0)
+        return n;
+    if (check(&options, n, operands) != 0)
+        return REFUSED;
+    *ret = options;
+    return 0;
+}
+
+bool run_options_reload(struct run_options *options, char **ret_error)
+{
+    struct run_options again = defaults(options->argc, options->argv);
+    char **operands;
+
+    if (!options->config)
+        return true;
+    if (read_file(&again, options->config, ret_error) < 0 || parse_line(&again, &operands) < 0) {
+        free_lists(&again);
+        return false;
+    }
+    options->log_level = again.log_level;
+    free_lists(&again);
+    return true;
+}

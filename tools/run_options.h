@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * run_options - what `sherd run` is told, by its command line and a configuration file
+ *
+ * Why:         both know the same keys, because both are read by one table.
+ * Use:         struct run_options options;
+ *              int r = run_options_parse(argc, argv, &options);
+ *              if (r < 0)
+ *                  return command_exit_status(r);
+ * Concurrency: one thread
+ * Lifetime:    texts point into argv or are kept until the process ends: children use them.
+ *
+ * The file: KEY = VALUE lines, KEY being an option without its dashes; options that may be given
+ * again and again have a line each time, flags have yes or no. Lines below [SERVICE] are settings of
+ * that service, as --set SERVICE.KEY=VALUE. The command line comes after the file: it overrides
+ * single values and adds to lists.
+ */
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "runtime/aio.h"
+#include "shard/log.h"
+#include "tools/command.h"
+
+struct run_options {
+    const char *instance;
+    uint32_t shards; /* 0: as many as there are cores to use */
+    struct command_list services;
+    struct command_list settings; /* "SERVICE.KEY=VALUE" */
+    struct command_list roots;    /* "DIR" or "DIR:rw" */
+    const char *config;           /* NULL: none */
+    enum aio_engine engine;
+    const char *listen; /* NULL: none */
+    const char *token_file;
+    uint64_t segment_bytes; /* 0: the default */
+    bool enable_test_methods;
+    int64_t drain_limit_ns;
+    bool no_pin;
+    enum log_level log_level;
+    int argc; /* for run_options_reload() */
+    char **argv;
+};
+
+/* 0, or negative for command_exit_status(): help or an error was printed. */
+int run_options_parse(int argc, char **argv, struct run_options *ret);
+
+/* Reads the file again for what may change while the instance runs: the log level. False, and
+ * nothing is changed, where the file has an error; ret_error (free() it) says which. */
+bool run_options_reload(struct run_options *options, char **ret_error);
