@@ -10,5 +10,6 @@
 
 #define BUILD_ID_BYTES 32
 
-/* The executable's GNU build id, zero-padded, cut if longer; zero bytes where it was linked without one. */
+/* The executable's GNU build id, zero-padded, cut if longer; zero bytes where it was linked without
+ * one. */
 void build_id_read(uint8_t ret[BUILD_ID_BYTES]);

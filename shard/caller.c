@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A call takes a slot of its depth, then, where its arguments are not small, a shared buffer, and is published. All three are
- * waited for in order of arrival. The buffer comes back as soon as the callee has copied it; the slot with the answer, or
- * when the callee's death is judged. A slot whose caller has gone (deadline, cancel, death) is abandoned and comes back
- * the same way, so that the room in the rings that goes with it is never given out twice.
+ * A call takes a slot of its depth, then, where its arguments are not small, a shared buffer, and
+ * is published. All three are waited for in order of arrival. The buffer comes back as soon as the
+ * callee has copied it; the slot with the answer, or when the callee's death is judged. A slot
+ * whose caller has gone (deadline, cancel, death) is abandoned and comes back the same way, so that
+ * the room in the rings that goes with it is never given out twice.
  *
- * Every change of a slot's state that a counter goes with is noted in the redo record first; what is noted are values, not
- * differences, so that finishing it twice is harmless.
+ * Every change of a slot's state that a counter goes with is noted in the redo record first; what
+ * is noted are values, not differences, so that finishing it twice is harmless.
  *
- * Orderings        first               then                  ordered by              if broken
- *   SLOT   slot's fields, args    word = waiting      word release, word acquire    callee runs half a call
- *   REDO   redo record            the stores it notes  release each                 a death leaves counters and slots apart
- *   TAKEN  callee's copy of args  buffer used again   ring's push and pop           callee reads another call's arguments
+ * Orderings    first                 then               ordered by                  if broken
+ *   SLOT     slot's fields, args   word = waiting     word release, acquire       half a call is run
+ *   REDO     redo record           what it notes      release stores              a death leaves counters
+ *                                                                                 and slots apart
+ *   TAKEN    callee's copy         buffer used again  the ring's push and pop     callee copies another
+ *                                                                                 call's arguments
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -114,7 +117,6 @@ static void redo_note(struct mesh *mesh, const struct redo_record *note)
     redo->slot = note->slot;
     redo->word = note->word;
     redo->value = note->value;
-    redo->head = note->head;
     redo->end = note->end;
     atomic_store_release(&redo->kind, kind); /* REDO */
 }
@@ -124,24 +126,20 @@ static void redo_clear(struct mesh *mesh)
     atomic_store_release(&mesh->part->redo.kind, REDO_NONE); /* REDO */
 }
 
-void caller_free_slot(struct mesh *mesh, uint32_t peer, uint32_t slot, enum call_end end, struct ring_rx *rx)
+void caller_free_slot(struct mesh *mesh, uint32_t peer, uint32_t slot, enum call_end end)
 {
     struct link *link = &mesh->links[peer];
     struct call_slot *shared = slot_at(mesh, peer, slot);
     uint64_t word = call_word(word_generation(shared->word), CALL_FREE);
     uint64_t ended = link->stats->ends[end] + 1;
 
-    redo_note(mesh,
-        &(struct redo_record){.kind = REDO_END,
-            .pair = peer,
-            .slot = slot,
-            .word = word,
-            .value = ended,
-            .head = rx ? rx->next + 1 : UINT64_MAX,
-            .end = end});
-    if (rx)
-        ring_advance(rx);
-    atomic_store_release(&shared->word, word);                /* REDO */
+    redo_note(mesh, &(struct redo_record){.kind = REDO_END,
+                        .pair = peer,
+                        .slot = slot,
+                        .word = word,
+                        .value = ended,
+                        .end = end});
+    atomic_store_release(&shared->word, word);            /* REDO */
     atomic_store_release(&link->stats->ends[end], ended); /* REDO */
     redo_clear(mesh);
     give_back_args(mesh, &link->out[slot]);
@@ -177,8 +175,8 @@ static void fill_slot(struct mesh *mesh, const struct mesh_call *call, struct ca
 }
 
 /*
- * Should the target be given up meanwhile, its bit in our bitmap is set after its state, so that the next turn judges this
- * call too: no second look at the state is needed here.
+ * Should the target be given up meanwhile, its bit in our bitmap is set after its state, so that
+ * the next turn judges this call too: no second look at the state is needed here.
  */
 static void publish(struct mesh *mesh, struct mesh_call *call)
 {
@@ -189,13 +187,12 @@ static void publish(struct mesh *mesh, struct mesh_call *call)
     uint64_t submitted = link->stats->calls_submitted + 1;
 
     fill_slot(mesh, call, shared);
-    redo_note(mesh,
-        &(struct redo_record){.kind = REDO_SUBMIT,
-            .pair = call->target,
-            .slot = call->slot,
-            .word = word,
-            .value = submitted});
-    atomic_store_release(&shared->word, word);                         /* SLOT, REDO */
+    redo_note(mesh, &(struct redo_record){.kind = REDO_SUBMIT,
+                        .pair = call->target,
+                        .slot = call->slot,
+                        .word = word,
+                        .value = submitted});
+    atomic_store_release(&shared->word, word);                      /* SLOT, REDO */
     atomic_store_release(&link->stats->calls_submitted, submitted); /* REDO */
     redo_clear(mesh);
     link->out[call->slot].call = call;
@@ -203,18 +200,10 @@ static void publish(struct mesh *mesh, struct mesh_call *call)
     push_call(mesh, call->target, call->slot, generation);
 }
 
-void caller_republish(struct mesh *mesh, uint32_t peer, uint32_t slot)
-{
-    struct call_slot *shared = slot_at(mesh, peer, slot);
-
-    atomic_store_release(&shared->position, mesh->links[peer].tx.next);
-    push_call(mesh, peer, slot, word_generation(shared->word));
-    counter_add(&mesh->links[peer].stats->republished, 1);
-}
-
 static void on_heap_ready(struct heap_waiter *waiter, uint64_t off)
 {
-    struct mesh_call *call = (struct mesh_call *)((char *)waiter - offsetof(struct mesh_call, waiter));
+    struct mesh_call *call =
+        (struct mesh_call *)((char *)waiter - offsetof(struct mesh_call, waiter));
     struct mesh *mesh = call->mesh;
     struct out_slot *out = &mesh->links[call->target].out[call->slot];
 
@@ -294,7 +283,8 @@ static void take_back(struct mesh *mesh, struct mesh_call *call)
     case CALL_OUT:
         shared = slot_at(mesh, call->target, call->slot);
         link->out[call->slot].call = NULL;
-        atomic_store_release(&shared->word, call_word(word_generation(shared->word), CALL_ABANDONED));
+        atomic_store_release(
+            &shared->word, call_word(word_generation(shared->word), CALL_ABANDONED));
         break;
     case CALL_NOWHERE:
     case CALL_OVER:
@@ -390,7 +380,8 @@ static struct call_slot *slot_of_message(
     if (message->slot >= mesh->links[peer].n_out)
         return NULL;
     shared = slot_at(mesh, peer, message->slot);
-    if (word_generation(shared->word) != message->generation || word_state(shared->word) == CALL_FREE)
+    if (word_generation(shared->word) != message->generation ||
+        word_state(shared->word) == CALL_FREE)
         return NULL;
     return shared;
 }
@@ -404,17 +395,19 @@ void caller_on_args_taken(struct mesh *mesh, uint32_t peer, const struct message
     give_back_args(mesh, &mesh->links[peer].out[message->slot]); /* TAKEN */
 }
 
-/* The bytes of an answer, copied to `copy` where they are small; NULL where the message makes no sense. */
+/* The bytes of an answer, copied to `copy` where they are small; NULL where the message makes no
+ * sense. */
 static const void *answer_bytes(
     const struct mesh *mesh, uint32_t peer, const struct message *message, uint8_t *copy)
 {
     if (message->off)
         return message->len <= SEGMENT_PAYLOAD_MAX
-            ? segment_heap_at(&mesh->seg, peer, message->off, message->len)
-            : NULL;
+                   ? segment_heap_at(&mesh->seg, peer, message->off, message->len)
+                   : NULL;
     if (message->len > SEGMENT_INLINE_BYTES)
         return NULL;
-    memcpy(copy, segment_serve(&mesh->seg, peer, mesh->self, message->slot)->inline_answer, message->len);
+    memcpy(copy, segment_serve(&mesh->seg, peer, mesh->self, message->slot)->inline_answer,
+        message->len);
     return copy;
 }
 
@@ -430,8 +423,10 @@ static void push_answer_taken(struct mesh *mesh, uint32_t peer, const struct mes
 void caller_on_answer(struct mesh *mesh, uint32_t peer, const struct message *message)
 {
     struct link *link = &mesh->links[peer];
-    struct mesh_answer answer = {
-        .end = (enum call_end)message->end, .status = message->status, .len = message->len, .shard = peer};
+    struct mesh_answer answer = {.end = (enum call_end)message->end,
+        .status = message->status,
+        .len = message->len,
+        .shard = peer};
     uint8_t copy[SEGMENT_INLINE_BYTES];
 
     if (!slot_of_message(mesh, peer, message)) {
@@ -445,7 +440,9 @@ void caller_on_answer(struct mesh *mesh, uint32_t peer, const struct message *me
         answer = (struct mesh_answer){
             .end = CALL_END_FAILED, .status = -EPROTO, .data = copy, .len = 0, .shard = peer};
     /* An abandoned call's end was told already: by a deadline, a cancel, or to nobody. */
-    caller_free_slot(mesh, peer, message->slot, call ? answer.end : CALL_END_NONE, &link->rx);
+    caller_free_slot(mesh, peer, message->slot, call ? answer.end : CALL_END_NONE);
+    /* Dying before this, the replacement finds the answer of a free slot, and drops it. */
+    ring_advance(&link->rx);
     if (call)
         caller_finish(mesh, call, &answer);
     if (message->off)
@@ -455,7 +452,8 @@ void caller_on_answer(struct mesh *mesh, uint32_t peer, const struct message *me
 
 /* ---- taking over from a dead predecessor ---- */
 
-static bool args_are_held(const struct mesh *mesh, uint32_t peer, uint32_t slot, uint64_t generation)
+static bool args_are_held(
+    const struct mesh *mesh, uint32_t peer, uint32_t slot, uint64_t generation)
 {
     const struct serve_slot *serve = segment_serve(&mesh->seg, peer, mesh->self, slot);
 
@@ -469,7 +467,7 @@ static void recover_slot(struct mesh *mesh, uint32_t peer, uint32_t slot)
     uint64_t generation = word_generation(shared->word);
 
     if (shared->position >= link->tx.next) { /* it died before it had published it */
-        caller_free_slot(mesh, peer, slot, CALL_END_CANCELLED, NULL);
+        caller_free_slot(mesh, peer, slot, CALL_END_CANCELLED);
         return;
     }
     if (shared->args_off && args_are_held(mesh, peer, slot, generation) &&

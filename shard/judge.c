@@ -1,19 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * When a peer has died, each living end that called it decides for each of its calls, alone and from words that have one
- * writer each, after it has drained the ring of answers:
+ * When a peer has died, each living end that called it decides for each of its calls, alone and
+ * from words that have one writer each, after it has drained the ring of answers:
  *
- *   started word of      by an incarnation   the call's message     waiting call           abandoned call
- *   this generation      that is             is
- *   no                                       in the ring still      left alone             left alone
- *   no                                       popped                 published again        given back
- *   yes                  the living one                             left alone             left alone
- *   yes                  dead                                       run again, or in doubt given back
- *   (given up for good)                                             not started, in doubt  given back
+ *   this generation was started       waiting call              abandoned call
+ *   not yet                           left alone                left alone
+ *   by the living incarnation         left alone                left alone
+ *   by a dead one                     run again, or in doubt    given back
+ *   (the peer is given up for good)   not started, or in doubt  given back
  *
- * "In the ring" is told by the position of the latest message against the head, which lives in the dead one's part. A
- * message that the replacement has just popped looks lost for a moment; the second copy then finds its generation started,
- * and is dropped. A call runs again under a new generation, as a new submission.
+ * A callee marks a call as started before it frees its message (serve.c), so the message of a call
+ * that was not started is in the ring still, where the replacement finds it: nothing needs to be
+ * published a second time. A call runs again under a new generation, as a new submission.
  */
 #include "shard/judge.h"
 
@@ -41,8 +39,6 @@ bool mesh_finish_redo(const struct segment *seg, uint32_t peer)
         if (note.kind == REDO_END) {
             atomic_store_release(&slot->word, note.word);
             counter_set(&stats->ends[note.end], note.value);
-            if (note.head != UINT64_MAX)
-                atomic_store_release(segment_head(seg, note.pair, peer), note.head);
         }
     }
     atomic_store_release(&redo->kind, REDO_NONE);
@@ -61,7 +57,7 @@ struct verdict {
 
 static void give_back(struct mesh *mesh, const struct verdict *v, enum call_end end)
 {
-    caller_free_slot(mesh, v->peer, v->slot, end, NULL);
+    caller_free_slot(mesh, v->peer, v->slot, end);
     /* A buffer that the dead one had filled for it, if it had got so far. */
     mesh_push(mesh, v->peer,
         &(struct message){.kind = MESSAGE_ANSWER_TAKEN,
@@ -75,23 +71,18 @@ static void end_call(struct mesh *mesh, const struct verdict *v, enum call_end e
     struct mesh_call *call = mesh->links[v->peer].out[v->slot].call;
 
     give_back(mesh, v, end);
-    caller_finish(
-        mesh, call, &(struct mesh_answer){.end = end, .status = status, .data = "", .shard = v->peer});
+    caller_finish(mesh, call,
+        &(struct mesh_answer){.end = end, .status = status, .data = "", .shard = v->peer});
 }
 
 static void judge_not_started(struct mesh *mesh, const struct verdict *v)
 {
-    const struct call_slot *shared = segment_call(&mesh->seg, mesh->self, v->peer, v->slot);
-    uint64_t head = atomic_load_acquire(segment_head(&mesh->seg, mesh->self, v->peer));
-
-    if (v->failed && !v->abandoned)
-        end_call(mesh, v, CALL_END_NOT_STARTED, -EHOSTDOWN);
-    else if (!v->failed && shared->position >= head)
+    if (!v->failed)
         return;
-    else if (v->abandoned)
+    if (v->abandoned)
         give_back(mesh, v, CALL_END_NONE);
     else
-        caller_republish(mesh, v->peer, v->slot);
+        end_call(mesh, v, CALL_END_NOT_STARTED, -EHOSTDOWN);
 }
 
 static void judge_started(struct mesh *mesh, const struct verdict *v)
@@ -109,7 +100,8 @@ static void judge_started(struct mesh *mesh, const struct verdict *v)
     }
 }
 
-static void judge_call(struct mesh *mesh, uint32_t peer, uint32_t slot, uint32_t incarnation, bool failed)
+static void judge_call(
+    struct mesh *mesh, uint32_t peer, uint32_t slot, uint32_t incarnation, bool failed)
 {
     const struct call_slot *shared = segment_call(&mesh->seg, mesh->self, peer, slot);
     const struct serve_slot *serve = segment_serve(&mesh->seg, peer, mesh->self, slot);

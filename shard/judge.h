@@ -9,6 +9,6 @@
 
 #include "shard/segment.h"
 
-/* Finishes or undoes the transition that peer's death cut short, so that its counters and slots agree. It may be called
- * again after a death of the supervisor's own. True where there was one. */
+/* Finishes or undoes the transition that peer's death cut short, so that its counters and slots
+ * agree. It may be called again after a death of the supervisor's own. True where there was one. */
 bool mesh_finish_redo(const struct segment *seg, uint32_t peer);

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Each turn of the loop the mesh takes its bitmap of senders, empties the ring of each that had its bit set, and then, if
- * that sender's incarnation has changed, judges what its death means (judge.c). What the turn pushes is rung once for each
- * target by flush().
+ * Each turn of the loop the mesh takes its bitmap of senders, empties the ring of each that had its
+ * bit set, and then, if that sender's incarnation has changed, judges what its death means
+ * (judge.c). What the turn pushes is rung once for each target by flush().
  *
- * Orderings        first               then                 ordered by                     if broken
- *   PUB    message in its slot   bit, notified       fence in flush, xchg+fence in        receiver clears the bit, finds the
- *                                                    take_senders                         ring empty, and sleeps on a message
- *   BIT    bit set               notified            or_seq, then doorbell_ring           receiver accepts the notification,
- *                                                                                         sees no bit, and sleeps
- *   DEAD   incarnation raised    bit set             release by the supervisor, acquire   a ring is drained before the dead
- *                                                    before the drain                     one's last message, and judged
+ * Orderings    first               then           ordered by                  if broken
+ *   PUB      message in slot     bit, notified  fence in mesh_flush(); xchg  bit is cleared, ring looks
+ *                                               and fence in dispatch        empty: sleeps on a message
+ *   BIT      bit set             notified       or_seq before the doorbell   notification is accepted, no
+ *                                                                            bit seen: sleeps on a message
+ *   DEAD     incarnation raised  bit set        supervisor's release, our    judged before the last of the
+ *                                               acquire before the drain     dead one's answers was seen
  */
 #include "shard/mesh.h"
 
@@ -31,8 +31,8 @@ void mesh_push(struct mesh *mesh, uint32_t peer, const struct message *message)
 {
     struct link *link = &mesh->links[peer];
 
-    /* There is room for all that can be under way (segment.c), so a full ring means that the peer's head is not to be
-     * trusted. The message is lost to that peer alone, and counted. */
+    /* There is room for all that can be under way (segment.c), so a full ring means that the peer's
+     * head is not to be trusted. The message is lost to that peer alone, and counted. */
     if (!ring_push(&link->tx, message)) {
         counter_add(&link->stats->dropped, 1);
         return;
@@ -115,7 +115,8 @@ static void drain(struct mesh *mesh, uint32_t peer)
     struct message message;
     uint64_t n = 0;
 
-    /* DEAD: what the dead incarnation published is in the ring by now, so it is drained before it is judged. */
+    /* DEAD: what the dead incarnation published is in the ring by now, so it is drained before it
+     * is judged. */
     uint32_t incarnation = atomic_load_acquire(&control->incarnation);
     bool failed = atomic_load_acquire(&control->state) == PEER_FAILED;
 
@@ -169,10 +170,11 @@ static int link_init(struct mesh *mesh, uint32_t peer)
     link->stats = segment_pair(seg, mesh->self, peer);
     if (peer == mesh->self)
         return 0;
-    ring_tx_init(&link->tx, segment_ring(seg, mesh->self, peer), segment_tail(seg, mesh->self, peer),
-        segment_head(seg, mesh->self, peer), segment_ring_slots(seg, mesh->self, peer));
-    ring_rx_init(&link->rx, segment_ring(seg, peer, mesh->self), segment_head(seg, peer, mesh->self),
-        segment_ring_slots(seg, peer, mesh->self));
+    ring_tx_init(&link->tx, segment_ring(seg, mesh->self, peer),
+        segment_tail(seg, mesh->self, peer), segment_head(seg, mesh->self, peer),
+        segment_ring_slots(seg, mesh->self, peer));
+    ring_rx_init(&link->rx, segment_ring(seg, peer, mesh->self),
+        segment_head(seg, peer, mesh->self), segment_ring_slots(seg, peer, mesh->self));
     return caller_init(mesh, peer);
 }
 
@@ -234,7 +236,8 @@ int mesh_new(const struct mesh_config *config, struct mesh **ret_mesh)
 
     if (!mesh)
         return -ENOMEM;
-    r = heap_init(&mesh->heap, segment_heap_off(&mesh->seg, mesh->self), mesh->seg.geometry.heap_bytes);
+    r = heap_init(
+        &mesh->heap, segment_heap_off(&mesh->seg, mesh->self), mesh->seg.geometry.heap_bytes);
     for (uint32_t peer = 0; r == 0 && peer < mesh->seg.n_peers; peer++)
         r = link_init(mesh, peer);
     mesh->over_bh = r == 0 ? aio_bh_new(mesh->ctx, run_over, mesh) : NULL;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 /*
- * mesh_inside - what the files of the mesh share: mesh.c (rings, bitmap, bells), caller.c (calls to others),
- * serve.c (calls from others), judge.c (after a death). Nobody else includes it.
+ * mesh_inside - what the files of the mesh share: mesh.c (rings, bitmap, bells), caller.c (calls to
+ * others), serve.c (calls from others), judge.c (after a death). Nobody else includes it.
  *
  * Concurrency: owner loop, all of it.
  */
@@ -37,9 +37,9 @@ struct link {
     struct pair_stats *stats;
     struct out_slot *out;
     uint32_t n_out;
-    uint32_t known_incarnation; /* deaths before it are judged */
-    bool failed;                /* given up for good, and judged */
-    bool dirty;                 /* pushed to since the last flush */
+    uint32_t known_incarnation;             /* deaths before it are judged */
+    bool failed;                            /* given up for good, and judged */
+    bool dirty;                             /* pushed to since the last flush */
     uint32_t free_slots[SEGMENT_MAX_DEPTH]; /* index + 1; 0: none */
     struct call_list line[SEGMENT_MAX_DEPTH];
 };
@@ -91,7 +91,8 @@ static inline uint64_t started_generation(uint64_t started)
     return started >> 24;
 }
 
-/* Whether `started` was written by incarnation `at_least` or a later one. Incarnations wrap at 24 bits. */
+/* Whether `started` was written by incarnation `at_least` or a later one. Incarnations wrap at 24
+ * bits. */
 static inline bool started_since(uint64_t started, uint32_t at_least)
 {
     uint32_t age = ((uint32_t)started - at_least) & CALL_INCARNATION_MASK;
@@ -109,25 +110,22 @@ void mesh_push(struct mesh *mesh, uint32_t peer, const struct message *message);
 int caller_init(struct mesh *mesh, uint32_t peer);
 void caller_deinit(struct mesh *mesh, uint32_t peer);
 
-/* Takes over the predecessor's slots for one peer: what it waited for is abandoned, what it never published is over. */
+/* Takes over the predecessor's slots for one peer: what it waited for is abandoned, what it never
+ * published is over. */
 void caller_recover(struct mesh *mesh, uint32_t peer);
 
 /* The message at the head of the ring from peer, which this advances. */
 void caller_on_answer(struct mesh *mesh, uint32_t peer, const struct message *message);
 void caller_on_args_taken(struct mesh *mesh, uint32_t peer, const struct message *message);
 
-/* Gives slot its state back as free, counted as `end` (CALL_END_NONE: nobody was told an end). Where rx is not NULL its
- * oldest message is freed in the same transition. */
-void caller_free_slot(struct mesh *mesh, uint32_t peer, uint32_t slot, enum call_end end, struct ring_rx *rx);
+/* Makes slot free again, counted as `end` (CALL_END_NONE: nobody was told an end). */
+void caller_free_slot(struct mesh *mesh, uint32_t peer, uint32_t slot, enum call_end end);
 
 /* Tells the caller of a published call how it ended. */
 void caller_finish(struct mesh *mesh, struct mesh_call *call, const struct mesh_answer *answer);
 
 /* Puts a published call whose slot was freed back to the front of its line. */
 void caller_run_again(struct mesh *mesh, struct mesh_call *call);
-
-/* Publishes slot's message once more. */
-void caller_republish(struct mesh *mesh, uint32_t peer, uint32_t slot);
 
 /* Ends what waits in line for peer. */
 void caller_end_line(struct mesh *mesh, uint32_t peer, enum call_end end, int status);

@@ -103,14 +103,14 @@ static uint32_t call_slots(const struct segment_geometry *g, uint32_t caller, ui
 }
 
 /*
- * Room for all that can be under way from one peer to another, so that a push never fails: for each
- * call of the sender itself and its answer's buffer one message, both twice (a call is published
- * again after a death while what the dead one has popped of it is forgotten); for each call it
- * serves an answer and word that the arguments were taken, and a spare.
+ * Room for all that can be under way from one peer to another, so that a push never fails. For each
+ * call it makes: the call itself, and before it that the former answer's buffer was taken. For each
+ * call it serves: that the arguments' buffer was taken, and the answer. FIFO and the slots' states
+ * allow no more than one of each at a time.
  */
 static uint32_t ring_slots(const struct segment_geometry *g, uint32_t from, uint32_t to)
 {
-    return power_of_two_above(4 * call_slots(g, from, to) + 3 * call_slots(g, to, from));
+    return power_of_two_above(2 * (call_slots(g, from, to) + call_slots(g, to, from)));
 }
 
 static uint64_t region_bytes(const struct segment_geometry *g, bool gateway, enum region region)

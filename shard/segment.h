@@ -21,9 +21,9 @@
  *   +------------------+  super.commons_off
  *   | commons          |  all: a doorbell a peer and the supervisor's, a sender bitmap a peer
  *   +------------------+  super.parts_off
- *   | part of shard 0  |  shard 0: head, counters, pairs, heads, tails, recorder, coroutine registry,
- *   |  ...             |  rings (those it sends on), call slots (as caller), serve slots (as callee),
- *   | part of shard n-1|  heap
+ *   | part of shard 0  |  shard 0: head, counters, pairs, heads, tails, recorder, registry of
+ *   |  ...             |  coroutines, rings it sends on, call slots (as caller), serve slots (as
+ *   | part of shard n-1|  callee), heap
  *   | part of gateway  |  the gateway, which is peer n_shards
  *   +------------------+  super.total_bytes
  *
@@ -150,7 +150,7 @@ struct commons_bitmap {
 enum redo_kind {
     REDO_NONE,
     REDO_SUBMIT, /* slot goes to waiting: calls_submitted = value */
-    REDO_END,    /* slot goes to free: ends[end] = value, head of `pair` = head */
+    REDO_END,    /* slot goes to free: ends[end] = value */
 };
 
 struct redo_record {
@@ -159,9 +159,8 @@ struct redo_record {
     uint32_t slot;
     uint64_t word;  /* of the slot, after */
     uint64_t value; /* of the counter, after */
-    uint64_t head;  /* of the ring from pair, after; UINT64_MAX: unchanged */
     uint32_t end;   /* enum call_end */
-    uint8_t spare[20];
+    uint8_t spare[28];
 };
 
 struct part_head {
@@ -210,12 +209,11 @@ struct pair_stats {
     uint64_t calls_submitted;   /* calls published to it: = sum of ends + slots not free */
     uint64_t ends[N_CALL_ENDS]; /* by enum call_end; [0] counts calls abandoned and given back */
     uint64_t slot_waits;        /* calls that waited for a slot */
-    uint64_t republished;       /* calls published again after its death */
     uint64_t popped;            /* messages taken from its ring */
     uint64_t high_water;        /* most messages found in its ring at once */
     uint64_t dropped;           /* of these, those that were stale, double or malformed */
     uint64_t calls_started;     /* methods begun for it */
-    uint64_t spare[7];
+    uint64_t spare[8];
 };
 
 struct ring_mark {
@@ -232,7 +230,7 @@ enum call_state {
 
 struct call_slot {
     uint64_t word;
-    uint64_t position;    /* in the ring to the callee, of its latest message */
+    uint64_t position;    /* in the ring to the callee, of its message */
     uint64_t deadline_ns; /* CLOCK_MONOTONIC; INT64_MAX: none */
     uint64_t submitted_ns;
     uint64_t args_off; /* in the caller's heap; 0: inline_args */
@@ -262,7 +260,7 @@ enum message_kind {
     MESSAGE_NONE,
     MESSAGE_CALL,         /* to the callee: look into the caller's slot */
     MESSAGE_ARGS_TAKEN,   /* to the caller: the arguments' buffer was copied, use it again */
-    MESSAGE_ANSWER,       /* to the caller: how it ended; bytes at off, or inline in the serve slot */
+    MESSAGE_ANSWER,       /* to the caller: how it ended; bytes at off, or in the serve slot */
     MESSAGE_ANSWER_TAKEN, /* to the callee: the answer's buffer was copied, use it again */
 };
 

@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A call is popped, its arguments are copied, and its generation is written to the serve slot as started; then, after a full
- * fence, the caller's slot is looked at once more. Either the caller, which abandons a slot and only then looks at the
- * started word, sees that it runs, or we see that it was taken back and answer `cancelled` without a step of the method run.
- * What is not started when this shard dies is published again; what is started is the caller's to judge (judge.c).
+ * A call is popped, its arguments are copied, and its generation is written to the serve slot as
+ * started; then, after a full fence, the caller's slot is looked at once more. Either the caller,
+ * which abandons a slot and only then looks at the started word, sees that it runs, or we see that
+ * it was taken back and answer `cancelled` without a step of the method run. The message is freed
+ * after the started word is written: what this shard's death finds not started is in the ring
+ * still, what is started is the caller's to judge (judge.c).
  *
- * An answer's bytes lie inline in the serve slot where they are small, else in this shard's heap, recorded beside the
- * started word until the caller says that it has copied them.
+ * An answer's bytes lie inline in the serve slot where they are small, else in this shard's heap,
+ * recorded beside the started word until the caller says that it has copied them.
  *
- * Orderings        first             then                    ordered by                     if broken
- *   START  started word        look at caller's slot   full fence, both sides        a call both runs and is given back
- *   SLOT   slot's fields       word = waiting          acquire of the word           half a call is run
- *   ANSWER bytes of the answer its message             ring's push and pop           caller reads an older answer
+ * Orderings    first                 then                   ordered by               if broken
+ *   START    started word          look at caller's slot  full fence, both sides   a call both runs and is
+ *                                                                                  given back
+ *   SLOT     slot's fields, args   word = waiting         word release, acquire    half a call is run
+ *   ANSWER   bytes of the answer   its message            the ring's push and pop  an older answer is read
  */
 #include "shard/serve.h"
 
@@ -185,7 +188,8 @@ struct incoming {
     const uint8_t *args; /* in the segment */
 };
 
-static bool read_incoming(const struct mesh *mesh, const struct call_slot *shared, struct incoming *in)
+static bool read_incoming(
+    const struct mesh *mesh, const struct call_slot *shared, struct incoming *in)
 {
     in->args_off = shared->args_off;
     in->args_len = shared->args_len;
@@ -194,8 +198,8 @@ static bool read_incoming(const struct mesh *mesh, const struct call_slot *share
     in->deadline_ns = (int64_t)shared->deadline_ns;
     if (in->args_off)
         in->args = in->args_len <= SEGMENT_PAYLOAD_MAX
-            ? segment_heap_at(&mesh->seg, in->peer, in->args_off, in->args_len)
-            : NULL;
+                       ? segment_heap_at(&mesh->seg, in->peer, in->args_off, in->args_len)
+                       : NULL;
     else
         in->args = in->args_len <= SEGMENT_INLINE_BYTES ? shared->inline_args : NULL;
     return in->args && in->depth < SEGMENT_MAX_DEPTH;
@@ -277,7 +281,8 @@ static void start_call(struct mesh *mesh, struct incoming *in, const struct call
     word = atomic_load_acquire(&shared->word);
     ring_advance(&mesh->links[in->peer].rx);
     if (word_generation(word) != in->generation || word_state(word) == CALL_FREE) {
-        free(call); /* freed meanwhile by a caller that took us for dead, or a copy published twice */
+        /* It was freed meanwhile, by a caller that took us for dead. */
+        free(call);
         counter_add(&mesh->links[in->peer].stats->dropped, 1);
         return;
     }
@@ -370,9 +375,8 @@ int coroutine_fn serve_local(struct mesh *mesh, uint32_t method, const void *arg
     if (len)
         memcpy(call->args, args, len);
     status = run_method(call);
-    *ret_answer = (struct mesh_answer){.end = end_of_status(call, status),
-        .status = status < 0 ? status : 0,
-        .shard = mesh->self};
+    *ret_answer = (struct mesh_answer){
+        .end = end_of_status(call, status), .status = status < 0 ? status : 0, .shard = mesh->self};
     if (status < 0) {
         free(call->local_reply);
         *ret_data = call->error_text;

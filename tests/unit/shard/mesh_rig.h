@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * mesh_rig - a small mesh for tests: a segment in anonymous shared memory and ends of it as threads
+ * or processes
+ *
+ * Use:         rig_open(&rig, 2, &service); rig_thread() or rig_fork() an end with its body; ...;
+ *              rig_close(). body() runs in that end's loop thread, outside coroutines, and returns
+ *              when the end is to leave; until then it polls with rig_poll_until().
+ * Concurrency: the test's main thread plays the supervisor: rig_kill(), rig_replace().
+ * Lifetime:    every child is killed and reaped by rig_close().
+ */
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/types.h>
+
+#include "shard/call.h"
+#include "shard/judge.h"
+#include "shard/mesh.h"
+
+#define RIG_MAX_PEERS 5
+
+struct rig;
+struct rig_end;
+typedef void rig_body_fn(struct rig_end *end);
+
+struct rig_end {
+    struct rig *rig;
+    uint32_t peer;
+    AioContext *ctx;
+    struct mesh *mesh;
+    rig_body_fn *body;
+    pthread_t thread;
+    pid_t pid;
+    bool running;
+};
+
+/* In shared memory, for ends to tell the test things. */
+struct rig_board {
+    _Atomic uint64_t words[64];
+    _Atomic uint32_t leave;
+};
+
+struct rig {
+    struct segment seg;
+    struct registry *registry;
+    struct rig_board *board;
+    int bells[RIG_MAX_PEERS + 1];
+    struct rig_end ends[RIG_MAX_PEERS];
+};
+
+void rig_open(struct rig *rig, uint32_t n_shards, const struct service *service);
+void rig_close(struct rig *rig);
+
+/* The gateway is peer n_shards. */
+void rig_thread(struct rig *rig, uint32_t peer, rig_body_fn *body);
+void rig_fork(struct rig *rig, uint32_t peer, rig_body_fn *body);
+
+/* Waits for a thread or a process that leaves by itself. */
+void rig_join(struct rig *rig, uint32_t peer);
+
+/* SIGKILL, reaped; the others are told, as the supervisor does it. failed: it is given up for good.
+ * */
+void rig_kill(struct rig *rig, uint32_t peer, bool failed);
+
+/* Tells the others about a peer that has died by itself and was reaped by rig_join(). */
+void rig_bury(struct rig *rig, uint32_t peer, bool failed);
+
+/* In an end: polls until cond(opaque) or 20 s have passed, then aborts. */
+void rig_poll_until(struct rig_end *end, bool (*cond)(void *opaque), void *opaque);
+
+/* In an end: polls until the test says leave. */
+void rig_serve(struct rig_end *end);
+
+/* In the test: waits until a word of the board is at least value, 20 s at most. */
+void rig_wait_word(struct rig *rig, unsigned word, uint64_t value);
+
+/* Sum over all pairs of calls submitted and not ended: slots that are not free. */
+uint64_t rig_slots_in_use(const struct rig *rig);
+
+/* Whether submitted = ended + slots in use for every pair. */
+bool rig_balances(const struct rig *rig);

@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <cmocka.h>
+
+#include "shard/keymap.h"
+#include "shard/segment.h"
+
+#define MIB (UINT64_C(1) << 20)
+
+static void *map(uint64_t bytes)
+{
+    void *base = mmap(
+        NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    assert_true(base != MAP_FAILED);
+    return base;
+}
+
+static void open_segment(struct segment *seg, uint32_t n_shards)
+{
+    struct segment_geometry geometry;
+    uint64_t bytes;
+
+    assert_int_equal(segment_geometry_plan(n_shards, 0, &geometry, &bytes), 0);
+    assert_int_equal(segment_init(seg, map(bytes), bytes, &geometry, "test"), 0);
+    assert_int_equal(seg->bytes, bytes);
+}
+
+static void two_shards_fit_16_mib_and_every_count_of_shards_has_a_plan(void **state)
+{
+    struct segment_geometry geometry;
+    uint64_t bytes;
+
+    (void)state;
+    for (uint32_t n = 1; n <= SEGMENT_MAX_SHARDS; n++) {
+        assert_int_equal(segment_geometry_plan(n, 0, &geometry, &bytes), 0);
+        assert_true(n > 2 || bytes <= 16 * MIB);
+        assert_true(geometry.heap_bytes > SEGMENT_PAYLOAD_MAX);
+        assert_int_equal(geometry.slots_shard % SEGMENT_MAX_DEPTH, 0);
+    }
+    assert_int_equal(segment_geometry_plan(0, 0, &geometry, &bytes), -EINVAL);
+    assert_int_equal(segment_geometry_plan(SEGMENT_MAX_SHARDS + 1, 0, &geometry, &bytes), -EINVAL);
+}
+
+static void a_limit_too_small_names_the_least_that_works(void **state)
+{
+    struct segment_geometry geometry;
+    uint64_t least, bytes;
+
+    (void)state;
+    assert_int_equal(segment_geometry_plan(8, MIB, &geometry, &least), -ENOSPC);
+    assert_int_equal(segment_geometry_plan(8, least - 1, &geometry, &bytes), -ENOSPC);
+    assert_int_equal(segment_geometry_plan(8, least, &geometry, &bytes), 0);
+    assert_true(bytes <= least);
+}
+
+/* ---- no two things share a byte ---- */
+
+struct span {
+    uint64_t first, end;
+};
+
+struct spans {
+    struct span *at;
+    size_t n, capacity;
+};
+
+static void add(struct spans *spans, const struct segment *seg, const void *first, uint64_t bytes)
+{
+    uint64_t off = (uint64_t)((const uint8_t *)first - seg->base);
+
+    if (!bytes)
+        return;
+    if (spans->n == spans->capacity) {
+        spans->capacity = spans->capacity * 2 + 1024;
+        spans->at = realloc(spans->at, spans->capacity * sizeof(spans->at[0]));
+    }
+    assert_true(off + bytes <= seg->bytes);
+    spans->at[spans->n++] = (struct span){off, off + bytes};
+}
+
+static void add_pair(struct spans *spans, const struct segment *seg, uint32_t a, uint32_t b)
+{
+    uint64_t n_calls = segment_call_slots(seg, a, b);
+
+    add(spans, seg, segment_pair(seg, a, b), sizeof(struct pair_stats));
+    add(spans, seg, segment_head(seg, a, b), 64);
+    add(spans, seg, segment_tail(seg, a, b), 64);
+    if (a == b)
+        return;
+    add(spans, seg, segment_ring(seg, a, b),
+        segment_ring_slots(seg, a, b) * sizeof(struct ring_slot));
+    if (n_calls) {
+        add(spans, seg, segment_call(seg, a, b, 0), n_calls * sizeof(struct call_slot));
+        add(spans, seg, segment_serve(seg, b, a, 0), n_calls * sizeof(struct serve_slot));
+    }
+}
+
+static int by_first(const void *a, const void *b)
+{
+    const struct span *x = a, *y = b;
+
+    return x->first < y->first ? -1 : x->first > y->first;
+}
+
+static void check_shards(uint32_t n_shards)
+{
+    struct spans spans = {0};
+    struct segment seg;
+
+    open_segment(&seg, n_shards);
+    add(&spans, &seg, segment_super(&seg), sizeof(struct segment_super));
+    add(&spans, &seg, segment_supervisor(&seg), sizeof(struct supervisor_head));
+    add(&spans, &seg, segment_bell(&seg, seg.n_peers), sizeof(struct commons_bell));
+    for (uint32_t peer = 0; peer < seg.n_peers; peer++) {
+        struct aio_instruments in;
+        segment_instruments(&seg, peer, &in);
+        add(&spans, &seg, segment_control(&seg, peer), sizeof(struct peer_control));
+        add(&spans, &seg, segment_bell(&seg, peer), sizeof(struct commons_bell));
+        add(&spans, &seg, segment_bitmap(&seg, peer), sizeof(struct commons_bitmap));
+        add(&spans, &seg, segment_part(&seg, peer), sizeof(struct part_head));
+        add(&spans, &seg, in.counters, sizeof(*in.counters));
+        add(&spans, &seg, in.coroutines, in.n_coroutines * sizeof(struct co_entry));
+        add(&spans, &seg, in.events, in.n_events * sizeof(struct recorder_event));
+        add(&spans, &seg, in.n_recorded, 8);
+        add(&spans, &seg, seg.base + segment_heap_off(&seg, peer), seg.geometry.heap_bytes);
+        assert_int_equal(segment_heap_off(&seg, peer) % SEGMENT_PAGE, 0);
+        for (uint32_t other = 0; other < seg.n_peers; other++)
+            add_pair(&spans, &seg, peer, other);
+    }
+    qsort(spans.at, spans.n, sizeof(spans.at[0]), by_first);
+    for (size_t i = 1; i < spans.n; i++)
+        assert_true(spans.at[i - 1].end <= spans.at[i].first);
+    free(spans.at);
+    munmap(seg.base, seg.bytes);
+}
+
+static void no_two_records_overlap(void **state)
+{
+    static const uint32_t counts[] = {1, 2, 3, 8, 65, SEGMENT_MAX_SHARDS};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++)
+        check_shards(counts[i]);
+}
+
+static void what_is_not_a_segment_of_this_build_is_refused_by_name(void **state)
+{
+    struct segment seg, again;
+    const char *why;
+    struct segment_super *super;
+
+    (void)state;
+    open_segment(&seg, 2);
+    super = (struct segment_super *)seg.base;
+    assert_int_equal(segment_attach(&again, seg.base, seg.bytes, &why), 0);
+    assert_int_equal(segment_attach(&again, seg.base, seg.bytes - 1, &why), -EPROTO);
+    assert_int_equal(segment_attach(&again, seg.base, 100, &why), -EPROTO);
+    super->call_slot_bytes++;
+    assert_int_equal(segment_attach(&again, seg.base, seg.bytes, &why), -EPROTO);
+    assert_non_null(strstr(why, "another build"));
+    super->call_slot_bytes--;
+    super->abi++;
+    assert_int_equal(segment_attach(&again, seg.base, seg.bytes, &why), -EPROTO);
+    assert_non_null(strstr(why, "another version"));
+    super->abi--;
+    super->geometry.n_shards = UINT32_MAX;
+    assert_int_equal(segment_attach(&again, seg.base, seg.bytes, &why), -EPROTO);
+    super->geometry.n_shards = 3;
+    assert_int_equal(segment_attach(&again, seg.base, seg.bytes, &why), -EPROTO);
+    super->magic[0] = 'x';
+    assert_int_equal(segment_attach(&again, seg.base, seg.bytes, &why), -EPROTO);
+    munmap(seg.base, seg.bytes);
+}
+
+static void offsets_from_others_are_confined_to_their_heap(void **state)
+{
+    struct segment seg;
+    uint64_t first, bytes;
+
+    (void)state;
+    open_segment(&seg, 2);
+    first = segment_heap_off(&seg, 1);
+    bytes = seg.geometry.heap_bytes;
+    assert_ptr_equal(segment_heap_at(&seg, 1, first, bytes), seg.base + first);
+    assert_null(segment_heap_at(&seg, 1, first, bytes + 1));
+    assert_null(segment_heap_at(&seg, 1, first - 1, 1));
+    assert_null(segment_heap_at(&seg, 1, first + bytes, 1));
+    assert_null(segment_heap_at(&seg, 1, UINT64_MAX, 2));
+    assert_null(segment_heap_at(&seg, 1, first + 8, UINT64_MAX));
+    assert_null(segment_heap_at(&seg, 0, first, 1));
+    munmap(seg.base, seg.bytes);
+}
+
+static void every_slot_of_the_key_map_has_a_shard_and_shares_are_even(void **state)
+{
+    (void)state;
+    for (uint32_t n = 1; n <= SEGMENT_MAX_SHARDS; n++) {
+        uint32_t share[SEGMENT_MAX_SHARDS] = {0};
+        for (uint32_t slot = 0; slot < KEYMAP_SLOTS; slot++) {
+            assert_true(keymap_shard(slot, n) < n);
+            share[keymap_shard(slot, n)]++;
+        }
+        for (uint32_t shard = 0; shard < n; shard++)
+            assert_true(share[shard] >= KEYMAP_SLOTS / n && share[shard] <= KEYMAP_SLOTS / n + 1);
+    }
+}
+
+static void keys_that_differ_little_spread_over_the_shards(void **state)
+{
+    uint32_t share[4] = {0};
+    char key[32];
+
+    (void)state;
+    for (int i = 0; i < 40000; i++) {
+        int len = snprintf(key, sizeof(key), "/usr/lib/file-%d", i);
+        share[keymap_shard(keymap_slot(keymap_hash(key, (size_t)len)), 4)]++;
+    }
+    for (int shard = 0; shard < 4; shard++)
+        assert_in_range(share[shard], 9500, 10500);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(two_shards_fit_16_mib_and_every_count_of_shards_has_a_plan),
+        cmocka_unit_test(a_limit_too_small_names_the_least_that_works),
+        cmocka_unit_test(no_two_records_overlap),
+        cmocka_unit_test(what_is_not_a_segment_of_this_build_is_refused_by_name),
+        cmocka_unit_test(offsets_from_others_are_confined_to_their_heap),
+        cmocka_unit_test(every_slot_of_the_key_map_has_a_shard_and_shares_are_even),
+        cmocka_unit_test(keys_that_differ_little_spread_over_the_shards),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
