@@ -308,6 +308,11 @@ static int make_kernel_side(struct linux_aio *s, uint32_t io_depth)
         return -errno;
     const struct aio_ring *ring = (const struct aio_ring *)s->aio;
     s->reads_ring = ring->magic == RING_MAGIC && ring->incompat_features == 0;
+    return 0;
+}
+
+static int watch_events(struct linux_aio *s)
+{
     return aio_set_fd_handler(s->ctx, s->event_fd, on_events, NULL, NULL, NULL, s);
 }
 
@@ -319,8 +324,11 @@ int engine_linux_aio_setup(AioContext *ctx, uint32_t io_depth)
     s->ctx = ctx;
     s->event_fd = -1;
     s->pending_last = &s->pending;
-    s->slots = calloc(io_depth, sizeof(*s->slots));
-    int r = s->slots ? make_kernel_side(s, io_depth) : -ENOMEM;
+    int r = make_kernel_side(s, io_depth);
+    if (r == 0) {
+        s->slots = calloc(io_depth, sizeof(*s->slots));
+        r = s->slots ? watch_events(s) : -ENOMEM;
+    }
     if (r < 0) {
         free_state(s);
         return r;
