@@ -2,9 +2,8 @@
 /*
  * sherd queues - who queued how much for whom, from the segment
  *
- * Each ordered pair of peers has a ring. What its sender counts (messages put in, doorbells rung)
- * and what its receiver counts (messages taken, most found at once) stand in different processes'
- * parts; a measure below names the side that it comes from.
+ * Each ordered pair of peers has a ring. What is told of it comes from both of its ends; which
+ * figure from which, pair_figures.h says.
  */
 #include <assert.h>
 #include <errno.h>
@@ -19,6 +18,7 @@
 #include "tools/commands.h"
 #include "tools/instance.h"
 #include "tools/json.h"
+#include "tools/pair_figures.h"
 #include "tools/table.h"
 #include "tools/text.h"
 
@@ -60,24 +60,12 @@ static const struct command command = {
     .examples = examples,
 };
 
-/* ---- measures of a ring ---- */
-
-/* X(name, field of the sender's or the receiver's pair_stats, side, text) */
-#define PAIR_FIGURES(X)                                                         \
-    X(total, pushed, sender, "messages sent")                                   \
-    X(high_water, high_water, receiver, "most waiting at once")                 \
-    X(rings_sent, rings_sent, sender, "rings sent")                             \
-    X(rings_saved, rings_saved, sender, "rings saved")                          \
-    X(popped, popped, receiver, "messages taken")                               \
-    X(dropped, dropped, receiver, "messages dropped: stale, double, malformed") \
-    X(calls_submitted, calls_submitted, sender, "calls published")              \
-    X(calls_started, calls_started, receiver, "methods begun")                  \
-    X(slot_waits, slot_waits, sender, "calls that waited for a slot")
+/* ---- a pair ---- */
 
 struct pair_view {
     uint64_t depth;
     uint64_t calls_under_way;
-#define X(name, field, side, text) uint64_t name;
+#define X(name, side, text) uint64_t name;
     PAIR_FIGURES(X)
 #undef X
     uint64_t ends[N_CALL_ENDS];
@@ -89,7 +77,7 @@ static struct pair_view read_pair(const struct instance *in, uint32_t from, uint
     const struct pair_stats *receiver = segment_pair(&in->segment, to, from);
     struct pair_view view = {.depth = instance_depth(in, from, to),
         .calls_under_way = instance_calls_under_way(in, from, to),
-#define X(name, field, side, text) .name = atomic_load_relaxed(&side->field),
+#define X(name, side, text) .name = atomic_load_relaxed(&side->name),
         PAIR_FIGURES(X)
 #undef X
     };
@@ -102,7 +90,7 @@ static struct pair_view read_pair(const struct instance *in, uint32_t from, uint
 #define MATRICES(X)                       \
     X(depth, "WAITING NOW")               \
     X(high_water, "MOST WAITING AT ONCE") \
-    X(total, "MESSAGES SENT")             \
+    X(pushed, "MESSAGES SENT")            \
     X(rings_sent, "RINGS SENT")           \
     X(rings_saved, "RINGS SAVED")
 
@@ -211,13 +199,13 @@ static void print_list(const struct instance *in)
     for (uint32_t from = 0; from < in->segment.n_peers; from++) {
         for (uint32_t to = 0; to < in->segment.n_peers; to++) {
             struct pair_view view = read_pair(in, from, to);
-            if (from == to || (!view.total && !view.popped))
+            if (from == to || (!view.pushed && !view.popped))
                 continue;
             table_cell(&t, "%s", instance_peer_name(in, from, name));
             table_cell(&t, "%s", instance_peer_name(in, to, name));
             table_cell(&t, "%" PRIu64, view.depth);
             table_cell(&t, "%" PRIu64, view.high_water);
-            table_cell(&t, "%" PRIu64, view.total);
+            table_cell(&t, "%" PRIu64, view.pushed);
             table_cell(&t, "%" PRIu64, view.rings_sent);
             table_cell(&t, "%" PRIu64, view.rings_saved);
         }
@@ -304,7 +292,7 @@ static json_t *pair_json(const struct instance *in, uint32_t from, uint32_t to)
     json_set_text(o, "to", instance_peer_name(in, to, name));
     json_set_u64(o, "slots", segment_ring_slots(&in->segment, from, to));
     json_set_u64(o, "depth", view.depth);
-#define X(name, field, side, text) json_set_u64(o, #name, view.name);
+#define X(name, side, text) json_set_u64(o, #name, view.name);
     PAIR_FIGURES(X)
 #undef X
     json_set_u64(o, "calls_under_way", view.calls_under_way);

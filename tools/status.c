@@ -24,17 +24,20 @@
 #include "tools/table.h"
 #include "tools/text.h"
 
+#define DEFAULT_WINDOW_NS (100 * NS_PER_MS)
+
 struct values {
     const char *instance;
     int64_t wait_ns;
-    int64_t window_ns;
+    int64_t window_ns; /* negative: not given */
     bool json;
 };
 
 static const struct command_option options[] = {
     COMMAND_INSTANCE_OPTIONS(struct values),
-    {"window", 0, "SECONDS", "how long load is measured; 0: not at all (default: 0.1)",
-        command_seconds, offsetof(struct values, window_ns)},
+    {"window", 0, "SECONDS",
+        "how long load is measured; 0: not at all (default: 0.1, with --json 0)", command_seconds,
+        offsetof(struct values, window_ns)},
     {"json", 0, NULL, "print JSON, with every counter", command_flag,
         offsetof(struct values, json)},
     {0},
@@ -42,8 +45,7 @@ static const struct command_option options[] = {
 
 static const struct command_example examples[] = {
     {"sherd status --instance demo", "a line a process: supervisor, gateway, shards"},
-    {"sherd status --instance demo --json --window 0 | jq '.processes[].pid'",
-        "the same for programs, without measuring load"},
+    {"sherd status --instance demo --json | jq '.processes[].pid'", "the numbers of all processes"},
     {0},
 };
 
@@ -350,7 +352,7 @@ static json_t *view_json(const struct view *view)
 
 int status_command(int argc, char **argv)
 {
-    struct values values = {.wait_ns = COMMAND_WAIT_NS, .window_ns = 100 * NS_PER_MS};
+    struct values values = {.wait_ns = COMMAND_WAIT_NS, .window_ns = -1};
     struct instance in;
     struct view view;
     char **operands;
@@ -360,6 +362,8 @@ int status_command(int argc, char **argv)
     if (instance_open(values.instance, values.wait_ns, INSTANCE_READY, &in))
         return EXIT_WORK_FAILED;
     int status = EXIT_DONE;
+    if (values.window_ns < 0)
+        values.window_ns = values.json ? 0 : DEFAULT_WINDOW_NS;
     if (read_view(&in, values.window_ns, &view)) {
         status = command_error("status: no memory");
     } else {
