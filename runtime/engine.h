@@ -116,8 +116,11 @@ void disk_complete(AioContext *ctx, struct disk_request *request, ssize_t result
  * progress. Context: owner loop, outside coroutines. */
 bool disk_dispatch_completed(AioContext *ctx);
 
+/* Whether request moves data of an fd with O_DIRECT, which is never in memory. */
+bool disk_is_direct(const struct disk_request *request);
+
 /* Ends request without a system call that can block, where all it needs is in memory; false where
- * that cannot be told or is not so. Context: owner loop. */
+ * that cannot be told or is not so. Not for one that is direct. Context: owner loop. */
 bool disk_try_at_once(AioContext *ctx, struct disk_request *request);
 
 /* Runs request in a worker: what an engine cannot do itself. Context: owner loop. */

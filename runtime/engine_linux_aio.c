@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <libaio.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -133,15 +132,19 @@ static struct slot *pending_pop(struct linux_aio *s)
     return slot;
 }
 
+static bool is_sync(const struct disk_request *request)
+{
+    return request->op == DISK_FSYNC || request->op == DISK_FDATASYNC;
+}
+
 /* The first in the list cannot be submitted. */
 static void fail_first(struct linux_aio *s, int error)
 {
     struct slot *slot = pending_pop(s);
     struct disk_request *request = slot->request;
-    bool is_sync = request->op == DISK_FSYNC || request->op == DISK_FDATASYNC;
 
     free_slot(s, slot);
-    if (is_sync && (error == -EINVAL || error == -EOPNOTSUPP))
+    if (is_sync(request) && (error == -EINVAL || error == -EOPNOTSUPP))
         disk_submit_to_worker(s->ctx, request); /* a file system without an asynchronous one */
     else
         disk_complete(s->ctx, request, error);
@@ -207,20 +210,7 @@ static void on_events(void *opaque)
 
 static bool is_asynchronous(const struct disk_request *request)
 {
-    switch (request->op) {
-    case DISK_FSYNC:
-    case DISK_FDATASYNC:
-        return true;
-    case DISK_READ:
-    case DISK_READV:
-    case DISK_WRITE:
-    case DISK_WRITEV: {
-        int flags = fcntl(request->fd, F_GETFL);
-        return flags >= 0 && (flags & O_DIRECT);
-    }
-    default:
-        return false;
-    }
+    return is_sync(request) || disk_is_direct(request);
 }
 
 static void prepare(struct iocb *iocb, const struct disk_request *r)

@@ -19,6 +19,7 @@
  * Before the way through a worker and back, which costs two wake-ups, the loop tries what the
  * kernel can answer from memory: preadv2(RWF_NOWAIT) for reads, openat2(RESOLVE_CACHED) for opens,
  * statx() of an open file with AT_STATX_DONT_SYNC.
+ * - Not with O_DIRECT: RWF_NOWAIT then waits for the disk, and only not for locks.
  * - A file system that knows no RWF_NOWAIT says EOPNOTSUPP; what is not cached is EAGAIN: any error
  *   goes to a worker, whose answer counts.
  * - 0 is believed to be the end only of a regular file that fstat() says is no longer than that.
@@ -128,6 +129,21 @@ void disk_submit_to_worker(AioContext *ctx, struct disk_request *request)
 
 /* ---- at once, in the loop ---- */
 
+bool disk_is_direct(const struct disk_request *request)
+{
+    switch (request->op) {
+    case DISK_READ:
+    case DISK_READV:
+    case DISK_WRITE:
+    case DISK_WRITEV: {
+        int flags = fcntl(request->fd, F_GETFL);
+        return flags >= 0 && (flags & O_DIRECT);
+    }
+    default:
+        return false;
+    }
+}
+
 static bool is_at_end(const struct disk_request *request)
 {
     struct stat st;
@@ -190,7 +206,7 @@ bool disk_try_at_once(AioContext *ctx, struct disk_request *request)
 static void threads_submit(AioContext *ctx, struct disk_request *request)
 {
     counter_add(&ctx->instruments.counters->io_syscalls, 1);
-    if (!disk_try_at_once(ctx, request))
+    if (disk_is_direct(request) || !disk_try_at_once(ctx, request))
         disk_submit_to_worker(ctx, request);
 }
 

@@ -24,6 +24,8 @@ struct uring {
     bool refused;                 /* the kernel took nothing of what it was handed last */
     uint32_t n_disk;              /* disk requests in the ring or the kernel */
     uint32_t n_disk_filled;       /* of those, since the last submission */
+    uint32_t n_misses;            /* reads tried at once in vain, in a row, up to a few */
+    uint32_t n_to_skip;           /* reads not to be tried at once */
     uint64_t supported_ops;       /* a bit for each IORING_OP_ below 64 */
     struct disk_request *pending; /* found the submission queue full */
     struct disk_request **pending_last;

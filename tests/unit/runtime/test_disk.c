@@ -23,8 +23,8 @@
 #include "runtime/disk_kernel.h"
 
 /*
- * Each case runs once for each engine that this kernel allows, in a context of its own, on a file of
- * its own; content is checked byte by byte. Faults are given by a table of system calls that answers
+ * Each case runs twice for each engine that this kernel allows, with a file that is in memory and as
+ * if it were not, in a context and on a file of its own; content is checked byte by byte. Faults are given by a table of system calls that answers
  * as a kernel short of something would.
  */
 
@@ -147,25 +147,51 @@ static int count_fds(void)
     return n;
 }
 
+/* As if nothing were in memory: what the loop tries at once goes the long way. */
+static ssize_t nothing_cached(
+    int fd, const struct iovec *iov, int n_iov, uint64_t offset, int flags)
+{
+    return flags & RWF_NOWAIT ? -EAGAIN : disk_kernel_real.preadv(fd, iov, n_iov, offset, flags);
+}
+
+static int no_path_cached(int dirfd, const char *path, const struct open_how *how)
+{
+    return how->resolve != UINT64_MAX && (how->resolve & RESOLVE_CACHED)
+               ? -EAGAIN
+               : disk_kernel_real.openat2(dirfd, path, how);
+}
+
+static void on_this_engine(
+    Body *body, const struct aio_config *config, bool outside_coroutine, bool cold)
+{
+    struct fixture f = {0};
+    struct disk_kernel cold_kernel = disk_kernel_real;
+    int n_fds = count_fds();
+
+    if (!setup(&f, config))
+        return;
+    cold_kernel.preadv = nothing_cached;
+    cold_kernel.openat2 = no_path_cached;
+    if (cold)
+        f.ctx->disk.kernel = &cold_kernel;
+    if (outside_coroutine)
+        body(&f);
+    else
+        in_one_coroutine(&f, body);
+    assert_int_equal(f.ctx->disk.n_in_flight, 0);
+    teardown(&f);
+    assert_int_equal(count_fds(), n_fds);
+}
+
 static void on_each_engine(Body *body, const struct aio_config *config, bool outside_coroutine)
 {
     static const enum aio_engine engines[] = {
         AIO_ENGINE_THREADS, AIO_ENGINE_IO_URING, AIO_ENGINE_LINUX_AIO};
 
     for (size_t i = 0; i < sizeof engines / sizeof engines[0]; i++) {
-        struct fixture f = {0};
-        int n_fds = count_fds();
-
         engine_under_test = engines[i];
-        if (!setup(&f, config))
-            continue;
-        if (outside_coroutine)
-            body(&f);
-        else
-            in_one_coroutine(&f, body);
-        assert_int_equal(f.ctx->disk.n_in_flight, 0);
-        teardown(&f);
-        assert_int_equal(count_fds(), n_fds);
+        on_this_engine(body, config, outside_coroutine, false);
+        on_this_engine(body, config, outside_coroutine, true);
     }
 }
 
@@ -363,6 +389,16 @@ static void offsets_beyond_4_gib_are_kept_whole(void **state)
 }
 
 /* The file system may know no O_DIRECT; the engines' own paths for it are then not run, and said. */
+static int direct_fd;
+
+static ssize_t no_try_at_once(
+    int fd, const struct iovec *iov, int n_iov, uint64_t offset, int flags)
+{
+    if (fd == direct_fd)
+        assert_false(flags & RWF_NOWAIT); /* it would wait for the disk in the loop */
+    return disk_kernel_real.preadv(fd, iov, n_iov, offset, flags);
+}
+
 static void read_and_write_directly(struct fixture *f)
 {
     struct open_how how = {.flags = O_RDWR | O_CLOEXEC | O_DIRECT};
@@ -376,6 +412,10 @@ static void read_and_write_directly(struct fixture *f)
     assert_true(fd >= 0);
     assert_int_equal(posix_memalign((void **)&buf, 4096, 65536), 0);
     struct iovec iov[] = {{buf, 4096}, {buf + 8192, 8192}};
+    struct disk_kernel watching = disk_kernel_real;
+    watching.preadv = no_try_at_once;
+    direct_fd = fd;
+    f->ctx->disk.kernel = &watching;
     assert_int_equal(co_pread(fd, buf, 65536, 65536), 65536);
     check_content(f, buf, 65536, 65536);
     assert_int_equal(co_preadv(fd, iov, 2, 4096), 12288);
@@ -392,6 +432,7 @@ static void read_and_write_directly(struct fixture *f)
     assert_int_equal(co_pread(fd, buf, 65536, FILE_BYTES - 4096), 4096);
     check_content(f, buf, FILE_BYTES - 4096, 4096);
     free(buf);
+    f->ctx->disk.kernel = &disk_kernel_real;
     assert_int_equal(co_close(fd), 0);
     read_everything(f);
 }
