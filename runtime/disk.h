@@ -5,15 +5,19 @@
  * disk - file I/O for coroutines
  *
  * Why:         a coroutine waits for a disk, its thread does not.
- * Use:         as the system calls of the same name, in a coroutine, in its current context's
- *              engine
+ * Use:         as the system calls of the same name, in a coroutine, in its current context's engine
  * Concurrency: coroutine_fn, all of them. Several coroutines may use one fd at once.
  * Lifetime:    buffers, paths and the fd stay valid until the call returns; it returns when the
  *              kernel is done with them, never earlier.
+ * Not here:    pipes, sockets and other fds without offsets: watch those (sherd/aio.h)
  *
  * All return a count or 0, or -errno as the system call would. A read returns its whole count,
  * short only at the end of the file; a write its whole count, or an error. EINTR and EAGAIN are not
- * seen by callers.
+ * seen by callers, but for an openat2 that asks for EAGAIN (RESOLVE_CACHED, O_NONBLOCK).
+ *
+ * What is in memory is read without a way through another thread. The same goes for an openat2 with
+ * O_NONBLOCK or O_PATH, and for a statx of an open fd (an empty path with AT_EMPTY_PATH) with
+ * AT_STATX_DONT_SYNC.
  */
 #include <fcntl.h>
 #include <stddef.h>

@@ -5,11 +5,11 @@
  *
  * Why:         coroutines call runtime/disk.h and need not know which kernel interface serves them.
  * Use:         runtime/disk.c fills a disk_request on the coroutine's stack, calls submit(), and
- * yields once unless the request is done already. An engine takes a request whole or refuses it: a
- *              refused one is never left in a queue.
+ *              yields once unless the request is done already. An engine takes a request whole or
+ *              refuses it by ending it with an error: a refused one is never left in a queue.
  * Concurrency: owner loop. A worker thread's completion comes in through a bottom half.
  * Lifetime:    a request belongs to the engine from submit() until disk_complete(), which comes
- * exactly once, maybe inside submit().
+ *              exactly once, maybe inside submit().
  * Not here:    continuing short reads and writes (runtime/disk.c)
  *
  * No user code runs inside a harvest: disk_complete() puts the request on the context's completed
@@ -28,21 +28,21 @@ struct disk_kernel;
 struct open_how;
 struct statx;
 
-/* X(name, whether linux-aio can do it) */
-#define DISK_OPS(X)     \
-    X(READ, true)       \
-    X(WRITE, true)      \
-    X(READV, true)      \
-    X(WRITEV, true)     \
-    X(FSYNC, true)      \
-    X(FDATASYNC, true)  \
-    X(FALLOCATE, false) \
-    X(OPENAT2, false)   \
-    X(CLOSE, false)     \
-    X(STATX, false)
+/* X(name, io_uring's name) */
+#define DISK_OPS(X)                   \
+    X(READ, IORING_OP_READ)           \
+    X(WRITE, IORING_OP_WRITE)         \
+    X(READV, IORING_OP_READV)         \
+    X(WRITEV, IORING_OP_WRITEV)       \
+    X(FSYNC, IORING_OP_FSYNC)         \
+    X(FDATASYNC, IORING_OP_FSYNC)     \
+    X(FALLOCATE, IORING_OP_FALLOCATE) \
+    X(OPENAT2, IORING_OP_OPENAT2)     \
+    X(CLOSE, IORING_OP_CLOSE)         \
+    X(STATX, IORING_OP_STATX)
 
 enum disk_op {
-#define X(name, in_linux_aio) DISK_##name,
+#define X(name, uring_name) DISK_##name,
     DISK_OPS(X)
 #undef X
 };
@@ -80,7 +80,9 @@ struct disk_request {
     bool waits;                /* co has yielded; else its end came inside submit() */
     Coroutine *co;             /* who is woken by disk_dispatch_completed() if it waits */
     struct disk_request *next; /* engine's queue, then the completed list */
-    struct pool_work work;     /* while a worker has it, as the next */
+
+    /* While a worker has it. */
+    struct pool_work work;
     const struct disk_kernel *kernel;
 };
 

@@ -92,6 +92,11 @@ static ssize_t request_now(const struct disk_kernel *kernel, struct disk_request
     return -EINVAL;
 }
 
+static void count_call(AioContext *ctx)
+{
+    counter_add(&ctx->instruments.counters->io_syscalls, 1);
+}
+
 /* ---- in a worker ---- */
 
 static struct disk_request *request_of(struct pool_work *work)
@@ -125,6 +130,8 @@ void disk_submit_to_worker(AioContext *ctx, struct disk_request *request)
     int r = pool_work_submit(ctx, &request->work);
     if (r < 0)
         disk_complete(ctx, request, r);
+    else
+        count_call(ctx);
 }
 
 /* ---- at once, in the loop ---- */
@@ -154,6 +161,7 @@ static bool is_at_end(const struct disk_request *request)
 
 static bool read_at_once(AioContext *ctx, struct disk_request *request)
 {
+    count_call(ctx);
     ssize_t n = read_now(ctx->disk.kernel, request, RWF_NOWAIT);
 
     if (n < 0 || (n == 0 && !is_at_end(request)))
@@ -169,6 +177,7 @@ static bool open_at_once(AioContext *ctx, struct disk_request *request)
     if (!(how.flags & (O_NONBLOCK | O_PATH)))
         return false;
     how.resolve |= RESOLVE_CACHED;
+    count_call(ctx);
     int fd = ctx->disk.kernel->openat2(request->fd, request->path, &how);
     if (fd < 0)
         return false;
@@ -182,6 +191,7 @@ static bool statx_at_once(AioContext *ctx, struct disk_request *request)
     if (!(request->statx_flags & AT_EMPTY_PATH) || !(request->statx_flags & AT_STATX_DONT_SYNC) ||
         request->statx_path[0] != '\0')
         return false;
+    count_call(ctx);
     disk_complete(ctx, request, request_now(ctx->disk.kernel, request));
     return true;
 }
@@ -205,7 +215,6 @@ bool disk_try_at_once(AioContext *ctx, struct disk_request *request)
 
 static void threads_submit(AioContext *ctx, struct disk_request *request)
 {
-    counter_add(&ctx->instruments.counters->io_syscalls, 1);
     if (disk_is_direct(request) || !disk_try_at_once(ctx, request))
         disk_submit_to_worker(ctx, request);
 }

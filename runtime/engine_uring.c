@@ -25,16 +25,9 @@
 #define MOST_MISSES   6 /* 1 read in 64 is tried then */
 
 static const uint8_t opcodes[] = {
-    [DISK_READ] = IORING_OP_READ,
-    [DISK_WRITE] = IORING_OP_WRITE,
-    [DISK_READV] = IORING_OP_READV,
-    [DISK_WRITEV] = IORING_OP_WRITEV,
-    [DISK_FSYNC] = IORING_OP_FSYNC,
-    [DISK_FDATASYNC] = IORING_OP_FSYNC,
-    [DISK_FALLOCATE] = IORING_OP_FALLOCATE,
-    [DISK_OPENAT2] = IORING_OP_OPENAT2,
-    [DISK_CLOSE] = IORING_OP_CLOSE,
-    [DISK_STATX] = IORING_OP_STATX,
+#define X(name, uring_name) [DISK_##name] = uring_name,
+    DISK_OPS(X)
+#undef X
 };
 
 static void prepare(struct io_uring_sqe *sqe, const struct disk_request *r)

@@ -7,8 +7,9 @@
  * Why:         some system calls cannot be made without blocking.
  * Use:         int r = thread_pool_submit_co(work, argument);   from a coroutine
  * Concurrency: func runs in a worker thread and must not touch the context or yield.
- * Lifetime:    the pool belongs to a context and begins with its first use; workers leave after 10
- * s without work; freeing the context waits for them.
+ * Lifetime:    the pool belongs to a context and begins with its first use; workers leave after
+ *              10 s without work; freeing the context waits for them.
+ * Not here:    files, which sherd/disk.h reads and writes better
  */
 #include "runtime/coroutine.h"
 

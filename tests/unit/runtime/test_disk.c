@@ -1,217 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-#include "runtime/disk.h"
+#include "tests/unit/runtime/disk_fixture.h"
 
-#include <errno.h>
-#include <limits.h>
 #include <linux/filter.h>
-#include <linux/openat2.h>
 #include <linux/seccomp.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <unistd.h>
-
-#include <cmocka.h>
-
-#include "runtime/context.h"
-#include "runtime/disk_kernel.h"
-
-/*
- * Each case runs twice for each engine that this kernel allows, with a file that is in memory and as
- * if it were not, in a context and on a file of its own; content is checked byte by byte. Faults are given by a table of system calls that answers
- * as a kernel short of something would.
- */
-
-#define FILE_BYTES  ((size_t)1 << 20)
-#define DEADLINE_NS ((int64_t)20 * 1000 * 1000 * 1000)
-
-struct fixture {
-    AioContext *ctx;
-    char path[PATH_MAX];
-    int fd;
-    uint8_t *expected; /* FILE_BYTES, what the file holds */
-};
-
-static uint8_t byte_at(uint64_t offset)
-{
-    uint64_t x = (offset + 1) * 0x9e3779b97f4a7c15ULL;
-
-    return (uint8_t)(x >> 32 ^ x >> 56);
-}
-
-/* ---- running a coroutine to its end ---- */
-
-typedef void Body(struct fixture *f);
-
-struct job {
-    struct fixture *f;
-    Body *body;
-    unsigned *n_left;
-};
-
-static void run_job(void *opaque)
-{
-    struct job *job = opaque;
-
-    job->body(job->f);
-    --*job->n_left;
-}
-
-static void fail_late(void *opaque)
-{
-    fail_msg("the state waited for did not come");
-}
-
-static void poll_until_zero(AioContext *ctx, const unsigned *n_left)
-{
-    AioTimer deadline;
-
-    aio_timer_init(ctx, &deadline, fail_late, NULL);
-    assert_int_equal(timer_mod_ns(&deadline, aio_clock_ns() + DEADLINE_NS), 0);
-    while (*n_left > 0)
-        aio_poll(ctx, true);
-    timer_del(&deadline);
-}
-
-static void in_one_coroutine(struct fixture *f, Body *body)
-{
-    unsigned n_left = 1;
-    struct job job = {.f = f, .body = body, .n_left = &n_left};
-
-    coroutine_enter(coroutine_create(run_job, &job));
-    poll_until_zero(f->ctx, &n_left);
-}
-
-/* ---- fixture ---- */
-
-static const char *scratch_folder(void)
-{
-    const char *folder = getenv("TMPDIR");
-
-    return folder ? folder : "/tmp";
-}
-
-static int make_file(struct fixture *f)
-{
-    snprintf(f->path, sizeof f->path, "%s/sherd-test-disk-XXXXXX", scratch_folder());
-    int fd = mkostemp(f->path, O_CLOEXEC);
-
-    assert_true(fd >= 0);
-    f->expected = malloc(FILE_BYTES);
-    for (size_t i = 0; i < FILE_BYTES; i++)
-        f->expected[i] = byte_at(i);
-    assert_int_equal(pwrite(fd, f->expected, FILE_BYTES, 0), FILE_BYTES);
-    return fd;
-}
-
-static enum aio_engine engine_under_test;
-
-/* False where the kernel has none of it, which is said. */
-static bool setup(struct fixture *f, const struct aio_config *config)
-{
-    struct aio_config c = config ? *config : (struct aio_config){0};
-
-    c.engine = engine_under_test;
-    int r = aio_context_new(&c, &f->ctx);
-    if (r == -ENOSYS || r == -EPERM || (r == -EAGAIN && c.engine == AIO_ENGINE_LINUX_AIO)) {
-        print_message("%s is not to be had here: %s\n", aio_engine_name(c.engine), strerror(-r));
-        return false;
-    }
-    assert_int_equal(r, 0);
-    aio_context_set_current(f->ctx);
-    f->fd = make_file(f);
-    return true;
-}
-
-static void teardown(struct fixture *f)
-{
-    close(f->fd);
-    unlink(f->path);
-    free(f->expected);
-    aio_context_set_current(NULL);
-    aio_context_unref(f->ctx);
-}
-
-static int count_fds(void)
-{
-    int n = 0;
-
-    for (int fd = 0; fd < 1024; fd++)
-        n += fcntl(fd, F_GETFD) >= 0;
-    return n;
-}
-
-/* As if nothing were in memory: what the loop tries at once goes the long way. */
-static ssize_t nothing_cached(
-    int fd, const struct iovec *iov, int n_iov, uint64_t offset, int flags)
-{
-    return flags & RWF_NOWAIT ? -EAGAIN : disk_kernel_real.preadv(fd, iov, n_iov, offset, flags);
-}
-
-static int no_path_cached(int dirfd, const char *path, const struct open_how *how)
-{
-    return how->resolve != UINT64_MAX && (how->resolve & RESOLVE_CACHED)
-               ? -EAGAIN
-               : disk_kernel_real.openat2(dirfd, path, how);
-}
-
-static void on_this_engine(
-    Body *body, const struct aio_config *config, bool outside_coroutine, bool cold)
-{
-    struct fixture f = {0};
-    struct disk_kernel cold_kernel = disk_kernel_real;
-    int n_fds = count_fds();
-
-    if (!setup(&f, config))
-        return;
-    cold_kernel.preadv = nothing_cached;
-    cold_kernel.openat2 = no_path_cached;
-    if (cold)
-        f.ctx->disk.kernel = &cold_kernel;
-    if (outside_coroutine)
-        body(&f);
-    else
-        in_one_coroutine(&f, body);
-    assert_int_equal(f.ctx->disk.n_in_flight, 0);
-    teardown(&f);
-    assert_int_equal(count_fds(), n_fds);
-}
-
-static void on_each_engine(Body *body, const struct aio_config *config, bool outside_coroutine)
-{
-    static const enum aio_engine engines[] = {
-        AIO_ENGINE_THREADS, AIO_ENGINE_IO_URING, AIO_ENGINE_LINUX_AIO};
-
-    for (size_t i = 0; i < sizeof engines / sizeof engines[0]; i++) {
-        engine_under_test = engines[i];
-        on_this_engine(body, config, outside_coroutine, false);
-        on_this_engine(body, config, outside_coroutine, true);
-    }
-}
 
 /* ---- plain use ---- */
-
-static void check_content(const struct fixture *f, const void *buf, size_t offset, size_t len)
-{
-    assert_memory_equal(buf, f->expected + offset, len);
-}
-
-static void read_everything(struct fixture *f)
-{
-    uint8_t *buf = malloc(FILE_BYTES + 10);
-
-    assert_int_equal(co_pread(f->fd, buf, FILE_BYTES, 0), FILE_BYTES);
-    check_content(f, buf, 0, FILE_BYTES);
-    assert_int_equal(co_pread(f->fd, buf, 100, 4095), 100);
-    check_content(f, buf, 4095, 100);
-    free(buf);
-}
 
 static void a_read_returns_what_the_file_holds(void **state)
 {
@@ -428,7 +225,9 @@ static void read_and_write_directly(struct fixture *f)
     assert_int_equal(co_fsync(fd), 0);
     memset(f->expected + 131072, 'd', 65536);
     memset(f->expected, 'd', 12288);
-    assert_int_equal(co_pread(fd, buf + 1, 4096, 0), -EINVAL);
+    ssize_t misaligned = pread(fd, buf + 1, 4096, 0); /* some file systems do not mind */
+    misaligned = misaligned < 0 ? -errno : misaligned;
+    assert_int_equal(co_pread(fd, buf + 1, 4096, 0), misaligned);
     assert_int_equal(co_pread(fd, buf, 65536, FILE_BYTES - 4096), 4096);
     check_content(f, buf, FILE_BYTES - 4096, 4096);
     free(buf);
@@ -443,23 +242,6 @@ static void direct_io_reaches_the_file(void **state)
 }
 
 /* ---- many at once ---- */
-
-static uint32_t most_in_flight;
-
-static void read_at_random(struct fixture *f)
-{
-    static unsigned seed = 7;
-    uint8_t buf[512];
-
-    for (int i = 0; i < 8; i++) {
-        size_t offset = (size_t)rand_r(&seed) % (FILE_BYTES - sizeof buf);
-
-        assert_int_equal(co_pread(f->fd, buf, sizeof buf, offset), sizeof buf);
-        check_content(f, buf, offset, sizeof buf);
-        if (f->ctx->disk.n_in_flight > most_in_flight)
-            most_in_flight = f->ctx->disk.n_in_flight;
-    }
-}
 
 static void run_many(struct fixture *f)
 {
@@ -539,252 +321,7 @@ static void a_context_that_never_did_io_is_freed(void **state)
     on_each_engine(do_nothing, NULL, true);
 }
 
-/* ---- faults ---- */
-
-static struct {
-    struct disk_kernel kernel;
-    unsigned step;
-    unsigned n_faults;
-} fault;
-
-/* Answers with EAGAIN or EINTR now and then, else goes for a part of the count. Worker threads and
- * the loop come here: faults are decided by the call's own arguments and an atomic step. */
-static int next_fault(void)
-{
-    unsigned step = __atomic_fetch_add(&fault.step, 1, __ATOMIC_RELAXED);
-
-    __atomic_fetch_add(&fault.n_faults, 1, __ATOMIC_RELAXED);
-    return step % 7 == 3 ? -EAGAIN : step % 7 == 5 ? -EINTR : 0;
-}
-
-static ssize_t short_preadv(int fd, const struct iovec *iov, int n_iov, uint64_t offset, int flags)
-{
-    int r = next_fault();
-    struct iovec part = iov[0];
-
-    if (r < 0)
-        return r;
-    part.iov_len = part.iov_len / 3 + 1 < part.iov_len ? part.iov_len / 3 + 1 : part.iov_len;
-    return disk_kernel_real.preadv(fd, &part, 1, offset, flags);
-}
-
-static ssize_t short_pwritev(int fd, const struct iovec *iov, int n_iov, uint64_t offset, int flags)
-{
-    int r = next_fault();
-    struct iovec part = iov[0];
-
-    if (r < 0)
-        return r;
-    part.iov_len = part.iov_len / 3 + 1 < part.iov_len ? part.iov_len / 3 + 1 : part.iov_len;
-    return disk_kernel_real.pwritev(fd, &part, 1, offset, flags);
-}
-
-/* As if the kernel had done a third, or nothing, of a request that it did whole. What was read
- * beyond is spoilt, so that only a right continuation gives the right content. */
-static ssize_t short_result(const struct disk_request *request, ssize_t result)
-{
-    bool read = request->op == DISK_READ;
-
-    if (!read && request->op != DISK_WRITE)
-        return result;
-    int r = next_fault();
-    ssize_t part = r < 0 ? 0 : result / 3 + 1;
-    if (result <= 1 || part >= result)
-        return result;
-    if (read)
-        memset((char *)request->buf + part, 0xee, (size_t)(result - part));
-    return r < 0 ? r : part;
-}
-
-/* Direct I/O goes on in whole blocks. */
-static ssize_t short_direct_result(const struct disk_request *request, ssize_t result)
-{
-    if ((request->op != DISK_READ && request->op != DISK_WRITE) || result <= 4096)
-        return result;
-    __atomic_fetch_add(&fault.n_faults, 1, __ATOMIC_RELAXED);
-    if (request->op == DISK_READ)
-        memset((char *)request->buf + 4096, 0xee, (size_t)(result - 4096));
-    return 4096;
-}
-
-static int partial_io_submit(struct io_context *aio, long n, struct iocb **iocbs)
-{
-    int r = next_fault();
-
-    return r < 0 ? r : disk_kernel_real.io_submit(aio, n > 1 ? n / 2 : n, iocbs);
-}
-
-static int reluctant_enter(int ring_fd, unsigned to_submit, unsigned min_complete, unsigned flags,
-    void *arg, size_t arg_bytes)
-{
-    int r = to_submit > 0 ? next_fault() : 0;
-
-    if (r == -EAGAIN && flags % 2) /* both errors mean the same: later */
-        r = -EBUSY;
-    if (r < 0)
-        return r;
-    if (to_submit > 1) { /* one that takes less than it is handed does not wait either */
-        to_submit /= 2;
-        min_complete = 0;
-    }
-    return disk_kernel_real.uring_enter(ring_fd, to_submit, min_complete, flags, arg, arg_bytes);
-}
-
-static void use_faults(struct fixture *f)
-{
-    fault.kernel = disk_kernel_real;
-    fault.kernel.preadv = short_preadv;
-    fault.kernel.pwritev = short_pwritev;
-    fault.kernel.io_submit = partial_io_submit;
-    fault.kernel.uring_enter = reluctant_enter;
-    fault.kernel.result = short_result;
-    fault.step = 0;
-    fault.n_faults = 0;
-    f->ctx->disk.kernel = &fault.kernel;
-}
-
-static void copy_with_faults(struct fixture *f)
-{
-    uint8_t *buf = malloc(100000);
-    struct iovec iov[] = {{buf + 60000, 40000}, {buf, 20000}, {buf + 20000, 40000}};
-
-    use_faults(f);
-    assert_int_equal(co_pread(f->fd, buf, 100000, 5), 100000);
-    check_content(f, buf, 5, 100000);
-    assert_int_equal(co_preadv(f->fd, iov, 3, 77), 100000);
-    check_content(f, buf + 60000, 77, 40000);
-    check_content(f, buf, 40077, 60000);
-    memset(buf, 0x5a, 100000);
-    memset(buf + 70000, 0xa5, 30000);
-    assert_int_equal(co_pwrite(f->fd, buf, 100000, 300001), 100000);
-    memcpy(f->expected + 300001, buf, 100000);
-    assert_int_equal(co_pwritev(f->fd, iov, 3, 500001), 100000);
-    memcpy(f->expected + 500001, buf + 60000, 40000);
-    memcpy(f->expected + 540001, buf, 60000);
-    assert_true(fault.n_faults > 0);
-    f->ctx->disk.kernel = &disk_kernel_real;
-    free(buf);
-    read_everything(f);
-}
-
-static void partial_and_refused_calls_leave_the_content_whole(void **state)
-{
-    on_each_engine(copy_with_faults, NULL, false);
-}
-
-static void run_many_with_faults(struct fixture *f)
-{
-    enum { N = 40 };
-    unsigned n_left = N;
-    struct job job = {.f = f, .body = read_at_random, .n_left = &n_left};
-
-    use_faults(f);
-    for (int i = 0; i < N; i++)
-        coroutine_enter(coroutine_create(run_job, &job));
-    poll_until_zero(f->ctx, &n_left);
-    assert_true(fault.n_faults > 0);
-}
-
-static void requests_behind_a_refused_one_all_end(void **state)
-{
-    on_each_engine(run_many_with_faults, &(struct aio_config){.io_depth = 16}, true);
-}
-
-static void read_directly_in_parts(struct fixture *f)
-{
-    struct open_how how = {.flags = O_RDWR | O_CLOEXEC | O_DIRECT};
-    int fd = co_openat2(AT_FDCWD, f->path, &how);
-    uint8_t *buf = NULL;
-
-    if (fd == -EINVAL)
-        return;
-    use_faults(f);
-    fault.kernel.result = short_direct_result;
-    fault.kernel.preadv = disk_kernel_real.preadv;
-    fault.kernel.pwritev = disk_kernel_real.pwritev;
-    assert_int_equal(posix_memalign((void **)&buf, 4096, 65536), 0);
-    assert_int_equal(co_pread(fd, buf, 65536, 8192), 65536);
-    check_content(f, buf, 8192, 65536);
-    memset(buf, 'p', 65536);
-    assert_int_equal(co_pwrite(fd, buf, 65536, 131072), 65536);
-    memset(f->expected + 131072, 'p', 65536);
-    f->ctx->disk.kernel = &disk_kernel_real;
-    assert_int_equal(co_close(fd), 0);
-    free(buf);
-    read_everything(f);
-}
-
-static void direct_io_in_parts_leaves_the_content_whole(void **state)
-{
-    on_each_engine(read_directly_in_parts, NULL, false);
-}
-
-/* The first few submissions of all are refused, with nothing in flight whose end could be waited
- * for. */
-static int refuse_first(void)
-{
-    return __atomic_fetch_add(&fault.step, 1, __ATOMIC_RELAXED) < 3 ? -EAGAIN : 0;
-}
-
-static int io_submit_refused_first(struct io_context *aio, long n, struct iocb **iocbs)
-{
-    int r = refuse_first();
-
-    return r < 0 ? r : disk_kernel_real.io_submit(aio, n, iocbs);
-}
-
-static int enter_refused_first(int ring_fd, unsigned to_submit, unsigned min_complete,
-    unsigned flags, void *arg, size_t arg_bytes)
-{
-    int r = to_submit > 0 ? refuse_first() : 0;
-
-    return r < 0 ? r
-                 : disk_kernel_real.uring_enter(
-                       ring_fd, to_submit, min_complete, flags, arg, arg_bytes);
-}
-
-static void sync_once(struct fixture *f)
-{
-    fault.kernel = disk_kernel_real;
-    fault.kernel.io_submit = io_submit_refused_first;
-    fault.kernel.uring_enter = enter_refused_first;
-    fault.step = 0;
-    f->ctx->disk.kernel = &fault.kernel;
-    assert_int_equal(co_fdatasync(f->fd), 0);
-    if (aio_context_engine(f->ctx) != AIO_ENGINE_THREADS)
-        assert_true(fault.step > 3);
-}
-
-static void a_submission_refused_with_nothing_in_flight_is_tried_again(void **state)
-{
-    on_each_engine(sync_once, NULL, false);
-}
-
-static ssize_t write_nothing(const struct disk_request *request, ssize_t result)
-{
-    return request->op == DISK_WRITE ? 0 : result;
-}
-
-static ssize_t pwritev_nothing(
-    int fd, const struct iovec *iov, int n_iov, uint64_t offset, int flags)
-{
-    return 0;
-}
-
-static void write_to_a_file_that_takes_nothing(struct fixture *f)
-{
-    fault.kernel = disk_kernel_real;
-    fault.kernel.result = write_nothing;
-    fault.kernel.pwritev = pwritev_nothing;
-    f->ctx->disk.kernel = &fault.kernel;
-    assert_int_equal(co_pwrite(f->fd, "x", 1, 0), -ENOSPC);
-    assert_int_equal(co_pwrite(f->fd, "x", 0, 0), 0);
-}
-
-static void a_write_that_takes_nothing_is_a_full_disk(void **state)
-{
-    on_each_engine(write_to_a_file_that_takes_nothing, NULL, false);
-}
+/* ---- what the kernel refuses ---- */
 
 static void no_room_for_a_linux_aio_context_is_an_error(void **state)
 {
@@ -800,8 +337,6 @@ static void no_room_for_a_linux_aio_context_is_an_error(void **state)
         &(struct aio_config){.engine = AIO_ENGINE_LINUX_AIO, .io_depth = most + 1}, &ctx);
     assert_true(r == -EAGAIN || r == -ENOSYS || r == -EPERM);
 }
-
-/* ---- what the kernel forbids ---- */
 
 /* From here on this process gets EPERM from a system call, as in a container. */
 static void forbid(uint32_t system_call)
@@ -868,11 +403,6 @@ int main(void)
         cmocka_unit_test(a_thousand_coroutines_share_32_places),
         cmocka_unit_test(cached_reads_do_not_keep_the_loop_from_its_timers),
         cmocka_unit_test(a_context_that_never_did_io_is_freed),
-        cmocka_unit_test(partial_and_refused_calls_leave_the_content_whole),
-        cmocka_unit_test(requests_behind_a_refused_one_all_end),
-        cmocka_unit_test(direct_io_in_parts_leaves_the_content_whole),
-        cmocka_unit_test(a_submission_refused_with_nothing_in_flight_is_tried_again),
-        cmocka_unit_test(a_write_that_takes_nothing_is_a_full_disk),
         cmocka_unit_test(no_room_for_a_linux_aio_context_is_an_error),
         cmocka_unit_test(an_engine_that_is_forbidden_is_passed_over_and_named),
     };
