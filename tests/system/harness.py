@@ -17,6 +17,8 @@ Rules: states are waited for with a deadline (DEADLINE seconds, which no machine
 Where: $SHERD is the program under test; without it, the one in $MESON_BUILD_ROOT.
 """
 import contextlib
+import ctypes
+import errno
 import json
 import os
 import shutil
@@ -58,6 +60,27 @@ def is_alive(pid):
             return stat.read().rsplit(")", 1)[1].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def deny_io_uring():
+    """For preexec_fn: from here on io_uring_setup() fails with EPERM, as in many containers."""
+    class Filter(ctypes.Structure):
+        _fields_ = [("code", ctypes.c_ushort), ("jt", ctypes.c_ubyte), ("jf", ctypes.c_ubyte),
+                    ("k", ctypes.c_uint)]
+
+    class Program(ctypes.Structure):
+        _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.POINTER(Filter))]
+    load_number, jump_if_equal, give_back = 0x20, 0x15, 0x06
+    io_uring_setup = 425  # on every machine
+    filters = (Filter * 4)(
+        Filter(load_number, 0, 0, 0), Filter(jump_if_equal, 0, 1, io_uring_setup),
+        Filter(give_back, 0, 0, 0x00050000 | errno.EPERM), Filter(give_back, 0, 0, 0x7fff0000))
+    program = Program(len(filters), filters)
+    libc = ctypes.CDLL(None, use_errno=True)
+    set_no_new_privs, set_seccomp, mode_filter = 38, 22, 2
+    if (libc.prctl(set_no_new_privs, 1, 0, 0, 0) != 0 or
+            libc.prctl(set_seccomp, mode_filter, ctypes.byref(program), 0, 0) != 0):
+        os._exit(126)
 
 
 def n_fds(pid):

@@ -1,0 +1,456 @@
+# SPDX-License-Identifier: MIT
+"""The supervisor: what it forks, replaces, gives up, ends, and leaves behind."""
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import unittest
+
+import harness
+from harness import wait_until
+
+NOT_ROOT = os.geteuid() != 0
+
+
+def own_tmpfs(megabytes):
+    """A command before another that gives it a /dev/shm of that size."""
+    script = f'mount -t tmpfs -o size={megabytes}m,mode=1777 tmpfs /dev/shm && exec "$@"'
+    return ["unshare", "-m", "sh", "-c", script, "sh"]
+
+
+def can_mount():
+    return not NOT_ROOT and shutil.which("unshare") and subprocess.run(
+        [*own_tmpfs(1), "true"], capture_output=True).returncode == 0
+
+
+def field(pid, name):
+    with open(f"/proc/{pid}/status") as status:
+        return next(line.split(":", 1)[1].strip() for line in status if line.startswith(name + ":"))
+
+
+def comm(pid):
+    with open(f"/proc/{pid}/comm") as file:
+        return file.read().strip()
+
+
+def address_of(pid, path):
+    """Where the process has the file mapped."""
+    inode = str(os.stat(path).st_ino)
+    with open(f"/proc/{pid}/maps") as maps:
+        return next(line.split("-")[0] for line in maps if line.split()[4] == inode and "/dev/shm" in line)
+
+
+def open_files(pid):
+    found = {}
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            found[int(fd)] = os.readlink(f"/proc/{pid}/fd/{fd}")
+    return found
+
+
+class Start(harness.TestCase):
+    def test_all_processes_come_up_named_and_at_the_same_addresses(self):
+        instance = self.start("--shards", "2")
+        names = sorted(comm(p["pid"]) for p in instance.processes())
+        self.assertEqual(names, ["sherd", "sherd-gateway", "sherd-shard-0", "sherd-shard-1"])
+        segment = os.path.join(instance.runtime_dir, "test", "segment")
+        self.assertEqual(len({address_of(p["pid"], segment) for p in instance.processes()}), 1)
+        self.assertEqual(instance.stop(), 0)
+        self.assertEqual(instance.segments(), [])
+        self.assertIsNone(instance.status())
+
+    def test_children_keep_no_fd_that_is_not_theirs(self):
+        reader, writer = os.pipe()
+        os.set_inheritable(writer, True)
+        try:
+            instance = self.instance()
+            instance.start("--shards", "2", pass_fds=[writer])
+            pipe = os.readlink(f"/proc/self/fd/{writer}")
+            self.assertIn(pipe, open_files(instance.supervisor.pid).values())
+            for process in instance.processes()[1:]:
+                files = open_files(process["pid"])
+                self.assertNotIn(pipe, files.values())
+                self.assertFalse([f for f in files.values() if "signalfd" in f])
+        finally:
+            os.close(reader)
+            os.close(writer)
+
+    def test_shards_are_pinned_and_the_gateway_is_not(self):
+        allowed = os.sched_getaffinity(0)
+        if len(allowed) < 2:
+            self.skipTest("one CPU is allowed")
+        instance = self.start("--shards", "2")
+        cores = set()
+        for number in (0, 1):
+            shard = instance.shard(number)
+            self.assertIn(shard["core"], os.sched_getaffinity(shard["pid"]))
+            self.assertLess(os.sched_getaffinity(shard["pid"]), allowed)
+            cores.add(shard["core"])
+        self.assertEqual(len(cores), 2)
+        self.assertIsNone(instance.gateway()["core"])
+        self.assertEqual(os.sched_getaffinity(instance.gateway()["pid"]), allowed)
+
+    def test_no_pin_leaves_shards_where_they_may_be(self):
+        instance = self.start("--shards", "1", "--no-pin")
+        self.assertIsNone(instance.shard(0)["core"])
+        self.assertEqual(os.sched_getaffinity(instance.shard(0)["pid"]), os.sched_getaffinity(0))
+
+    def test_one_allowed_core_makes_one_shard(self):
+        core = min(os.sched_getaffinity(0))
+        instance = self.start(prefix=["taskset", "-c", str(core)])
+        self.assertEqual(len([p for p in instance.processes() if p["role"] == "shard"]), 1)
+        self.assertEqual(instance.shard(0)["core"], core)
+        self.assertEqual(instance.stop(), 0)
+
+    def test_more_shards_than_cores_run_unpinned(self):
+        n_shards = 2 * len(os.sched_getaffinity(0)) + 4
+        instance = self.start("--shards", str(n_shards))
+        shards = [p for p in instance.processes() if p["role"] == "shard"]
+        self.assertEqual(len(shards), n_shards)
+        self.assertEqual({p["core"] for p in shards}, {None})
+        self.assertEqual(instance.stop(), 0)
+
+    def test_two_shards_are_ready_within_50_ms_and_say_so_to_the_service_manager(self):
+        best = float("inf")
+        for _ in range(5):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager, \
+                    tempfile.TemporaryDirectory() as folder:
+                address = os.path.join(folder, "notify")
+                manager.bind(address)
+                manager.settimeout(harness.DEADLINE)
+                instance = self.instance(environment={"NOTIFY_SOCKET": address})
+                began = time.monotonic()
+                instance.run("--shards", "2")
+                message = manager.recv(4096).decode()
+                best = min(best, time.monotonic() - began)
+                self.assertIn("READY=1", message.split("\n"))
+                self.assertEqual(instance.stop(), 0)
+        self.assertLess(best, 0.050)
+
+    def test_each_engine_can_be_chosen(self):
+        for engine in ("io_uring", "linux-aio", "threads"):
+            with self.subTest(engine):
+                instance = self.start("--shards", "1", "--engine", engine)
+                self.assertEqual(instance.shard(0)["engine"], engine)
+                self.assertEqual(instance.stop(), 0)
+
+    def test_without_io_uring_it_falls_back_and_says_so(self):
+        instance = self.start("--shards", "1", preexec_fn=harness.deny_io_uring)
+        self.assertEqual(instance.shard(0)["engine"], "linux-aio")
+        self.assertRegex(instance.log(), r"shard 0 notice engine linux-aio.*io_uring: Operation not permitted")
+        self.assertEqual(instance.stop(), 0)
+
+    def test_engine_that_does_not_work_is_an_error_by_name(self):
+        instance = self.instance()
+        instance.run("--shards", "1", "--engine", "io_uring", preexec_fn=harness.deny_io_uring)
+        self.assertEqual(instance.wait_exit(), 1)
+        self.assertIn("engine io_uring does not work here: Operation not permitted", instance.log())
+
+    def test_idle_processes_wake_up_at_most_twice_a_second(self):
+        instance = self.start("--shards", "2")
+        pids = [p["pid"] for p in instance.processes()]
+        before = {pid: harness.n_timeslices(pid) for pid in pids}
+        began = time.monotonic()
+        time.sleep(3)  # what is measured is how little happens in it
+        seconds = time.monotonic() - began
+        for process in instance.processes():
+            woken = harness.n_timeslices(process["pid"]) - before[process["pid"]]
+            self.assertLessEqual(woken, 2 * seconds, process["role"])
+
+
+class Refusals(harness.TestCase):
+    def refused(self, *arguments, status=2):
+        instance = self.instance()
+        result = instance.command("run", *arguments)
+        self.assertEqual(result.returncode, status, result.stderr)
+        self.assertEqual(len(result.stderr.splitlines()), 1, result.stderr)
+        self.assertEqual(instance.segments(), [])
+        return result.stderr
+
+    def test_bad_options_are_refused_by_name(self):
+        for arguments, text in (
+                (["--shards", "0"], "1 to 128"),
+                (["--shards", "129"], "1 to 128"),
+                (["--engine", "warp"], "io_uring, linux-aio or threads"),
+                (["--log-level", "loud"], "debug"),
+                (["--set", "nonsense"], "SERVICE.KEY=VALUE"),
+                (["--listen", "tcp://127.0.0.1:1"], "--token-file"),
+                (["surplus"], "surplus"),
+                (["--no-such-option"], "no-such-option")):
+            with self.subTest(arguments):
+                self.assertIn(text, self.refused(*arguments))
+
+    def test_what_can_not_be_done_is_refused_with_the_reason(self):
+        for arguments, text in (
+                (["--root", "/nonexistent"], "/nonexistent"),
+                (["--service", "/nonexistent.so"], "/nonexistent.so"),
+                (["--set", "nobody.key=value"], "nobody"),
+                (["--segment-size", "64K"], "--segment-size")):
+            with self.subTest(arguments):
+                self.assertIn(text, self.refused(*arguments, status=1))
+
+    def test_bad_instance_name_is_refused(self):
+        result = subprocess.run([harness.program(), "run", "--instance", "../x"],
+                                capture_output=True, text=True, timeout=harness.DEADLINE)
+        self.assertRefused(result, "../x")
+
+    def test_second_run_of_an_instance_is_refused_and_disturbs_nothing(self):
+        instance = self.start("--shards", "1")
+        before = instance.processes()
+        result = instance.command("run", "--shards", "1")
+        self.assertRefused(result, "runs already", str(instance.supervisor.pid))
+        self.assertEqual([p["pid"] for p in instance.processes()], [p["pid"] for p in before])
+
+    def test_unknown_instance_is_refused_with_those_that_run(self):
+        instance = self.start("--shards", "1")
+        other = subprocess.run(
+            [harness.program(), "status", "--instance", "other", "--wait", "0"],
+            capture_output=True, text=True, env=instance.environment, timeout=harness.DEADLINE)
+        self.assertRefused(other, "other", "test")
+
+    def test_first_start_that_fails_ends_everything_with_the_reason(self):
+        with socket.socket() as taken, tempfile.NamedTemporaryFile("w") as token:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            token.write("0123456789abcdef0123456789abcdef\n")
+            token.flush()
+            instance = self.instance()
+            instance.run("--shards", "2", "--listen", f"tcp://127.0.0.1:{taken.getsockname()[1]}",
+                         "--token-file", token.name)
+            self.assertEqual(instance.wait_exit(), 1)
+        self.assertIn("gateway could not start", instance.log())
+        self.assertEqual(instance.segments(), [])
+
+    @unittest.skipUnless(can_mount(), "can't mount a tmpfs here")
+    def test_full_dev_shm_is_an_error_that_says_what_to_do(self):
+        instance = self.instance()
+        instance.run("--shards", "2", prefix=own_tmpfs(4))
+        self.assertEqual(instance.wait_exit(), 1)
+        self.assertIn("needs 16.0 MiB", instance.log())
+        self.assertIn("4.0 MiB are free", instance.log())
+        self.assertIn("--segment-size", instance.log())
+        instance.run("--shards", "2", "--segment-size", "4M", prefix=own_tmpfs(4))
+        instance.wait_for_log("ready in")
+
+    @unittest.skipUnless(can_mount(), "can't mount a tmpfs here")
+    def test_the_64_mib_of_a_container_are_enough(self):
+        instance = self.instance()
+        instance.run("--shards", "8", prefix=own_tmpfs(64))
+        instance.wait_for_log("ready in")
+        instance.supervisor.send_signal(signal.SIGTERM)
+        self.assertEqual(instance.wait_exit(), 0)
+
+    def test_small_limit_on_open_files_is_an_error_that_says_what_to_do(self):
+        instance = self.instance()
+        instance.run("--shards", "2", prefix=["prlimit", "--nofile=256:256"])
+        self.assertEqual(instance.wait_exit(), 1)
+        self.assertIn("LimitNOFILE", instance.log())
+
+
+class Config(harness.TestCase):
+    def write(self, text):
+        with open(self.path, "w") as config:
+            config.write(text)
+
+    def setUp(self):
+        super().setUp()
+        self.folder = tempfile.TemporaryDirectory()
+        self.path = os.path.join(self.folder.name, "sherd.conf")
+
+    def tearDown(self):
+        self.folder.cleanup()
+        super().tearDown()
+
+    def test_file_gives_options_and_the_command_line_wins(self):
+        self.write("# two of them\nshards = 2\nroot = /usr\nroot = /etc\nno-pin = yes\n"
+                   "engine = threads\n")
+        instance = self.start("--config", self.path, "--engine", "linux-aio")
+        self.assertEqual(instance.shard(1)["engine"], "linux-aio")
+        self.assertIsNone(instance.shard(1)["core"])
+
+    def test_errors_are_told_with_their_line(self):
+        for text, expected in (
+                ("shards = 2\nshard = 3\n", "line 2: there is no key shard"),
+                ("shards = many\n", "line 1: shards has to be a number"),
+                ("no-pin = maybe\n", "line 1: no-pin has to be yes or no"),
+                ("shards\n", "line 1: neither KEY = VALUE"),
+                ("# fine\nroot = /" + "x" * 300 + "\n", "line 2: it is longer than 198 bytes"),
+                ("config = other\n", "line 1: there is no key config")):
+            with self.subTest(text[:40]):
+                self.write(text)
+                result = self.instance().command("run", "--config", self.path)
+                self.assertRefused(result, expected, status=2)
+
+    def test_missing_file_is_refused(self):
+        self.assertRefused(self.instance().command("run", "--config", self.path), self.path, status=2)
+
+    def test_sighup_reads_the_log_level_again(self):
+        self.write("shards = 1\nlog-level = info\n")
+        instance = self.start("--config", self.path)
+        self.write("shards = 1\nlog-level = debug\n")
+        instance.kill(instance.supervisor.pid, signal.SIGHUP)
+        instance.wait_for_log("log level is debug")
+        self.write("shards = 1\nlog-level = loud\n")
+        instance.kill(instance.supervisor.pid, signal.SIGHUP)
+        instance.wait_for_log("nothing reloaded")
+        self.assertEqual(instance.stop(), 0)
+        self.assertIn("supervisor debug leaving, was draining", instance.log())
+
+
+class Deaths(harness.TestCase):
+    def test_each_process_that_is_killed_comes_back_again_and_again(self):
+        instance = self.start("--shards", "2")
+        for _ in range(4):
+            for role, number in (("shard", 0), ("shard", 1), ("gateway", None)):
+                instance.kill_and_wait(role, number)
+        for process in instance.processes()[1:]:
+            self.assertEqual(process["incarnation"], 5)
+            self.assertEqual((process["deaths"], process["crashes"]), (4, 0))
+        self.assertEqual(instance.stop(), 0)
+
+    def test_death_line_says_who_how_and_when_it_was_back(self):
+        instance = self.start("--shards", "2")
+        pid = instance.shard(1)["pid"]
+        instance.kill_and_wait("shard", 1)
+        self.assertRegex(instance.log(), rf"shard 1 was killed: signal 9 \(Killed\), pid {pid}, incarnation 1, "
+                                         r"\d+ ms after its start; replaced at once")
+        self.assertRegex(instance.log(), r"shard 1 is up again: pid \d+, incarnation 2, \d+\.\d ms after the death")
+
+    def test_two_hundred_kills_leak_no_fd_and_no_mapping(self):
+        instance = self.start("--shards", "2")
+        instance.kill_and_wait("shard", 0)
+        supervisor = instance.supervisor.pid
+        before = harness.n_fds(supervisor), harness.n_maps(supervisor)
+        for i in range(200):
+            instance.kill_and_wait("shard", i % 2)
+        self.assertEqual((harness.n_fds(supervisor), harness.n_maps(supervisor)), before)
+        self.assertEqual(instance.shard(0)["crashes"], 0)
+        self.assertEqual(instance.stop(), 0)
+
+    def test_crashes_are_made_good_ever_later_and_the_tenth_is_the_last(self):
+        instance = self.start("--shards", "2")
+        for _ in range(9):
+            instance.kill_and_wait("shard", 0, signal.SIGSEGV)
+        delays = [int(ms) for ms in re.findall(r"shard 0 crashed.*replaced in (\d+) ms", instance.log())]
+        self.assertEqual(delays, [100, 200, 400, 800, 1600, 3200, 5000, 5000])
+        instance.kill(instance.shard(0), signal.SIGSEGV)
+        instance.wait_for_shard(0, state="failed")
+        self.assertIn("given up", instance.log())
+        self.assertEqual(instance.shard(1)["state"], "up")
+        instance.kill_and_wait("shard", 1)
+        self.assertEqual(instance.stop(), 0)
+
+    def test_killed_while_starting_it_is_forked_again(self):
+        instance = self.start("--shards", "2")
+        supervisor = instance.supervisor.pid
+        for _ in range(50):
+            with open(f"/proc/{supervisor}/task/{supervisor}/children") as children:
+                for pid in children.read().split():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(pid), signal.SIGKILL)
+        instance.wait_ready()
+        self.assertEqual(instance.stop(), 0)
+
+    def test_stopped_peer_does_not_keep_another_from_being_replaced(self):
+        instance = self.start("--shards", "2")
+        stopped = instance.shard(0)
+        instance.kill(stopped, signal.SIGSTOP)
+        instance.kill_and_wait("shard", 1)
+        instance.kill_and_wait("gateway")
+        instance.kill(stopped, signal.SIGCONT)
+        self.assertEqual(instance.stop(), 0)
+
+    def test_orphans_leave_within_5_seconds_and_the_next_start_takes_over(self):
+        instance = self.start("--shards", "2")
+        pids = [p["pid"] for p in instance.processes()[1:]]
+        instance.kill(instance.supervisor.pid)
+        instance.wait_exit()
+        wait_until(lambda: not any(map(harness.is_alive, pids)), "the orphans to leave", 5)
+        self.assertIn("the supervisor is gone", instance.log())
+        instance.start("--shards", "2")
+        self.assertEqual(instance.stop(), 0)
+
+    def test_kill_of_everything_is_taken_over_and_the_last_three_segments_are_kept(self):
+        instance = self.start("--shards", "2")
+        directory = os.path.join(instance.runtime_dir, "test")
+        kept = []
+        for _ in range(4):
+            kept.insert(0, os.readlink(os.path.join(directory, "segment")))
+            instance.kill_all()
+            instance.start("--shards", "2")
+            links = [os.path.join(directory, f"crashed-{n}") for n in (1, 2, 3)]
+            self.assertEqual([os.readlink(link) for link in links if os.path.islink(link)], kept[:3])
+            self.assertTrue(all(map(os.path.exists, kept[:3])))
+        self.assertFalse(os.path.exists(kept[3]))
+        self.assertIn("the instance before died; its segment is kept", instance.log())
+        self.assertEqual(instance.stop(), 0)
+        self.assertFalse(os.path.lexists(os.path.join(directory, "segment")))
+
+
+class Leaving(harness.TestCase):
+    def test_sigterm_and_sigint_end_it_in_order(self):
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            instance = self.start("--shards", "2")
+            instance.kill(instance.supervisor.pid, signum)
+            self.assertEqual(instance.wait_exit(), 0)
+            self.assertIn("stopped: instance test", instance.log())
+
+    def test_interrupt_from_the_terminal_reaches_the_supervisor_alone(self):
+        instance = self.start("--shards", "2", start_new_session=True)
+        os.killpg(instance.supervisor.pid, signal.SIGINT)
+        self.assertEqual(instance.wait_exit(), 0)
+        self.assertNotIn("killed", instance.log())
+
+    def test_stop_works_with_a_dead_gateway(self):
+        instance = self.start("--shards", "2")
+        instance.kill(instance.gateway())
+        self.assertEqual(instance.stop(), 0)
+
+    def test_second_signal_ends_it_at_once(self):
+        instance = self.start("--shards", "2")
+        instance.kill(instance.gateway(), signal.SIGSTOP)  # so that the drain does not end
+        instance.kill(instance.supervisor.pid, signal.SIGTERM)
+        instance.wait_for_log("draining")
+        instance.kill(instance.supervisor.pid, signal.SIGTERM)
+        self.assertEqual(instance.wait_exit(), 1)
+        self.assertIn("leaving at once", instance.log())
+        self.assertEqual(instance.segments(), [])
+
+    def test_drain_limit_ends_a_drain_and_stragglers_are_killed(self):
+        instance = self.start("--shards", "2", "--drain-limit", "0.1")
+        instance.kill(instance.gateway(), signal.SIGSTOP)
+        instance.kill(instance.supervisor.pid, signal.SIGTERM)
+        self.assertEqual(instance.wait_exit(), 0)
+        self.assertIn("drain limit of 0.1 s reached", instance.log())
+        self.assertIn("did not leave within 5 s: killed", instance.log())
+
+    def test_deaths_in_a_drain_are_made_good_and_it_ends(self):
+        instance = self.start("--shards", "2")
+        gateway = instance.gateway()
+        instance.kill(gateway, signal.SIGSTOP)
+        instance.kill(instance.supervisor.pid, signal.SIGTERM)
+        instance.wait_for_log("draining")
+        instance.kill_and_wait("shard", 0)
+        instance.kill(gateway)
+        self.assertEqual(instance.wait_exit(), 0)
+        self.assertIn("gateway is up again", instance.log())
+
+    def test_stop_right_after_the_start_ends_it_too(self):
+        for _ in range(10):
+            instance = self.instance()
+            instance.run("--shards", "2")
+            lock = os.path.join(instance.runtime_dir, "test", "segment")
+            wait_until(lambda: os.path.lexists(lock) or instance.supervisor.poll() is not None,
+                       "the segment's link")
+            instance.kill(instance.supervisor.pid, signal.SIGTERM)
+            self.assertEqual(instance.wait_exit(), 0)
+            self.assertEqual(instance.segments(), [])
+
+
+if __name__ == "__main__":
+    harness.main()
