@@ -70,7 +70,9 @@ static Coroutine *pop_waiter(CoMutex *mutex)
             return NULL;
     }
     atomic_store_relaxed(&mutex->to_pop, oldest->next); /* POP */
-    return oldest->co;
+    Coroutine *co = oldest->co;
+    atomic_store_relaxed(&mutex->ctx, co->ctx); /* SPIN: it will hold it */
+    return co;
 }
 
 /*
@@ -165,7 +167,6 @@ void coroutine_fn co_mutex_unlock(CoMutex *mutex)
     if (!self || mutex->holder != self)
         bug("%s by who does not hold it", __func__);
     mutex->holder = NULL;
-    atomic_store_relaxed(&mutex->ctx, NULL); /* SPIN */
     self->locks_held--;
     if (atomic_add_seq(&mutex->locked, -1) == 1)
         return;
