@@ -167,6 +167,13 @@ static int submit_batch(struct linux_aio *s)
     return r;
 }
 
+/* With the eventfd where there is no memory for a timer: that is at once, but it is not never. */
+static void try_again_later(struct linux_aio *s)
+{
+    if (timer_mod_ns(&s->retry, aio_clock_ns() + RETRY_NS) < 0)
+        eventfd_write(s->event_fd, 1);
+}
+
 static void flush(AioContext *ctx)
 {
     struct linux_aio *s = state_of(ctx);
@@ -175,9 +182,8 @@ static void flush(AioContext *ctx)
         int r = submit_batch(s);
 
         if (r == 0 || r == -EAGAIN || r == -EINTR) {
-            /* Where the timer finds no memory either, the next turn's flush tries again. */
             if (s->n_in_kernel == 0)
-                timer_mod_ns(&s->retry, aio_clock_ns() + RETRY_NS);
+                try_again_later(s);
             return;
         }
         if (r < 0)

@@ -21,6 +21,13 @@
  *
  * A poll holds a reference to its file. So an fd that was closed after it was taken off is really
  * gone only with the next wait, and a new file with its number is not taken for it.
+ *
+ * Orderings   first       then        ordered by                        if broken
+ *   GLANCE    (nothing)   changed     none: who pushes nudges, and a    a change waits for the next
+ *                                     wait that blocks looks after      turn
+ *                                     the fence of its notify_me
+ *   MINE      (nothing)   ON_LIST     none: the loop alone clears the   a node is freed a turn later
+ *                         and ARMED   two, and is who asks
  */
 
 /* Bits of aio_handler.submit_flags. */
@@ -36,7 +43,7 @@ static void push_changed(struct uring *u, struct aio_handler *handler, uint32_t 
 {
     if (atomic_or_seq(&handler->submit_flags, what | ON_LIST) & ON_LIST)
         return;
-    struct aio_handler *first = atomic_load_relaxed(&u->changed); /* the exchange checks it */
+    struct aio_handler *first = atomic_load_relaxed(&u->changed); /* GLANCE: the exchange checks */
     do
         handler->next_submit = first;
     while (!atomic_cas_seq(&u->changed, &first, handler));
@@ -99,7 +106,8 @@ static bool change(AioContext *ctx, struct aio_handler *handler, uint32_t flags)
 void fdmon_uring_fill(AioContext *ctx)
 {
     struct uring *u = uring_of(ctx);
-    struct aio_handler *list = atomic_load_relaxed(&u->changed) ? take_changed(u) : NULL;
+    struct aio_handler *list =
+        atomic_load_relaxed(&u->changed) ? take_changed(u) : NULL; /* GLANCE */
 
     while (list) {
         struct aio_handler *handler = list;
@@ -170,8 +178,7 @@ static int update(AioContext *ctx, struct aio_handler *old, struct aio_handler *
 
 static bool keeps_deleted(const AioContext *ctx, const struct aio_handler *handler)
 {
-    return atomic_load_relaxed(&handler->submit_flags) &
-           (ON_LIST | ARMED); /* loop's own to clear */
+    return atomic_load_relaxed(&handler->submit_flags) & (ON_LIST | ARMED); /* MINE */
 }
 
 static void destroy(AioContext *ctx)

@@ -31,7 +31,9 @@
  *   SQFREE    entry read           head moved on        kernel, our acquire      it is overwritten
  *   CQE       completion written   tail moved on        kernel, our acquire      half of one read
  *   CQFREE    completion copied    head moved on        our release, kernel      it is overwritten
- * The kernel is the other site of each.
+ *   GLANCE    (nothing)            flags, changed       none: a wait that        a turn finds nothing
+ *                                                       blocks looks at all      and the next does
+ * The kernel is the other site of each, for `changed` fdmon_uring.c.
  */
 
 #define SQ_ENTRIES 256
@@ -64,7 +66,8 @@ static unsigned n_to_collect(const struct uring *u)
 
 static bool kernel_has_more(const struct uring *u)
 {
-    return atomic_load_relaxed(u->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+    return atomic_load_relaxed(u->ring.sq.kflags) & /* GLANCE */
+           (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
 }
 
 /* ---- submitting ---- */
@@ -208,7 +211,7 @@ bool uring_needs_wait(const AioContext *ctx)
     const struct uring *u = uring_of(ctx);
 
     return n_to_collect(u) > 0 || n_unsubmitted(u) > 0 || u->pending || kernel_has_more(u) ||
-           atomic_load_relaxed(&u->changed);
+           atomic_load_relaxed(&u->changed); /* GLANCE */
 }
 
 /* ---- life ---- */
