@@ -226,21 +226,47 @@ static int load_hwloc(hwloc_topology_t *ret)
     return 0;
 }
 
-static int add_hwloc_cores(struct topology *topology, const cpu_set_t *allowed)
+/* What hwloc reads from the environment, set for the time it is loaded. */
+static const struct setting {
+    const char *name, *value;
+} settings[] = {
+    {"HWLOC_PLUGINS_PATH", "/nonexistent"},
+    {"HWLOC_HIDE_ERRORS", "2"}, /* it would write to standard error */
+};
+
+#define N_SETTINGS (sizeof(settings) / sizeof(settings[0]))
+
+static void put_setting(const char *name, const char *value)
 {
-    static const char plugins[] = "HWLOC_PLUGINS_PATH";
-    const char *before = getenv(plugins);
-    char *kept = before ? strdup(before) : NULL;
-    hwloc_topology_t hw;
+    if (value)
+        setenv(name, value, 1);
+    else
+        unsetenv(name);
+}
+
+static int load_hwloc_quietly(hwloc_topology_t *ret)
+{
+    char *before[N_SETTINGS];
     int r;
 
-    setenv(plugins, "/nonexistent", 1);
-    r = load_hwloc(&hw);
-    if (kept)
-        setenv(plugins, kept, 1);
-    else
-        unsetenv(plugins);
-    free(kept);
+    for (size_t i = 0; i < N_SETTINGS; i++) {
+        const char *value = getenv(settings[i].name);
+        before[i] = value ? strdup(value) : NULL;
+        put_setting(settings[i].name, settings[i].value);
+    }
+    r = load_hwloc(ret);
+    for (size_t i = 0; i < N_SETTINGS; i++) {
+        put_setting(settings[i].name, before[i]);
+        free(before[i]);
+    }
+    return r;
+}
+
+static int add_hwloc_cores(struct topology *topology, const cpu_set_t *allowed)
+{
+    hwloc_topology_t hw;
+    int r = load_hwloc_quietly(&hw);
+
     if (r < 0)
         return r;
     for (hwloc_obj_t core = NULL;
