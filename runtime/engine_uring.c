@@ -12,9 +12,9 @@
  * the queue full, or comes after one that did, waits in a list, so they stay in order.
  *
  * What is in memory is read in the loop (disk_try_at_once): the ring would do the same copy in the
- * same thread, and a turn of the loop on top: 860 ns a cached 4 KiB read instead of 1,380 with one
- * in flight, 880 instead of 950 with 32. Where it is not in memory the try costs some 300 ns, so
- * after misses in a row ever more reads go to the ring untried.
+ * same thread, and a turn of the loop on top, which with one small read in flight was a fifth to a
+ * third of its time (tests/bench/bench_disk.c). Where it is not in memory the try is a system call
+ * in vain, so after misses in a row ever more reads go to the ring untried.
  *
  * What the kernel's probe does not list goes to a worker, and so does what comes back with EAGAIN:
  * a read of a file opened with O_NONBLOCK on a file system that can only block (tmpfs) would get
