@@ -55,11 +55,17 @@ int pump_init(struct pump *pump, struct sherd_client *client, uint32_t window)
         .window = window,
         .signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK),
     };
-    return pump->signal_fd < 0 ? -errno : 0;
+    if (pump->signal_fd < 0)
+        return -errno;
+    int r = output_open(&pump->out, STDOUT_FILENO, pump->signal_fd);
+    if (r)
+        close(pump->signal_fd);
+    return r;
 }
 
 void pump_deinit(struct pump *pump)
 {
+    output_close(&pump->out);
     close(pump->signal_fd);
 }
 
@@ -102,8 +108,6 @@ static void hand_on(struct pump_entry *entry, const struct sherd_result *result)
         pump->n_done++;
     else
         pump->n_failed++;
-    if (!pump->output_error && ferror(stdout))
-        pump->output_error = -errno;
     entry_free(entry);
 }
 
@@ -200,6 +204,13 @@ static int start_some(struct pump *pump)
     return 1;
 }
 
+/* Whether an interrupt came; it is taken. */
+static bool take_interrupt(struct pump *pump)
+{
+    struct signalfd_siginfo info;
+    return read(pump->signal_fd, &info, sizeof info) == sizeof info;
+}
+
 /* Sleeps until something can be done. names_fd -1: not waited for. */
 static int wait_for_work(struct pump *pump, int names_fd)
 {
@@ -212,11 +223,8 @@ static int wait_for_work(struct pump *pump, int names_fd)
     int n = poll(fds, 3, progress && progress_is_shown(progress) ? REDRAW_MS : LOOK_MS);
     if (n < 0)
         return errno == EINTR ? 0 : -errno;
-    if (fds[0].revents) {
-        struct signalfd_siginfo info;
-        if (read(pump->signal_fd, &info, sizeof info) == sizeof info)
-            return -EINTR;
-    }
+    if (fds[0].revents && take_interrupt(pump))
+        return -EINTR;
     if (fds[2].revents)
         names_readable(pump->job->names);
     return 0;
@@ -225,9 +233,7 @@ static int wait_for_work(struct pump *pump, int names_fd)
 static int flush_output(struct pump *pump)
 {
     progress_make_way(pump->job->progress);
-    if (!pump->output_error && fflush(stdout))
-        pump->output_error = -errno;
-    return pump->output_error;
+    return output_flush(&pump->out);
 }
 
 /* 1: go on; 0: all is done; -errno. */
@@ -239,8 +245,8 @@ static int turn(struct pump *pump)
     int n = sherd_client_process(pump->client, 0);
     if (n < 0)
         return n;
-    if (pump->output_error)
-        return pump->output_error;
+    if (pump->out.error)
+        return pump->out.error;
     progress_update(
         pump->job->progress, pump->n_done, pump->n_failed, names_fraction(pump->job->names));
     if (more == 0 && !pump->n_entries)
@@ -288,6 +294,8 @@ int pump_run(struct pump *pump, const struct pump_job *job)
     while (r > 0);
     if (r && r != -ENOTCONN) {
         pump->is_interrupted = true;
+        if (pump->out.error == -EINTR)
+            take_interrupt(pump);
         cancel_all(pump);
     }
     int flushed = flush_output(pump);

@@ -22,6 +22,7 @@
 
 #include "ipc/client/client.h"
 #include "tools/names.h"
+#include "tools/output.h"
 #include "tools/progress.h"
 
 #define PUMP_WINDOW     256u /* in flight, unless told otherwise */
@@ -34,8 +35,8 @@ struct pump {
     struct sherd_client *client;
     uint32_t window;
     int signal_fd;
+    struct output out;   /* for what jobs print */
     bool is_interrupted; /* what ends now was cancelled */
-    int output_error;    /* -errno of the first write to standard output that failed */
     /* While pump_run() runs */
     const struct pump_job *job;
     struct pump_entry *oldest, *newest; /* items not handed on, in the order of the source */

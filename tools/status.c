@@ -64,7 +64,7 @@ enum role { ROLE_SUPERVISOR, ROLE_GATEWAY, ROLE_SHARD };
 
 struct process_view {
     enum role role;
-    uint32_t shard;
+    uint32_t peer; /* in the segment: a shard's number; not the supervisor's */
     int32_t pid;
     const char *state;
     uint32_t incarnation;
@@ -137,7 +137,7 @@ static void read_peer(const struct instance *in, uint32_t peer, struct process_v
     const struct part_head *part = segment_part(seg, peer);
     *ret = (struct process_view){
         .role = peer == segment_gateway(seg) ? ROLE_GATEWAY : ROLE_SHARD,
-        .shard = peer,
+        .peer = peer,
         .pid = atomic_load_relaxed(&control->pid),
         .state = peer_state_text(atomic_load_relaxed(&control->state)),
         .incarnation = atomic_load_relaxed(&control->incarnation),
@@ -233,7 +233,7 @@ static void print_row(struct table *t, const struct process_view *p)
     static const char *const roles[] = {"supervisor", "gateway", "shard"};
     char figure[TEXT_FIGURE];
     if (p->role == ROLE_SHARD)
-        table_cell(t, "shard %u", p->shard);
+        table_cell(t, "shard %u", p->peer);
     else
         table_cell(t, "%s", roles[p->role]);
     table_cell(t, "%d", p->pid);
@@ -306,7 +306,7 @@ static json_t *process_json(const struct view *view, const struct process_view *
     json_t *o = json_object();
     json_set_text(o, "role", roles[p->role]);
     if (p->role == ROLE_SHARD)
-        json_set_u64(o, "shard", p->shard);
+        json_set_u64(o, "shard", p->peer);
     json_set_u64(o, "pid", (uint64_t)p->pid);
     json_set_text(o, "state", p->state);
     json_set_u64(o, "incarnation", p->incarnation);
@@ -321,10 +321,10 @@ static json_t *process_json(const struct view *view, const struct process_view *
     json_set_u64(o, "crashes", p->crashes);
     json_set_u64(o, "calls_in", p->calls_in);
     json_set_u64(o, "calls_out", p->calls_out);
-    json_object_set_new(o, "counters", counters_json(segment_counters(seg, p->shard)));
-    json_object_set_new(o, "heap", heap_json(segment_part(seg, p->shard)));
+    json_object_set_new(o, "counters", counters_json(segment_counters(seg, p->peer)));
+    json_object_set_new(o, "heap", heap_json(segment_part(seg, p->peer)));
     if (p->role == ROLE_GATEWAY)
-        json_object_set_new(o, "clients", clients_json(segment_part(seg, p->shard)));
+        json_object_set_new(o, "clients", clients_json(segment_part(seg, p->peer)));
     return o;
 }
 

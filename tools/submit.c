@@ -20,7 +20,6 @@
 
 #define EXIT_INTERRUPTED 130 /* as shells have it: 128 and SIGINT */
 #define WINDOW_MAX       65536u
-#define OUTPUT_BUFFER    ((size_t)64 * 1024)
 
 static const struct command_option options[] = {
     COMMAND_INSTANCE_OPTIONS(struct submit_values),
@@ -235,6 +234,13 @@ static int find_instance(const struct submit_values *values)
     return r ? command_error_text(error, name, r) : EXIT_DONE;
 }
 
+static int run_method(struct submit *submit, const struct submit_method *method)
+{
+    int status = method->run(submit);
+    int r = output_flush(&submit->pump.out);
+    return !status && r ? submit_broken(submit, r) : status;
+}
+
 static int connect_and_run(struct submit *submit, const struct submit_method *method)
 {
     const struct submit_values *values = submit->values;
@@ -254,7 +260,7 @@ static int connect_and_run(struct submit *submit, const struct submit_method *me
     if (r)
         return command_error_text(error, values->url ? values->url : "the gateway", r);
     r = pump_init(&submit->pump, client, window);
-    int status = r ? submit_broken(submit, r) : method->run(submit);
+    int status = r ? submit_broken(submit, r) : run_method(submit, method);
     if (!r)
         pump_deinit(&submit->pump);
     sherd_client_close(client);
@@ -288,12 +294,6 @@ int submit_command(int argc, char **argv)
         status = find_instance(&values);
     if (status)
         return status;
-    char *buffer = malloc(OUTPUT_BUFFER); /* stdout's until the end */
-    if (buffer)
-        setvbuf(stdout, buffer, _IOFBF, OUTPUT_BUFFER);
     signal(SIGPIPE, SIG_IGN);
-    status = connect_and_run(&submit, method);
-    if (status)
-        fflush(stdout);
-    return status ? status : command_finish_output();
+    return connect_and_run(&submit, method);
 }

@@ -71,10 +71,10 @@ static int print_piece(struct submit *submit, const char *path, const struct pie
         sherd_result_deinit(&result);
         return -EXIT_WORK_FAILED;
     }
-    size_t written = fwrite(result.data, 1, result.len, stdout);
+    fwrite(result.data, 1, result.len, submit->pump.out.stream);
     bool is_last = result.len < piece->length;
-    if (written < result.len)
-        r = -submit_broken(submit, -errno);
+    if (submit->pump.out.error)
+        r = -submit_broken(submit, submit->pump.out.error);
     sherd_result_deinit(&result);
     return r ? r : !is_last;
 }

@@ -100,7 +100,7 @@ static int run_paths(struct submit *submit,
 
 /* A line of sha256sum: a backslash first where the name needed some, the digest, two spaces, the
  * name. */
-static bool print_checksum(const uint8_t digest[static DIGEST_BYTES], const char *name)
+static bool print_checksum(FILE *out, const uint8_t digest[static DIGEST_BYTES], const char *name)
 {
     static const char digits[] = "0123456789abcdef";
     char hex[2 * DIGEST_BYTES];
@@ -112,11 +112,11 @@ static bool print_checksum(const uint8_t digest[static DIGEST_BYTES], const char
         hex[2 * i + 1] = digits[digest[i] & 15];
     }
     if (path_escape_checksum(name, escaped))
-        putchar('\\');
-    fwrite(hex, 1, sizeof hex, stdout);
-    fputs("  ", stdout);
-    fputs(escaped, stdout);
-    putchar('\n');
+        putc('\\', out);
+    fwrite(hex, 1, sizeof hex, out);
+    fputs("  ", out);
+    fputs(escaped, out);
+    putc('\n', out);
     free(escaped);
     return true;
 }
@@ -132,7 +132,7 @@ static bool sha256_ended(
     bool is_good = reply && reply->digest.len == DIGEST_BYTES;
     if (is_good) {
         progress_add_bytes(&job->submit->progress, reply->size);
-        is_good = print_checksum(reply->digest.data, name);
+        is_good = print_checksum(job->submit->pump.out.stream, reply->digest.data, name);
     }
     if (reply)
         sherd__file__sha256_reply__free_unpacked(reply, NULL);
@@ -184,7 +184,7 @@ static const char *type_text(uint32_t mode)
     X(ctime_ns, "changed")  \
     X(atime_ns, "accessed")
 
-static void print_time(const char *label, int64_t ns)
+static void print_time(FILE *out, const char *label, int64_t ns)
 {
     int64_t rest_ns = ns % NS_PER_S;
     time_t seconds = (time_t)(ns / NS_PER_S);
@@ -198,25 +198,25 @@ static void print_time(const char *label, int64_t ns)
         strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S", &local);
         strftime(zone, sizeof zone, "%z", &local);
     }
-    printf("%s: %s.%09" PRId64 " %s\n", label, text, rest_ns, zone);
+    fprintf(out, "%s: %s.%09" PRId64 " %s\n", label, text, rest_ns, zone);
 }
 
-static void print_stat(const char *name, const Sherd__File__StatReply *reply)
+static void print_stat(FILE *out, const char *name, const Sherd__File__StatReply *reply)
 {
     char *safe = text_escape(name, strlen(name));
-    printf("path: %s\ntype: %s\nmode: %04o\n", safe ? safe : "", type_text(reply->mode),
+    fprintf(out, "path: %s\ntype: %s\nmode: %04o\n", safe ? safe : "", type_text(reply->mode),
         reply->mode & 07777);
     free(safe);
-#define X(field, label) printf(label ": %" PRIu64 "\n", (uint64_t)reply->field);
+#define X(field, label) fprintf(out, label ": %" PRIu64 "\n", (uint64_t)reply->field);
     STAT_NUMBERS(X)
 #undef X
-    printf("device: %u:%u\n", reply->dev_major, reply->dev_minor);
-#define X(field, label) print_time(label, reply->field);
+    fprintf(out, "device: %u:%u\n", reply->dev_major, reply->dev_minor);
+#define X(field, label) print_time(out, label, reply->field);
     STAT_TIMES(X)
 #undef X
 }
 
-static void print_stat_json(const char *name, const Sherd__File__StatReply *reply)
+static void print_stat_json(FILE *out, const char *name, const Sherd__File__StatReply *reply)
 {
     json_t *o = json_object();
     json_set_text(o, "path", name);
@@ -230,8 +230,8 @@ static void print_stat_json(const char *name, const Sherd__File__StatReply *repl
 #define X(field, label) json_object_set_new(o, #field, json_integer(reply->field));
     STAT_TIMES(X)
 #undef X
-    json_dumpf(o, stdout, JSON_COMPACT);
-    putchar('\n');
+    json_dumpf(o, out, JSON_COMPACT);
+    putc('\n', out);
     json_decref(o);
 }
 
@@ -243,14 +243,15 @@ static bool stat_ended(
         return path_failed(job->submit, name, result);
     Sherd__File__StatReply *reply =
         sherd__file__stat_reply__unpack(NULL, result->len, result->data);
+    FILE *out = job->submit->pump.out.stream;
     if (!reply)
         return malformed(job->submit, name);
     if (job->submit->values->is_json) {
-        print_stat_json(name, reply);
+        print_stat_json(out, name, reply);
     } else {
         if (job->submit->pump.n_done)
-            putchar('\n');
-        print_stat(name, reply);
+            putc('\n', out);
+        print_stat(out, name, reply);
     }
     sherd__file__stat_reply__free_unpacked(reply, NULL);
     return true;

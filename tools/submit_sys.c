@@ -52,12 +52,13 @@ static void print_pings(const struct ping_job *job, int64_t took_ns)
 {
     char count[TEXT_FIGURE], took[TEXT_FIGURE], least[TEXT_FIGURE], mean[TEXT_FIGURE],
         most[TEXT_FIGURE], rate[TEXT_FIGURE];
+    FILE *out = job->submit->pump.out.stream;
     if (job->n == 1) {
-        printf("pong from shard %u in %s\n", job->shard,
+        fprintf(out, "pong from shard %u in %s\n", job->shard,
             text_duration((uint64_t)job->least_ns, least));
         return;
     }
-    printf("%s pongs in %s, %s/s; round trip %s at least, %s on average, %s at most\n",
+    fprintf(out, "%s pongs in %s, %s/s; round trip %s at least, %s on average, %s at most\n",
         text_exact(job->n, count), text_duration((uint64_t)took_ns, took),
         text_exact((uint64_t)((double)job->n * NS_PER_S / (double)took_ns), rate),
         text_duration((uint64_t)job->least_ns, least),
@@ -79,7 +80,7 @@ int submit_ping(struct submit *submit)
 /* ---- sys.methods ---- */
 
 /* Its answer is a line a method, of three fields with tabs between them: name, kind, help. */
-static void print_method_table(char *text)
+static void print_method_table(char *text, FILE *out)
 {
     struct table t;
     table_init(&t, "<<<");
@@ -95,7 +96,7 @@ static void print_method_table(char *text)
         table_cell(&t, "%s", !kind ? "" : strstr(kind, "once") ? "in doubt" : "run again");
         table_cell(&t, "%s", line ? line : "");
     }
-    table_print(&t, stdout);
+    table_print(&t, out);
     table_deinit(&t);
 }
 
@@ -114,7 +115,7 @@ int submit_methods(struct submit *submit)
     } else if (!(text = strndup((const char *)result.data, result.len))) {
         status = submit_broken(submit, -ENOMEM);
     } else {
-        print_method_table(text);
+        print_method_table(text, submit->pump.out.stream);
     }
     free(text);
     sherd_result_deinit(&result);
@@ -143,9 +144,10 @@ static bool raw_ended(
     struct raw_job *job = opaque;
     if (result->end != SHERD_END_DONE)
         return submit_failed(job->submit, job->submit->n_operands > 1 ? name : NULL, NULL, result);
-    fwrite(result->data, 1, result->len, stdout);
+    FILE *out = job->submit->pump.out.stream;
+    fwrite(result->data, 1, result->len, out);
     if (job->has_lines && result->len)
-        putchar('\n');
+        putc('\n', out);
     return true;
 }
 

@@ -422,6 +422,26 @@ class Submitting(harness.TestCase):
         self.assertEqual(submit.returncode, 130)
         self.assertIn("interrupted: 1 done, 0 failed, 2 cancelled", errors)
 
+    def test_an_interrupt_gets_through_when_the_reader_stands_still(self):
+        path = self.write("file")
+        instance = self.serve()
+        listing = self.write("list", (path + b"\n") * 50000)
+        with open(listing, "rb") as names:
+            submit = instance.popen("submit", "file.sha256", "-", stdin=names, stdout=subprocess.PIPE,
+                                    stderr=subprocess.PIPE)
+            with submit:
+                blocked = lambda: json.loads(instance.command("queues", "--json").stdout)["shards"]
+                seen = []
+
+                def stands_still():
+                    seen.append(sum(shard["ends"]["done"] for shard in blocked()))
+                    return len(seen) > 2 and 0 < seen[-1] == seen[-2]
+                harness.wait_until(stands_still, "the full pipe to hold everything back")
+                submit.send_signal(signal.SIGINT)
+                errors = submit.stderr.read()
+        self.assertEqual(submit.returncode, 130)
+        self.assertIn(b"interrupted: ", errors)
+
     def test_a_reader_that_goes_away_ends_it_quietly(self):
         path = self.write("file")
         instance = self.serve()
