@@ -6,11 +6,6 @@
  *
  * The context is on epoll and is made before the first fork. A child closes its fd and forgets it:
  * nothing of it runs there.
- *
- * Orderings     first                      then          ordered by                if broken
- *   UP     the child's part, its ready_ns  incarnation   the child's store release, a peer that is up
- *                                                        this load acquire          is shown without
- *                                                                                   its engine
  */
 #include "shard/supervisor_inside.h"
 
@@ -20,7 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "runtime/atomic.h"
@@ -30,7 +24,6 @@
 #include "shard/notify.h"
 #include "shard/process.h"
 #include "shard/rundir.h"
-#include "shard/spawn.h"
 
 #define MS UINT64_C(1000000)
 
@@ -46,6 +39,11 @@ static const struct stage_row {
     STAGES(X)
 #undef X
 };
+
+bool supervisor_replaces(enum stage stage)
+{
+    return stages[stage].replaces;
+}
 
 void supervisor_enter(struct supervisor *s, enum stage stage)
 {
@@ -213,6 +211,9 @@ static int make_loop(struct supervisor *s, char **ret_error)
     if (r < 0)
         return explain(ret_error, r, "event loop: %s", strerror(-r));
     aio_timer_init(s->ctx, &s->wake, on_wake, s);
+    r = timer_mod_ns(&s->wake, INT64_MAX); /* from here on there is room for it */
+    if (r < 0)
+        return explain(ret_error, r, "event loop: %s", strerror(-r));
     r = aio_set_fd_handler(s->ctx, s->signal_fd, on_signal, NULL, NULL, NULL, s);
     return r < 0 ? explain(ret_error, r, "signalfd: %s", strerror(-r)) : 0;
 }
@@ -280,158 +281,7 @@ void supervisor_free(struct supervisor *s)
     free(s);
 }
 
-/* ---- forking ---- */
-
-/* A fresh peer looks at every ring in its first turn, and at all that was rung before it lived. */
-static void prepare_commons(const struct segment *seg, uint32_t peer)
-{
-    struct doorbell_words *words = &segment_bell(seg, peer)->words;
-    struct commons_bitmap *bitmap = segment_bitmap(seg, peer);
-
-    atomic_store_relaxed(&words->notify_me, 0);
-    atomic_store_relaxed(&words->notified, 1);
-    for (uint32_t from = 0; from < seg->n_peers; from++)
-        atomic_or_seq(&bitmap->senders[from / 64], UINT64_C(1) << from % 64);
-}
-
-static const struct topology_core *core_of(const struct supervisor *s, uint32_t peer)
-{
-    if (!s->config.pin || peer == segment_gateway(&s->segment))
-        return NULL;
-    return topology_core_of(s->config.topology, peer, s->config.n_shards);
-}
-
-static void prepare_control(struct child *child)
-{
-    struct supervisor *s = child->supervisor;
-    struct peer_control *control = segment_control(&s->segment, child->peer);
-    const struct topology_core *core = core_of(s, child->peer);
-
-    atomic_store_relaxed(&control->core, core ? core->first_cpu : -1);
-    atomic_store_relaxed(&control->forked_ns, supervisor_now_ns());
-    atomic_store_release(&control->state, (uint32_t)PEER_STARTING);
-    prepare_commons(&s->segment, child->peer);
-}
-
-static int end_at_once(const struct child_env *env)
-{
-    (void)env;
-    return 1;
-}
-
-/* The rest of supervisor_run() in a child. */
-static int become(struct child *child, struct child_env *ret_env, child_main_fn **ret_main)
-{
-    struct supervisor *s = child->supervisor;
-    bool is_gateway = child->peer == segment_gateway(&s->segment);
-    char comm[16], *error = NULL;
-    struct spawn spawn = {
-        .process = child->process,
-        .comm = comm,
-        .keep_fds = s->keep_fds,
-        .n_keep_fds = s->n_keep_fds,
-        .core = core_of(s, child->peer),
-        .image = &s->image,
-        .segment = &s->segment,
-    };
-
-    if (is_gateway)
-        snprintf(comm, sizeof(comm), "sherd-gateway");
-    else
-        snprintf(comm, sizeof(comm), "sherd-shard-%u", child->peer % 1000);
-    *ret_env = (struct child_env){
-        .segment = &s->segment,
-        .registry = s->config.registry,
-        .log = s->config.log,
-        .bell_fds = s->bell_fds,
-        .runtime_dir = s->config.runtime_dir,
-        .instance = s->config.instance,
-        .peer = child->peer,
-        .incarnation = segment_control(&s->segment, child->peer)->incarnation,
-        .supervisor_pid = segment_supervisor(&s->segment)->pid,
-        .engine = s->config.engine,
-        .io_depth = s->io_depth,
-        .listen_url = s->config.listen_url,
-        .token_file = s->config.token_file,
-    };
-    *ret_main = is_gateway ? s->config.gateway_main : s->config.shard_main;
-    if (spawn_settle(&spawn, s->config.log, &error) < 0) {
-        log_line(s->config.log, LOG_LEVEL_ERROR, "can't begin: %s", error ? error : "no memory");
-        *ret_main = end_at_once;
-    }
-    free(error);
-    return SUPERVISOR_BECOME_CHILD;
-}
-
-/* It can't be forked now: given up where it never will be, else tried again later. */
-static void put_off(struct child *child, int error, const char *why)
-{
-    struct supervisor *s = child->supervisor;
-
-    log_line(s->config.log, LOG_LEVEL_ERROR, "can't fork %s: %s", child->process,
-        why ? why : strerror(-error));
-    if (s->stage == STAGE_STARTING) {
-        child_fail(child);
-        leave_at_start(s);
-    } else if (error == -EBUSY) {
-        child_fail(child);
-    } else {
-        child->due_ns = supervisor_now_ns() + RESTART_DELAY_MAX_NS;
-    }
-}
-
-/* In the parent. A child whose death would not be seen is ended, and tried again. */
-static int watch(struct child *child, pid_t pid)
-{
-    struct supervisor *s = child->supervisor;
-    int r = aio_set_fd_handler(s->ctx, child->pidfd, child_on_exit, NULL, NULL, NULL, child);
-
-    if (r < 0) {
-        kill(pid, SIGKILL);
-        waitpid(pid, NULL, 0);
-        close(child->pidfd);
-        child->pidfd = -1;
-        return r;
-    }
-    child->pid = pid;
-    atomic_store_relaxed(&segment_control(&s->segment, child->peer)->pid, (int32_t)pid);
-    return 0;
-}
-
-/* Returns true in the child. */
-static bool fork_child(struct child *child)
-{
-    char *error = NULL;
-    pid_t pid;
-    int r;
-
-    prepare_control(child);
-    restart_began(&child->restart, supervisor_now_ns());
-    child->due_ns = NEVER;
-    pid = spawn_fork(&child->pidfd, &error);
-    if (pid == 0)
-        return true;
-    r = pid < 0 ? pid : watch(child, pid);
-    if (r < 0)
-        put_off(child, r, error);
-    free(error);
-    return false;
-}
-
-/* NULL: nobody is to be forked now. */
-static struct child *next_to_fork(const struct supervisor *s)
-{
-    uint64_t now_ns = supervisor_now_ns();
-
-    if (!stages[s->stage].replaces)
-        return NULL;
-    for (uint32_t peer = 0; peer < s->segment.n_peers; peer++)
-        if (s->children[peer].due_ns <= now_ns)
-            return &s->children[peer];
-    return NULL;
-}
-
-/* ---- being up ---- */
+/* ---- turns ---- */
 
 static void log_ready(const struct supervisor *s, uint64_t now_ns)
 {
@@ -459,45 +309,6 @@ static void note_all_up(struct supervisor *s)
     notify_ready(status);
     log_ready(s, now_ns);
 }
-
-static bool is_ready(const struct child *child)
-{
-    const struct segment *seg = &child->supervisor->segment;
-
-    return atomic_load_acquire(&segment_part(seg, child->peer)->incarnation) == /* UP */
-           segment_control(seg, child->peer)->incarnation;
-}
-
-static void note_up(struct child *child)
-{
-    struct supervisor *s = child->supervisor;
-    struct peer_control *control = segment_control(&s->segment, child->peer);
-    bool drains = child->peer == segment_gateway(&s->segment) && control->order == ORDER_DRAIN;
-
-    child->up = true;
-    atomic_store_release(&control->state, (uint32_t)(drains ? PEER_DRAINING : PEER_UP));
-    if (control->deaths)
-        log_line(s->config.log, LOG_LEVEL_NOTICE,
-            "%s is up again: pid %d, incarnation %u, %.1f ms after the death", child->process,
-            control->pid, control->incarnation,
-            (double)(supervisor_now_ns() - control->died_ns) / 1e6);
-}
-
-static void note_who_is_up(struct supervisor *s)
-{
-    uint32_t n_up = 0;
-
-    for (uint32_t peer = 0; peer < s->segment.n_peers; peer++) {
-        struct child *child = &s->children[peer];
-        if (child->pid > 0 && !child->up && is_ready(child))
-            note_up(child);
-        n_up += child->up;
-    }
-    if (s->stage == STAGE_STARTING && n_up == s->segment.n_peers)
-        note_all_up(s);
-}
-
-/* ---- turns ---- */
 
 static void reload(struct supervisor *s)
 {
@@ -542,7 +353,7 @@ static void arm_wake(struct supervisor *s)
 {
     uint64_t at_ns = earlier(leave_next_look_ns(s), earlier(s->alive_ns, s->flush_ns));
 
-    if (stages[s->stage].replaces)
+    if (supervisor_replaces(s->stage))
         for (uint32_t peer = 0; peer < s->segment.n_peers; peer++)
             at_ns = earlier(at_ns, s->children[peer].due_ns);
     if (at_ns == NEVER)
@@ -555,7 +366,8 @@ static void take_turn(struct supervisor *s)
 {
     arm_wake(s);
     aio_poll(s->ctx, true);
-    note_who_is_up(s);
+    if (birth_note_up(s) && s->stage == STAGE_STARTING)
+        note_all_up(s);
     if (s->reload) {
         s->reload = false;
         reload(s);
@@ -567,11 +379,13 @@ static void take_turn(struct supervisor *s)
 int supervisor_run(struct supervisor *s, struct child_env *ret_env, child_main_fn **ret_main)
 {
     while (s->stage != STAGE_GONE) {
-        struct child *child = next_to_fork(s);
-        if (!child)
+        struct child *child = birth_next_due(s);
+        if (!child) {
             take_turn(s);
-        else if (fork_child(child))
-            return become(child, ret_env, ret_main);
+        } else if (birth_fork(child)) {
+            birth_become(child, ret_env, ret_main);
+            return SUPERVISOR_BECOME_CHILD;
+        }
     }
     log_flush(s->config.log);
     if (s->exit_status == 0)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 /*
- * supervisor_inside - what supervisor.c, death.c and leave.c share
+ * supervisor_inside - what supervisor.c, birth.c, death.c and leave.c share
  *
  * One thread, so one state. Callbacks of the loop note what happened; everything else is done
  * between two turns, in supervisor_run().
@@ -73,6 +73,23 @@ static inline uint64_t supervisor_now_ns(void)
 
 /* Sets the stage, if the moves allowed from the present one include it. */
 void supervisor_enter(struct supervisor *supervisor, enum stage stage);
+
+/* Whether the dead are replaced in that stage. */
+bool supervisor_replaces(enum stage stage);
+
+/* ---- birth.c ---- */
+
+/* Who is to be forked now; NULL: nobody. */
+struct child *birth_next_due(const struct supervisor *supervisor);
+
+/* Forks it, or puts it off. Returns true in the child. */
+bool birth_fork(struct child *child);
+
+/* In the child: settles in, and says what it is to do. */
+void birth_become(struct child *child, struct child_env *ret_env, child_main_fn **ret_main);
+
+/* Notes which children came up. Returns whether all are. */
+bool birth_note_up(struct supervisor *supervisor);
 
 /* ---- death.c ---- */
 

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * How a process of the instance begins: its words in the commons are set as if it had been away and
+ * missed everything; it is forked; it settles in; and once its own part says so, it is up.
+ *
+ * Orderings     first                      then          ordered by                if broken
+ *   UP     the child's part, its ready_ns  incarnation   the child's store release, a peer that is up
+ *                                                        this load acquire          is shown without
+ *                                                                                   its engine
+ */
+#include "shard/supervisor_inside.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "runtime/atomic.h"
+#include "shard/spawn.h"
+
+/* ---- forking ---- */
+
+/* A fresh peer looks at every ring in its first turn, and at all that was rung before it lived. */
+static void prepare_commons(const struct segment *seg, uint32_t peer)
+{
+    struct doorbell_words *words = &segment_bell(seg, peer)->words;
+    struct commons_bitmap *bitmap = segment_bitmap(seg, peer);
+
+    atomic_store_relaxed(&words->notify_me, 0);
+    atomic_store_relaxed(&words->notified, 1);
+    for (uint32_t from = 0; from < seg->n_peers; from++)
+        atomic_or_seq(&bitmap->senders[from / 64], UINT64_C(1) << from % 64);
+}
+
+static const struct topology_core *core_of(const struct supervisor *s, uint32_t peer)
+{
+    if (!s->config.pin || peer == segment_gateway(&s->segment))
+        return NULL;
+    return topology_core_of(s->config.topology, peer, s->config.n_shards);
+}
+
+static void prepare_control(struct child *child)
+{
+    struct supervisor *s = child->supervisor;
+    struct peer_control *control = segment_control(&s->segment, child->peer);
+    const struct topology_core *core = core_of(s, child->peer);
+
+    atomic_store_relaxed(&control->core, core ? core->first_cpu : -1);
+    atomic_store_relaxed(&control->forked_ns, supervisor_now_ns());
+    atomic_store_release(&control->state, (uint32_t)PEER_STARTING);
+    prepare_commons(&s->segment, child->peer);
+}
+
+static int end_at_once(const struct child_env *env)
+{
+    (void)env;
+    return 1;
+}
+
+void birth_become(struct child *child, struct child_env *ret_env, child_main_fn **ret_main)
+{
+    struct supervisor *s = child->supervisor;
+    bool is_gateway = child->peer == segment_gateway(&s->segment);
+    char comm[16], *error = NULL;
+    struct spawn spawn = {
+        .process = child->process,
+        .comm = comm,
+        .keep_fds = s->keep_fds,
+        .n_keep_fds = s->n_keep_fds,
+        .core = core_of(s, child->peer),
+        .image = &s->image,
+        .segment = &s->segment,
+    };
+
+    if (is_gateway)
+        snprintf(comm, sizeof(comm), "sherd-gateway");
+    else
+        snprintf(comm, sizeof(comm), "sherd-shard-%u", child->peer % 1000);
+    *ret_env = (struct child_env){
+        .segment = &s->segment,
+        .registry = s->config.registry,
+        .log = s->config.log,
+        .bell_fds = s->bell_fds,
+        .runtime_dir = s->config.runtime_dir,
+        .instance = s->config.instance,
+        .peer = child->peer,
+        .incarnation = segment_control(&s->segment, child->peer)->incarnation,
+        .supervisor_pid = segment_supervisor(&s->segment)->pid,
+        .engine = s->config.engine,
+        .io_depth = s->io_depth,
+        .listen_url = s->config.listen_url,
+        .token_file = s->config.token_file,
+    };
+    *ret_main = is_gateway ? s->config.gateway_main : s->config.shard_main;
+    if (spawn_settle(&spawn, s->config.log, &error) < 0) {
+        log_line(s->config.log, LOG_LEVEL_ERROR, "can't begin: %s", error ? error : "no memory");
+        *ret_main = end_at_once;
+    }
+    free(error);
+}
+
+/* It can't be forked now: given up where it never will be, else tried again later. */
+static void put_off(struct child *child, int error, const char *why)
+{
+    struct supervisor *s = child->supervisor;
+
+    log_line(s->config.log, LOG_LEVEL_ERROR, "can't fork %s: %s", child->process,
+        why ? why : strerror(-error));
+    if (s->stage == STAGE_STARTING) {
+        child_fail(child);
+        leave_at_start(s);
+    } else if (error == -EBUSY) {
+        child_fail(child);
+    } else {
+        child->due_ns = supervisor_now_ns() + RESTART_DELAY_MAX_NS;
+    }
+}
+
+/* In the parent. A child whose death would not be seen is ended, and tried again. */
+static int watch(struct child *child, pid_t pid)
+{
+    struct supervisor *s = child->supervisor;
+    int r = aio_set_fd_handler(s->ctx, child->pidfd, child_on_exit, NULL, NULL, NULL, child);
+
+    if (r < 0) {
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
+        close(child->pidfd);
+        child->pidfd = -1;
+        return r;
+    }
+    child->pid = pid;
+    atomic_store_relaxed(&segment_control(&s->segment, child->peer)->pid, (int32_t)pid);
+    return 0;
+}
+
+bool birth_fork(struct child *child)
+{
+    char *error = NULL;
+    pid_t pid;
+    int r;
+
+    prepare_control(child);
+    restart_began(&child->restart, supervisor_now_ns());
+    child->due_ns = NEVER;
+    pid = spawn_fork(&child->pidfd, &error);
+    if (pid == 0)
+        return true;
+    r = pid < 0 ? pid : watch(child, pid);
+    if (r < 0)
+        put_off(child, r, error);
+    free(error);
+    return false;
+}
+
+struct child *birth_next_due(const struct supervisor *s)
+{
+    uint64_t now_ns = supervisor_now_ns();
+
+    if (!supervisor_replaces(s->stage))
+        return NULL;
+    for (uint32_t peer = 0; peer < s->segment.n_peers; peer++)
+        if (s->children[peer].due_ns <= now_ns)
+            return &s->children[peer];
+    return NULL;
+}
+
+/* ---- being up ---- */
+
+static bool is_ready(const struct child *child)
+{
+    const struct segment *seg = &child->supervisor->segment;
+
+    return atomic_load_acquire(&segment_part(seg, child->peer)->incarnation) == /* UP */
+           segment_control(seg, child->peer)->incarnation;
+}
+
+static void note_up(struct child *child)
+{
+    struct supervisor *s = child->supervisor;
+    struct peer_control *control = segment_control(&s->segment, child->peer);
+    bool drains = child->peer == segment_gateway(&s->segment) && control->order == ORDER_DRAIN;
+
+    child->up = true;
+    atomic_store_release(&control->state, (uint32_t)(drains ? PEER_DRAINING : PEER_UP));
+    if (control->deaths)
+        log_line(s->config.log, LOG_LEVEL_NOTICE,
+            "%s is up again: pid %d, incarnation %u, %.1f ms after the death", child->process,
+            control->pid, control->incarnation,
+            (double)(supervisor_now_ns() - control->died_ns) / 1e6);
+}
+
+bool birth_note_up(struct supervisor *s)
+{
+    uint32_t n_up = 0;
+
+    for (uint32_t peer = 0; peer < s->segment.n_peers; peer++) {
+        struct child *child = &s->children[peer];
+        if (child->pid > 0 && !child->up && is_ready(child))
+            note_up(child);
+        n_up += child->up;
+    }
+    return n_up == s->segment.n_peers;
+}
