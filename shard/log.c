@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A line is put together in memory of its own length and written by one write(2), so that lines of
- * several processes do not mix. It can't be lost to a signal half-way, and what standard error does
- * not take (a closed pipe, a full disk) is dropped: the log never stops the work.
+ * A line is put together in memory of its own length and written by one write(2) if it is not longer
+ * than PIPE_BUF, so that lines of several processes do not mix.
+ *
+ * The log never stops the work: a supervisor that waits for the reader of its log replaces nobody. So
+ * a pipe or terminal is asked first whether it takes PIPE_BUF bytes now; what it does not take is
+ * dropped, and counted in the next line that comes through. (The fd itself stays as it is: other
+ * programs may share its O_NONBLOCK.)
  *
  * Texts carry names that clients chose, so control characters are written as \n, \t or \xNN: an
  * event stays one line.
@@ -10,6 +14,8 @@
 #include "shard/log.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,17 +82,28 @@ void log_process(struct log *log, const char *process)
     log->repeats = 0;
 }
 
-static void write_whole(int fd, const char *line, size_t len)
+static bool takes_more(int fd)
+{
+    struct pollfd pfd = {.fd = fd, .events = POLLOUT};
+
+    return poll(&pfd, 1, 0) == 1 && (pfd.revents & POLLOUT);
+}
+
+/* False where not all of it was taken. */
+static bool write_whole(int fd, const char *line, size_t len)
 {
     while (len > 0) {
-        ssize_t n = write(fd, line, len);
+        if (!takes_more(fd))
+            return false;
+        ssize_t n = write(fd, line, len < PIPE_BUF ? len : PIPE_BUF);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
-            return;
+            return false;
         line += n;
         len -= (size_t)n;
     }
+    return true;
 }
 
 static void put_escaped(FILE *out, const char *text)
@@ -115,7 +132,23 @@ static void put_time(FILE *out)
     fprintf(out, "%s.%03ldZ ", text, now.tv_nsec / 1000000);
 }
 
-static void emit(const struct log *log, enum log_level level, const char *text)
+static void put_head(const struct log *log, enum log_level level, FILE *out)
+{
+    if (log->journal)
+        fprintf(out, "<%d>", levels[level].priority);
+    else
+        put_time(out);
+    fprintf(out, "%s %s ", log->process, levels[level].text);
+}
+
+static void put_dropped(const struct log *log, FILE *out)
+{
+    put_head(log, LOG_LEVEL_WARNING, out);
+    fprintf(out, "(%llu lines before this one were lost: nobody read them)\n",
+        (unsigned long long)log->dropped);
+}
+
+static void emit(struct log *log, enum log_level level, const char *text)
 {
     char *line = NULL;
     size_t len = 0;
@@ -123,15 +156,15 @@ static void emit(const struct log *log, enum log_level level, const char *text)
 
     if (!out)
         return;
-    if (log->journal)
-        fprintf(out, "<%d>", levels[level].priority);
-    else
-        put_time(out);
-    fprintf(out, "%s %s ", log->process, levels[level].text);
+    if (log->dropped)
+        put_dropped(log, out);
+    put_head(log, level, out);
     put_escaped(out, text);
     fputc('\n', out);
-    if (fclose(out) == 0)
-        write_whole(log->fd, line, len);
+    if (fclose(out) != 0 || !write_whole(log->fd, line, len))
+        log->dropped++;
+    else
+        log->dropped = 0;
     free(line);
 }
 

@@ -33,6 +33,7 @@ struct log {
     char last[512]; /* the line before, where it is short enough; "": none */
     enum log_level last_level;
     uint64_t repeats;
+    uint64_t dropped; /* lines that could not be written without waiting */
 };
 
 /* "error", "warning", "notice", "info", "debug". The other way: -EINVAL where it is none of them. */

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -131,6 +132,33 @@ class Start(harness.TestCase):
                 self.assertIn("READY=1", message.split("\n"))
                 self.assertEqual(instance.stop(), 0)
         self.assertLess(best, 0.050)
+
+    def test_watchdog_of_the_service_manager_is_fed(self):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager, \
+                tempfile.TemporaryDirectory() as folder:
+            address = os.path.join(folder, "notify")
+            manager.bind(address)
+            manager.settimeout(harness.DEADLINE)
+            instance = self.instance(environment={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "200000"})
+            instance.run("--shards", "1")
+            fed = 0
+            while fed < 5:
+                fed += manager.recv(4096) == b"WATCHDOG=1"
+            self.assertEqual(instance.stop(), 0)
+
+    def test_log_that_nobody_reads_stops_nothing(self):
+        reader, writer = os.pipe()
+        try:
+            while select.select([], [writer], [], 0)[1]:
+                os.write(writer, b"x" * 4096)
+            instance = self.instance()
+            instance.supervisor = instance.popen("run", "--shards", "1", "--log-level", "debug", stderr=writer)
+            instance.wait_ready()
+            instance.kill_and_wait("shard", 0)
+            self.assertEqual(instance.stop(), 0)
+        finally:
+            os.close(reader)
+            os.close(writer)
 
     def test_each_engine_can_be_chosen(self):
         for engine in ("io_uring", "linux-aio", "threads"):

@@ -5,6 +5,8 @@
 
 #include <cmocka.h>
 
+#include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -170,6 +172,28 @@ static void a_long_line_comes_out_whole(void **state)
     free(name);
 }
 
+static void reader_that_does_not_read_stops_nobody_and_is_told_what_it_missed(void **state)
+{
+    struct log log;
+    char page[4096] = {0};
+    int pipe_fds[2], n_lost = 0;
+
+    (void)state;
+    assert_int_equal(pipe2(pipe_fds, O_CLOEXEC), 0);
+    log_init(&log, pipe_fds[1], LOG_LEVEL_INFO);
+    for (; log.dropped < 10; n_lost++)
+        log_line(&log, LOG_LEVEL_INFO, "line %d %s", n_lost, "of some length, so that it fills up");
+    while (poll(&(struct pollfd){.fd = pipe_fds[0], .events = POLLIN}, 1, 0) == 1)
+        assert_true(read(pipe_fds[0], page, sizeof(page) - 1) > 0);
+    log_line(&log, LOG_LEVEL_INFO, "again");
+    page[read(pipe_fds[0], page, sizeof(page) - 1)] = '\0';
+    assert_non_null(strstr(page, "(10 lines before this one were lost: nobody read them)"));
+    assert_non_null(strstr(page, "again"));
+    assert_int_equal(log.dropped, 0);
+    close(pipe_fds[0]);
+    close(pipe_fds[1]);
+}
+
 static void every_level_reads_back_from_its_text(void **state)
 {
     for (int level = LOG_LEVEL_ERROR; level <= LOG_LEVEL_DEBUG; level++) {
@@ -196,6 +220,7 @@ int main(void)
         CASE(same_text_at_another_level_is_another_line),
         CASE(control_characters_do_not_break_the_line),
         CASE(a_long_line_comes_out_whole),
+        cmocka_unit_test(reader_that_does_not_read_stops_nobody_and_is_told_what_it_missed),
         cmocka_unit_test(every_level_reads_back_from_its_text),
     };
 
