@@ -10,7 +10,7 @@
 #include "ipc/gateway/port.h"
 #include "ipc/gateway/requests.h"
 #include "ipc/gateway/session.h"
-#include "ipc/gateway/token.h"
+#include "ipc/client/token.h"
 #include "proto/arena.h"
 #include "proto/sherd.pb-c.h"
 #include "shard/member.h"

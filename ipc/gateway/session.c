@@ -8,7 +8,7 @@
 #include <sys/random.h>
 
 #include "ipc/gateway/reply.h"
-#include "ipc/gateway/token.h"
+#include "ipc/client/token.h"
 
 /*
  * The kept ends of a session, as one list:

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "ipc/gateway/token.h"
+#include "ipc/client/token.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * instance - where an instance's socket is
+ *
+ * Why:         the client library stands alone; this is the client's half of the rule that
+ *              shard/rundir.h keeps for daemon and tools.
+ * Concurrency: any thread; reads the environment
+ */
+
+/* Longest name of an instance. */
+#define INSTANCE_NAME_MAX 48u
+
+/* 0 with the malloc'ed path of the socket, which need not exist; -EINVAL: no name of an instance;
+ * -ENAMETOOLONG: the path does not fit a socket address; -EACCES: the folder under /tmp is somebody
+ * else's; -ENOMEM. name NULL: "default". */
+int instance_socket_path(const char *name, char **ret_path);

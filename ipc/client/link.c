@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT */
+#include "ipc/client/link.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+#include <nng/protocol/reqrep0/req.h>
+
+#include "ipc/client/nng_error.h"
+#include "proto/protocol.h"
+
+/*
+ * Each message under way has an exchange: a context of the REQ socket. It is sent, then its answer is
+ * received, then the exchange is put into the inbox. An exchange is nng's from link_send() until it
+ * is in the inbox, and changes hands under the inbox's mutex, so its fields need no atomics.
+ *
+ * REQ's own resending is off: whether a message whose connection broke was heard is for the session
+ * to find out.
+ */
+#define RECONNECT_MIN_MS 10
+#define RECONNECT_MAX_MS 200
+
+struct exchange {
+    struct link *link;
+    nng_ctx ctx;
+    nng_aio *aio;
+    bool receiving;
+    struct letter letter;
+    struct exchange *next;
+};
+
+struct link {
+    nng_socket socket;
+    int fd;
+    uint32_t n_exchanges; /* opened */
+    struct exchange exchanges[LINK_EXCHANGES];
+    struct exchange *idle;
+    uint32_t n_idle;
+
+    pthread_mutex_t lock; /* the two below */
+    struct exchange *inbox;
+    struct exchange **inbox_last;
+};
+
+static void arrive(struct exchange *exchange, int result)
+{
+    struct link *link = exchange->link;
+
+    exchange->letter.result = nng_errno(result);
+    exchange->letter.msg = result == 0 ? nng_aio_get_msg(exchange->aio) : NULL;
+    pthread_mutex_lock(&link->lock);
+    exchange->next = NULL;
+    *link->inbox_last = exchange;
+    link->inbox_last = &exchange->next;
+    pthread_mutex_unlock(&link->lock);
+    link_ring(link);
+}
+
+/* In a thread of nng's. */
+static void on_exchange(void *opaque)
+{
+    struct exchange *exchange = opaque;
+    int result = nng_aio_result(exchange->aio);
+
+    if (!exchange->receiving && result == 0) {
+        exchange->receiving = true;
+        nng_ctx_recv(exchange->ctx, exchange->aio);
+        return;
+    }
+    if (!exchange->receiving)
+        nng_msg_free(nng_aio_get_msg(exchange->aio));
+    arrive(exchange, result);
+}
+
+static int open_exchange(struct link *link)
+{
+    struct exchange *exchange = &link->exchanges[link->n_exchanges];
+
+    exchange->link = link;
+    int r = nng_aio_alloc(&exchange->aio, on_exchange, exchange);
+    if (r != 0)
+        return nng_errno(r);
+    r = nng_ctx_open(&exchange->ctx, link->socket);
+    if (r == 0)
+        r = nng_ctx_set_ms(exchange->ctx, NNG_OPT_REQ_RESENDTIME, NNG_DURATION_INFINITE);
+    link->n_exchanges++; /* from here on link_close() frees it */
+    exchange->next = link->idle;
+    link->idle = exchange;
+    link->n_idle++;
+    return nng_errno(r);
+}
+
+static int configure(struct link *link)
+{
+    int r = nng_socket_set_size(link->socket, NNG_OPT_RECVMAXSZ, PROTOCOL_MESSAGE_MAX);
+
+    if (r == 0)
+        r = nng_socket_set_ms(link->socket, NNG_OPT_REQ_RESENDTIME, NNG_DURATION_INFINITE);
+    if (r == 0)
+        r = nng_socket_set_ms(link->socket, NNG_OPT_RECONNMINT, RECONNECT_MIN_MS);
+    if (r == 0)
+        r = nng_socket_set_ms(link->socket, NNG_OPT_RECONNMAXT, RECONNECT_MAX_MS);
+    r = nng_errno(r);
+    while (r == 0 && link->n_exchanges < LINK_EXCHANGES)
+        r = open_exchange(link);
+    return r;
+}
+
+int link_open(const char *url, bool wait, struct link **ret_link)
+{
+    struct link *link = calloc(1, sizeof(*link));
+
+    if (!link)
+        return -ENOMEM;
+    link->inbox_last = &link->inbox;
+    pthread_mutex_init(&link->lock, NULL);
+    link->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int r = link->fd < 0 ? -errno : nng_errno(nng_req0_open(&link->socket));
+    if (r == 0)
+        r = configure(link);
+    if (r == 0)
+        r = nng_errno(nng_dial(link->socket, url, NULL, wait ? NNG_FLAG_NONBLOCK : 0));
+    if (r < 0)
+        link_close(link);
+    else
+        *ret_link = link;
+    return r;
+}
+
+void link_stop(struct link *link)
+{
+    if (link->socket.id != 0)
+        nng_close(link->socket);
+    link->socket.id = 0;
+    for (uint32_t i = 0; i < link->n_exchanges; i++)
+        nng_aio_wait(link->exchanges[i].aio);
+}
+
+void link_close(struct link *link)
+{
+    if (!link)
+        return;
+    link_stop(link);
+    for (uint32_t i = 0; i < link->n_exchanges; i++) {
+        nng_aio_free(link->exchanges[i].aio); /* waits for its callback */
+        nng_msg_free(link->exchanges[i].letter.msg);
+    }
+    if (link->fd >= 0)
+        close(link->fd);
+    pthread_mutex_destroy(&link->lock);
+    free(link);
+}
+
+uint32_t link_room(const struct link *link)
+{
+    return link->n_idle;
+}
+
+int link_send(struct link *link, uint32_t kind, void *opaque, nng_msg *msg, int32_t timeout_ms)
+{
+    struct exchange *exchange = link->idle;
+
+    if (!exchange) {
+        nng_msg_free(msg);
+        return -EAGAIN;
+    }
+    link->idle = exchange->next;
+    link->n_idle--;
+    exchange->receiving = false;
+    exchange->letter = (struct letter){.kind = kind, .opaque = opaque};
+    nng_aio_set_timeout(exchange->aio, timeout_ms);
+    nng_aio_set_msg(exchange->aio, msg);
+    nng_ctx_send(exchange->ctx, exchange->aio);
+    return 0;
+}
+
+int link_fd(const struct link *link)
+{
+    return link->fd;
+}
+
+void link_quiet(struct link *link)
+{
+    eventfd_t count;
+
+    /* Fails only where it is quiet already. */
+    (void)!eventfd_read(link->fd, &count);
+}
+
+void link_ring(struct link *link)
+{
+    /* Fails only where the counter is full, and then it is readable. */
+    (void)!eventfd_write(link->fd, 1);
+}
+
+bool link_take(struct link *link, struct letter *ret_letter)
+{
+    pthread_mutex_lock(&link->lock);
+    struct exchange *exchange = link->inbox;
+    if (exchange) {
+        link->inbox = exchange->next;
+        if (!link->inbox)
+            link->inbox_last = &link->inbox;
+    }
+    pthread_mutex_unlock(&link->lock);
+    if (!exchange)
+        return false;
+    *ret_letter = exchange->letter;
+    exchange->letter.msg = NULL;
+    exchange->next = link->idle;
+    link->idle = exchange;
+    link->n_idle++;
+    return true;
+}

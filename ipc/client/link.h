@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * link - the client's side of nng: one socket, some messages under way at a time
+ *
+ * Why:         nng calls back in threads of its own; here replies are fetched when it suits.
+ * Use:         link_open(); link_send(); when link_fd() is readable: link_quiet(), then
+ *              link_take() until it returns false
+ * Concurrency: one thread; only the inside is touched by nng's threads
+ * Lifetime:    nng does not survive a fork: open it in the child.
+ *
+ * A message is answered, or ends with an error: -ECONNRESET where the connection broke under it,
+ * -ETIMEDOUT after its time. nng connects again by itself, and what is sent meanwhile waits for that.
+ */
+#include <stdbool.h>
+#include <stdint.h>
+#include <nng/nng.h>
+
+#define LINK_EXCHANGES 12u
+
+struct link;
+
+struct letter {
+    uint32_t kind; /* the user's */
+    void *opaque;
+    int result;   /* 0 or -errno */
+    nng_msg *msg; /* where result is 0: nng_msg_free() it */
+};
+
+/* Dials. wait: what is not there yet is waited for, in the background. 0; -ENOENT, -ECONNREFUSED,
+ * … as nng found; -EINVAL: no such kind of URL. */
+int link_open(const char *url, bool wait, struct link **ret_link);
+
+/* Ends what is under way: link_take() has it. Nothing can be sent any more. */
+void link_stop(struct link *link);
+
+/* NULL does nothing. */
+void link_close(struct link *link);
+
+/* How many link_send() would take. */
+uint32_t link_room(const struct link *link);
+
+/* Consumes msg. timeout_ms: -1 none. 0; -EAGAIN: no room. */
+int link_send(struct link *link, uint32_t kind, void *opaque, nng_msg *msg, int32_t timeout_ms);
+
+/* An eventfd: readable when letters came since link_quiet(), or after link_ring(). */
+int link_fd(const struct link *link);
+void link_quiet(struct link *link);
+void link_ring(struct link *link);
+
+bool link_take(struct link *link, struct letter *ret_letter);

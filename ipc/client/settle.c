@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: MIT */
+#include "ipc/client/settle.h"
+
+#include <errno.h>
+#include <string.h>
+
+void settle_with(struct talk *talk, struct ticket *ticket, const struct sherd_result *result)
+{
+    sherd_done_fn *done = ticket->done;
+    void *opaque = ticket->opaque;
+
+    ticket_free(&talk->tickets, ticket);
+    talk->n_ended++;
+    if (done)
+        done(result, opaque);
+}
+
+void settle(
+    struct talk *talk, struct ticket *ticket, enum sherd_end end, int error, const char *text)
+{
+    settle_with(talk, ticket,
+        &(struct sherd_result){
+            .id = ticket->id,
+            .end = end,
+            .error = error,
+            .shard = SHERD_ANY_SHARD,
+            .data = (uint8_t *)text,
+            .len = text ? strlen(text) : 0,
+        });
+}
+
+void settle_lost(struct talk *talk, struct ticket *ticket)
+{
+    if (methods_may_repeat(&talk->methods, ticket->method))
+        ticket_back(&talk->tickets, ticket);
+    else
+        settle(talk, ticket, SHERD_END_IN_DOUBT, -EOWNERDEAD,
+            "the gateway died and took along whether it was done");
+}
+
+/*
+ * Callbacks may submit, which adds to the line alone: so what is out of line is walked from its last,
+ * each step of which takes one off or leaves it for good.
+ */
+void settle_after_hello(struct talk *talk, bool resumed)
+{
+    struct ticket *ticket = talk->tickets.out.last;
+
+    while (ticket) {
+        struct ticket *before = ticket->prev;
+        bool unsure = ticket->state == TICKET_UNSURE;
+        if (resumed && unsure)
+            ticket_back(&talk->tickets, ticket);
+        else if (!resumed && (unsure || ticket->state == TICKET_ACCEPTED))
+            settle_lost(talk, ticket);
+        ticket = before;
+    }
+}
+
+void settle_line(struct talk *talk, int64_t now_ns)
+{
+    struct ticket_table *tickets = &talk->tickets;
+    struct ticket *ticket = tickets->line.first;
+    int64_t first_ns = INT64_MAX;
+
+    if (!ticket || (!talk->cancels_in_line && now_ns < tickets->first_deadline_ns))
+        return;
+    talk->cancels_in_line = false;
+    tickets->first_deadline_ns = INT64_MAX; /* what a callback submits lowers it */
+    while (ticket) {
+        struct ticket *next = ticket->next;
+        int64_t deadline_ns = ticket->deadline_ns;
+        if (ticket->cancel)
+            settle(talk, ticket, SHERD_END_CANCELLED, -ECANCELED, NULL);
+        else if (deadline_ns <= now_ns)
+            settle(talk, ticket, SHERD_END_EXPIRED, -ETIMEDOUT,
+                "its deadline passed before it was sent");
+        else if (deadline_ns < first_ns)
+            first_ns = deadline_ns;
+        ticket = next;
+    }
+    if (first_ns < tickets->first_deadline_ns)
+        tickets->first_deadline_ns = first_ns;
+}
+
+void settle_all(struct talk *talk, int error)
+{
+    struct ticket_table *tickets = &talk->tickets;
+    size_t n_line = tickets->line.n; /* not what callbacks submit now */
+
+    while (tickets->out.first)
+        settle(talk, tickets->out.first, SHERD_END_IN_DOUBT, -EOWNERDEAD,
+            "the gateway is gone, and with it whether it was done");
+    for (; n_line > 0 && tickets->line.first; n_line--)
+        settle(talk, tickets->line.first, SHERD_END_NOT_STARTED, error, "the gateway is gone");
+}

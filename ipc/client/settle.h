@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * settle - how a request ends in the client: its callback, once, and what is decided here alone
+ *
+ * Concurrency: one thread, inside talk_step(). Callbacks may submit and cancel.
+ */
+#include "ipc/client/talk.h"
+
+/* Runs the callback with result and frees the ticket. */
+void settle_with(struct talk *talk, struct ticket *ticket, const struct sherd_result *result);
+
+/* The same for an end that nobody else told. text may be NULL. */
+void settle(
+    struct talk *talk, struct ticket *ticket, enum sherd_end end, int error, const char *text);
+
+/* The gateway that had it, or may have, is gone with its memory: submitted again if it may run twice,
+ * else in doubt. */
+void settle_lost(struct talk *talk, struct ticket *ticket);
+
+/* The session is there again (resumed), or a new one was made. */
+void settle_after_hello(struct talk *talk, bool resumed);
+
+/* In line: those to be cancelled, and those whose deadline has passed. */
+void settle_line(struct talk *talk, int64_t now_ns);
+
+/* Nobody answers any more: not started, or in doubt. */
+void settle_all(struct talk *talk, int error);

@@ -1,0 +1,520 @@
+/* SPDX-License-Identifier: MIT */
+#include "ipc/client/talk.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "ipc/client/settle.h"
+
+/*
+ * Phases:  APART --hello--> HELLO --hello reply--> METHODS --list--> READY
+ *            ^------- connection broke, or "no session" --------------+
+ *
+ * nng connects again by itself, so a broken connection shows only in letters: -ECONNRESET for what
+ * was under way, or a reply that this connection has no session. Then hello is said again with the old
+ * session. If the gateway still has it, what got no answer is submitted again (it removes
+ * duplicates). If not, all that it had is judged by settle_lost().
+ *
+ * Ends have positions; `ack` is the highest below which there is no gap.
+ */
+enum letter_kind { LETTER_HELLO, LETTER_METHODS, LETTER_BATCH, LETTER_NEXT, LETTER_CANCEL };
+
+#define NEXT_WAIT_MS 30000u
+#define RETRY_NS     (INT64_C(50) * 1000000)
+#define HOLD_NS      (INT64_C(10) * 1000000)
+#define CANCEL_BATCH 1024u
+
+/* What a message of submissions carried, and when. */
+struct sent_batch {
+    uint64_t session_number;
+    uint64_t connection_number;
+    size_t n;
+    uint64_t ids[];
+};
+
+int64_t talk_now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
+void talk_init(struct talk *talk)
+{
+    arena_init(&talk->arena, PROTOCOL_UNPACKED_MAX);
+}
+
+void talk_deinit(struct talk *talk)
+{
+    struct letter letter;
+
+    if (talk->link)
+        link_stop(talk->link);
+    while (talk->link && link_take(talk->link, &letter)) {
+        nng_msg_free(letter.msg);
+        if (letter.kind == LETTER_BATCH)
+            free(letter.opaque);
+    }
+    link_close(talk->link);
+    ticket_table_deinit(&talk->tickets);
+    methods_deinit(&talk->methods);
+    arena_deinit(&talk->arena);
+    free(talk->cancels);
+    free(talk->error_text);
+}
+
+static bool has_tickets(const struct talk *talk)
+{
+    return talk->tickets.line.n + talk->tickets.out.n > 0;
+}
+
+/* ---- the connection ---- */
+
+__attribute__((format(printf, 3, 4))) static void give_up(
+    struct talk *talk, int error, const char *format, ...)
+{
+    va_list args;
+
+    free(talk->error_text);
+    va_start(args, format);
+    if (vasprintf(&talk->error_text, format, args) < 0)
+        talk->error_text = NULL;
+    va_end(args);
+    talk->error = error;
+    talk->phase = TALK_APART;
+    talk->give_up_ns = 0;
+    talk->retry_ns = 0;
+    settle_all(talk, error);
+}
+
+static void part(struct talk *talk)
+{
+    if (talk->phase == TALK_APART)
+        return;
+    talk->phase = TALK_APART;
+    talk->give_up_ns = 0;
+}
+
+static void say_hello(struct talk *talk, int64_t now_ns)
+{
+    if (talk->give_up_ns == 0)
+        talk->give_up_ns = now_ns + talk->wait_ns;
+    int64_t left_ms = (talk->give_up_ns - now_ns) / 1000000;
+    nng_msg *msg = wire_hello(talk->session, talk->session_len, talk->token, talk->token_len);
+    if (!msg || link_send(talk->link, LETTER_HELLO, NULL, msg,
+                    left_ms < 1 ? 1 : (left_ms > INT32_MAX ? INT32_MAX : (int32_t)left_ms)) < 0) {
+        talk->retry_ns = now_ns + RETRY_NS;
+        return;
+    }
+    talk->phase = TALK_HELLO;
+    talk->connection_number++;
+}
+
+static void ask_methods(struct talk *talk)
+{
+    nng_msg *msg = wire_methods();
+
+    if (!msg || link_send(talk->link, LETTER_METHODS, (void *)(uintptr_t)talk->connection_number,
+                    msg, -1) < 0)
+        part(talk);
+    else
+        talk->phase = TALK_METHODS;
+}
+
+static void on_welcome(struct talk *talk, const Sherd__Wire__HelloReply *hello)
+{
+    if (hello->session.len != PROTOCOL_SESSION_LEN || hello->version != PROTOCOL_VERSION) {
+        give_up(talk, -EPROTO, "the gateway speaks version %u of the protocol, this client %u",
+            hello->version, PROTOCOL_VERSION);
+        return;
+    }
+    bool resumed = hello->resumed && talk->session_len > 0;
+    memcpy(talk->session, hello->session.data, PROTOCOL_SESSION_LEN);
+    talk->session_len = PROTOCOL_SESSION_LEN;
+    talk->max_in_flight = hello->max_in_flight > 0 ? hello->max_in_flight : 1;
+    talk->give_up_ns = 0;
+    memset(talk->gaps, 0, sizeof(talk->gaps));
+    if (!resumed) {
+        talk->session_number++;
+        talk->ack = 0;
+    }
+    settle_after_hello(talk, resumed);
+    ask_methods(talk);
+}
+
+/* The answer to hello, or none. */
+static void on_hello(
+    struct talk *talk, const struct letter *letter, const Sherd__Wire__Reply *reply)
+{
+    int64_t now_ns = talk_now_ns();
+
+    if (talk->phase != TALK_HELLO)
+        return;
+    talk->phase = TALK_APART;
+    if (letter->result < 0) {
+        if (letter->result != -ETIMEDOUT && now_ns < talk->give_up_ns)
+            talk->retry_ns = now_ns + RETRY_NS;
+        else
+            give_up(talk, -ENOTCONN, "the gateway did not answer in time");
+    } else if (reply->body_case == SHERD__WIRE__REPLY__BODY_HELLO) {
+        talk->pipe = (uint32_t)nng_pipe_id(nng_msg_get_pipe(letter->msg));
+        on_welcome(talk, reply->hello);
+    } else if (reply->body_case != SHERD__WIRE__REPLY__BODY_ERROR) {
+        give_up(talk, -EPROTO, "what answers there is no Sherd of this version");
+    } else if (reply->error->number == EAGAIN && now_ns < talk->give_up_ns) {
+        talk->retry_ns = now_ns + RETRY_NS;
+    } else {
+        give_up(talk, -(int)(reply->error->number & 0xfff), "%s", reply->error->text);
+    }
+}
+
+static bool is_stale(const Sherd__Wire__Reply *reply)
+{
+    return reply && reply->body_case == SHERD__WIRE__REPLY__BODY_ERROR &&
+           reply->error->number == ESTALE;
+}
+
+/* A letter says that its connection is no longer good. */
+static void on_broken(struct talk *talk, uint64_t connection_number)
+{
+    if (connection_number == talk->connection_number && talk->phase != TALK_HELLO)
+        part(talk);
+}
+
+static void on_methods(struct talk *talk, const Sherd__Wire__Reply *reply)
+{
+    if (talk->phase != TALK_METHODS)
+        return;
+    if (reply->body_case != SHERD__WIRE__REPLY__BODY_METHODS ||
+        methods_learn(&talk->methods, reply->methods) < 0)
+        methods_deinit(&talk->methods);
+    talk->phase = TALK_READY;
+}
+
+/* ---- submissions ---- */
+
+static void on_refused(struct talk *talk, const Sherd__Wire__Refused *refused)
+{
+    struct ticket *ticket = ticket_find(&talk->tickets, refused->id);
+
+    if (!ticket || ticket->state != TICKET_SENT)
+        return;
+    if (refused->number == EAGAIN) {
+        ticket_back(&talk->tickets, ticket);
+        talk->hold_ns = talk_now_ns() + HOLD_NS;
+    } else {
+        settle(talk, ticket, SHERD_END_NOT_STARTED, -(int)(refused->number & 0xfff), refused->text);
+    }
+}
+
+static void queue_cancel(struct talk *talk, uint64_t id)
+{
+    if (talk->n_cancels == talk->cancels_capacity) {
+        size_t capacity = talk->cancels_capacity ? talk->cancels_capacity * 2 : 64;
+        uint64_t *cancels = realloc(talk->cancels, capacity * sizeof(*cancels));
+        if (!cancels)
+            return; /* a cancellation is a wish */
+        talk->cancels = cancels;
+        talk->cancels_capacity = capacity;
+    }
+    talk->cancels[talk->n_cancels++] = id;
+}
+
+static void on_accepted(struct talk *talk, struct ticket *ticket)
+{
+    ticket->state = TICKET_ACCEPTED;
+    if (ticket->cancel)
+        queue_cancel(talk, ticket->id);
+}
+
+/* The answer came over a connection that has been replaced, by a gateway that is gone. */
+static bool is_of_the_past(
+    const struct talk *talk, const struct sent_batch *batch, const struct letter *letter)
+{
+    return batch->session_number != talk->session_number &&
+           (uint32_t)nng_pipe_id(nng_msg_get_pipe(letter->msg)) != talk->pipe;
+}
+
+static void on_taken(struct talk *talk, const struct sent_batch *batch, const struct letter *letter,
+    const Sherd__Wire__SubmitReply *taken)
+{
+    /* From the last to the first: each goes to the head of the line. */
+    for (size_t i = taken->n_refused; i > 0; i--)
+        on_refused(talk, taken->refused[i - 1]);
+    bool past = is_of_the_past(talk, batch, letter);
+    for (size_t i = 0; i < batch->n; i++) {
+        struct ticket *ticket = ticket_find(&talk->tickets, batch->ids[i]);
+        if (!ticket || ticket->state != TICKET_SENT)
+            continue;
+        if (past)
+            settle_lost(talk, ticket);
+        else
+            on_accepted(talk, ticket);
+    }
+}
+
+/* All of a batch, which is in state SENT, gets one fate. */
+static void on_batch_failed(
+    struct talk *talk, const struct sent_batch *batch, const Sherd__Wire__Error *error)
+{
+    bool settled = batch->connection_number != talk->connection_number &&
+                   (talk->phase == TALK_METHODS || talk->phase == TALK_READY);
+
+    for (size_t i = batch->n; i > 0; i--) {
+        struct ticket *ticket = ticket_find(&talk->tickets, batch->ids[i - 1]);
+        if (!ticket || ticket->state != TICKET_SENT)
+            continue;
+        if (error && (error->number == ESTALE || error->number == EAGAIN))
+            ticket_back(&talk->tickets, ticket); /* not taken, that is certain */
+        else if (error)
+            settle(talk, ticket, SHERD_END_NOT_STARTED, -(int)(error->number & 0xfff), error->text);
+        else if (!settled)
+            ticket->state = TICKET_UNSURE;
+        else if (batch->session_number == talk->session_number)
+            ticket_back(&talk->tickets, ticket);
+        else
+            settle_lost(talk, ticket);
+    }
+}
+
+static void on_batch(
+    struct talk *talk, const struct letter *letter, const Sherd__Wire__Reply *reply)
+{
+    struct sent_batch *batch = letter->opaque;
+
+    talk->n_batches--;
+    if (!reply || is_stale(reply))
+        on_broken(talk, batch->connection_number);
+    if (reply && reply->body_case == SHERD__WIRE__REPLY__BODY_SUBMIT)
+        on_taken(talk, batch, letter, reply->submit);
+    else
+        on_batch_failed(talk, batch,
+            reply && reply->body_case == SHERD__WIRE__REPLY__BODY_ERROR ? reply->error : NULL);
+    free(batch);
+}
+
+static bool send_batch(struct talk *talk, int64_t now_ns, uint32_t room)
+{
+    struct wire_batch *wire = &talk->batch;
+    struct ticket *ticket = talk->tickets.line.first;
+
+    wire_batch_start(wire);
+    for (; ticket && wire->n < room && wire_batch_add(wire, ticket, now_ns); ticket = ticket->next)
+        ;
+    struct sent_batch *batch = malloc(sizeof(*batch) + wire->n * sizeof(batch->ids[0]));
+    nng_msg *msg = batch ? wire_batch_pack(wire) : NULL;
+    if (!msg) {
+        free(batch);
+        talk->hold_ns = now_ns + HOLD_NS;
+        return false;
+    }
+    *batch = (struct sent_batch){talk->session_number, talk->connection_number, wire->n};
+    for (size_t i = 0; i < batch->n; i++) {
+        batch->ids[i] = wire->submissions[i].id;
+        ticket_out(&talk->tickets, talk->tickets.line.first, TICKET_SENT);
+    }
+    /* There is room: the caller has looked. */
+    link_send(talk->link, LETTER_BATCH, batch, msg, -1);
+    talk->n_batches++;
+    return true;
+}
+
+static void send_batches(struct talk *talk, int64_t now_ns)
+{
+    uint32_t window = talk->window < talk->max_in_flight ? talk->window : talk->max_in_flight;
+
+    if (talk->hold_ns > now_ns)
+        return;
+    talk->hold_ns = 0;
+    while (talk->tickets.line.n > 0 && talk->tickets.out.n < window &&
+           talk->n_batches < TALK_BATCHES_MAX && link_room(talk->link) > 0)
+        if (!send_batch(talk, now_ns, window - (uint32_t)talk->tickets.out.n))
+            return;
+}
+
+/* ---- ends ---- */
+
+static void note_positions(struct talk *talk, uint64_t first, uint64_t last)
+{
+    struct talk_gap *gap = NULL;
+
+    if (first > talk->ack + 1) {
+        for (size_t i = 0; i < sizeof(talk->gaps) / sizeof(talk->gaps[0]); i++)
+            if (talk->gaps[i].first == 0)
+                gap = &talk->gaps[i];
+        if (gap)
+            *gap = (struct talk_gap){first, last};
+        return; /* with none free: it comes again after the next hello, known by its id */
+    }
+    if (last > talk->ack)
+        talk->ack = last;
+    for (size_t i = 0; i < sizeof(talk->gaps) / sizeof(talk->gaps[0]); i++) {
+        gap = &talk->gaps[i];
+        if (gap->first != 0 && gap->first <= talk->ack + 1) {
+            struct talk_gap filled = *gap;
+            *gap = (struct talk_gap){};
+            note_positions(talk, filled.first, filled.last);
+        }
+    }
+}
+
+static void on_end(struct talk *talk, const Sherd__Wire__End *end)
+{
+    struct ticket *ticket = ticket_find(&talk->tickets, end->id);
+
+    /* Ended already: it came a second time, over a new connection. */
+    if (!ticket || ticket->state == TICKET_LINE)
+        return;
+    settle_with(talk, ticket,
+        &(struct sherd_result){
+            .id = end->id,
+            .end = (enum sherd_end)end->kind,
+            .error = end->kind == SHERD__WIRE__END_KIND__DONE ? 0 : -(int)(end->error & 0xfff),
+            .shard =
+                end->runner_case == SHERD__WIRE__END__RUNNER_SHARD ? end->shard : SHERD_ANY_SHARD,
+            .data = end->data.data,
+            .len = end->data.len,
+        });
+}
+
+static void on_next(struct talk *talk, const struct letter *letter, const Sherd__Wire__Reply *reply)
+{
+    talk->n_nexts--;
+    if (!reply || is_stale(reply)) {
+        on_broken(talk, (uintptr_t)letter->opaque);
+        return;
+    }
+    if (reply->body_case != SHERD__WIRE__REPLY__BODY_NEXT || reply->next->n_ends == 0)
+        return;
+    uint64_t first = reply->next->first;
+    note_positions(talk, first, first + reply->next->n_ends - 1);
+    talk->hold_ns = 0;
+    for (size_t i = 0; i < reply->next->n_ends; i++)
+        on_end(talk, reply->next->ends[i]);
+}
+
+static void send_nexts(struct talk *talk)
+{
+    while (talk->tickets.out.n > 0 && talk->n_nexts < TALK_NEXTS_MAX && link_room(talk->link) > 0) {
+        nng_msg *msg = wire_next(talk->ack, NEXT_WAIT_MS);
+        if (!msg)
+            return;
+        link_send(talk->link, LETTER_NEXT, (void *)(uintptr_t)talk->connection_number, msg, -1);
+        talk->n_nexts++;
+    }
+}
+
+/* ---- cancelling ---- */
+
+int talk_cancel(struct talk *talk, uint64_t id)
+{
+    struct ticket *ticket = ticket_find(&talk->tickets, id);
+
+    if (!ticket)
+        return -ENOENT;
+    if (ticket->cancel)
+        return 0;
+    ticket->cancel = true;
+    if (ticket->state == TICKET_LINE)
+        talk->cancels_in_line = true;
+    else if (ticket->state == TICKET_ACCEPTED)
+        queue_cancel(talk, id);
+    return 0;
+}
+
+static void send_cancels(struct talk *talk)
+{
+    while (talk->n_cancels > 0 && talk->n_cancel_messages == 0 && link_room(talk->link) > 0) {
+        size_t n = talk->n_cancels < CANCEL_BATCH ? talk->n_cancels : CANCEL_BATCH;
+        nng_msg *msg = wire_cancel(&talk->cancels[talk->n_cancels - n], n);
+        if (!msg)
+            return;
+        talk->n_cancels -= n;
+        link_send(talk->link, LETTER_CANCEL, (void *)(uintptr_t)talk->connection_number, msg, -1);
+        talk->n_cancel_messages++;
+    }
+}
+
+static void on_cancelled(
+    struct talk *talk, const struct letter *letter, const Sherd__Wire__Reply *reply)
+{
+    talk->n_cancel_messages--;
+    if (!reply || is_stale(reply))
+        on_broken(talk, (uintptr_t)letter->opaque);
+}
+
+/* ---- a step ---- */
+
+static void on_letter(struct talk *talk, const struct letter *letter)
+{
+    const Sherd__Wire__Reply *reply = NULL;
+
+    arena_reset(&talk->arena);
+    if (letter->result == 0) {
+        reply = sherd__wire__reply__unpack(
+            &talk->arena.allocator, nng_msg_len(letter->msg), nng_msg_body(letter->msg));
+        if (!reply)
+            give_up(talk, -EPROTO, "what answers there is no Sherd of this version");
+    }
+    switch (letter->kind) {
+    case LETTER_HELLO:
+        if (reply || letter->result < 0)
+            on_hello(talk, letter, reply);
+        break;
+    case LETTER_METHODS:
+        if (reply && !is_stale(reply))
+            on_methods(talk, reply);
+        else
+            on_broken(talk, (uintptr_t)letter->opaque);
+        break;
+    case LETTER_BATCH:
+        on_batch(talk, letter, reply);
+        break;
+    case LETTER_NEXT:
+        on_next(talk, letter, reply);
+        break;
+    case LETTER_CANCEL:
+        on_cancelled(talk, letter, reply);
+        break;
+    }
+    nng_msg_free(letter->msg);
+}
+
+void talk_step(struct talk *talk)
+{
+    struct letter letter;
+
+    while (link_take(talk->link, &letter))
+        on_letter(talk, &letter);
+    settle_line(talk, talk_now_ns());
+    if (!has_tickets(talk) && !talk->eager)
+        return;
+    int64_t now_ns = talk_now_ns();
+    if (talk->phase == TALK_APART && talk->error == 0 && talk->retry_ns <= now_ns)
+        say_hello(talk, now_ns);
+    if (talk->phase != TALK_READY)
+        return;
+    send_batches(talk, now_ns);
+    send_nexts(talk);
+    send_cancels(talk);
+}
+
+int64_t talk_next_ns(const struct talk *talk)
+{
+    int64_t next_ns = INT64_MAX;
+
+    if (!has_tickets(talk))
+        return next_ns;
+    if (talk->tickets.line.n > 0)
+        next_ns = talk->tickets.first_deadline_ns;
+    if (talk->phase == TALK_APART && talk->retry_ns < next_ns)
+        next_ns = talk->retry_ns;
+    if (talk->hold_ns != 0 && talk->tickets.line.n > 0 && talk->hold_ns < next_ns)
+        next_ns = talk->hold_ns;
+    return next_ns;
+}

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * talk - the conversation with the gateway: a session that outlives connections, requests that go
+ *        out in batches, ends that come back
+ *
+ * Use:         talk_step() whenever a letter or a time is due; talk_next_ns() says when the latter is
+ * Concurrency: one thread. Callbacks of requests run inside talk_step(), and may submit and cancel.
+ * Not here:    waiting (client.c), nng (link.h), what a message looks like (wire.h)
+ */
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "ipc/client/link.h"
+#include "ipc/client/methods.h"
+#include "ipc/client/ticket.h"
+#include "ipc/client/wire.h"
+#include "proto/arena.h"
+#include "proto/protocol.h"
+
+#define TALK_BATCHES_MAX 4u /* messages of submissions under way */
+#define TALK_NEXTS_MAX   2u /* one is on its way while the other waits at the gateway */
+
+enum talk_phase {
+    TALK_APART,   /* no session on this connection, or no connection */
+    TALK_HELLO,   /* said hello */
+    TALK_METHODS, /* asked which methods may be repeated */
+    TALK_READY,
+};
+
+/* Positions of ends that came before ones that lie lower. */
+struct talk_gap {
+    uint64_t first, last;
+};
+
+struct talk {
+    struct link *link;
+    int64_t wait_ns; /* for a gateway that is gone */
+    uint32_t window;
+    const uint8_t *token;
+    size_t token_len;
+
+    struct ticket_table tickets;
+    uint64_t last_id;
+    bool cancels_in_line; /* some ticket in line is to be cancelled */
+    uint64_t *cancels;    /* accepted ones, to be told to the gateway */
+    size_t n_cancels, cancels_capacity;
+
+    uint32_t phase; /* enum talk_phase */
+    bool eager;     /* say hello also without a request */
+    uint8_t session[PROTOCOL_SESSION_LEN];
+    size_t session_len;
+    uint64_t session_number;    /* of those this client had */
+    uint64_t connection_number; /* counts hellos */
+    uint32_t pipe;              /* of the latest hello's answer */
+    uint32_t max_in_flight;
+    uint64_t ack; /* all ends up to here have come */
+    struct talk_gap gaps[TALK_NEXTS_MAX + 2];
+    struct method_set methods;
+
+    uint32_t n_batches, n_nexts, n_cancel_messages; /* under way */
+    int64_t give_up_ns; /* when to stop waiting for the gateway; 0: it is there */
+    int64_t retry_ns;   /* not to say hello before; 0: at once */
+    int64_t hold_ns;    /* not to submit before, the gateway is full; 0: it is not */
+
+    int error; /* -errno: the conversation has ended with it, until somebody submits again */
+    char *error_text;
+    uint64_t n_ended; /* callbacks run */
+    struct wire_batch batch;
+    struct arena arena;
+};
+
+void talk_init(struct talk *talk);
+
+/* Closes the link too. */
+void talk_deinit(struct talk *talk);
+
+/* Handles what has come, ends what is due, sends what may go. */
+void talk_step(struct talk *talk);
+
+/* When talk_step() has something to do even if no letter comes; INT64_MAX: never. */
+int64_t talk_next_ns(const struct talk *talk);
+
+/* -ENOENT; else its end follows. */
+int talk_cancel(struct talk *talk, uint64_t id);
+
+int64_t talk_now_ns(void);

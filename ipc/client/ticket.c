@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: MIT */
+#include "ipc/client/ticket.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BUCKETS_MIN 256u
+
+/* Ids count up, so their low bits spread them evenly. */
+static struct ticket **bucket_of(const struct ticket_table *table, uint64_t id)
+{
+    return &table->buckets[id & (table->n_buckets - 1)];
+}
+
+static int grow(struct ticket_table *table)
+{
+    struct ticket_table bigger = {
+        .n_buckets = table->n_buckets ? table->n_buckets * 2 : BUCKETS_MIN};
+
+    bigger.buckets = calloc(bigger.n_buckets, sizeof(struct ticket *));
+    if (!bigger.buckets)
+        return -ENOMEM;
+    for (size_t i = 0; i < table->n_buckets; i++) {
+        while (table->buckets[i]) {
+            struct ticket *ticket = table->buckets[i];
+            struct ticket **bucket = bucket_of(&bigger, ticket->id);
+            table->buckets[i] = ticket->hash_next;
+            ticket->hash_next = *bucket;
+            *bucket = ticket;
+        }
+    }
+    free(table->buckets);
+    table->buckets = bigger.buckets;
+    table->n_buckets = bigger.n_buckets;
+    return 0;
+}
+
+static void append(struct ticket_list *list, struct ticket *ticket)
+{
+    ticket->prev = list->last;
+    ticket->next = NULL;
+    if (list->last)
+        list->last->next = ticket;
+    else
+        list->first = ticket;
+    list->last = ticket;
+    list->n++;
+}
+
+static void prepend(struct ticket_list *list, struct ticket *ticket)
+{
+    ticket->prev = NULL;
+    ticket->next = list->first;
+    if (list->first)
+        list->first->prev = ticket;
+    else
+        list->last = ticket;
+    list->first = ticket;
+    list->n++;
+}
+
+static void take_out(struct ticket_list *list, struct ticket *ticket)
+{
+    if (ticket->prev)
+        ticket->prev->next = ticket->next;
+    else
+        list->first = ticket->next;
+    if (ticket->next)
+        ticket->next->prev = ticket->prev;
+    else
+        list->last = ticket->prev;
+    list->n--;
+}
+
+static struct ticket_list *list_of(struct ticket_table *table, const struct ticket *ticket)
+{
+    return ticket->state == TICKET_LINE ? &table->line : &table->out;
+}
+
+static void note_deadline(struct ticket_table *table, int64_t deadline_ns)
+{
+    if (table->line.n == 0 || deadline_ns < table->first_deadline_ns)
+        table->first_deadline_ns = deadline_ns;
+}
+
+static struct ticket *copy_request(const struct sherd_request *request)
+{
+    size_t method_bytes = strlen(request->method) + 1;
+    size_t key_len = request->key ? request->key_len : 0;
+    struct ticket *ticket = malloc(sizeof(*ticket) + method_bytes + key_len + request->args_len);
+
+    if (!ticket)
+        return NULL;
+    uint8_t *tail = (uint8_t *)(ticket + 1);
+    *ticket = (struct ticket){
+        .shard = request->shard,
+        .args_len = request->args_len,
+        .key_len = key_len,
+        .method = (const char *)tail,
+        .key = tail + method_bytes,
+        .args = tail + method_bytes + key_len,
+    };
+    memcpy(tail, request->method, method_bytes);
+    if (key_len > 0)
+        memcpy(tail + method_bytes, request->key, key_len);
+    if (request->args_len > 0)
+        memcpy(tail + method_bytes + key_len, request->args, request->args_len);
+    return ticket;
+}
+
+int ticket_new(struct ticket_table *table, uint64_t id, const struct sherd_request *request,
+    int64_t deadline_ns, struct ticket **ret_ticket)
+{
+    if (table->line.n + table->out.n >= table->n_buckets && grow(table) < 0)
+        return -ENOMEM;
+    struct ticket *ticket = copy_request(request);
+    if (!ticket)
+        return -ENOMEM;
+    ticket->id = id;
+    ticket->deadline_ns = deadline_ns;
+    ticket->state = TICKET_LINE;
+    ticket->hash_next = *bucket_of(table, id);
+    *bucket_of(table, id) = ticket;
+    note_deadline(table, deadline_ns);
+    append(&table->line, ticket);
+    *ret_ticket = ticket;
+    return 0;
+}
+
+struct ticket *ticket_find(const struct ticket_table *table, uint64_t id)
+{
+    struct ticket *ticket = table->n_buckets > 0 ? *bucket_of(table, id) : NULL;
+
+    while (ticket && ticket->id != id)
+        ticket = ticket->hash_next;
+    return ticket;
+}
+
+void ticket_out(struct ticket_table *table, struct ticket *ticket, enum ticket_state state)
+{
+    take_out(list_of(table, ticket), ticket);
+    ticket->state = state;
+    append(&table->out, ticket);
+}
+
+void ticket_back(struct ticket_table *table, struct ticket *ticket)
+{
+    take_out(list_of(table, ticket), ticket);
+    ticket->state = TICKET_LINE;
+    note_deadline(table, ticket->deadline_ns);
+    prepend(&table->line, ticket);
+}
+
+void ticket_free(struct ticket_table *table, struct ticket *ticket)
+{
+    struct ticket **link = bucket_of(table, ticket->id);
+
+    while (*link != ticket)
+        link = &(*link)->hash_next;
+    *link = ticket->hash_next;
+    take_out(list_of(table, ticket), ticket);
+    free(ticket);
+}
+
+void ticket_table_deinit(struct ticket_table *table)
+{
+    while (table->line.first)
+        ticket_free(table, table->line.first);
+    while (table->out.first)
+        ticket_free(table, table->out.first);
+    free(table->buckets);
+    *table = (struct ticket_table){};
+}

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * ticket - a request in the client: its copy, where it is on its way, and the tables that hold all
+ *
+ * Concurrency: one thread
+ * Lifetime:    from sherd_client_submit() to its end
+ */
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "ipc/client/client.h"
+
+/*
+ *            line ---> sent ---> accepted --> (ended)
+ *             ^         | ^                      ^
+ *    refused  +---------+ |                      |
+ *    for now  |         v  (connection broke)    |
+ *             +------ unsure --------------------+ in doubt
+ */
+enum ticket_state {
+    TICKET_LINE,     /* waits here */
+    TICKET_SENT,     /* its message has no answer yet */
+    TICKET_UNSURE,   /* its message's connection broke */
+    TICKET_ACCEPTED, /* the gateway has it */
+};
+
+struct ticket {
+    uint64_t id;
+    uint32_t state; /* enum ticket_state */
+    uint32_t shard;
+    bool cancel;         /* its cancellation is wanted */
+    int64_t deadline_ns; /* CLOCK_MONOTONIC; INT64_MAX: none */
+    sherd_done_fn *done;
+    void *opaque;
+    struct ticket *hash_next;
+    struct ticket *prev, *next; /* all, in line first to last, or out of it */
+    size_t args_len;
+    size_t key_len;
+    const char *method; /* these three lie behind the struct */
+    const uint8_t *key;
+    const uint8_t *args;
+};
+
+struct ticket_list {
+    struct ticket *first;
+    struct ticket *last;
+    size_t n;
+};
+
+/* Zero bytes are an empty table. */
+struct ticket_table {
+    struct ticket **buckets;
+    size_t n_buckets;          /* a power of two */
+    struct ticket_list line;   /* state TICKET_LINE */
+    struct ticket_list out;    /* all other states */
+    int64_t first_deadline_ns; /* no ticket in line has an earlier one; INT64_MAX: none has one */
+};
+
+/* A copy of request, last in line. 0 or -ENOMEM. */
+int ticket_new(struct ticket_table *table, uint64_t id, const struct sherd_request *request,
+    int64_t deadline_ns, struct ticket **ret_ticket);
+
+struct ticket *ticket_find(const struct ticket_table *table, uint64_t id);
+
+/* Out of line with a new state, from line or another such state. */
+void ticket_out(struct ticket_table *table, struct ticket *ticket, enum ticket_state state);
+
+/* Back to the head of the line. */
+void ticket_back(struct ticket_table *table, struct ticket *ticket);
+
+/* Takes it out of the table and frees it. */
+void ticket_free(struct ticket_table *table, struct ticket *ticket);
+
+/* Frees all. */
+void ticket_table_deinit(struct ticket_table *table);
