@@ -468,6 +468,43 @@ class Leaving(harness.TestCase):
         self.assertEqual(instance.wait_exit(), 0)
         self.assertIn("gateway is up again", instance.log())
 
+    def begin_sleep(self, instance, milliseconds):
+        """A request that a shard serves until then."""
+        request = instance.popen("submit", "sys.sleep", str(milliseconds), "--shard", "1",
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.addCleanup(lambda: (request.kill(), request.wait()))
+        wait_until(lambda: instance.shard(1)["calls_in"] == 1, "the request to be served")
+        return request
+
+    def test_what_is_in_flight_completes_before_anybody_leaves(self):
+        instance = self.start("--shards", "2")
+        request = self.begin_sleep(instance, 500)
+        instance.kill(instance.supervisor.pid, signal.SIGTERM)
+        self.assertEqual(request.wait(harness.DEADLINE), 0)
+        self.assertEqual(instance.wait_exit(), 0)
+        self.assertNotIn("drain limit", instance.log())
+
+    def test_what_does_not_complete_within_the_drain_limit_is_left(self):
+        instance = self.start("--shards", "2", "--drain-limit", "0.2")
+        self.begin_sleep(instance, 600000)
+        instance.kill(instance.supervisor.pid, signal.SIGTERM)
+        self.assertEqual(instance.wait_exit(), 0)
+        self.assertIn("drain limit of 0.2 s reached with 1 calls in flight", instance.log())
+        self.assertNotIn("killed", instance.log())
+
+    def test_without_a_supervisor_what_is_in_flight_completes_too(self):
+        instance = self.start("--shards", "2")
+        request = self.begin_sleep(instance, 1000)
+        instance.kill(instance.supervisor.pid)
+        self.assertEqual(request.wait(harness.DEADLINE), 0)
+
+    def test_without_a_supervisor_what_lasts_longer_ends_after_5_seconds(self):
+        instance = self.start("--shards", "2")
+        pids = [p["pid"] for p in instance.processes()[1:]]
+        self.begin_sleep(instance, 600000)
+        instance.kill(instance.supervisor.pid)
+        wait_until(lambda: not any(map(harness.is_alive, pids)), "the orphans to leave", 5)
+
     def test_stop_right_after_the_start_ends_it_too(self):
         for _ in range(10):
             instance = self.instance()
