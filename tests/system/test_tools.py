@@ -410,7 +410,7 @@ class Submitting(harness.TestCase):
         self.assertIn(b"1048576 bytes", result.stderr)
 
     def test_an_interrupt_cancels_and_tells_how_much_was_done(self):
-        instance = self.serve()
+        instance = self.serve("--drain-limit", "0.5")  # what is cancelled goes on in the shard
         submit = instance.popen("submit", "sys.sleep", "1", "600000", "600000", stderr=subprocess.PIPE,
                                 text=True)
         with submit:
