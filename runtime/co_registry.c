@@ -102,7 +102,7 @@ static void collect(struct co_registry *registry)
     one_less(registry, n);
 }
 
-static void fill_entry(struct co_entry *entry, uint64_t id, const Coroutine *co)
+static void fill_entry(struct co_entry *entry, const Coroutine *co)
 {
     size_t name_bytes = strnlen(co->name, sizeof entry->name - 1);
 
@@ -111,22 +111,22 @@ static void fill_entry(struct co_entry *entry, uint64_t id, const Coroutine *co)
     atomic_store_relaxed(&entry->wait_site, (uint64_t)0); /* WAIT */
     memcpy(entry->name, co->name, name_bytes);
     memset(entry->name + name_bytes, 0, sizeof entry->name - name_bytes);
-    atomic_store_release(&entry->id, id); /* LIST */
+    atomic_store_release(&entry->id, co->registry_id); /* LIST */
 }
 
 void co_registry_add(struct co_registry *registry, Coroutine *co)
 {
     struct aio_counters *counters = registry->instruments.counters;
-    uint64_t id = ++registry->last_id;
 
     collect(registry);
     co->registry = registry;
+    co->registry_id = ++registry->last_id;
     co->registry_slot = NO_SLOT;
     co->listed = NULL;
     if (registry->n_free > 0) {
         co->registry_slot = registry->slots[--registry->n_free];
         co->listed = &registry->instruments.coroutines[co->registry_slot];
-        fill_entry(co->listed, id, co);
+        fill_entry(co->listed, co);
     } else {
         counter_add(&counters->co_unlisted, 1);
     }

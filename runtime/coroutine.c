@@ -129,9 +129,12 @@ static void arrive_in(AioContext *ctx, Coroutine *co)
     if (!ctx)
         return;
     co_registry_add(ctx->co_registry, co);
-    if (!co->counted)
-        counter_add(&ctx->instruments.counters->co_created, 1);
+    if (co->counted)
+        return;
     co->counted = true;
+    counter_add(&ctx->instruments.counters->co_created, 1);
+    recorder_note_at(&ctx->instruments, co->created_ns, RECORDER_CO_CREATE, co->registry_id,
+        (uint64_t)(uintptr_t)co->entry);
 }
 
 Coroutine *coroutine_create_full(
@@ -154,6 +157,15 @@ Coroutine *coroutine_create_full(
     return co;
 }
 
+static void depart(Coroutine *co)
+{
+    const struct aio_instruments *in = &co->ctx->instruments;
+
+    if (in->n_events > 0)
+        recorder_note(in, RECORDER_CO_END, co->registry_id, 0);
+    co_registry_remove(co);
+}
+
 /* Context: home thread of where it ended. */
 static void destroy(Coroutine *co)
 {
@@ -164,7 +176,7 @@ static void destroy(Coroutine *co)
     if (co->scheduled)
         bug("coroutine %s ended, but was scheduled by %s", co->name, co->scheduled);
     if (co->registry)
-        co_registry_remove(co);
+        depart(co);
     co_sanitize_end(&co->inside.sanitize);
     co_stack_give(&stack);
 }

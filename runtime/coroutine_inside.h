@@ -44,9 +44,10 @@ struct Coroutine {
     uint32_t locks_held;
     bool entered; /* from coroutine_enter() to its yield or end */
     bool ended;
-    bool counted; /* as created, in some context */
+    bool counted;                 /* as created, in some context */
     struct co_registry *registry; /* where it is counted alive, or NULL */
     uint32_t registry_slot;
+    uint64_t registry_id;
     struct co_entry *listed; /* its entry there, or NULL */
 
     /* Constant. */
