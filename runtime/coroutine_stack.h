@@ -16,7 +16,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#define CO_STACK_POOL_MAX 1024 /* idle stacks a thread keeps; each holds the pages it has touched \
+/* Idle stacks a thread keeps; each holds the pages it has touched. */
+#define CO_STACK_POOL_MAX 1024
                                 */
 
 struct co_stack {
