@@ -18,7 +18,6 @@
 
 /* Idle stacks a thread keeps; each holds the pages it has touched. */
 #define CO_STACK_POOL_MAX 1024
-                                */
 
 struct co_stack {
     void *low;    /* lowest usable byte, just above the guard page */
