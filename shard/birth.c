@@ -178,6 +178,17 @@ static bool is_ready(const struct child *child)
            segment_control(seg, child->peer)->incarnation;
 }
 
+/* The core was promised at the fork, and may have been gone by then. */
+static void note_core(const struct child *child, struct peer_control *control)
+{
+    const struct topology_core *core = core_of(child->supervisor, child->peer);
+    cpu_set_t cpus;
+
+    if (core && sched_getaffinity(child->pid, sizeof(cpus), &cpus) == 0 &&
+        !CPU_EQUAL(&cpus, &core->cpus))
+        atomic_store_relaxed(&control->core, -1);
+}
+
 static void note_up(struct child *child)
 {
     struct supervisor *s = child->supervisor;
@@ -185,6 +196,7 @@ static void note_up(struct child *child)
     bool drains = child->peer == segment_gateway(&s->segment) && control->order == ORDER_DRAIN;
 
     child->up = true;
+    note_core(child, control);
     atomic_store_release(&control->state, (uint32_t)(drains ? PEER_DRAINING : PEER_UP));
     if (control->deaths)
         log_line(s->config.log, LOG_LEVEL_NOTICE,

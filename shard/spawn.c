@@ -133,6 +133,14 @@ static int keep_fds(const struct spawn *spawn, char **ret_error)
     return r;
 }
 
+/* A core may have been taken from the instance since it started; it goes on without. */
+static void pin(const struct spawn *spawn, struct log *log)
+{
+    if (spawn->core && sched_setaffinity(0, sizeof(spawn->core->cpus), &spawn->core->cpus) < 0)
+        log_line(log, LOG_LEVEL_WARNING, "can't be pinned to core %d: %s; runs where it may",
+            spawn->core->first_cpu, strerror(errno));
+}
+
 int spawn_settle(const struct spawn *spawn, struct log *log, char **ret_error)
 {
     struct image image;
@@ -147,9 +155,7 @@ int spawn_settle(const struct spawn *spawn, struct log *log, char **ret_error)
     r = keep_fds(spawn, ret_error);
     if (r < 0)
         return r;
-    if (spawn->core && sched_setaffinity(0, sizeof(spawn->core->cpus), &spawn->core->cpus) < 0)
-        return explain(
-            ret_error, -errno, "can't pin to core %d: %m; try --no-pin", spawn->core->first_cpu);
+    pin(spawn, log);
     image_read(spawn->segment, &image);
     difference = image_difference(&image, spawn->image);
     if (difference)

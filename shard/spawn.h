@@ -34,7 +34,7 @@ pid_t spawn_fork(int *ret_pidfd, char **ret_error);
 
 /*
  * In the child: default signals but for those that a terminal sends to all (INT, HUP) and PIPE,
- * which are ignored; no fds but those it keeps; name, core; and a look at whether it is the image
- * that it should be. 0 or -errno, with a text.
+ * which are ignored; no fds but those it keeps; name; core, if that can still be had; and a look
+ * at whether it is the image that it should be. 0 or -errno, with a text.
  */
 int spawn_settle(const struct spawn *spawn, struct log *log, char **ret_error);

@@ -31,6 +31,7 @@ struct fixture {
     struct log log;
     struct spawn spawn;
     int kept[2]; /* a pipe */
+    cpu_set_t before;
 };
 
 static int make(void **state)
@@ -167,6 +168,36 @@ static void child_is_named_in_ps_and_in_the_log(void **state)
     assert_int_equal(status_of_child(*state, is_named), 0);
 }
 
+static int runs_where_it_did(struct fixture *f)
+{
+    cpu_set_t cpus;
+
+    return sched_getaffinity(0, sizeof(cpus), &cpus) < 0 || !CPU_EQUAL(&cpus, &f->before);
+}
+
+static int runs_on_its_core(struct fixture *f)
+{
+    cpu_set_t cpus;
+
+    return sched_getaffinity(0, sizeof(cpus), &cpus) < 0 || !CPU_EQUAL(&cpus, &f->spawn.core->cpus);
+}
+
+static void child_runs_on_its_core_or_without_where_that_is_gone(void **state)
+{
+    struct fixture *f = *state;
+    struct topology_core core = {.first_cpu = 0};
+
+    assert_int_equal(sched_getaffinity(0, sizeof(f->before), &f->before), 0);
+    while (!CPU_ISSET((size_t)core.first_cpu, &f->before))
+        core.first_cpu++;
+    CPU_SET((size_t)core.first_cpu, &core.cpus);
+    f->spawn.core = &core;
+    assert_int_equal(status_of_child(f, runs_on_its_core), 0);
+    CPU_ZERO(&core.cpus);
+    CPU_SET(CPU_SETSIZE - 1, &core.cpus);
+    assert_int_equal(status_of_child(f, runs_where_it_did), 0);
+}
+
 static void child_of_another_image_is_refused(void **state)
 {
     struct fixture *f = *state;
@@ -268,6 +299,7 @@ int main(void)
         CASE(child_that_misses_an_fd_of_its_list_is_refused),
         CASE(child_ignores_what_a_terminal_sends_and_blocks_nothing),
         CASE(child_is_named_in_ps_and_in_the_log),
+        CASE(child_runs_on_its_core_or_without_where_that_is_gone),
         CASE(child_of_another_image_is_refused),
         CASE(each_fact_of_the_image_counts_and_is_named),
         CASE(process_with_a_second_thread_does_not_fork_and_names_it),
