@@ -8,6 +8,7 @@ import re
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import unittest
@@ -482,6 +483,19 @@ class Submitting(harness.TestCase):
             self.assertEqual(submit.wait(harness.DEADLINE), 0)
         self.assertRegex(shown, rb"\d+% \[=*>? *\] [0-9,]+ files, [0-9,]+/s")
         self.assertRegex(shown, rb"100,000 files, .* in [0-9.]+ s")
+
+    def test_a_gateway_on_tcp_is_reached_with_the_token_alone(self):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            url = "tcp://127.0.0.1:%d" % free.getsockname()[1]
+        token, wrong = self.write("token", b"secret-of-this-test\n"), self.write("wrong", b"another one\n")
+        os.chmod(token, 0o600)
+        os.chmod(wrong, 0o600)
+        self.start("--shards", "1", "--listen", url, "--token-file", os.fsdecode(token))
+        submit = lambda *options: sherd("submit", "--url", url, *options, "sys.echo", "hello")
+        self.assertEqual(self.assertDone(submit("--token-file", os.fsdecode(token))).stdout, "hello")
+        self.assertRefused(submit("--token-file", os.fsdecode(wrong), "--wait", "0.2"), "token")
+        self.assertRefused(submit("--wait", "0.2"), "token")
 
     def test_options_after_two_dashes_are_arguments(self):
         instance = self.serve()
