@@ -15,10 +15,10 @@
 #include "shard/explain.h"
 
 /*
- * The common path is one openat2() beneath the root that the text names. Two cases take the walk, in
- * a worker: the kernel answers that the path leaves the root (an absolute link, or a ".."); and a
- * path is to be written whose root does not settle whether it may be: a read-only one, which a link
- * may leave, and a writable one with a read-only root somewhere below.
+ * The common path is one openat2() beneath the root that the text names. Three cases take the walk,
+ * in a worker: the text names no root; the kernel answers that the path leaves the root (an absolute
+ * link, or a ".."); and a path is to be written whose root does not settle whether it may be: a
+ * read-only one, which a link may leave, and a writable one with a read-only root somewhere below.
  *
  * fstat() on a file just opened, and fcntl(), are not worth a trip through the engine: what they
  * want is in memory.
@@ -96,10 +96,13 @@ int coroutine_fn file_open_co(const struct file_roots *roots, const char *path, 
     if (path[0] != '/') {
         return explain(ret_error, -EINVAL, "\"%s\": a path must be absolute", path);
     }
+    if (roots->n_roots == 0) {
+        return refuse_outside(ret_error, roots, path, path);
+    }
     const char *rest;
     const struct file_root *root = file_roots_find(roots, path, &rest);
     if (!root) {
-        return refuse_outside(ret_error, roots, path, path);
+        return walk_co(roots, path, flags, mode, ret_error);
     }
     if (root->fd < 0) {
         return explain(ret_error, root->fd, "%s: the root %s can't be opened: %s", path, root->name,

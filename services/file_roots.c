@@ -38,6 +38,9 @@ void file_roots_free(struct file_roots *roots)
     for (uint32_t i = 0; i < roots->n_roots; i++) {
         root_deinit(&roots->roots[i]);
     }
+    if (roots->slash_fd >= 0) {
+        close(roots->slash_fd);
+    }
     free(roots->roots);
     free(roots);
 }
@@ -177,10 +180,11 @@ static int put_root(struct file_roots **roots, struct file_root root)
 {
     if (!*roots) {
         *roots = calloc(1, sizeof(**roots));
-    }
-    if (!*roots) {
-        root_deinit(&root);
-        return -ENOMEM;
+        if (!*roots) {
+            root_deinit(&root);
+            return -ENOMEM;
+        }
+        (*roots)->slash_fd = -EBADF;
     }
     for (uint32_t i = 0; i < (*roots)->n_roots; i++) {
         struct file_root *other = &(*roots)->roots[i];
@@ -244,15 +248,19 @@ int file_roots_add(struct file_roots **roots, const char *spec, char **ret_error
 
 /* ---- a shard's set ---- */
 
+/* O_PATH, or -errno. */
+static int open_folder(const char *path)
+{
+    int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
 static int copy_root(const struct file_root *from, struct file_root *ret_root)
 {
     struct file_root root = *from;
     root.name = strdup(from->name);
     root.real = strdup(from->real);
-    root.fd = open(*from->real ? from->real : "/", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (root.fd < 0) {
-        root.fd = -errno;
-    }
+    root.fd = open_folder(*from->real ? from->real : "/");
     if (!root.name || !root.real) {
         root_deinit(&root);
         return -ENOMEM;
@@ -267,6 +275,7 @@ int file_roots_open(const struct file_roots *config, struct file_roots **ret_roo
     if (!roots) {
         return -ENOMEM;
     }
+    roots->slash_fd = open_folder("/");
     uint32_t n_roots = config ? config->n_roots : 0;
     roots->roots = n_roots > 0 ? calloc(n_roots, sizeof(*roots->roots)) : NULL;
     int r = n_roots > 0 && !roots->roots ? -ENOMEM : 0;

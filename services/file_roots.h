@@ -25,6 +25,7 @@ struct file_root {
 struct file_roots {
     struct file_root *roots;
     uint32_t n_roots;
+    int slash_fd; /* "/", to look for links that lead into a root; likewise */
 };
 
 /* Adds "DIR", "DIR:ro" or "DIR:rw"; *roots may be NULL, then it is made. Given twice, the last

@@ -20,8 +20,10 @@
  *           is no link, or missing and about to be created: appended to base
  *   ..      takes the last component off base, which holds no link, so that is its parent
  *
- * Where base leaves its root, base and todo together are looked up among the roots as a new
- * absolute path; none found: it leads outside.
+ * Base may lie outside of all roots for a while, because the way from root to root often does: with
+ * the roots /usr and /etc, /usr/bin/ld.so leads to /lib64/ld-linux-x86-64.so.2, and /lib64 to
+ * usr/lib64. There, links are looked at and nothing is opened, and whatever goes wrong is told as
+ * "leads outside", with the path by which the walk left: callers learn nothing of what is there.
  *
  * Nothing here is trusted to stay as it was seen. Every component is looked up from the root's fd
  * with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, so somebody who exchanges a folder for a link
@@ -35,10 +37,11 @@ struct walk_state {
     struct file_walk *walk;
     char *base;
     char *todo;
-    const char *next; /* in todo */
-    const struct file_root *root;
-    const char *rest; /* of base in root */
+    const char *next;             /* in todo */
+    const struct file_root *root; /* &outside: none */
+    const char *rest;             /* of base in root */
     uint32_t n_links;
+    struct file_root outside; /* from which base is looked up there */
 };
 
 static void state_deinit(struct walk_state *state)
@@ -58,36 +61,6 @@ static int open_beneath(
     return fd < 0 ? -errno : (int)fd;
 }
 
-/* Base moves to root's own folder and goes on with todo. consumes todo. */
-static int enter_root(
-    struct walk_state *state, const struct file_root *root, char *todo, size_t next)
-{
-    char *base = strdup(root->real);
-    free(state->base);
-    free(state->todo);
-    state->base = base;
-    state->todo = todo;
-    state->next = todo + next;
-    state->root = root;
-    state->rest = base ? base + strlen(base) : NULL;
-    return base ? 0 : -ENOMEM;
-}
-
-/* Goes on with the absolute path todo. consumes it; NULL is no memory. */
-static int start_anew(struct walk_state *state, char *todo)
-{
-    if (!todo) {
-        return -ENOMEM;
-    }
-    const char *rest;
-    const struct file_root *root = file_roots_find(state->walk->roots, todo, &rest);
-    if (!root) {
-        state->walk->outside = todo;
-        return -EXDEV;
-    }
-    return enter_root(state, root, todo, (size_t)(rest - todo));
-}
-
 /* The two texts as one path. NULL: no memory. */
 static char *join(const char *first, const char *second)
 {
@@ -95,28 +68,56 @@ static char *join(const char *first, const char *second)
     return asprintf(&text, "%s/%s", first, second + strspn(second, "/")) < 0 ? NULL : text;
 }
 
+/* Base is outside of the roots; by which path it came there is kept. */
+static int leave_roots(struct walk_state *state)
+{
+    if (state->root != &state->outside) {
+        free(state->walk->outside);
+        state->walk->outside = join(state->base, state->next);
+    }
+    state->root = &state->outside;
+    state->rest = state->base + strspn(state->base, "/");
+    return state->walk->outside ? 0 : -ENOMEM;
+}
+
 /* The base is `base` from now on, a path without links. consumes it. */
 static int set_base(struct walk_state *state, char *base)
 {
     const char *rest;
     const struct file_root *root = file_roots_find(state->walk->roots, base, &rest);
-    if (!root) {
-        char *todo = join(base, state->next);
-        free(base);
-        return start_anew(state, todo);
-    }
     /* By the root's real name, should it have been found by one that is a link. */
-    char *real = *rest ? join(root->real, rest) : strdup(root->real);
-    size_t rest_len = strlen(rest);
-    free(base);
-    if (!real) {
-        return -ENOMEM;
+    char *real = !root ? base : *rest ? join(root->real, rest) : strdup(root->real);
+    size_t rest_len = root ? strlen(rest) : 0;
+    if (root) {
+        free(base);
     }
     free(state->base);
     state->base = real;
+    if (!real) {
+        return -ENOMEM;
+    }
+    if (!root) {
+        return leave_roots(state);
+    }
     state->root = root;
     state->rest = real + strlen(real) - rest_len;
     return 0;
+}
+
+/* Goes on with the absolute path todo, from the root it names, else from "/". consumes it; NULL is
+ * no memory. */
+static int start_anew(struct walk_state *state, char *todo)
+{
+    if (!todo) {
+        return -ENOMEM;
+    }
+    const char *rest = todo;
+    const struct file_root *root = file_roots_find(state->walk->roots, todo, &rest);
+    free(state->todo);
+    state->todo = todo;
+    state->next = rest;
+    char *base = strdup(root ? root->real : "");
+    return base ? set_base(state, base) : -ENOMEM;
 }
 
 static int go_up(struct walk_state *state)
@@ -168,6 +169,10 @@ static int enter_component(struct walk_state *state, char *base)
 {
     const char *rest;
     const struct file_root *root = file_roots_find(state->walk->roots, base, &rest);
+    if (!root) {
+        root = &state->outside;
+        rest = base + strspn(base, "/");
+    }
     int fd = open_beneath(root, rest, O_PATH | O_NOFOLLOW, 0);
     if (fd == -ENOENT && *state->next == '\0' && (state->walk->flags & O_CREAT)) {
         return set_base(state, base);
@@ -213,21 +218,30 @@ static int step(struct walk_state *state)
     return enter_component(state, base);
 }
 
+/* The end of the walk: opens what base is. */
+static int open_base(const struct walk_state *state)
+{
+    struct file_walk *walk = state->walk;
+    if ((walk->flags & O_ACCMODE) != O_RDONLY && !state->root->writable) {
+        walk->root = state->root;
+        return -EROFS;
+    }
+    return open_beneath(
+        state->root, state->rest, walk->flags, walk->flags & O_CREAT ? walk->mode : 0);
+}
+
 int file_walk_open(struct file_walk *walk)
 {
-    struct walk_state state = {.walk = walk};
-    char *todo = strdup(walk->path);
-    int r = start_anew(&state, todo);
+    struct walk_state state = {
+        .walk = walk, .outside = {.name = "", .real = "", .fd = walk->roots->slash_fd}};
+    int r = start_anew(&state, strdup(walk->path));
     while (r == 0 && *state.next != '\0') {
         r = step(&state);
     }
-    if (r == 0 && (walk->flags & O_ACCMODE) != O_RDONLY && !state.root->writable) {
-        walk->root = state.root;
-        r = -EROFS;
-    }
-    if (r == 0) {
-        r = open_beneath(
-            state.root, state.rest, walk->flags, walk->flags & O_CREAT ? walk->mode : 0);
+    if (state.root == &state.outside && r != -ENOMEM) {
+        r = -EXDEV;
+    } else if (r == 0) {
+        r = open_base(&state);
     }
     state_deinit(&state);
     return r;

@@ -22,7 +22,7 @@ struct file_walk {
     uint64_t flags;   /* of open(2) */
     uint32_t mode;    /* of a file that O_CREAT makes */
 
-    char *outside;                /* set with -EXDEV: where it leads; malloc */
+    char *outside;                /* with -EXDEV: where it leads; malloc */
     const struct file_root *root; /* set with -EROFS: the root it ends in */
 };
 

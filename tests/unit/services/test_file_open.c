@@ -175,6 +175,41 @@ static void what_leads_outside_is_refused_by_name(void **state)
     file_roots_free(roots);
 }
 
+static void way_between_roots_may_lead_through_links_outside(void **state)
+{
+    struct fixture *f = *state;
+    make_tree(f);
+    make_link(f, "top", "./a");
+    make_link(f, "out/into", "../a/sub");
+    make_link(f, "b/by-top", "top/file");
+    make_link(f, "b/by-out", "out/into/deep");
+    struct file_roots *roots = ROOTS(f, "a", "b");
+    expect_content(f, roots, "b/by-top", "in a");
+    expect_content(f, roots, "b/by-out", "deep");
+    expect_content(f, roots, "top/sub/deep", "deep");
+    expect_content(f, roots, "out/../b/file", "in b");
+    file_roots_free(roots);
+}
+
+static void what_is_outside_is_not_told(void **state)
+{
+    static const char *const names[] = {
+        "out/file", "out/nothing", "out/link", "out/file/", "out/loop"};
+    struct fixture *f = *state;
+    make_tree(f);
+    make_link(f, "out/link", "out/secret-name");
+    make_link(f, "out/loop", "./loop");
+    struct file_roots *roots = ROOTS(f, "a");
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        char *text =
+            new_text("%s/%s: is under no --root (roots: %s/a); start sherd run with --root DIR",
+                f->dir, names[i], f->dir);
+        expect_error(f, roots, names[i], O_RDONLY, -EACCES, text);
+        free(text);
+    }
+    file_roots_free(roots);
+}
+
 static void without_roots_every_path_is_refused(void **state)
 {
     struct fixture *f = *state;
@@ -359,6 +394,8 @@ int main(void)
         FIXTURE_CASE(absolute_link_leads_from_root_to_root),
         FIXTURE_CASE(dot_dot_may_lead_into_another_root),
         FIXTURE_CASE(what_leads_outside_is_refused_by_name),
+        FIXTURE_CASE(way_between_roots_may_lead_through_links_outside),
+        FIXTURE_CASE(what_is_outside_is_not_told),
         FIXTURE_CASE(without_roots_every_path_is_refused),
         FIXTURE_CASE(loops_and_chains_of_more_than_forty_links_end),
         FIXTURE_CASE(a_slash_at_the_end_wants_a_folder),
