@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: MIT */
+/* What comes from the other side: numbers that both ends share, and bytes that are no message. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "ipc/client/client.h"
+#include "proto/arena.h"
+#include "proto/protocol.h"
+#include "proto/sherd.pb-c.h"
+#include "shard/segment.h"
+
+/* One numbering of ends: client.h, segment.h, sherd.proto. */
+#define X(name, number, text)                                                                  \
+    static_assert((int)SHERD_END_##name == (int)CALL_END_##name, "client.h and segment.h");    \
+    static_assert((int)SHERD_END_##name == (int)SHERD__WIRE__END_KIND__##name, "sherd.proto"); \
+    static_assert((int)SHERD_END_##name == (number), "fixed for ever");
+CALL_ENDS(X)
+#undef X
+static_assert(SHERD_PAYLOAD_MAX == SEGMENT_PAYLOAD_MAX, "what a client may send, a shard takes");
+static_assert(SHERD_PAYLOAD_MAX == PROTOCOL_PAYLOAD_MAX, "client.h and protocol.h");
+
+static void ends_have_the_same_words_on_both_sides(void **state)
+{
+#define X(name, number, text) \
+    assert_string_equal(sherd_end_text(SHERD_END_##name), call_end_text(CALL_END_##name));
+    CALL_ENDS(X)
+#undef X
+    assert_string_equal(sherd_end_text((enum sherd_end)99), "unknown");
+}
+
+static size_t pack_batch(uint8_t *bytes, uint32_t n)
+{
+    Sherd__Wire__Submission submissions[8], *pointers[8];
+    Sherd__Wire__SubmitMany many = SHERD__WIRE__SUBMIT_MANY__INIT;
+    Sherd__Wire__Request request = SHERD__WIRE__REQUEST__INIT;
+
+    for (uint32_t i = 0; i < n; i++) {
+        sherd__wire__submission__init(&submissions[i]);
+        submissions[i].id = i + 1;
+        submissions[i].method = (char *)"sys.echo";
+        submissions[i].args = (ProtobufCBinaryData){7, (uint8_t *)"payload"};
+        submissions[i].placement_case = SHERD__WIRE__SUBMISSION__PLACEMENT_SHARD;
+        submissions[i].shard = i;
+        pointers[i] = &submissions[i];
+    }
+    many.n_submissions = n;
+    many.submissions = pointers;
+    request.body_case = SHERD__WIRE__REQUEST__BODY_SUBMIT_MANY;
+    request.submit_many = &many;
+    return sherd__wire__request__pack(&request, bytes);
+}
+
+/* Reads each byte that the message says it has: a sanitizer would see one that is not there. */
+static uint32_t read_all(const Sherd__Wire__Request *request)
+{
+    uint32_t sum = 0;
+
+    if (request->body_case != SHERD__WIRE__REQUEST__BODY_SUBMIT_MANY)
+        return sum;
+    for (size_t i = 0; i < request->submit_many->n_submissions; i++) {
+        const Sherd__Wire__Submission *submission = request->submit_many->submissions[i];
+        sum += (uint32_t)strlen(submission->method);
+        for (size_t at = 0; at < submission->args.len; at++)
+            sum += submission->args.data[at];
+    }
+    return sum;
+}
+
+static void damaged_messages_are_refused_or_read_within_their_bytes(void **state)
+{
+    uint8_t whole[512];
+    size_t len = pack_batch(whole, 8);
+    struct arena arena;
+    uint32_t seed = 1, n_refused = 0;
+
+    arena_init(&arena, PROTOCOL_UNPACKED_MAX);
+    for (int i = 0; i < 20000; i++) {
+        /* An exact copy, so that a byte too far is seen. */
+        seed = seed * 1664525 + 1013904223;
+        size_t cut = (seed >> 8) % 4 == 0 ? (seed >> 16) % (len + 1) : len;
+        uint8_t *bytes = malloc(cut ? cut : 1);
+        memcpy(bytes, whole, cut);
+        for (uint32_t flips = (seed >> 4) % 4; flips > 0 && cut > 0; flips--) {
+            seed = seed * 1664525 + 1013904223;
+            bytes[(seed >> 8) % cut] = (uint8_t)seed;
+        }
+        arena_reset(&arena);
+        Sherd__Wire__Request *request = sherd__wire__request__unpack(&arena.allocator, cut, bytes);
+        if (request)
+            read_all(request);
+        else
+            n_refused++;
+        free(bytes);
+    }
+    assert_true(n_refused > 0 && n_refused < 20000);
+    arena_deinit(&arena);
+}
+
+static void a_short_message_that_unpacks_to_much_is_refused(void **state)
+{
+    /* submit_many of empty submissions: two bytes each on the wire. */
+    const size_t n = 1000000;
+    uint8_t *bytes = malloc(2 * n + 16);
+    size_t len = 0;
+    struct arena arena;
+
+    bytes[len++] = 0x1a;
+    for (size_t left = 2 * n; left > 0; left >>= 7)
+        bytes[len++] = (uint8_t)((left & 0x7f) | (left > 0x7f ? 0x80 : 0));
+    for (size_t i = 0; i < n; i++) {
+        bytes[len++] = 0x0a;
+        bytes[len++] = 0x00;
+    }
+    arena_init(&arena, PROTOCOL_UNPACKED_MAX);
+    assert_null(sherd__wire__request__unpack(&arena.allocator, len, bytes));
+    assert_true(arena.used <= PROTOCOL_UNPACKED_MAX);
+    arena_deinit(&arena);
+    free(bytes);
+}
+
+static void an_arena_ends_at_its_limit_and_begins_again_after_a_reset(void **state)
+{
+    struct arena arena;
+
+    arena_init(&arena, 100000);
+    assert_non_null(arena_alloc(&arena, 60000));
+    assert_null(arena_alloc(&arena, 60000));
+    assert_null(arena_alloc(&arena, SIZE_MAX));
+    assert_non_null(arena_alloc(&arena, 30000));
+    arena_reset(&arena);
+    assert_non_null(arena_alloc(&arena, 99000));
+    arena_deinit(&arena);
+}
+
+static void pieces_of_an_arena_are_aligned_and_apart(void **state)
+{
+    struct arena arena;
+    uint8_t *pieces[100];
+
+    arena_init(&arena, 1 << 20);
+    for (size_t i = 0; i < 100; i++) {
+        pieces[i] = arena_alloc(&arena, i * 37 + 1);
+        assert_int_equal((uintptr_t)pieces[i] % 16, 0);
+        memset(pieces[i], (int)i, i * 37 + 1);
+    }
+    for (size_t i = 0; i < 100; i++)
+        assert_int_equal(pieces[i][i * 37], i);
+    arena_deinit(&arena);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(ends_have_the_same_words_on_both_sides),
+        cmocka_unit_test(damaged_messages_are_refused_or_read_within_their_bytes),
+        cmocka_unit_test(a_short_message_that_unpacks_to_much_is_refused),
+        cmocka_unit_test(an_arena_ends_at_its_limit_and_begins_again_after_a_reset),
+        cmocka_unit_test(pieces_of_an_arena_are_aligned_and_apart),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
