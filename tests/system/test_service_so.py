@@ -12,8 +12,8 @@ BUILD = os.path.dirname(os.path.realpath(harness.program()))
 GREETER = os.path.join(BUILD, "examples", "greeter", "greeter.so")
 PING_CLIENT = os.path.join(BUILD, "examples", "ping_client")
 
-HEADER = '#include "shard/service.h"\n'
-TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+HEADER = "#include <sherd/service.h>\n"
+INCLUDE = os.path.join(BUILD, "dist", "include")
 
 STARTS_A_THREAD = """
 #include <pthread.h>
@@ -110,7 +110,7 @@ class Built(harness.TestCase):
 
     def build(self, name, source):
         path = os.path.join(self.folder, name + ".so")
-        subprocess.run(["cc", "-shared", "-fPIC", "-D_GNU_SOURCE", "-I", TREE, "-x", "c", "-", "-o", path],
+        subprocess.run(["cc", "-shared", "-fPIC", "-D_GNU_SOURCE", "-I", INCLUDE, "-x", "c", "-", "-o", path],
                        input=source, text=True, check=True)
         return path
 
