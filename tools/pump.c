@@ -236,6 +236,14 @@ static int flush_output(struct pump *pump)
     return output_flush(&pump->out);
 }
 
+/* What of the names has been handed out, less what of that has not ended. */
+static double fraction_done(const struct pump *pump)
+{
+    double begun = (double)(pump->n_done + pump->n_failed + pump->n_entries);
+    double fraction = names_fraction(pump->job->names);
+    return begun > 0 ? fraction * (double)(pump->n_done + pump->n_failed) / begun : fraction;
+}
+
 /* 1: go on; 0: all is done; -errno. */
 static int turn(struct pump *pump)
 {
@@ -247,8 +255,7 @@ static int turn(struct pump *pump)
         return n;
     if (pump->out.error)
         return pump->out.error;
-    progress_update(
-        pump->job->progress, pump->n_done, pump->n_failed, names_fraction(pump->job->names));
+    progress_update(pump->job->progress, pump->n_done, pump->n_failed, fraction_done(pump));
     if (more == 0 && !pump->n_entries)
         return 0;
     if (n > 0)

@@ -467,22 +467,19 @@ class Submitting(harness.TestCase):
         self.assertIn(b"No space left on device", result.stderr)
 
     def test_a_terminal_shows_how_far_it_is(self):
-        path = self.write("file")
         instance = self.serve()
-        listing = self.write("list", (path + b"\n") * 100000)
         master, slave = pty.openpty()
         shown = b""
-        with open(listing, "rb") as names:
-            submit = instance.popen("submit", "file.sha256", "-", stdin=names,
-                                    stdout=subprocess.DEVNULL, stderr=slave)
-            os.close(slave)
-            with contextlib.suppress(OSError):
-                while chunk := os.read(master, 65536):
-                    shown += chunk
-            os.close(master)
-            self.assertEqual(submit.wait(harness.DEADLINE), 0)
-        self.assertRegex(shown, rb"\d+% \[=*>? *\] [0-9,]+ files, [0-9,]+/s")
-        self.assertRegex(shown, rb"100,000 files, .* in [0-9.]+ s")
+        submit = instance.popen("submit", "sys.sleep", *["1"] * 9, "1000", stdout=subprocess.DEVNULL,
+                                stderr=slave)
+        os.close(slave)
+        with contextlib.suppress(OSError):  # which is the end of file of a terminal
+            while chunk := os.read(master, 65536):
+                shown += chunk
+        os.close(master)
+        self.assertEqual(submit.wait(harness.DEADLINE), 0)
+        self.assertRegex(shown, rb" 90% \[=+> *\] 9 calls, [0-9,]+/s")
+        self.assertRegex(shown, rb"\r\x1b\[K10 calls, [0-9,]+/s in [0-9.]+ s")
 
     def test_a_gateway_on_tcp_is_reached_with_the_token_alone(self):
         with socket.socket() as free:
