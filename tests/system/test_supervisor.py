@@ -314,8 +314,10 @@ class Config(harness.TestCase):
                 result = self.instance().command("run", "--config", self.path)
                 self.assertRefused(result, expected, status=2)
 
-    def test_missing_file_is_refused(self):
-        self.assertRefused(self.instance().command("run", "--config", self.path), self.path, status=2)
+    def test_file_that_can_not_be_read_is_refused(self):
+        for path, why in ((self.path, "No such file"), (self.folder.name, "Is a directory")):
+            result = self.instance().command("run", "--config", path)
+            self.assertRefused(result, path, why, status=2)
 
     def test_sighup_reads_the_log_level_again(self):
         self.write("shards = 1\nlog-level = info\n")
@@ -428,11 +430,13 @@ class Leaving(harness.TestCase):
             self.assertEqual(instance.wait_exit(), 0)
             self.assertIn("stopped: instance test", instance.log())
 
-    def test_interrupt_from_the_terminal_reaches_the_supervisor_alone(self):
-        instance = self.start("--shards", "2", start_new_session=True)
-        os.killpg(instance.supervisor.pid, signal.SIGINT)
-        self.assertEqual(instance.wait_exit(), 0)
-        self.assertNotIn("killed", instance.log())
+    def test_a_signal_to_the_whole_process_group_ends_it_in_order(self):
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            with self.subTest(signum):
+                instance = self.start("--shards", "2", start_new_session=True)
+                os.killpg(instance.supervisor.pid, signum)
+                self.assertEqual(instance.wait_exit(), 0)
+                self.assertNotIn("killed", instance.log())
 
     def test_stop_works_with_a_dead_gateway(self):
         instance = self.start("--shards", "2")
