@@ -7,6 +7,9 @@
  *   UP     the child's part, its ready_ns  incarnation   the child's store release, a peer that is up
  *                                                        this load acquire          is shown without
  *                                                                                   its engine
+ *   FORK   the bell's words            the child's loop  fork()                    it sleeps on what was
+ *                                                                                   rung while it was dead
+ *   WHO, FAILED: see death.c
  */
 #include "shard/supervisor_inside.h"
 
@@ -29,8 +32,8 @@ static void prepare_commons(const struct segment *seg, uint32_t peer)
     struct doorbell_words *words = &segment_bell(seg, peer)->words;
     struct commons_bitmap *bitmap = segment_bitmap(seg, peer);
 
-    atomic_store_relaxed(&words->notify_me, 0);
-    atomic_store_relaxed(&words->notified, 1);
+    atomic_store_relaxed(&words->notify_me, 0); /* FORK */
+    atomic_store_relaxed(&words->notified, 1);  /* FORK */
     for (uint32_t from = 0; from < seg->n_peers; from++)
         atomic_or_seq(&bitmap->senders[from / 64], UINT64_C(1) << from % 64);
 }
@@ -48,9 +51,9 @@ static void prepare_control(struct child *child)
     struct peer_control *control = segment_control(&s->segment, child->peer);
     const struct topology_core *core = core_of(s, child->peer);
 
-    atomic_store_relaxed(&control->core, core ? core->first_cpu : -1);
-    atomic_store_relaxed(&control->forked_ns, supervisor_now_ns());
-    atomic_store_release(&control->state, (uint32_t)PEER_STARTING);
+    show(&control->core, core ? core->first_cpu : -1);
+    show(&control->forked_ns, supervisor_now_ns());
+    atomic_store_release(&control->state, (uint32_t)PEER_STARTING); /* FAILED */
     prepare_commons(&s->segment, child->peer);
 }
 
@@ -133,7 +136,7 @@ static int watch(struct child *child, pid_t pid)
         return r;
     }
     child->pid = pid;
-    atomic_store_relaxed(&segment_control(&s->segment, child->peer)->pid, (int32_t)pid);
+    atomic_store_release(&segment_control(&s->segment, child->peer)->pid, (int32_t)pid); /* WHO */
     return 0;
 }
 
@@ -186,7 +189,7 @@ static void note_core(const struct child *child, struct peer_control *control)
 
     if (core && sched_getaffinity(child->pid, sizeof(cpus), &cpus) == 0 &&
         !CPU_EQUAL(&cpus, &core->cpus))
-        atomic_store_relaxed(&control->core, -1);
+        show(&control->core, -1);
 }
 
 static void note_up(struct child *child)
@@ -197,7 +200,8 @@ static void note_up(struct child *child)
 
     child->up = true;
     note_core(child, control);
-    atomic_store_release(&control->state, (uint32_t)(drains ? PEER_DRAINING : PEER_UP));
+    atomic_store_release(
+        &control->state, (uint32_t)(drains ? PEER_DRAINING : PEER_UP)); /* FAILED */
     if (control->deaths)
         log_line(s->config.log, LOG_LEVEL_NOTICE,
             "%s is up again: pid %d, incarnation %u, %.1f ms after the death", child->process,

@@ -7,12 +7,16 @@
  * Orderings      first                     then           ordered by              if broken
  *   DEATH  counters and slots made whole   incarnation    store release, peers'   a peer judges a slot
  *                                                         acquire (mesh.c)        that is half-written
- *   TOLD   incarnation                     a look at it   full barriers of the    a peer sleeps on, with
+ *   TOLD   incarnation, state              a look at them full barriers of the    a peer sleeps on, with
  *                                                         bitmap and the knock    calls to the dead
+ *   FAILED its state                       incarnation    store release, peers'   a peer waits for one
+ *                                                         acquire (mesh.c)        that never comes
+ *   WHO    a death reaped                  its pid        store release, orphans' an orphan waits for
+ *                                                         acquire (judge.c)       a process long gone
+ *   DRAIN: see member.c
  */
 #include "shard/supervisor_inside.h"
 
-#include <assert.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -47,7 +51,7 @@ static void tell_peers(const struct child *dead)
             .words = &segment_bell(&s->segment, peer)->words, .fd = s->bell_fds[peer]};
         atomic_or_seq(&bitmap->senders[dead->peer / 64], UINT64_C(1) << dead->peer % 64); /* TOLD */
         doorbell_knock(&bell);
-        atomic_store_relaxed(&head->knocks, head->knocks + 1);
+        show(&head->knocks, head->knocks + 1);
     }
 }
 
@@ -55,12 +59,12 @@ static void note_death(struct child *child, int status, bool crash, uint64_t now
 {
     struct peer_control *control = segment_control(&child->supervisor->segment, child->peer);
 
-    atomic_store_relaxed(&control->pid, 0);
-    atomic_store_relaxed(&control->last_status, status);
-    atomic_store_relaxed(&control->died_ns, now_ns);
-    atomic_store_relaxed(&control->deaths, control->deaths + 1);
+    atomic_store_release(&control->pid, 0); /* WHO */
+    show(&control->last_status, status);
+    show(&control->died_ns, now_ns);
+    show(&control->deaths, control->deaths + 1);
     if (crash)
-        atomic_store_relaxed(&control->crashes, control->crashes + 1);
+        show(&control->crashes, control->crashes + 1);
 }
 
 /* The new incarnation exists from here on, though its process does not yet. */
@@ -71,9 +75,9 @@ static void settle_estate(struct child *child, enum peer_state state)
     struct supervisor_head *head = segment_supervisor(seg);
 
     if (mesh_finish_redo(seg, child->peer))
-        atomic_store_relaxed(&head->redo_finished, head->redo_finished + 1);
-    atomic_store_relaxed(&segment_part(seg, child->peer)->drained, 0);
-    atomic_store_release(&control->state, (uint32_t)state);
+        show(&head->redo_finished, head->redo_finished + 1);
+    atomic_store_release(&segment_part(seg, child->peer)->drained, 0); /* DRAIN: not yet, again */
+    atomic_store_release(&control->state, (uint32_t)state);            /* FAILED */
     atomic_store_release(&control->incarnation, control->incarnation + 1); /* DEATH */
     tell_peers(child);
 }
@@ -83,7 +87,8 @@ void child_fail(struct child *child)
     const struct segment *seg = &child->supervisor->segment;
 
     child->due_ns = NEVER;
-    atomic_store_release(&segment_control(seg, child->peer)->state, (uint32_t)PEER_FAILED);
+    atomic_store_release(
+        &segment_control(seg, child->peer)->state, (uint32_t)PEER_FAILED); /* FAILED */
     tell_peers(child);
 }
 

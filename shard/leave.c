@@ -13,6 +13,11 @@
  * words of different pairs are read one after the other, so that a call that ends here while
  * another begins there may be missed; two looks in a row, with nothing submitted in between, are
  * needed.
+ *
+ * Orderings     first              then             ordered by                  if broken
+ *   ENDED  a pair's ends     its calls submitted  acquire here, redo's store   a call that ended between
+ *                                                 release (caller.c)           is counted as ended twice
+ *   ORDER, DRAIN: see member.c; FAILED: see death.c
  */
 #include "shard/supervisor_inside.h"
 
@@ -31,7 +36,8 @@ static void give_order(const struct child *child, enum peer_order order)
     struct doorbell bell = {
         .words = &segment_bell(&s->segment, child->peer)->words, .fd = s->bell_fds[child->peer]};
 
-    atomic_store_release(&segment_control(&s->segment, child->peer)->order, (uint32_t)order);
+    atomic_store_release(
+        &segment_control(&s->segment, child->peer)->order, (uint32_t)order); /* ORDER */
     doorbell_knock(&bell);
 }
 
@@ -42,12 +48,12 @@ static void enter_draining(struct supervisor *s)
     supervisor_enter(s, STAGE_DRAINING);
     s->stage_ends_ns = supervisor_now_ns() + s->config.drain_limit_ns;
     s->submitted = NEVER;
-    atomic_store_relaxed(&segment_supervisor(&s->segment)->state, (uint32_t)PEER_DRAINING);
+    show(&segment_supervisor(&s->segment)->state, (uint32_t)PEER_DRAINING);
     log_line(s->config.log, LOG_LEVEL_NOTICE, "draining: nothing new is taken");
     notify_stopping();
     if (gateway->up)
-        atomic_store_release(
-            &segment_control(&s->segment, gateway->peer)->state, (uint32_t)PEER_DRAINING);
+        atomic_store_release(&segment_control(&s->segment, gateway->peer)->state,
+            (uint32_t)PEER_DRAINING); /* FAILED */
     give_order(gateway, ORDER_DRAIN);
 }
 
@@ -91,7 +97,7 @@ static uint64_t ended(const struct pair_stats *pair)
     uint64_t sum = 0;
 
     for (unsigned end = 0; end < N_CALL_ENDS; end++)
-        sum += atomic_load_relaxed(&pair->ends[end]);
+        sum += atomic_load_acquire(&pair->ends[end]); /* ENDED */
     return sum;
 }
 
@@ -105,7 +111,7 @@ static uint64_t calls_in_flight(const struct supervisor *s, uint64_t *ret_submit
         for (uint32_t to = 0; to < s->segment.n_peers; to++) {
             const struct pair_stats *pair = segment_pair(&s->segment, from, to);
             uint64_t n_ended = ended(pair);
-            uint64_t submitted = atomic_load_relaxed(&pair->calls_submitted);
+            uint64_t submitted = atomic_load_acquire(&pair->calls_submitted); /* ENDED */
             *ret_submitted += submitted;
             if (!is_failed(s, from))
                 in_flight += submitted - n_ended;
@@ -119,7 +125,7 @@ static bool gateway_has_drained(const struct supervisor *s)
     uint32_t gateway = segment_gateway(&s->segment);
 
     return is_failed(s, gateway) ||
-           atomic_load_acquire(&segment_part(&s->segment, gateway)->drained) != 0;
+           atomic_load_acquire(&segment_part(&s->segment, gateway)->drained) != 0; /* DRAIN */
 }
 
 static void look_at_drain(struct supervisor *s)

@@ -15,6 +15,7 @@
  *                                                        acquire                  out before its reason
  *   DRAIN  counters of calls ended     part.drained      store release,           told to leave with
  *                                                        supervisor's acquire     calls in flight
+ *   LEVEL: see supervisor.c
  */
 #include "shard/member.h"
 
@@ -166,7 +167,7 @@ static void keep_log(struct member *member)
 {
     struct log *log = member->env->log;
 
-    log->level = (enum log_level)atomic_load_relaxed(&member->head->log_level);
+    log->level = (enum log_level)atomic_load_relaxed(&member->head->log_level); /* LEVEL */
     if (log->repeats > 0 && !timer_pending(&member->flush_timer) &&
         timer_mod_ns(&member->flush_timer, aio_clock_ns() + LOG_FLUSH_NS) < 0)
         log_flush(log);
@@ -305,7 +306,7 @@ void member_set_hooks(struct member *member, const struct member_hooks *hooks)
 void member_ready(struct member *member)
 {
     recorder_note(&member->instruments, RECORDER_STATE, PEER_UP, 0);
-    atomic_store_relaxed(&member->part->ready_ns, (uint64_t)aio_clock_ns());
+    atomic_store_release(&member->part->ready_ns, (uint64_t)aio_clock_ns());    /* UP */
     atomic_store_release(&member->part->incarnation, member->env->incarnation); /* UP */
     ring_supervisor(member);
 }

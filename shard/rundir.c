@@ -7,7 +7,8 @@
  * rundir_find() waits by inotify on the nearest folder that exists on the way to the instance's
  * directory, and looks again at whatever happens there. What it waits for is partly a word in the
  * segment, which inotify does not see; so the daemon touches its lock file after each change
- * (rundir_announce()).
+ * (rundir_announce()). A user has 128 inotify instances by default; where they are used up, it looks
+ * every 20 ms.
  */
 #include "shard/rundir.h"
 
@@ -32,6 +33,7 @@
 #include "shard/segment.h"
 
 #define NS_PER_S UINT64_C(1000000000)
+#define LOOK_NS  (20 * 1000 * 1000) /* between two looks where inotify is not to be had */
 
 /* ---- paths ---- */
 
@@ -327,9 +329,8 @@ static bool supervisor_is_ready(const struct segment *seg)
     const struct supervisor_head *head = segment_supervisor(seg);
     uint64_t ticks;
 
-    return atomic_load_relaxed(&head->ready_ns) != 0 &&
-           process_start_ticks(atomic_load_relaxed(&head->pid), &ticks) == 0 &&
-           ticks == atomic_load_relaxed(&head->pid_start_ticks);
+    return atomic_load_acquire(&head->ready_ns) != 0 && /* READY: supervisor.c */
+           process_start_ticks(head->pid, &ticks) == 0 && ticks == head->pid_start_ticks;
 }
 
 static bool is_there(const char *dir, bool wait_ready)
@@ -378,7 +379,7 @@ static long long now_ns(void)
     return (long long)now.tv_sec * (long long)NS_PER_S + now.tv_nsec;
 }
 
-/* 0: something happened; -ETIMEDOUT. */
+/* 0: something happened, or it is time to look again; -ETIMEDOUT. inotify_fd < 0: there is none. */
 static int wait_for_event(int inotify_fd, long long deadline_ns)
 {
     char events[4096] __attribute__((aligned(__alignof__(struct inotify_event))));
@@ -389,6 +390,8 @@ static int wait_for_event(int inotify_fd, long long deadline_ns)
 
     if (left <= 0)
         return -ETIMEDOUT;
+    if (inotify_fd < 0 && left > LOOK_NS)
+        left = LOOK_NS;
     timeout.tv_sec = left / (long long)NS_PER_S;
     timeout.tv_nsec = left % (long long)NS_PER_S;
     n = ppoll(&pfd, 1, &timeout, NULL);
@@ -404,19 +407,23 @@ static int wait_until_there(const char *dir, long long wait_ns, bool wait_ready)
     long long deadline_ns = now_ns() + wait_ns;
     int r, fd;
 
-    if (wait_ns <= 0)
-        return is_there(dir, wait_ready) ? 0 : -ETIMEDOUT;
-    fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
-    if (fd < 0)
-        return -errno;
+    if (is_there(dir, wait_ready))
+        return 0;
+    fd = wait_ns > 0 ? inotify_init1(IN_CLOEXEC | IN_NONBLOCK) : -1;
     do {
-        r = watch_nearest(fd, dir);
+        r = fd >= 0 ? watch_nearest(fd, dir) : 0;
+        if (r == -ENOSPC) { /* as many watches as the user may have */
+            close(fd);
+            fd = -1;
+            r = 0;
+        }
         if (r == 0 && is_there(dir, wait_ready))
             break;
         if (r == 0)
             r = wait_for_event(fd, deadline_ns);
     } while (r == 0);
-    close(fd);
+    if (fd >= 0)
+        close(fd);
     return r;
 }
 

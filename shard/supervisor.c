@@ -6,6 +6,12 @@
  *
  * The context is on epoll and is made before the first fork. A child closes its fd and forgets it:
  * nothing of it runs there.
+ *
+ * Orderings      first                  then            ordered by                 if broken
+ *   READY  states of all, own pid   head.ready_ns   store release, acquire in  a tool finds an instance
+ *                                                   rundir_find()              that is not up
+ *   LEVEL  the log level            the doorbell    full barrier in the ring   a sleeping process keeps
+ *                                                   and in the loop's wait     the old level
  */
 #include "shard/supervisor_inside.h"
 
@@ -92,11 +98,11 @@ static int fill_head(struct supervisor *s, char **ret_error)
 
     if (r < 0)
         return explain(ret_error, r, "/proc/self/stat: %s", strerror(-r));
-    atomic_store_relaxed(&head->pid, (int32_t)getpid());
-    atomic_store_relaxed(&head->state, (uint32_t)PEER_STARTING);
-    atomic_store_relaxed(&head->pid_start_ticks, ticks);
-    atomic_store_relaxed(&head->started_ns, s->began_ns);
-    atomic_store_relaxed(&head->log_level, (uint32_t)s->config.log->level);
+    show(&head->pid, (int32_t)getpid());
+    show(&head->state, (uint32_t)PEER_STARTING);
+    show(&head->pid_start_ticks, ticks);
+    show(&head->started_ns, s->began_ns);
+    atomic_store_relaxed(&head->log_level, (uint32_t)s->config.log->level); /* LEVEL */
     return 0;
 }
 
@@ -302,8 +308,8 @@ static void note_all_up(struct supervisor *s)
     char status[64];
 
     supervisor_enter(s, STAGE_RUNNING);
-    atomic_store_relaxed(&head->state, (uint32_t)PEER_UP);
-    atomic_store_release(&head->ready_ns, now_ns);
+    show(&head->state, (uint32_t)PEER_UP);
+    atomic_store_release(&head->ready_ns, now_ns); /* READY */
     rundir_announce(s->config.lock_fd);
     snprintf(status, sizeof(status), "%u shards", s->config.n_shards);
     notify_ready(status);
@@ -317,7 +323,7 @@ static void reload(struct supervisor *s)
     notify_reloading();
     if (s->config.reload)
         s->config.reload(s->config.opaque);
-    atomic_store_relaxed(&head->log_level, (uint32_t)s->config.log->level);
+    atomic_store_relaxed(&head->log_level, (uint32_t)s->config.log->level); /* LEVEL */
     for (uint32_t peer = 0; peer < s->segment.n_peers; peer++) {
         struct doorbell bell = {
             .words = &segment_bell(&s->segment, peer)->words, .fd = s->bell_fds[peer]};

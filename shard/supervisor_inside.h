@@ -8,6 +8,7 @@
  */
 #include <signal.h>
 
+#include "runtime/atomic.h"
 #include "shard/image.h"
 #include "shard/restart.h"
 #include "shard/segment_file.h"
@@ -29,6 +30,10 @@ enum stage {
 };
 
 #define NEVER UINT64_MAX
+
+/* Stores a word that tools read, each word by itself: it may be stale, and is never torn. What one
+ * process tells another is stored with an ordering that has a name. */
+#define show(p, v) atomic_store_relaxed(p, v)
 
 struct child {
     struct supervisor *supervisor;

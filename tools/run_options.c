@@ -229,12 +229,17 @@ static char *read_line(char *line, int size, void *stream)
 static int read_file(struct run_options *options, const char *path, char **ret_error)
 {
     struct reading reading = {.file = fopen(path, "re"), .options = options};
-    int line;
+    int line, unread;
 
     if (!reading.file)
         return explain(ret_error, -errno, "configuration %s: %m", path);
     line = ini_parse_stream(read_line, &reading, on_key, &reading);
+    unread = ferror(reading.file) ? errno : 0;
     fclose(reading.file);
+    if (unread) {
+        free(reading.error);
+        return explain(ret_error, -unread, "configuration %s: %s", path, strerror(unread));
+    }
     if (line == 0)
         return 0;
     explain(ret_error, -EINVAL, "configuration %s, line %d: %s", path, line,

@@ -10,6 +10,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/inotify.h>
 #include <sys/wait.h>
 
 #include "runtime/aio.h"
@@ -274,6 +275,35 @@ static void find_waits_for_an_instance_that_is_about_to_start(void **state)
     end_instance(&start);
 }
 
+/* Takes all that this user may have, so that there are none for rundir_find(). */
+static unsigned use_up_inotify(int *fds, unsigned max)
+{
+    unsigned n = 0;
+
+    while (n < max && (fds[n] = inotify_init1(IN_CLOEXEC)) >= 0)
+        n++;
+    return n;
+}
+
+static void find_waits_without_inotify_too(void **state)
+{
+    static int fds[4096];
+    unsigned n = use_up_inotify(fds, sizeof(fds) / sizeof(fds[0]));
+    struct start start;
+    pthread_t thread;
+    char *path;
+
+    (void)state;
+    assert_int_equal(pthread_create(&thread, NULL, start_later, &start), 0);
+    int r = rundir_find("demo", 30 * S, 1, &path, NULL);
+    while (n > 0)
+        close(fds[--n]);
+    pthread_join(thread, NULL);
+    assert_int_equal(r, 0);
+    free(path);
+    end_instance(&start);
+}
+
 static void find_tells_what_is_there_from_what_is_ready(void **state)
 {
     struct start start;
@@ -321,6 +351,7 @@ int main(void)
         CASE(list_of_no_folder_is_empty),
         CASE(missing_instance_is_refused_with_those_that_are_there),
         CASE(find_waits_for_an_instance_that_is_about_to_start),
+        CASE(find_waits_without_inotify_too),
         CASE(find_tells_what_is_there_from_what_is_ready),
         CASE(words_of_a_dead_supervisor_are_no_readiness),
     };
