@@ -295,9 +295,10 @@ static void log_ready(const struct supervisor *s, uint64_t now_ns)
     const struct segment_geometry *geometry = &s->segment.geometry;
 
     log_line(s->config.log, LOG_LEVEL_NOTICE,
-        "ready in %.1f ms: instance %s, %u shards, engine %s, segment %.1f MiB with %u call slots "
+        "ready in %.1f ms: instance %s, %u %s, engine %s, segment %.1f MiB with %u call slots "
         "a pair of shards and %u a shard for the gateway",
-        (double)(now_ns - s->began_ns) / 1e6, s->config.instance, geometry->n_shards, part->engine,
+        (double)(now_ns - s->began_ns) / 1e6, s->config.instance, geometry->n_shards,
+        geometry->n_shards == 1 ? "shard" : "shards", part->engine,
         (double)s->segment.bytes / (1024 * 1024), geometry->slots_shard, geometry->slots_gateway);
 }
 
