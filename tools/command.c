@@ -193,7 +193,7 @@ static void print_help(const struct command *command)
             o->letter ? printf("  -%c, --%s", o->letter, o->name) : printf("  --%s", o->name);
         if (o->value)
             width += printf(" %s", o->value);
-        printf("%*s%s\n", width < 26 ? 26 - width : 2, "", o->help);
+        printf("%*s%s\n", width < 25 ? 26 - width : 2, "", o->help);
     }
     printf("%-26s%s\n", "  --help", "print this");
     printf("\nExamples:\n");

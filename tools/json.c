@@ -28,7 +28,7 @@ void json_set_text(json_t *object, const char *key, const char *text)
 
 int json_print(json_t *value)
 {
-    char *text = json_dumps(value, JSON_INDENT(2));
+    char *text = json_dumps(value, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
     json_decref(value);
     if (!text)
         return command_error("no memory for the output");
