@@ -33,7 +33,10 @@
 #include "shard/segment.h"
 
 #define NS_PER_S UINT64_C(1000000000)
-#define LOOK_NS  (20 * 1000 * 1000) /* between two looks where inotify is not to be had */
+#define LOOK_NS  (20 * 1000 * 1000) /* between two looks where no event is to be had */
+
+/* Orphans leave within 5 s. */
+#define ORPHANS_NS (6 * (long long)NS_PER_S)
 
 /* ---- paths ---- */
 
@@ -154,46 +157,73 @@ static int make_folders(char *path)
     return mkdir(path, 0700) < 0 && errno != EEXIST ? -errno : 0;
 }
 
-static int refuse_second(const char *instance, int lock_fd, char **ret_error)
+static long long now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (long long)now.tv_sec * (long long)NS_PER_S + now.tv_nsec;
+}
+
+/* Whose pid is in the lock; 0: nobody who lives. */
+static int living_holder(int lock_fd)
 {
     char text[24] = "";
     ssize_t n = pread(lock_fd, text, sizeof(text) - 1, 0);
     int pid = n > 0 ? atoi(text) : 0;
     uint64_t ticks;
 
-    if (pid > 0 && process_start_ticks(pid, &ticks) == 0)
+    return pid > 0 && process_start_ticks(pid, &ticks) == 0 ? pid : 0;
+}
+
+static int refuse_second(const char *instance, int pid, char **ret_error)
+{
+    if (pid > 0)
         return explain(ret_error, -EBUSY,
             "instance %s runs already, supervisor %d; stop it (sherd stop --instance %s) or choose "
             "another --instance",
             instance, pid, instance);
     return explain(ret_error, -EBUSY,
-        "instance %s: its supervisor is gone, but processes of it are still leaving; try again in "
-        "5 seconds",
+        "instance %s: its supervisor is gone, but processes of it are still there; end them (pgrep "
+        "sherd), or choose another --instance",
         instance);
+}
+
+/* Those whose supervisor was killed, or that are being killed right now, are waited for. No event
+ * tells that a lock was released, so it looks every 20 ms. */
+static int lock_once_free(const char *instance, int fd, char **ret_error)
+{
+    long long deadline_ns = now_ns() + ORPHANS_NS;
+    struct flock lock = whole_file(F_WRLCK);
+
+    while (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
+        if (errno != EAGAIN && errno != EACCES)
+            return explain(ret_error, -errno, "lock of instance %s: %m", instance);
+        int pid = living_holder(fd);
+        if (pid > 0 || now_ns() >= deadline_ns)
+            return refuse_second(instance, pid, ret_error);
+        poll(NULL, 0, LOOK_NS / 1000000);
+    }
+    return 0;
 }
 
 static int take_lock(const char *instance, const char *dir, int *ret_fd, char **ret_error)
 {
-    struct flock lock = whole_file(F_WRLCK);
     char *path = file_in(dir, "lock");
     int r, fd;
 
     if (!path)
         return explain(ret_error, -ENOMEM, "runtime directory %s: %s", dir, strerror(ENOMEM));
     fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0) {
+    r = fd < 0 ? explain(ret_error, -errno, "lock %s: %m", path) : 0;
+    if (r == 0)
+        r = lock_once_free(instance, fd, ret_error);
+    if (r == 0 && (ftruncate(fd, 0) < 0 || dprintf(fd, "%d\n", (int)getpid()) < 0))
         r = explain(ret_error, -errno, "lock %s: %m", path);
-    } else if (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
-        r = errno == EAGAIN || errno == EACCES ? refuse_second(instance, fd, ret_error)
-                                               : explain(ret_error, -errno, "lock %s: %m", path);
-        close(fd);
-    } else if (ftruncate(fd, 0) < 0 || dprintf(fd, "%d\n", (int)getpid()) < 0) {
-        r = explain(ret_error, -errno, "lock %s: %m", path);
-        close(fd);
-    } else {
+    if (r == 0)
         *ret_fd = fd;
-        r = 0;
-    }
+    else if (fd >= 0)
+        close(fd);
     free(path);
     return r;
 }
@@ -369,14 +399,6 @@ static int watch_nearest(int inotify_fd, const char *dir)
     }
     free(path);
     return r;
-}
-
-static long long now_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (long long)now.tv_sec * (long long)NS_PER_S + now.tv_nsec;
 }
 
 /* 0: something happened, or it is time to look again; -ETIMEDOUT. inotify_fd < 0: there is none. */

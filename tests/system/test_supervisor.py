@@ -405,6 +405,13 @@ class Deaths(harness.TestCase):
         instance.start("--shards", "2")
         self.assertEqual(instance.stop(), 0)
 
+    def test_a_start_waits_for_orphans_of_the_one_before(self):
+        instance = self.start("--shards", "2")
+        instance.kill(instance.supervisor.pid)
+        instance.wait_exit()
+        instance.start("--shards", "2")
+        self.assertEqual(instance.stop(), 0)
+
     def test_kill_of_everything_is_taken_over_and_the_last_three_segments_are_kept(self):
         instance = self.start("--shards", "2")
         directory = os.path.join(instance.runtime_dir, "test")

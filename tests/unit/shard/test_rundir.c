@@ -145,6 +145,45 @@ static void instance_lives_until_the_last_child_that_inherited_the_lock_is_gone(
     free(path);
 }
 
+static pid_t dead_pid(void)
+{
+    pid_t pid = fork();
+
+    if (pid == 0)
+        _exit(0);
+    waitpid(pid, NULL, 0);
+    return pid;
+}
+
+static void *kill_later(void *opaque)
+{
+    poll(NULL, 0, 50); /* the claim may be waiting by now or not: both have to work */
+    kill(*(pid_t *)opaque, SIGKILL);
+    return NULL;
+}
+
+static void claim_waits_for_children_whose_supervisor_is_dead(void **state)
+{
+    char *path, *second;
+    int lock_fd;
+    pid_t child;
+    pthread_t thread;
+
+    (void)state;
+    assert_int_equal(rundir_claim("demo", &path, &lock_fd, NULL), 0);
+    child = fork_holder();
+    assert_int_equal(ftruncate(lock_fd, 0), 0);
+    assert_true(dprintf(lock_fd, "%d\n", (int)dead_pid()) > 0);
+    close(lock_fd);
+    assert_int_equal(pthread_create(&thread, NULL, kill_later, &child), 0);
+    assert_int_equal(rundir_claim("demo", &second, &lock_fd, NULL), 0);
+    pthread_join(thread, NULL);
+    waitpid(child, NULL, 0);
+    close(lock_fd);
+    free(path);
+    free(second);
+}
+
 static void looking_at_a_lock_never_makes_a_claim_fail(void **state)
 {
     char *path, *unused;
@@ -346,6 +385,7 @@ int main(void)
         CASE(folder_that_others_may_write_to_is_refused),
         CASE(link_in_place_of_the_folder_is_refused),
         CASE(instance_lives_until_the_last_child_that_inherited_the_lock_is_gone),
+        CASE(claim_waits_for_children_whose_supervisor_is_dead),
         CASE(looking_at_a_lock_never_makes_a_claim_fail),
         CASE(list_has_the_live_ones_alone_in_order),
         CASE(list_of_no_folder_is_empty),
