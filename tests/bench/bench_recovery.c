@@ -8,6 +8,7 @@
 #include <assert.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,7 +78,7 @@ static double ready_ms(const struct bench *bench)
     const struct supervisor_head *head = segment_supervisor(&bench->segment);
 
     while (!atomic_load_acquire(&head->ready_ns))
-        usleep(1000);
+        sched_yield();
     return (double)(head->ready_ns - head->started_ns) / 1e6;
 }
 

@@ -8,6 +8,7 @@
  * the chosen one. The test's process plays the supervisor.
  */
 #include <errno.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -191,7 +192,7 @@ static bool dies(struct rig *rig, uint32_t peer, unsigned ended_word, uint64_t e
         if (atomic_load(&rig->board->words[ended_word]) >= ended)
             return false;
         assert_true(aio_clock_ns() < deadline_ns);
-        usleep(200);
+        sched_yield();
     }
 }
 
