@@ -107,12 +107,6 @@ static uint64_t member_of(const struct pair_view *view, size_t member)
 
 /* ---- for people ---- */
 
-/* The gateway stands first, as in `sherd status`. */
-static uint32_t listed_peer(const struct instance *in, uint32_t n)
-{
-    return n ? n - 1 : segment_gateway(&in->segment);
-}
-
 static void fill_matrix(const struct instance *in, struct matrix *matrix)
 {
     char name[INSTANCE_PEER_NAME], figure[TEXT_FIGURE];
@@ -120,15 +114,15 @@ static void fill_matrix(const struct instance *in, struct matrix *matrix)
     table_cell(&matrix->table, "from \\ to");
     for (uint32_t n = 0; n < n_peers; n++) {
         if (n)
-            table_cell(&matrix->table, "%u", listed_peer(in, n));
+            table_cell(&matrix->table, "%u", instance_listed_peer(in, n));
         else
             table_cell(&matrix->table, "gw");
     }
     for (uint32_t row = 0; row < n_peers; row++) {
-        uint32_t from = listed_peer(in, row);
+        uint32_t from = instance_listed_peer(in, row);
         table_cell(&matrix->table, "%s", instance_peer_name(in, from, name));
         for (uint32_t column = 0; column < n_peers; column++) {
-            uint32_t to = listed_peer(in, column);
+            uint32_t to = instance_listed_peer(in, column);
             struct pair_view view = read_pair(in, from, to);
             uint64_t value = member_of(&view, matrix->member);
             if (from == to)

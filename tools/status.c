@@ -159,12 +159,6 @@ static void read_peer(const struct instance *in, uint32_t peer, struct process_v
     read_name(part->engine_flags, sizeof ret->engine_flags, ret->engine_flags);
 }
 
-/* The n-th process after the supervisor is this peer: people look for the gateway first. */
-static uint32_t listed_peer(const struct segment *seg, size_t n)
-{
-    return n ? (uint32_t)n - 1 : segment_gateway(seg);
-}
-
 static uint64_t busy_ns(const struct segment *seg, uint32_t peer)
 {
     return atomic_load_relaxed(&segment_counters(seg, peer)->busy_ns);
@@ -192,8 +186,8 @@ static int read_view(const struct instance *in, int64_t window_ns, struct view *
     int64_t measured_ns = clock_now_ns() - since_ns;
 
     read_supervisor(ret);
-    for (size_t n = 0; n < seg->n_peers; n++) {
-        uint32_t peer = listed_peer(seg, n);
+    for (uint32_t n = 0; n < seg->n_peers; n++) {
+        uint32_t peer = instance_listed_peer(in, n);
         struct process_view *process = &ret->processes[n + 1];
         read_peer(in, peer, process);
         double busy = (double)(busy_ns(seg, peer) - busy_before[peer]) / (double)measured_ns;

@@ -558,6 +558,23 @@ class Manual(harness.TestCase):
                         self.check_example(line, result)
             instance.wait_exit()
 
+    def test_the_manual_names_each_member_of_the_json(self):
+        def members(value, generated):
+            if isinstance(value, list):
+                value = {str(n): item for n, item in enumerate(value)}
+            for key, item in value.items() if isinstance(value, dict) else ():
+                if not key.isdigit():
+                    yield key
+                if key not in generated:
+                    yield from members(item, generated)
+        with open(os.path.join(TREE, "tools", "pair_figures.h"), encoding="utf-8") as header:
+            figures = set(re.findall(r"^    X\((\w+),", header.read(), re.M))
+        instance = self.start("--shards", "2")
+        for command, generated in (("status", {"counters"}), ("queues", {"ends"})):
+            told = json.loads(self.assertDone(instance.command(command, "--json")).stdout)
+            named = set(re.findall(r"\w+", page("sherd-" + command))) | figures
+            self.assertEqual(set(members(told, generated)) - named, set())
+
     def check_example(self, line, result):
         """Files that only some users may read, or that links lead to elsewhere, are told apart."""
         if b"file.sha256: " in result.stderr:
