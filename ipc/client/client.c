@@ -117,7 +117,8 @@ static int dial(struct sherd_client *client, const struct sherd_client_options *
 {
     int r = link_open(url, options->wait_ns > 0, &client->talk.link);
 
-    if (r == -ENOENT || (r == -ECONNREFUSED && !options->url))
+    /* nng says "refused" also of a socket that does not exist. */
+    if (r == -ENOENT || (r == -ECONNREFUSED && strncmp(url, "ipc://", 6) == 0))
         return explain(
             ret_error, -ENOENT, "no instance of Sherd at %s: start it with `sherd run`", url);
     if (r < 0)

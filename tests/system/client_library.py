@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: MIT
+"""
+client_library - libsherd-client.so, called from Python
+
+Use:   with Client(instance, window=10000) as client:
+           client.submit("sys.ping", done=results.append)
+           client.run()
+"""
+import ctypes
+import os
+
+import harness
+
+ANY_SHARD = 0xffffffff
+DONE, FAILED, CANCELLED, EXPIRED, NOT_STARTED, IN_DOUBT = range(1, 7)
+SECOND = 1_000_000_000
+
+
+class Options(ctypes.Structure):
+    _fields_ = [("instance", ctypes.c_char_p), ("url", ctypes.c_char_p),
+                ("token_file", ctypes.c_char_p), ("wait_ns", ctypes.c_int64),
+                ("window", ctypes.c_uint32)]
+
+
+class Request(ctypes.Structure):
+    _fields_ = [("method", ctypes.c_char_p), ("args", ctypes.c_char_p), ("args_len", ctypes.c_size_t),
+                ("shard", ctypes.c_uint32), ("key", ctypes.c_char_p), ("key_len", ctypes.c_size_t),
+                ("timeout_ns", ctypes.c_int64)]
+
+
+class RawResult(ctypes.Structure):
+    _fields_ = [("id", ctypes.c_uint64), ("end", ctypes.c_int), ("error", ctypes.c_int),
+                ("shard", ctypes.c_uint32), ("data", ctypes.POINTER(ctypes.c_char)),
+                ("len", ctypes.c_size_t)]
+
+
+class Result:
+    def __init__(self, raw):
+        self.id, self.end, self.error, self.shard = raw.id, raw.end, raw.error, raw.shard
+        self.data = raw.data[:raw.len] if raw.len else b""
+
+
+DoneFunction = ctypes.CFUNCTYPE(None, ctypes.POINTER(RawResult), ctypes.c_void_p)
+
+
+def load():
+    path = os.path.join(os.path.dirname(harness.program()), "dist", "libsherd-client.so")
+    library = ctypes.CDLL(path)
+    library.sherd_client_open.argtypes = [ctypes.POINTER(Options), ctypes.POINTER(ctypes.c_void_p),
+                                          ctypes.POINTER(ctypes.c_void_p)]
+    library.sherd_client_close.argtypes = [ctypes.c_void_p]
+    library.sherd_client_close.restype = None
+    library.sherd_client_submit.argtypes = [ctypes.c_void_p, ctypes.POINTER(Request), DoneFunction,
+                                            ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64)]
+    library.sherd_client_cancel.argtypes = [ctypes.c_void_p, ctypes.c_uint64]
+    library.sherd_client_process.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+    library.sherd_client_fd.argtypes = [ctypes.c_void_p]
+    library.sherd_client_in_flight.argtypes = [ctypes.c_void_p]
+    library.sherd_client_in_flight.restype = ctypes.c_size_t
+    return library
+
+
+class ClientError(OSError):
+    pass
+
+
+def begin_nng():
+    """nng keeps two fds of its own from its first use on: before a case counts its fds."""
+    client = ctypes.c_void_p()
+    assert load().sherd_client_open(Options(url=b"ipc:///nonexistent"), client, None) < 0
+
+
+begin_nng()
+
+
+class Client:
+    def __init__(self, instance=None, url=None, token_file=None, wait_ns=5 * SECOND, window=0):
+        self.library = load()
+        self.handle = ctypes.c_void_p()
+        self.callbacks = {}
+        text = ctypes.c_void_p()
+        options = Options(None, url.encode() if url else None,
+                          token_file.encode() if token_file else None, wait_ns, window)
+        if instance:
+            options.url = f"ipc://{os.path.join(instance.runtime_dir, instance.name, 'gateway')}".encode()
+        error = self.library.sherd_client_open(options, self.handle, text)
+        if error < 0:
+            raise ClientError(-error, ctypes.string_at(text).decode() if text else "")
+        self.on_done = DoneFunction(self._done)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.library.sherd_client_close(self.handle)
+
+    def _done(self, raw, _):
+        result = Result(raw.contents)
+        self.callbacks.pop(result.id)(result)
+
+    def submit(self, method, args=b"", done=lambda result: None, shard=ANY_SHARD, key=None,
+               timeout_ns=0):
+        number = ctypes.c_uint64()
+        request = Request(method.encode(), args, len(args), shard, key, len(key or b""), timeout_ns)
+        error = self.library.sherd_client_submit(self.handle, request, self.on_done, None, number)
+        if error < 0:
+            raise ClientError(-error, os.strerror(-error))
+        self.callbacks[number.value] = done
+        return number.value
+
+    def cancel(self, number):
+        return self.library.sherd_client_cancel(self.handle, number)
+
+    def process(self, timeout_ns=-1):
+        """How many ended; negative: -errno."""
+        return self.library.sherd_client_process(self.handle, timeout_ns)
+
+    def in_flight(self):
+        return self.library.sherd_client_in_flight(self.handle)
+
+    def fd(self):
+        return self.library.sherd_client_fd(self.handle)
+
+    def run(self):
+        """Until nothing is in flight."""
+        while self.in_flight() > 0:
+            error = self.process(int(harness.DEADLINE * SECOND))
+            if error < 0:
+                raise ClientError(-error, os.strerror(-error))
+            if error == 0:
+                raise AssertionError(f"{self.in_flight()} requests do not end")
+
+    def call(self, method, args=b"", **options):
+        results = []
+        self.submit(method, args, results.append, **options)
+        self.run()
+        return results[0]

@@ -1,0 +1,441 @@
+# SPDX-License-Identifier: MIT
+"""The control plane as any client sees it: sessions, ends, limits, and bytes that are not the protocol."""
+import contextlib
+import errno
+import os
+import random
+import signal
+import socket
+import struct
+
+import harness
+from raw_client import (CANCELLED, DONE, EXPIRED, GREETING_REQ, RawClient, Refusal, Submission, field,
+                        varint)
+
+
+def socket_of(instance):
+    return os.path.join(instance.runtime_dir, instance.name, "gateway")
+
+
+class IpcCase(harness.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.sockets = []
+
+    def tearDown(self):
+        for each in self.sockets:
+            each.close()
+        super().tearDown()
+
+    def begin(self, *arguments):
+        self.sherd = self.start("--shards", "2", *arguments)
+        self.gateway_pid = self.sherd.gateway()["pid"]
+
+    def client(self):
+        client = RawClient(socket_of(self.sherd))
+        self.sockets.append(client.socket)
+        return client
+
+    def session(self):
+        client = self.client()
+        client.token, _ = client.hello()
+        return client
+
+    def assert_still_serves(self):
+        self.assertEqual(self.sherd.gateway()["pid"], self.gateway_pid)
+        with self.session() as client:
+            self.assertEqual(client.submit([Submission(1, "sys.ping")]), (1, {}))
+            self.assertEqual(client.next()[0].kind, DONE)
+
+
+class Sessions(IpcCase):
+    def test_hello_gives_a_session_and_nothing_else_is_heard_before(self):
+        self.begin()
+        client = self.client()
+        for body in (client.submit_message([Submission(1, "sys.ping")]), client.next_message(),
+                     field(6, b""), field(7, b"")):
+            with self.assertRaises(Refusal) as refusal:
+                client.ask(body)
+            self.assertEqual(refusal.exception.number, errno.ESTALE)
+        session, resumed = client.hello()
+        self.assertEqual((len(session), resumed), (16, False))
+
+    def test_another_version_is_refused_with_both_numbers(self):
+        self.begin()
+        with self.assertRaises(Refusal) as refusal:
+            self.client().hello(version=7)
+        self.assertEqual(refusal.exception.number, errno.EPROTONOSUPPORT)
+        self.assertIn("version 7", refusal.exception.text)
+        self.assertIn("version 1", refusal.exception.text)
+
+    def test_ends_that_were_not_acknowledged_come_again_after_a_reconnect(self):
+        self.begin()
+        client = self.session()
+        client.submit([Submission(i, "sys.echo", b"%d" % i) for i in range(1, 11)])
+        before = {}
+        while len(before) < 10:
+            before.update((end.position, end.id) for end in client.next(ack=0, max_ends=5))
+        client.next(ack=4, wait_ms=0)
+        client.socket.close()
+        again = self.client()
+        self.assertEqual(again.hello(client.token), (client.token, True))
+        after = again.fetch(6)
+        self.assertEqual({end.position: end.id for end in after},
+                         {position: id for position, id in before.items() if position > 4})
+
+    def test_requests_go_on_while_their_client_is_away(self):
+        self.begin()
+        client = self.session()
+        client.submit([Submission(1, "sys.sleep", b"100")])
+        client.socket.close()
+        again = self.client()
+        again.hello(client.token)
+        self.assertEqual([(end.id, end.kind) for end in again.fetch(1)], [(1, DONE)])
+
+    def test_a_request_that_comes_twice_is_served_once(self):
+        self.begin()
+        client = self.session()
+        pings = [Submission(i, "sys.ping") for i in range(1, 6)]
+        self.assertEqual(client.submit(pings), (5, {}))
+        self.assertEqual(client.submit(pings), (5, {}))
+        ends = client.fetch(5)
+        self.assertEqual(client.submit(pings), (5, {}))  # also when all have ended
+        self.assertEqual(sorted(end.id for end in ends), [1, 2, 3, 4, 5])
+        client.next(ack=5, wait_ms=0)
+        self.assertEqual(client.submit(pings), (5, {}))  # and were acknowledged
+        self.assertEqual(client.next(ack=5, wait_ms=0), [])
+        self.assertEqual(client.status()["accepted"], 5)
+
+    def test_an_unknown_session_is_answered_with_a_new_one(self):
+        self.begin()
+        session, resumed = self.client().hello(b"x" * 16)
+        self.assertFalse(resumed)
+        self.assertNotEqual(session, b"x" * 16)
+
+    def test_a_session_moves_with_its_latest_hello(self):
+        self.begin()
+        first = self.session()
+        second = self.client()
+        second.hello(first.token)
+        with self.assertRaises(Refusal) as refusal:
+            first.submit([Submission(1, "sys.ping")])
+        self.assertEqual(refusal.exception.number, errno.ESTALE)
+        self.assertEqual(second.submit([Submission(1, "sys.ping")]), (1, {}))
+
+    def test_a_client_that_dies_leaves_nothing_in_flight(self):
+        self.begin()
+        client = self.session()
+        client.submit([Submission(i, "sys.sleep", b"50") for i in range(1, 101)])
+        client.socket.close()
+        other = self.session()
+        harness.wait_until(lambda: other.status()["in_flight"] == 0, "its requests to end")
+        harness.wait_until(lambda: other.status()["sessions"] == 1, "its session to be without it")
+        self.assert_still_serves()
+
+
+class Requests(IpcCase):
+    def test_a_request_goes_to_the_shard_it_names_and_a_key_always_to_the_same(self):
+        self.begin()
+        client = self.session()
+        client.submit([Submission(1 + i, "sys.ping", shard=i % 2) for i in range(10)])
+        self.assertEqual({(end.id % 2, end.shard) for end in client.fetch(10)}, {(1, 0), (0, 1)})
+        client.submit([Submission(100 + i, "sys.ping", key=b"the key") for i in range(10)])
+        self.assertEqual(len({end.shard for end in client.fetch(10)}), 1)
+
+    def test_what_names_nothing_is_spread_over_the_shards(self):
+        self.begin()
+        client = self.session()
+        client.submit([Submission(1 + i, "sys.ping") for i in range(10)])
+        self.assertEqual({end.shard for end in client.fetch(10)}, {0, 1})
+
+    def test_wrong_requests_are_refused_one_by_one_with_reasons(self):
+        self.begin()
+        client = self.session()
+        accepted, refused = client.submit([
+            Submission(1, "sys.pong"), Submission(2, "sys.ping", shard=2), Submission(3, "sys.ping"),
+            Submission(0, "sys.ping"), Submission(5, "sys.ping", key=b"k" * 5000),
+            Submission(6, "sys.crash")])
+        self.assertEqual(accepted, 1)
+        self.assertEqual({id: number for id, (number, _) in refused.items()},
+                         {1: errno.ENOENT, 2: errno.ENODEV, 0: errno.EINVAL, 5: errno.EMSGSIZE,
+                          6: errno.EACCES})
+        self.assertIn("sys.echo", refused[1][1])
+        self.assertIn("there are 2", refused[2][1])
+        self.assertIn("4096", refused[5][1])
+        self.assertIn("--enable-test-methods", refused[6][1])
+        self.assertEqual([end.id for end in client.fetch(1)], [3])
+
+    def test_a_payload_of_one_mebibyte_is_the_largest(self):
+        self.begin()
+        client = self.session()
+        largest = os.urandom(1 << 20)
+        accepted, refused = client.submit([Submission(1, "sys.echo", largest)])
+        self.assertEqual((accepted, refused), (1, {}))
+        self.assertEqual(client.fetch(1)[0].data, largest)
+        accepted, refused = client.submit([Submission(2, "sys.echo", largest + b"x")])
+        self.assertEqual((accepted, refused[2][0]), (0, errno.EMSGSIZE))
+        self.assertIn("1048576", refused[2][1])
+
+    def test_more_than_1024_requests_in_a_message_are_refused_together(self):
+        self.begin()
+        client = self.session()
+        with self.assertRaises(Refusal) as refusal:
+            client.submit([Submission(1 + i, "sys.ping") for i in range(1025)])
+        self.assertEqual(refusal.exception.number, errno.EMSGSIZE)
+        self.assertIn("1024", refusal.exception.text)
+        self.assertEqual(client.status()["accepted"], 0)
+
+    def test_deadlines_end_what_runs_and_what_waits(self):
+        self.begin()
+        client = self.session()
+        client.submit([Submission(1, "sys.sleep", b"60000", timeout_ns=20_000_000)])
+        end, = client.fetch(1)
+        self.assertEqual((end.kind, end.error), (EXPIRED, errno.ETIMEDOUT))
+
+    def test_a_cancelled_request_ends_at_once_and_only_once(self):
+        self.begin()
+        client = self.session()
+        client.submit([Submission(i, "sys.sleep", b"2000") for i in (1, 2)])  # runs on, unheard
+        self.assertEqual(client.cancel([1]), 1)
+        end, = client.fetch(1)
+        self.assertEqual((end.id, end.kind, end.error), (1, CANCELLED, errno.ECANCELED))
+        self.assertEqual(client.cancel([1, 77]), 0)
+        self.assertEqual(client.cancel([2]), 1)
+        self.assertEqual([end.id for end in client.next()], [2])
+
+    def test_at_the_limit_of_a_session_requests_are_told_to_wait(self):
+        self.begin()
+        client = self.session()
+        accepted, busy = 0, 0
+        for batch in range(17):
+            n, refused = client.submit(
+                [Submission(1 + 1024 * batch + i, "sys.ping") for i in range(1024)])
+            accepted += n
+            self.assertTrue(all(number == errno.EAGAIN for number, _ in refused.values()))
+            busy += len(refused)
+        self.assertEqual((accepted, busy), (16384, 1024))
+        ends = client.fetch(16384)
+        self.assertEqual(len({end.id for end in ends}), 16384)
+        client.next(ack=16384, wait_ms=0)
+        self.assertEqual(client.submit([Submission(17 * 1024, "sys.ping")]), (1, {}))
+
+    def test_a_fifth_waiting_next_sends_the_oldest_back(self):
+        self.begin()
+        client = self.session()
+        sent = [client.send(client.next_message()) for _ in range(5)]
+        number, kind, fields = client.receive()
+        self.assertEqual((number, kind, client.ends_of(fields)), (sent[0], 4, []))
+
+    def test_a_next_ends_after_its_time_without_an_end(self):
+        self.begin()
+        client = self.session()
+        self.assertEqual(client.next(wait_ms=10), [])
+
+    def test_acknowledging_what_was_never_sent_is_an_error(self):
+        self.begin()
+        with self.assertRaises(Refusal) as refusal:
+            self.session().next(ack=1)
+        self.assertEqual(refusal.exception.number, errno.EINVAL)
+
+    def test_status_and_methods_say_what_there_is(self):
+        self.begin()
+        client = self.session()
+        status = client.status()
+        self.assertEqual((status["instance"], status["shards"], status["sessions"]),
+                         (self.sherd.name, 2, 1))
+        self.assertEqual([process[1][0] for process in status["processes"]],
+                         [b"supervisor", b"shard", b"shard", b"gateway"])
+        methods = client.methods()
+        self.assertTrue(methods["sys.ping"])
+        self.assertFalse(methods["file.write"])
+        self.assertNotIn("sys.crash", methods)
+
+
+class Many(IpcCase):
+    def test_two_hundred_clients_at_once_get_each_what_is_theirs(self):
+        self.begin()
+        clients = [self.session() for _ in range(200)]
+        for number, client in enumerate(clients):
+            client.send(client.submit_message(
+                [Submission(1 + i, "sys.echo", b"%d.%d" % (number, i)) for i in range(20)]))
+        for client in clients:
+            _, kind, _ = client.receive()
+            self.assertEqual(kind, 3)
+        for number, client in enumerate(clients):
+            self.assertEqual(sorted(end.data for end in client.fetch(20)),
+                             sorted(b"%d.%d" % (number, i) for i in range(20)))
+        self.assertEqual(clients[0].status()["sessions"], 200)
+
+    def test_one_client_s_thousands_do_not_stand_before_another_s_one(self):
+        self.begin()
+        greedy, modest = self.session(), self.session()
+        for batch in range(8):
+            greedy.submit([Submission(1 + 1024 * batch + i, "sys.sleep", b"20", shard=0)
+                           for i in range(1024)])
+        modest.submit([Submission(1, "sys.ping", shard=0)])
+        modest.fetch(1)
+        self.assertGreater(greedy.status()["in_flight"], 0)
+        greedy.cancel(range(1, 8 * 1024 + 1))
+        greedy.fetch(8 * 1024)
+
+
+class Garbage(IpcCase):
+    def connect(self):
+        stream = socket.socket(socket.AF_UNIX)
+        stream.settimeout(harness.DEADLINE)
+        stream.connect(socket_of(self.sherd))
+        self.sockets.append(stream)
+        return stream
+
+    def assert_closed(self, stream):
+        with contextlib.suppress(ConnectionError):
+            while stream.recv(4096):
+                pass
+
+    def test_bytes_that_are_not_sp_end_the_connection(self):
+        self.begin()
+        for bytes_ in (b"GET / HTTP/1.1\r\n\r\n", b"\0" * 64, os.urandom(4096), b"\0SP\0\0\x50\0\0"):
+            stream = self.connect()
+            with contextlib.suppress(ConnectionError):
+                stream.sendall(bytes_)
+            self.assert_closed(stream)
+        self.assert_still_serves()
+
+    def test_a_message_longer_than_the_limit_ends_the_connection(self):
+        self.begin()
+        for length in (4 * 1024 * 1024 + 5, 1 << 40, (1 << 64) - 1):
+            stream = self.connect()
+            stream.sendall(GREETING_REQ)
+            with contextlib.suppress(ConnectionError):
+                stream.sendall(b"\1" + struct.pack(">Q", length) + b"x" * 1000)
+            self.assert_closed(stream)
+        self.assert_still_serves()
+
+    def test_a_client_that_stops_in_the_middle_of_a_message_disturbs_nobody(self):
+        self.begin()
+        stream = self.connect()
+        stream.sendall(GREETING_REQ + b"\1" + struct.pack(">Q", 1000) + b"half")
+        self.assert_still_serves()
+        stream.close()
+        self.assert_still_serves()
+
+    def test_a_message_that_is_no_request_is_told_so_and_the_connection_stays(self):
+        self.begin()
+        client = self.session()
+        for body in (b"", b"\xff" * 100, b"\x0a\x7f", field(99, b"unknown"), field(3, b"\x0a\xff")):
+            with self.assertRaises(Refusal) as refusal:
+                client.ask(body)
+            self.assertEqual(refusal.exception.number, errno.EPROTO)
+        self.assertEqual(client.submit([Submission(1, "sys.ping")]), (1, {}))
+
+    def test_a_short_message_that_unpacks_to_much_is_refused(self):
+        self.begin()
+        client = self.session()
+        with self.assertRaises(Refusal) as refusal:
+            client.ask(b"\x1a" + varint(2_000_000) + b"\x0a\x00" * 1_000_000)
+        self.assertEqual(refusal.exception.number, errno.EPROTO)
+        self.assert_still_serves()
+
+    def test_damaged_messages_never_end_the_gateway(self):
+        self.begin()
+        dice = random.Random(2)
+        whole = [RawClient.submit_message([Submission(i, "sys.echo", b"data", shard=0, key=b"key",
+                                                      timeout_ns=10**9) for i in range(1, 5)]),
+                 RawClient.next_message(wait_ms=0), field(5, field(1, b"\1\2\3")),
+                 field(1, field(1, 1) + field(2, "x") + field(3, b"s" * 16))]
+        client = self.session()
+        for _ in range(3000):
+            body = bytearray(dice.choice(whole))
+            for _ in range(dice.randint(1, 3)):
+                body[dice.randrange(len(body))] = dice.randrange(256)
+            if dice.random() < 0.3:
+                del body[dice.randrange(len(body)):]
+            client.send(bytes(body) if body[:1] != b"\x22" else bytes(field(4, b"")))
+            client.receive()
+        self.assert_still_serves()
+
+    def test_a_client_that_does_not_take_its_answers_is_closed(self):
+        if not harness.LONG:
+            self.skipTest("takes the five seconds that an answer has")
+        self.begin()
+        client = self.session()
+        client.submit([Submission(i, "sys.echo", bytes(1 << 20)) for i in range(1, 2)])
+        client.socket.settimeout(0.1)
+        with contextlib.suppress(socket.timeout, ConnectionError):
+            while True:
+                client.send(field(7, b""))
+        other = self.session()
+        harness.wait_until(lambda: other.status()["sessions"] == 1, "the deaf client to be closed")
+
+
+class Remote(IpcCase):
+    def token_file(self, text="open sesame\n", mode=0o600):
+        path = os.path.join(self.instance_for_files.scratch, "token")
+        with open(path, "w") as file:
+            file.write(text)
+        os.chmod(path, mode)
+        return path
+
+    def setUp(self):
+        super().setUp()
+        self.instance_for_files = self.instance()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+
+    def listen(self, token_file):
+        self.sherd = self.instance_for_files.start(
+            "--shards", "1", "--listen", f"tcp://127.0.0.1:{self.port}", "--token-file", token_file)
+
+    def remote(self):
+        client = RawClient(("127.0.0.1", self.port))
+        self.sockets.append(client.socket)
+        return client
+
+    def test_over_tcp_only_the_right_token_is_let_in(self):
+        self.listen(self.token_file())
+        for token in (b"", b"open", b"open sesame ", b"open sesamE"):
+            with self.assertRaises(Refusal) as refusal:
+                self.remote().hello(token=token)
+            self.assertEqual(refusal.exception.number, errno.EACCES)
+        client = self.remote()
+        with self.assertRaises(Refusal):
+            client.ask(field(7, b""))
+        client.hello(token=b"open sesame")
+        client.submit([Submission(1, "sys.ping")])
+        self.assertEqual(client.next()[0].kind, DONE)
+        local = RawClient(socket_of(self.sherd))
+        self.sockets.append(local.socket)
+        local.hello()
+
+    def test_a_session_s_token_does_not_replace_the_secret(self):
+        self.listen(self.token_file())
+        local = RawClient(socket_of(self.sherd))
+        self.sockets.append(local.socket)
+        session, _ = local.hello()
+        with self.assertRaises(Refusal):
+            self.remote().hello(session)
+
+    def test_listening_without_a_good_token_file_is_refused(self):
+        for arguments in ((), ("--token-file", self.token_file(mode=0o644)),
+                          ("--token-file", self.token_file(text="\n")),
+                          ("--token-file", "/nonexistent/token")):
+            result = self.instance_for_files.command(
+                "run", "--shards", "1", "--listen", f"tcp://127.0.0.1:{self.port}", *arguments)
+            self.assertNotEqual(result.returncode, 0)
+            self.assertIn("token", result.stderr)
+
+
+class Socket(IpcCase):
+    def test_the_socket_is_for_its_owner_alone_and_comes_back_with_a_new_gateway(self):
+        self.begin()
+        self.assertEqual(os.stat(socket_of(self.sherd)).st_mode & 0o777, 0o600)
+        self.sherd.kill_and_wait("gateway", signum=signal.SIGKILL)
+        self.assertEqual(os.stat(socket_of(self.sherd)).st_mode & 0o777, 0o600)
+        client = self.session()
+        client.submit([Submission(1, "sys.ping")])
+        self.assertEqual(client.next()[0].kind, DONE)
+
+
+if __name__ == "__main__":
+    harness.main()
