@@ -237,6 +237,7 @@ static void wait_for_events(AioContext *ctx, bool blocking)
 bool aio_poll(AioContext *ctx, bool blocking)
 {
     check_home(ctx);
+    assert(!in_coroutine()); /* it would run others on a stack that is not the loop's */
     ctx->nesting++;
     counter_add(&ctx->instruments.counters->polls, 1);
     wait_for_events(ctx, blocking);

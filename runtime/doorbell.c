@@ -7,6 +7,9 @@
  * is written or the wait does not block. Without either fence both may miss, which is a lost
  * wake-up. A nudge is the same with the work itself in the place of `notified`.
  *
+ * What was published is itself handed over by whatever holds it (a ring's slot, a list's head); the
+ * doorbell says only that it is time to look.
+ *
  * The eventfd is written whenever notify_me is raised, also where `notified` was set already: who
  * set it may not have come as far as the write.
  *
@@ -15,9 +18,8 @@
  *   SLEEP  own store of      own load of        seq_cst fence in ring and   both miss: the sleeper
  *          notified (sender) notify_me          nudge, and in               sleeps on published work
  *          or notify_me      or notified        prepare_sleep
- *   DOWN   the wait          notify_me -= 2     release, load in ring       none is lost; a ring may
- *                                                                           skip a write too early
- *                                                                           to matter (see TAKE)
+ *   DOWN   the wait          notify_me -= 2     release, load in ring       a ring saves its write
+ *                                                                           while the wait goes on
  *   TAKE   notified = 0      loads of work      seq_cst fence in accept     work published just
  *                                                                           before a notification
  *                                                                           that was cleared is lost
@@ -45,7 +47,7 @@ static void write_eventfd(int fd)
 bool doorbell_nudge(const struct doorbell *bell)
 {
     atomic_full_fence();                                     /* SLEEP */
-    if (atomic_load_relaxed(&bell->words->notify_me) == 0) { /* SLEEP */
+    if (atomic_load_acquire(&bell->words->notify_me) == 0) { /* SLEEP, DOWN */
         return false;
     }
     write_eventfd(bell->fd);
