@@ -9,10 +9,12 @@
  * The clock is epoll_pwait2()'s, in nanoseconds. Some sandboxes know no such call; then the
  * timeout is rounded up to milliseconds.
  *
- * Orderings        first         then        ordered by                 if broken
- *   COUNT  (nothing)     n_watched   none: a glance; who changes it     a turn does not look at an
- *                                    nudges, and every wait that        fd that was added meanwhile
- *                                    blocks looks at all
+ * Orderings        first         then         ordered by                  if broken
+ *   HAND   a new node    its events   release before epoll_ctl(), the   loop reads a node half made
+ *                                     kernel, acquire after the wait
+ *   COUNT  (nothing)     n_watched    none: a glance; who changes it    a turn does not look at an
+ *                                     nudges, and every wait that       fd that was added meanwhile
+ *                                     blocks looks at all
  */
 #include <assert.h>
 #include <errno.h>
@@ -37,6 +39,8 @@ static_assert(
 struct epoll_monitor {
     int fd;
     uint32_t n_watched; /* fds but the doorbell's; written under handler_lock */
+    uint32_t
+        n_changes; /* likewise; says in C what the kernel does: who adds comes before who waits */
     bool no_pwait2;
 };
 
@@ -71,6 +75,7 @@ static int epoll_update(AioContext *ctx, struct aio_handler *old, struct aio_han
     struct epoll_monitor *monitor = monitor_of(ctx);
     int32_t change = !!new_handler - !!old;
 
+    atomic_store_release(&monitor->n_changes, monitor->n_changes + 1); /* HAND */
     if (new_handler) {
         int r = watch(monitor, new_handler, old != NULL);
         if (r < 0) {
@@ -116,11 +121,13 @@ static int wait_ns(struct epoll_monitor *monitor, struct epoll_event *events, in
 static int epoll_monitor_wait(AioContext *ctx, int64_t timeout_ns)
 {
     struct epoll_event events[EVENTS_A_WAIT];
-    int n = wait_ns(monitor_of(ctx), events, timeout_ns);
+    struct epoll_monitor *monitor = monitor_of(ctx);
+    int n = wait_ns(monitor, events, timeout_ns);
 
     if (n < 0) {
         return errno == EINTR ? 0 : -errno;
     }
+    (void)atomic_load_acquire(&monitor->n_changes); /* HAND */
     for (int i = 0; i < n; i++) {
         fdmon_add_ready(ctx, events[i].data.ptr, events[i].events);
     }
