@@ -49,9 +49,10 @@ struct sherd_client_options {
     const char *instance;   /* name; NULL: "default". Ignored where url is set. */
     const char *url;        /* "tcp://127.0.0.1:7000", "ipc:///path"; NULL: the instance's socket */
     const char *token_file; /* for tcp; NULL: none */
-    int64_t wait_ns;        /* for an instance that is not there yet; 0: do not wait */
-    uint32_t
-        window; /* most requests in flight; 0: 1,024. What is submitted beyond it waits in line. */
+    int64_t wait_ns;        /* for an instance that is not there yet, and later for a gateway that
+                               died to be replaced; 0: do not wait */
+    uint32_t window;        /* most requests with the gateway at once; 0: 1,024. What is submitted
+                               beyond it waits in line here. */
 };
 
 /* Connects and says hello. -ENOENT: no such instance; -ETIMEDOUT; -EACCES: token refused; -EPROTO:
@@ -98,8 +99,10 @@ int sherd_client_submit(struct sherd_client *client, const struct sherd_request 
 int sherd_client_cancel(struct sherd_client *client, uint64_t id);
 
 /* Sends what is queued, runs callbacks of what has ended, waiting up to timeout_ns (-1: for ever)
- * for the first. Returns how many ran, or -errno: -ENOTCONN where the instance is gone and wait_ns
- * has passed (each request then ended as not started or in doubt). */
+ * for the first; at once where nothing is in flight. Returns how many ran, or -errno: -ENOTCONN
+ * where the gateway is gone and wait_ns has passed, -EPROTO where something else answers (each
+ * request then ended as not started or in doubt, and the next submission tries anew); -EINTR;
+ * -EBUSY in a callback. */
 int sherd_client_process(struct sherd_client *client, int64_t timeout_ns);
 
 /* Readable when sherd_client_process(client, 0) has something to do. */
@@ -108,8 +111,9 @@ int sherd_client_fd(const struct sherd_client *client);
 /* Requests submitted and not ended. */
 size_t sherd_client_in_flight(const struct sherd_client *client);
 
-/* Submits and waits. 0: see result (sherd_result_deinit() it); -errno as sherd_client_submit() and
- * _process(). */
+/* Submits and waits; callbacks of other requests run meanwhile. 0: see result, which says too where
+ * the instance is gone (sherd_result_deinit() it); -errno as sherd_client_submit() and
+ * sherd_client_process(). */
 int sherd_client_call(struct sherd_client *client, const struct sherd_request *request,
     struct sherd_result *ret_result);
 

@@ -9,8 +9,8 @@
 #include "proto/sherd.pb-c.h"
 
 /*
- * What is told is read from the segment, where every process writes what it is; only this process's
- * own words are not read with care for other writers.
+ * What is told is read from the segment, where each process writes what it is. Words of others are
+ * read by themselves and may be of different moments; texts of others are cut and cleaned.
  */
 
 struct process_text {
