@@ -8,9 +8,10 @@
  */
 #include <stddef.h>
 
-#define PROTOCOL_VERSION     1u
-#define PROTOCOL_PAYLOAD_MAX ((size_t)1024 * 1024) /* arguments of a request; of a batch; an answer */
-#define PROTOCOL_BATCH_MAX   1024u                 /* submissions in a message, ends in a message */
+#define PROTOCOL_VERSION 1u
+#define PROTOCOL_PAYLOAD_MAX \
+    ((size_t)1024 * 1024)          /* arguments of a request; of a batch; an answer */
+#define PROTOCOL_BATCH_MAX   1024u /* submissions in a message, ends in a message */
 #define PROTOCOL_KEY_MAX     ((size_t)4096)
 #define PROTOCOL_TOKEN_MAX   ((size_t)4096) /* the secret of a token file */
 #define PROTOCOL_SESSION_LEN ((size_t)16)

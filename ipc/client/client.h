@@ -6,11 +6,14 @@
  *
  * Why:         any process on this machine, or another one, can have the shards do something.
  * Use:         struct sherd_client *c;
- *              int r = sherd_client_open(&(struct sherd_client_options){.instance = "demo"}, &c);
+ *              int r = sherd_client_open(&(struct sherd_client_options){.instance = "demo"}, &c, NULL);
+ *              struct sherd_request ping = {.method = "sys.ping", .shard = SHERD_ANY_SHARD};
  *              struct sherd_result res;
- *              r = sherd_client_call(c, &(struct sherd_request){.method = "sys.ping", .shard = 1},
- * &res); sherd_result_deinit(&res); sherd_client_close(c); Many in flight: sherd_client_submit()
- * with a callback, then sherd_client_process() in a loop, or when sherd_client_fd() is readable.
+ *              r = sherd_client_call(c, &ping, &res);
+ *              sherd_result_deinit(&res);
+ *              sherd_client_close(c);
+ *              Many in flight: sherd_client_submit() with a callback, then sherd_client_process()
+ *              in a loop, or when sherd_client_fd() is readable.
  * Concurrency: one thread at a time per client. Callbacks run in sherd_client_process() and
  *              sherd_client_call(), never in another thread.
  * Lifetime:    closing abandons what is in flight: its callbacks do not run.
