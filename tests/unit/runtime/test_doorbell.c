@@ -165,20 +165,26 @@ static void full_eventfd_neither_blocks_nor_changes_errno(void **state)
     doorbell_end_sleep(bell);
 }
 
-/* Publishes round after round, each as soon as the one before is seen, so that the ring meets the
- * sleeper at every step of its way to bed. */
+/* Some hundred nanoseconds at most, in steps of about one. */
+static void dawdle(uint32_t *seed)
+{
+    *seed = *seed * 1664525 + 1013904223;
+    for (uint32_t i = *seed >> 23; i > 0; i--) {
+        __asm__ volatile("");
+    }
+}
+
+/* Publishes round after round, each as soon as the one before is seen. It takes the sleeper about
+ * as long to go to bed, so that the ring meets it at every step of its way. */
 static void send_rounds(struct party *party)
 {
-    uint32_t jitter = 1;
+    uint32_t seed = 1;
 
     for (uint64_t round = 1; round <= ROUNDS; round++) {
         while (atomic_load_acquire(&party->done) != round - 1) {
             atomic_pause();
         }
-        jitter = jitter * 1664525 + 1013904223;
-        for (uint32_t i = jitter >> 26; i > 0; i--) {
-            atomic_pause();
-        }
+        dawdle(&seed);
         /* Relaxed: what orders it is the doorbell. */
         atomic_store_relaxed(&party->work, round);
         doorbell_ring(&party->bell);
@@ -190,10 +196,12 @@ static bool sleep_rounds(struct party *party)
 {
     const struct doorbell *bell = &party->bell;
     uint64_t seen = 0;
+    uint32_t seed = 2;
 
     while (seen < ROUNDS) {
         bool woken = true;
 
+        dawdle(&seed);
         if (doorbell_prepare_sleep(bell)) {
             woken = is_readable(bell, DEADLINE_MS);
         }
