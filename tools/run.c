@@ -180,6 +180,7 @@ static void clean_up(struct run *run)
     topology_deinit(&run->topology);
     free(run->service_fds.fds);
     free(run->runtime_dir);
+    run_options_deinit(&run->options);
 }
 
 int run_command(int argc, char **argv)

@@ -126,11 +126,25 @@ static struct run_options defaults(int argc, char **argv)
     };
 }
 
-static void free_lists(struct run_options *options)
+void run_options_deinit(struct run_options *options)
 {
+    for (size_t i = 0; i < options->kept.n; i++)
+        free((char *)options->kept.items[i]);
+    free(options->kept.items);
     free(options->services.items);
     free(options->settings.items);
     free(options->roots.items);
+}
+
+/* Makes text, which fields may point to from now on, the options' own. False, and it is freed: no
+ * memory. NULL is no memory either. */
+static bool keep(struct run_options *options, char *text)
+{
+    if (!text || command_list(text, &options->kept) != NULL) {
+        free(text);
+        return false;
+    }
+    return true;
 }
 
 /* ---- the file ---- */
@@ -175,9 +189,9 @@ static char *take_key(struct run_options *options, const char *name, const char 
         *(bool *)((char *)options + option->offset) = is_yes(value);
         expected = is_yes(value) || is_no(value) ? NULL : "yes or no";
     } else {
-        /* Kept for good: children, and a list, point to it. */
         kept = strdup(value);
-        expected = kept ? option->parse(kept, (char *)options + option->offset) : "more memory";
+        expected = keep(options, kept) ? option->parse(kept, (char *)options + option->offset)
+                                       : "more memory";
     }
     if (expected)
         explain(&text, 0, "%s has to be %s, not '%s'", name, expected, value);
@@ -189,7 +203,7 @@ static char *take_setting(
 {
     char *setting = NULL, *text = NULL;
 
-    if (asprintf(&setting, "%s.%s=%s", service, key, value) < 0) {
+    if (asprintf(&setting, "%s.%s=%s", service, key, value) < 0 || !keep(options, setting)) {
         explain(&text, 0, "%s", strerror(ENOMEM));
         return text;
     }
@@ -276,19 +290,22 @@ int run_options_parse(int argc, char **argv, struct run_options *ret)
     int n;
 
     n = parse_line(&first, &operands);
-    free_lists(&first);
+    run_options_deinit(&first);
     if (n < 0)
         return n;
     if (first.config && read_file(&options, first.config, &error) < 0) {
         command_usage(&command, "%s", error ? error : strerror(ENOMEM));
         free(error);
+        run_options_deinit(&options);
         return REFUSED;
     }
     n = parse_line(&options, &operands);
-    if (n < 0)
+    if (n >= 0)
+        n = check(&options, n, operands) == 0 ? 0 : REFUSED;
+    if (n < 0) {
+        run_options_deinit(&options);
         return n;
-    if (check(&options, n, operands) != 0)
-        return REFUSED;
+    }
     *ret = options;
     return 0;
 }
@@ -301,10 +318,10 @@ bool run_options_reload(struct run_options *options, char **ret_error)
     if (!options->config)
         return true;
     if (read_file(&again, options->config, ret_error) < 0 || parse_line(&again, &operands) < 0) {
-        free_lists(&again);
+        run_options_deinit(&again);
         return false;
     }
     options->log_level = again.log_level;
-    free_lists(&again);
+    run_options_deinit(&again);
     return true;
 }

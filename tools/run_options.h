@@ -9,7 +9,7 @@
  *              if (r < 0)
  *                  return command_exit_status(r);
  * Concurrency: one thread
- * Lifetime:    texts point into argv or are kept until the process ends: children use them.
+ * Lifetime:    texts point into argv or are the options' own; children inherit both.
  *
  * The file: KEY = VALUE lines, KEY being an option without its dashes; options that may be given
  * again and again have a line each time, flags have yes or no. Lines below [SERVICE] are settings of
@@ -40,10 +40,13 @@ struct run_options {
     enum log_level log_level;
     int argc; /* for run_options_reload() */
     char **argv;
+    struct command_list kept; /* texts of the file, which fields above point to */
 };
 
 /* 0, or negative for command_exit_status(): help or an error was printed. */
 int run_options_parse(int argc, char **argv, struct run_options *ret);
+
+void run_options_deinit(struct run_options *options);
 
 /* Reads the file again for what may change while the instance runs: the log level. False, and
  * nothing is changed, where the file has an error; ret_error (free() it) says which. */

@@ -71,7 +71,8 @@ static int print_piece(struct submit *submit, const char *path, const struct pie
         sherd_result_deinit(&result);
         return -EXIT_WORK_FAILED;
     }
-    fwrite(result.data, 1, result.len, submit->pump.out.stream);
+    if (result.len)
+        fwrite(result.data, 1, result.len, submit->pump.out.stream);
     bool is_last = result.len < piece->length;
     if (submit->pump.out.error)
         r = -submit_broken(submit, submit->pump.out.error);

@@ -145,7 +145,8 @@ static bool raw_ended(
     if (result->end != SHERD_END_DONE)
         return submit_failed(job->submit, job->submit->n_operands > 1 ? name : NULL, NULL, result);
     FILE *out = job->submit->pump.out.stream;
-    fwrite(result->data, 1, result->len, out);
+    if (result->len)
+        fwrite(result->data, 1, result->len, out);
     if (job->has_lines && result->len)
         putc('\n', out);
     return true;
