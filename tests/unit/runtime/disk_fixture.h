@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -39,6 +40,17 @@ static inline uint8_t byte_at(uint64_t offset)
     uint64_t x = (offset + 1) * 0x9e3779b97f4a7c15ULL;
 
     return (uint8_t)(x >> 32 ^ x >> 56);
+}
+
+/* qemu-user has none in Debian 12. */
+static inline bool has_openat2(void)
+{
+    struct open_how how = {.flags = O_RDONLY | O_CLOEXEC};
+    long fd = syscall(SYS_openat2, AT_FDCWD, "/", &how, sizeof how);
+
+    if (fd >= 0)
+        close((int)fd);
+    return fd >= 0 || errno != ENOSYS;
 }
 
 /* ---- running a coroutine to its end ---- */

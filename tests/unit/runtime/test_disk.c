@@ -119,6 +119,8 @@ static void open_look_allocate_close(struct fixture *f)
 
 static void files_are_opened_looked_at_and_closed(void **state)
 {
+    if (!has_openat2())
+        skip();
     on_each_engine(open_look_allocate_close, NULL, false);
 }
 
@@ -151,6 +153,8 @@ static void provoke_errors(struct fixture *f)
 
 static void errors_are_the_kernels_own(void **state)
 {
+    if (!has_openat2())
+        skip();
     on_each_engine(provoke_errors, NULL, false);
 }
 
@@ -167,6 +171,8 @@ static void write_to_full(struct fixture *f)
 
 static void a_full_device_says_so(void **state)
 {
+    if (!has_openat2())
+        skip();
     on_each_engine(write_to_full, NULL, false);
 }
 
@@ -238,6 +244,8 @@ static void read_and_write_directly(struct fixture *f)
 
 static void direct_io_reaches_the_file(void **state)
 {
+    if (!has_openat2())
+        skip();
     on_each_engine(read_and_write_directly, NULL, false);
 }
 
@@ -338,7 +346,10 @@ static void no_room_for_a_linux_aio_context_is_an_error(void **state)
     assert_true(r == -EAGAIN || r == -ENOSYS || r == -EPERM);
 }
 
-/* From here on this process gets EPERM from a system call, as in a container. */
+#define CANNOT_FORBID 77
+
+/* From here on this process gets EPERM from a system call, as in a container. It ends where that
+ * cannot be had: qemu-user has no seccomp. */
 static void forbid(uint32_t system_call)
 {
     struct sock_filter code[] = {
@@ -349,8 +360,9 @@ static void forbid(uint32_t system_call)
     };
     struct sock_fprog program = {.len = sizeof code / sizeof code[0], .filter = code};
 
-    assert_int_equal(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-    assert_int_equal(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
+        _exit(CANNOT_FORBID);
 }
 
 /* In a child: its exit status is how many of the claims hold. */
@@ -384,6 +396,8 @@ static void an_engine_that_is_forbidden_is_passed_over_and_named(void **state)
     }
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_true(WIFEXITED(status));
+    if (WEXITSTATUS(status) == CANNOT_FORBID)
+        skip();
     assert_int_equal(WEXITSTATUS(status), 8);
 }
 

@@ -180,6 +180,8 @@ static void read_directly_in_parts(struct fixture *f)
 
 static void direct_io_in_parts_leaves_the_content_whole(void **state)
 {
+    if (!has_openat2())
+        skip();
     on_each_engine(read_directly_in_parts, NULL, false);
 }
 
