@@ -11,8 +11,8 @@ import time
 
 import harness
 
-N_FILES = 20000 if harness.LONG else 3000
-ROUNDS = 100 if harness.LONG else 5
+N_FILES = 10000 if harness.LONG else 3000
+ROUNDS = 30 if harness.LONG else 5
 SEED = int(os.environ.get("SHERD_TEST_SEED", "1"))
 
 
