@@ -42,9 +42,8 @@ int main(int argc, char **argv)
         return 1;
     }
     bool all = true;
-    for (int i = 2; i < argc; i++) {
+    for (int i = 2; i < argc; i++)
         all &= ping(client, (uint32_t)strtoul(argv[i], NULL, 10));
-    }
     sherd_client_close(client);
     return all ? 0 : 1;
 }

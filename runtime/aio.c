@@ -83,9 +83,8 @@ void aio_notify(AioContext *ctx)
 
 void context_nudge(AioContext *ctx)
 {
-    if (doorbell_nudge(&ctx->bell)) {
+    if (doorbell_nudge(&ctx->bell))
         count_ring(ctx, true);
-    }
 }
 
 static void on_doorbell(void *opaque)
@@ -102,9 +101,8 @@ void aio_add_source(AioContext *ctx, struct aio_source *source)
     struct aio_source **link = &ctx->sources;
 
     assert(ctx->sources_visited == 0);
-    while (*link) {
+    while (*link)
         link = &(*link)->next;
-    }
     source->next = NULL;
     *link = source;
 }
@@ -126,9 +124,8 @@ static bool sources_pending(AioContext *ctx)
     bool pending = false;
 
     ctx->sources_visited++;
-    for (struct aio_source *s = ctx->sources; s && !pending; s = s->next) {
+    for (struct aio_source *s = ctx->sources; s && !pending; s = s->next)
         pending = s->pending(s->opaque);
-    }
     ctx->sources_visited--;
     return pending;
 }
@@ -138,9 +135,8 @@ static bool sources_dispatch(AioContext *ctx)
     bool progress = false;
 
     ctx->sources_visited++;
-    for (struct aio_source *s = ctx->sources; s; s = s->next) {
+    for (struct aio_source *s = ctx->sources; s; s = s->next)
         progress |= s->dispatch(s->opaque);
-    }
     ctx->sources_visited--;
     return progress;
 }
@@ -149,9 +145,8 @@ void aio_flush(AioContext *ctx)
 {
     ctx->engine->flush(ctx);
     ctx->sources_visited++;
-    for (struct aio_source *s = ctx->sources; s; s = s->next) {
+    for (struct aio_source *s = ctx->sources; s; s = s->next)
         s->flush(s->opaque);
-    }
     ctx->sources_visited--;
 }
 
@@ -174,9 +169,8 @@ static int64_t earlier_ns(int64_t a, int64_t b)
 /* Ns until something of the context's own must run. */
 static int64_t own_work_timeout_ns(AioContext *ctx)
 {
-    if (ctx->ready || ctx->completed) {
+    if (ctx->ready || ctx->completed)
         return 0;
-    }
     int64_t timeout_ns = bh_timeout_ns(ctx);
 
     return timeout_ns == 0 ? 0 : earlier_ns(timeout_ns, timers_timeout_ns(ctx));
@@ -186,9 +180,8 @@ static void monitor_wait(AioContext *ctx, int64_t timeout_ns)
 {
     int r = ctx->monitor->wait(ctx, timeout_ns);
 
-    if (r < 0) {
+    if (r < 0)
         bug("%s can't wait: %s", ctx->monitor->name, strerrordesc_np(-r));
-    }
 }
 
 static void blocking_wait(AioContext *ctx, int64_t timeout_ns)
@@ -199,9 +192,8 @@ static void blocking_wait(AioContext *ctx, int64_t timeout_ns)
 
     counter_add(&in->counters->sleeps, 1);
     counter_add(&in->counters->busy_ns, turn_ns);
-    if (turn_ns > in->counters->longest_turn_ns) {
+    if (turn_ns > in->counters->longest_turn_ns)
         counter_set(&in->counters->longest_turn_ns, turn_ns);
-    }
     recorder_note_at(in, (uint64_t)begin_ns, RECORDER_SLEEP, (uint64_t)timeout_ns, 0);
 
     monitor_wait(ctx, timeout_ns);
@@ -219,18 +211,15 @@ static void wait_for_events(AioContext *ctx, bool blocking)
 
     if (may_block) {
         aio_flush(ctx);
-        if (doorbell_prepare_sleep(&ctx->bell) && !sources_pending(ctx)) {
+        if (doorbell_prepare_sleep(&ctx->bell) && !sources_pending(ctx))
             timeout_ns = own_work_timeout_ns(ctx);
-        }
     }
-    if (timeout_ns != 0) {
+    if (timeout_ns != 0)
         blocking_wait(ctx, timeout_ns);
-    } else if (ctx->monitor->need_wait(ctx)) {
+    else if (ctx->monitor->need_wait(ctx))
         monitor_wait(ctx, 0);
-    }
-    if (may_block) {
+    if (may_block)
         doorbell_end_sleep(&ctx->bell);
-    }
     doorbell_accept(&ctx->bell);
 }
 
@@ -251,9 +240,8 @@ bool aio_poll(AioContext *ctx, bool blocking)
     aio_flush(ctx);
 
     /* The outermost turn: no frame holds a handler any more. */
-    if (--ctx->nesting == 0) {
+    if (--ctx->nesting == 0)
         handlers_free_deleted(ctx);
-    }
     progress |= timers_run(ctx);
     aio_flush(ctx);
     return progress;
@@ -310,12 +298,10 @@ static int try_engine(AioContext *ctx, const struct engine_choice *choice)
 {
     int r = choice->setup(ctx);
 
-    if (r == 0) {
+    if (r == 0)
         r = aio_set_fd_handler(ctx, ctx->bell.fd, on_doorbell, NULL, NULL, NULL, ctx);
-    }
-    if (r < 0) {
+    if (r < 0)
         drop_engine(ctx);
-    }
     return r;
 }
 
@@ -334,13 +320,11 @@ static int choose_engine(AioContext *ctx, enum aio_engine engine)
     for (size_t i = 0; i < N_ENGINE_CHOICES; i++) {
         const struct engine_choice *choice = &engine_choices[i];
 
-        if (engine != AIO_ENGINE_AUTO && engine != choice->engine) {
+        if (engine != AIO_ENGINE_AUTO && engine != choice->engine)
             continue;
-        }
         r = try_engine(ctx, choice);
-        if (r == 0) {
+        if (r == 0)
             return 0;
-        }
         note_refusal(ctx, choice, r);
     }
     return r;
@@ -361,11 +345,9 @@ enum aio_engine aio_context_engine(const AioContext *ctx)
 
 const char *aio_engine_name(enum aio_engine engine)
 {
-    for (size_t i = 0; i < N_ENGINE_CHOICES; i++) {
-        if (engine_choices[i].engine == engine) {
+    for (size_t i = 0; i < N_ENGINE_CHOICES; i++)
+        if (engine_choices[i].engine == engine)
             return engine_choices[i].name;
-        }
-    }
     return "auto";
 }
 
@@ -402,9 +384,8 @@ static AioContext *context_alloc(const struct aio_config *config)
 {
     AioContext *ctx = calloc(1, sizeof *ctx);
 
-    if (!ctx) {
+    if (!ctx)
         return NULL;
-    }
     ctx->refs = 1;
     ctx->bell.fd = -1;
     pthread_mutex_init(&ctx->handler_lock, NULL);
@@ -434,9 +415,8 @@ static void context_free(AioContext *ctx)
     bh_finalise(ctx);
     timers_finalise(ctx);
     drop_engine(ctx);
-    if (ctx->bell.words == &ctx->own_words && ctx->bell.fd >= 0) {
+    if (ctx->bell.words == &ctx->own_words && ctx->bell.fd >= 0)
         close(ctx->bell.fd);
-    }
     pthread_mutex_destroy(&ctx->handler_lock);
     pthread_mutex_destroy(&ctx->timer_lock);
     free(ctx->own_instruments);
@@ -449,20 +429,16 @@ int aio_context_new(const struct aio_config *config, AioContext **ret_ctx)
     const struct aio_config *c = config ? config : &defaults;
     AioContext *ctx = context_alloc(c);
 
-    if (!ctx) {
+    if (!ctx)
         return -ENOMEM;
-    }
     int r = setup_instruments(ctx, c->instruments);
 
-    if (r == 0) {
+    if (r == 0)
         r = setup_bell(ctx, c->doorbell);
-    }
-    if (r == 0) {
+    if (r == 0)
         r = choose_engine(ctx, c->engine);
-    }
-    if (r == 0) {
+    if (r == 0)
         r = coroutine_context_init(ctx);
-    }
     if (r < 0) {
         context_free(ctx);
         return r;
@@ -479,7 +455,6 @@ AioContext *aio_context_ref(AioContext *ctx)
 
 void aio_context_unref(AioContext *ctx)
 {
-    if (ctx && atomic_add_seq(&ctx->refs, -1) == 1) {
+    if (ctx && atomic_add_seq(&ctx->refs, -1) == 1)
         context_free(ctx);
-    }
 }

@@ -72,9 +72,8 @@ static AioContext *enqueue(BH *bh, uint32_t flags)
     AioContext *ctx = bh->ctx;
     uint32_t old = atomic_or_seq(&bh->flags, BH_PENDING | flags); /* FLAGS */
 
-    if (!(old & BH_PENDING)) {
+    if (!(old & BH_PENDING))
         link_bh(ctx, bh);
-    }
     return ctx;
 }
 
@@ -82,9 +81,8 @@ BH *aio_bh_new_full(AioContext *ctx, BHFunc *cb, void *opaque, const char *name)
 {
     BH *bh = malloc(sizeof *bh);
 
-    if (bh) {
+    if (bh)
         *bh = (BH){.ctx = ctx, .name = name, .cb = cb, .opaque = opaque};
-    }
     return bh;
 }
 
@@ -92,9 +90,8 @@ int aio_bh_schedule_oneshot_full(AioContext *ctx, BHFunc *cb, void *opaque, cons
 {
     BH *bh = aio_bh_new_full(ctx, cb, opaque, name);
 
-    if (!bh) {
+    if (!bh)
         return -ENOMEM;
-    }
     aio_notify(enqueue(bh, BH_SCHEDULED | BH_ONESHOT));
     return 0;
 }
@@ -118,9 +115,8 @@ void bh_cancel(BH *bh)
 
 void bh_delete(BH *bh)
 {
-    if (bh) {
+    if (bh)
         aio_notify(enqueue(bh, BH_DELETED));
-    }
 }
 
 /* ---- owner loop ---- */
@@ -145,9 +141,8 @@ static BH *take_list(AioContext *ctx)
 static void take_over(AioContext *ctx)
 {
     *ctx->bh_taken_last = take_list(ctx);
-    while (*ctx->bh_taken_last) {
+    while (*ctx->bh_taken_last)
         ctx->bh_taken_last = &(*ctx->bh_taken_last)->next;
-    }
 }
 
 /* The first one taken, with the flags it had, or NULL. */
@@ -157,9 +152,8 @@ static BH *dequeue(AioContext *ctx, uint32_t *ret_flags)
 
     if (bh) {
         ctx->bh_taken = bh->next;
-        if (!ctx->bh_taken) {
+        if (!ctx->bh_taken)
             ctx->bh_taken_last = &ctx->bh_taken;
-        }
         /* From here on anybody may link it again. */
         *ret_flags = atomic_and_seq(&bh->flags, ~(uint32_t)(BH_PENDING | BH_WANTS_RUN)); /* FLAGS */
     }
@@ -176,9 +170,8 @@ static bool run_dequeued(AioContext *ctx, BH *bh, uint32_t flags)
         bh->cb(bh->opaque);
     }
     /* A deletion from within the callback links it again, and does not show in these flags. */
-    if (flags & (BH_DELETED | BH_ONESHOT)) {
+    if (flags & (BH_DELETED | BH_ONESHOT))
         free(bh);
-    }
     return runs && (flags & BH_SCHEDULED);
 }
 
@@ -187,12 +180,10 @@ bool bh_poll(AioContext *ctx)
     uint32_t flags;
     bool progress = false;
 
-    if (atomic_load_relaxed(&ctx->bh_list)) { /* LINK: the xchg follows */
+    if (atomic_load_relaxed(&ctx->bh_list)) /* LINK: the xchg follows */
         take_over(ctx);
-    }
-    for (BH *bh; (bh = dequeue(ctx, &flags)) != NULL;) {
+    for (BH *bh; (bh = dequeue(ctx, &flags)) != NULL;)
         progress |= run_dequeued(ctx, bh, flags);
-    }
     return progress;
 }
 
@@ -201,12 +192,10 @@ static int64_t list_timeout_ns(const BH *bh, int64_t timeout_ns)
     for (; bh; bh = bh->next) {
         uint32_t flags = atomic_load_acquire(&bh->flags); /* FLAGS */
 
-        if (flags & (BH_SCHEDULED | BH_DELETED)) {
+        if (flags & (BH_SCHEDULED | BH_DELETED))
             return 0;
-        }
-        if (flags & BH_IDLE) {
+        if (flags & BH_IDLE)
             timeout_ns = IDLE_TIMEOUT_NS;
-        }
     }
     return timeout_ns;
 }
@@ -226,9 +215,8 @@ void bh_finalise(AioContext *ctx)
     while (bh) {
         BH *next = bh->next;
 
-        if (!(atomic_load_acquire(&bh->flags) & BH_DELETED)) { /* FLAGS */
+        if (!(atomic_load_acquire(&bh->flags) & BH_DELETED)) /* FLAGS */
             bug("bottom half %s is still queued at the end of its context", bh->name);
-        }
         free(bh);
         bh = next;
     }

@@ -46,10 +46,9 @@ static void write_eventfd(int fd)
 
 bool doorbell_nudge(const struct doorbell *bell)
 {
-    atomic_full_fence();                                     /* SLEEP */
-    if (atomic_load_acquire(&bell->words->notify_me) == 0) { /* SLEEP, DOWN */
+    atomic_full_fence();                                   /* SLEEP */
+    if (atomic_load_acquire(&bell->words->notify_me) == 0) /* SLEEP, DOWN */
         return false;
-    }
     write_eventfd(bell->fd);
     return true;
 }
@@ -86,9 +85,8 @@ void doorbell_end_sleep(const struct doorbell *bell)
 bool doorbell_accept(const struct doorbell *bell)
 {
     /* One not yet seen stays, and keeps the next wait from blocking. */
-    if (!doorbell_is_rung(bell)) {
+    if (!doorbell_is_rung(bell))
         return false;
-    }
     atomic_xchg_seq(&bell->words->notified, 0);
     atomic_full_fence(); /* TAKE */
     return true;

@@ -62,11 +62,10 @@ static int watch(const struct epoll_monitor *monitor, struct aio_handler *handle
 {
     int r = control(monitor, is_there ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, handler);
 
-    if (r == -ENOENT) {
+    if (r == -ENOENT)
         r = control(monitor, EPOLL_CTL_ADD, handler);
-    } else if (r == -EEXIST) {
+    else if (r == -EEXIST)
         r = control(monitor, EPOLL_CTL_MOD, handler);
-    }
     return r;
 }
 
@@ -78,9 +77,8 @@ static int epoll_update(AioContext *ctx, struct aio_handler *old, struct aio_han
     atomic_store_release(&monitor->n_changes, monitor->n_changes + 1); /* HAND */
     if (new_handler) {
         int r = watch(monitor, new_handler, old != NULL);
-        if (r < 0) {
+        if (r < 0)
             return r;
-        }
     } else {
         control(
             monitor, EPOLL_CTL_DEL, old); /* fails where fd was closed: it is off all the same */
@@ -96,9 +94,8 @@ static int wait_ms(int epoll_fd, struct epoll_event *events, int64_t timeout_ns)
 {
     int64_t timeout_ms = -1;
 
-    if (timeout_ns >= 0) {
+    if (timeout_ns >= 0)
         timeout_ms = timeout_ns / NS_PER_MS + (timeout_ns % NS_PER_MS != 0);
-    }
     return epoll_wait(
         epoll_fd, events, EVENTS_A_WAIT, timeout_ms < INT_MAX ? (int)timeout_ms : INT_MAX);
 }
@@ -110,9 +107,8 @@ static int wait_ns(struct epoll_monitor *monitor, struct epoll_event *events, in
             .tv_sec = timeout_ns / NS_PER_S, .tv_nsec = timeout_ns % NS_PER_S};
         int n = epoll_pwait2(monitor->fd, events, EVENTS_A_WAIT, &timeout, NULL);
 
-        if (n >= 0 || (errno != ENOSYS && errno != EPERM)) {
+        if (n >= 0 || (errno != ENOSYS && errno != EPERM))
             return n;
-        }
         monitor->no_pwait2 = true;
     }
     return wait_ms(monitor->fd, events, timeout_ns);
@@ -124,13 +120,11 @@ static int epoll_monitor_wait(AioContext *ctx, int64_t timeout_ns)
     struct epoll_monitor *monitor = monitor_of(ctx);
     int n = wait_ns(monitor, events, timeout_ns);
 
-    if (n < 0) {
+    if (n < 0)
         return errno == EINTR ? 0 : -errno;
-    }
     (void)atomic_load_acquire(&monitor->n_changes); /* HAND */
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         fdmon_add_ready(ctx, events[i].data.ptr, events[i].events);
-    }
     return 0;
 }
 
@@ -166,9 +160,8 @@ int fdmon_epoll_setup(AioContext *ctx)
 {
     struct epoll_monitor *monitor = calloc(1, sizeof *monitor);
 
-    if (!monitor) {
+    if (!monitor)
         return -ENOMEM;
-    }
     monitor->fd = epoll_create1(EPOLL_CLOEXEC);
     if (monitor->fd < 0) {
         int r = -errno;

@@ -50,19 +50,16 @@ static struct aio_handler *handler_new(int fd, IOHandler *io_read, IOHandler *io
 /* Makes the table reach fd. */
 static int reserve_fd(AioContext *ctx, uint32_t fd)
 {
-    if (fd < ctx->handlers_capacity) {
+    if (fd < ctx->handlers_capacity)
         return 0;
-    }
     uint32_t capacity = ctx->handlers_capacity ? ctx->handlers_capacity : FIRST_CAPACITY;
 
-    while (capacity <= fd) {
+    while (capacity <= fd)
         capacity *= 2;
-    }
     struct aio_handler **handlers = realloc(ctx->handlers, capacity * sizeof(*handlers));
 
-    if (!handlers) {
+    if (!handlers)
         return -ENOMEM;
-    }
     memset(handlers + ctx->handlers_capacity, 0,
         (capacity - ctx->handlers_capacity) * sizeof(*handlers));
     ctx->handlers = handlers;
@@ -82,22 +79,18 @@ static int replace(AioContext *ctx, uint32_t fd, struct aio_handler *handler)
 {
     int r = handler ? reserve_fd(ctx, fd) : 0;
 
-    if (r < 0) {
+    if (r < 0)
         return r;
-    }
     struct aio_handler *old = fd < ctx->handlers_capacity ? ctx->handlers[fd] : NULL;
 
-    if (!old && !handler) {
+    if (!old && !handler)
         return 0;
-    }
     r = ctx->monitor->update(ctx, old, handler);
-    if (r < 0) {
+    if (r < 0)
         return r;
-    }
     ctx->handlers[fd] = handler;
-    if (old) {
+    if (old)
         retire(ctx, old);
-    }
     return 0;
 }
 
@@ -106,14 +99,12 @@ int aio_set_fd_handler(AioContext *ctx, int fd, IOHandler *io_read, IOHandler *i
 {
     struct aio_handler *handler = NULL;
 
-    if (fd < 0) {
+    if (fd < 0)
         return -EBADF;
-    }
     if (io_read || io_write) {
         handler = handler_new(fd, io_read, io_write, io_poll, io_poll_ready, opaque);
-        if (!handler) {
+        if (!handler)
             return -ENOMEM;
-        }
     }
     pthread_mutex_lock(&ctx->handler_lock);
     int r = replace(ctx, (uint32_t)fd, handler);
@@ -136,9 +127,8 @@ static bool is_deleted(const struct aio_handler *handler)
 
 void fdmon_add_ready(AioContext *ctx, struct aio_handler *handler, uint32_t revents)
 {
-    if (is_deleted(handler)) {
+    if (is_deleted(handler))
         return;
-    }
     handler->revents |= revents;
     if (!handler->on_ready_list) {
         handler->on_ready_list = true;
@@ -154,9 +144,8 @@ static struct aio_handler *pop_ready(AioContext *ctx)
 
     if (handler) {
         ctx->ready = handler->next_ready;
-        if (!ctx->ready) {
+        if (!ctx->ready)
             ctx->ready_last = &ctx->ready;
-        }
         handler->on_ready_list = false;
     }
     return handler;
@@ -165,12 +154,10 @@ static struct aio_handler *pop_ready(AioContext *ctx)
 /* Calls back where handler is still there. Returns whether it did. */
 static bool call_back(AioContext *ctx, const struct aio_handler *handler, IOHandler *cb)
 {
-    if (!cb || is_deleted(handler)) {
+    if (!cb || is_deleted(handler))
         return false;
-    }
-    if (handler->fd != ctx->bell.fd) {
+    if (handler->fd != ctx->bell.fd)
         counter_add(&ctx->instruments.counters->fds_dispatched, 1);
-    }
     cb(handler->opaque);
     return true;
 }
@@ -184,12 +171,10 @@ static bool dispatch_one(AioContext *ctx, struct aio_handler *handler)
     bool called = false;
 
     handler->revents = 0;
-    if (revents & (POLLIN | POLLHUP | POLLERR)) {
+    if (revents & (POLLIN | POLLHUP | POLLERR))
         called = call_back(ctx, handler, handler->io_read);
-    }
-    if (revents & write_events) {
+    if (revents & write_events)
         called |= call_back(ctx, handler, handler->io_write);
-    }
     return called && handler->fd != ctx->bell.fd;
 }
 
@@ -197,17 +182,15 @@ bool handlers_dispatch(AioContext *ctx)
 {
     bool progress = false;
 
-    for (struct aio_handler *handler; (handler = pop_ready(ctx)) != NULL;) {
+    for (struct aio_handler *handler; (handler = pop_ready(ctx)) != NULL;)
         progress |= dispatch_one(ctx, handler);
-    }
     return progress;
 }
 
 void handlers_free_deleted(AioContext *ctx)
 {
-    if (!atomic_load_relaxed(&ctx->deleted_handlers)) { /* LEFT */
+    if (!atomic_load_relaxed(&ctx->deleted_handlers)) /* LEFT */
         return;
-    }
     pthread_mutex_lock(&ctx->handler_lock);
     struct aio_handler **link = &ctx->deleted_handlers;
 
@@ -226,9 +209,8 @@ void handlers_free_deleted(AioContext *ctx)
 
 void handlers_free_all(AioContext *ctx)
 {
-    for (uint32_t fd = 0; fd < ctx->handlers_capacity; fd++) {
+    for (uint32_t fd = 0; fd < ctx->handlers_capacity; fd++)
         free(ctx->handlers[fd]);
-    }
     free(ctx->handlers);
     ctx->handlers = NULL;
     ctx->handlers_capacity = 0;

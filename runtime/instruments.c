@@ -21,9 +21,8 @@
 void recorder_note_at(const struct aio_instruments *in, uint64_t now_ns, enum recorder_kind kind,
     uint64_t a, uint64_t b)
 {
-    if (in->n_events == 0) {
+    if (in->n_events == 0)
         return;
-    }
     uint64_t position = *in->n_recorded; /* own: nobody else writes it */
     struct recorder_event *event = &in->events[position & (in->n_events - 1)];
 
@@ -50,9 +49,8 @@ int instruments_alloc(struct aio_instruments *ret, void **ret_memory)
         struct co_entry coroutines[PRIVATE_COROUTINES];
     } *memory = calloc(1, sizeof *memory);
 
-    if (!memory) {
+    if (!memory)
         return -ENOMEM;
-    }
     *ret = (struct aio_instruments){.counters = &memory->counters,
         .coroutines = memory->coroutines,
         .events = memory->events,

@@ -44,9 +44,8 @@ static void tx_refresh_head(struct ring_tx *tx)
 {
     uint64_t head = atomic_load_acquire(tx->head); /* FREE */
 
-    if (head - tx->known_head <= tx->next - tx->known_head) {
+    if (head - tx->known_head <= tx->next - tx->known_head)
         tx->known_head = head;
-    }
 }
 
 void ring_tx_init(struct ring_tx *tx, struct ring_slot *slots, uint64_t *tail, const uint64_t *head,
@@ -57,9 +56,8 @@ void ring_tx_init(struct ring_tx *tx, struct ring_slot *slots, uint64_t *tail, c
 
     tx->next = atomic_load_relaxed(tail);
     for (uint32_t i = 0; i < n_slots; i++) {
-        if (atomic_load_acquire(&slots[tx->next & tx->mask].seq) != tx->next + 1) { /* PUB */
+        if (atomic_load_acquire(&slots[tx->next & tx->mask].seq) != tx->next + 1) /* PUB */
             break;
-        }
         tx->next++;
     }
     atomic_store_release(tail, tx->next); /* TAIL */
@@ -72,9 +70,8 @@ bool ring_push(struct ring_tx *tx, const void *payload)
 {
     if (tx_is_full(tx)) {
         tx_refresh_head(tx);
-        if (tx_is_full(tx)) {
+        if (tx_is_full(tx))
             return false;
-        }
     }
     struct ring_slot *slot = &tx->slots[tx->next & tx->mask];
 
@@ -97,9 +94,8 @@ bool ring_peek(const struct ring_rx *rx, void *ret_payload)
 {
     const struct ring_slot *slot = &rx->slots[rx->next & rx->mask];
 
-    if (atomic_load_acquire(&slot->seq) != rx->next + 1) { /* PUB */
+    if (atomic_load_acquire(&slot->seq) != rx->next + 1) /* PUB */
         return false;
-    }
     memcpy(ret_payload, slot->payload, RING_PAYLOAD_BYTES);
     return true;
 }
@@ -112,9 +108,8 @@ void ring_advance(struct ring_rx *rx)
 
 bool ring_pop(struct ring_rx *rx, void *ret_payload)
 {
-    if (!ring_peek(rx, ret_payload)) {
+    if (!ring_peek(rx, ret_payload))
         return false;
-    }
     ring_advance(rx);
     return true;
 }
@@ -125,8 +120,7 @@ uint64_t ring_depth(const uint64_t *tail, const uint64_t *head, uint32_t n_slots
     uint64_t freed = atomic_load_acquire(head);
     uint64_t published = atomic_load_acquire(tail); /* TAIL */
 
-    if (published <= freed) {
+    if (published <= freed)
         return 0; /* the consumer is ahead of a tail not yet stored */
-    }
     return published - freed < n_slots ? published - freed : n_slots;
 }

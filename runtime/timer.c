@@ -58,12 +58,10 @@ static void sift_down(AioContext *ctx, uint32_t idx)
     for (;;) {
         uint32_t child = 2 * idx + 1;
 
-        if (child + 1 < ctx->n_timers && is_before(ctx->timers[child + 1], ctx->timers[child])) {
+        if (child + 1 < ctx->n_timers && is_before(ctx->timers[child + 1], ctx->timers[child]))
             child++;
-        }
-        if (child >= ctx->n_timers || !is_before(ctx->timers[child], timer)) {
+        if (child >= ctx->n_timers || !is_before(ctx->timers[child], timer))
             break;
-        }
         put_at(ctx, idx, ctx->timers[child]);
         idx = child;
     }
@@ -72,15 +70,13 @@ static void sift_down(AioContext *ctx, uint32_t idx)
 
 static int reserve_one(AioContext *ctx)
 {
-    if (ctx->n_timers < ctx->timers_capacity) {
+    if (ctx->n_timers < ctx->timers_capacity)
         return 0;
-    }
     uint32_t capacity = ctx->timers_capacity ? 2 * ctx->timers_capacity : FIRST_CAPACITY;
     AioTimer **timers = realloc(ctx->timers, capacity * sizeof(*timers));
 
-    if (!timers) {
+    if (!timers)
         return -ENOMEM;
-    }
     ctx->timers = timers;
     ctx->timers_capacity = capacity;
     return 0;
@@ -112,11 +108,10 @@ static void due_append(AioContext *ctx, AioTimer *timer)
 static void due_remove(AioContext *ctx, AioTimer *timer)
 {
     *timer->due_link = timer->due_next;
-    if (timer->due_next) {
+    if (timer->due_next)
         timer->due_next->due_link = timer->due_link;
-    } else {
+    else
         ctx->timers_due_last = timer->due_link;
-    }
     timer->due_link = NULL;
 }
 
@@ -124,11 +119,10 @@ static void due_remove(AioContext *ctx, AioTimer *timer)
 
 static void unlink_timer(AioContext *ctx, AioTimer *timer)
 {
-    if (timer->heap_idx != NOT_IN_HEAP) {
+    if (timer->heap_idx != NOT_IN_HEAP)
         heap_remove(ctx, timer);
-    } else if (timer->due_link) {
+    else if (timer->due_link)
         due_remove(ctx, timer);
-    }
     atomic_store_relaxed(&timer->expire_ns, NOT_ARMED); /* STAMP */
 }
 
@@ -138,11 +132,10 @@ static bool refresh_first(AioContext *ctx)
     int64_t old_ns = atomic_load_relaxed(&ctx->timer_first_ns); /* under the lock */
     int64_t first_ns = NEVER;
 
-    if (ctx->timers_due) {
+    if (ctx->timers_due)
         first_ns = 0;
-    } else if (ctx->n_timers > 0) {
+    else if (ctx->n_timers > 0)
         first_ns = ctx->timers[0]->expire_ns;
-    }
     atomic_store_relaxed(&ctx->timer_first_ns, first_ns); /* SLEEP */
     return first_ns < old_ns;
 }
@@ -151,9 +144,8 @@ static int arm(AioTimer *timer, int64_t expire_ns)
 {
     AioContext *ctx = timer->ctx;
 
-    if (timer->heap_idx == NOT_IN_HEAP && reserve_one(ctx) < 0) {
+    if (timer->heap_idx == NOT_IN_HEAP && reserve_one(ctx) < 0)
         return -ENOMEM;
-    }
     unlink_timer(ctx, timer);
     timer->order = ctx->timer_order++;
     atomic_store_relaxed(&timer->expire_ns, expire_ns < 0 ? 0 : expire_ns); /* STAMP */
@@ -180,9 +172,8 @@ static int modify(AioTimer *timer, int64_t expire_ns, bool only_earlier)
         is_earlier = refresh_first(ctx);
     }
     pthread_mutex_unlock(&ctx->timer_lock);
-    if (is_earlier) {
+    if (is_earlier)
         context_nudge(ctx); /* SLEEP */
-    }
     return r;
 }
 
@@ -217,9 +208,8 @@ int64_t timers_timeout_ns(AioContext *ctx)
 {
     int64_t first_ns = atomic_load_relaxed(&ctx->timer_first_ns); /* SLEEP */
 
-    if (first_ns == NEVER) {
+    if (first_ns == NEVER)
         return -1;
-    }
     int64_t now_ns = aio_clock_ns();
     return first_ns > now_ns ? first_ns - now_ns : 0;
 }
@@ -238,9 +228,8 @@ bool timers_run(AioContext *ctx)
 {
     bool progress = false;
 
-    if (timers_timeout_ns(ctx) != 0) {
+    if (timers_timeout_ns(ctx) != 0)
         return false;
-    }
     pthread_mutex_lock(&ctx->timer_lock);
     collect_due(ctx, aio_clock_ns());
     while (ctx->timers_due) {

@@ -33,9 +33,8 @@ void buffer_pool_deinit(struct buffer_pool *pool)
 static void release_place(struct buffer_pool *pool)
 {
     pool->n_taken--;
-    if (co_queue_next(&pool->waiters)) {
+    if (co_queue_next(&pool->waiters))
         pool->n_promised++;
-    }
 }
 
 void *coroutine_fn buffer_pool_take_co(struct buffer_pool *pool)
@@ -51,17 +50,15 @@ void *coroutine_fn buffer_pool_take_co(struct buffer_pool *pool)
         return buffer;
     }
     buffer = malloc(pool->buffer_bytes);
-    if (!buffer) {
+    if (!buffer)
         release_place(pool);
-    }
     return buffer;
 }
 
 void buffer_pool_put(struct buffer_pool *pool, void *buffer)
 {
-    if (!buffer) {
+    if (!buffer)
         return;
-    }
     struct spare_buffer *spare = buffer;
     spare->next = pool->spare;
     pool->spare = spare;

@@ -80,9 +80,8 @@ static int job_init(struct job *job, struct service_call *call, const char *meth
     *job = (struct job){.call = call, .state = service_state(call), .method = method, .fd = -1};
     arena_init(&job->arena, REQUEST_BYTES_MAX);
     job->request = sherd__file__request__unpack(&job->arena.allocator, len, args);
-    if (!job->request) {
+    if (!job->request)
         return service_fail(call, -EBADMSG, "%s: the arguments are no sherd.file.Request", method);
-    }
     const ProtobufCBinaryData *path = &job->request->path;
     if (path->len == 0 || memchr(path->data, '\0', path->len)) {
         return service_fail(
@@ -112,9 +111,8 @@ static int coroutine_fn job_open_regular_co(struct job *job, uint64_t flags)
     char *error = NULL;
     int fd =
         file_open_regular_co(job->state->roots, job->path, flags, CREATE_MODE, &job->st, &error);
-    if (fd < 0) {
+    if (fd < 0)
         return job_fail(job, fd, error);
-    }
     job->fd = fd;
     return 0;
 }
@@ -125,9 +123,8 @@ static int coroutine_fn run_job(struct service_call *call, const char *method, j
 {
     struct job job;
     int r = job_init(&job, call, method);
-    if (r == 0) {
+    if (r == 0)
         r = run(&job);
-    }
     job_end_co(&job);
     job_deinit(&job);
     return r;
@@ -138,9 +135,8 @@ static int coroutine_fn job_reply_co(struct job *job, const ProtobufCMessage *me
 {
     uint8_t packed[256];
     size_t len = protobuf_c_message_get_packed_size(message);
-    if (len > sizeof(packed)) {
+    if (len > sizeof(packed))
         return -EMSGSIZE;
-    }
     protobuf_c_message_pack(message, packed);
     job_end_co(job);
     return service_reply(job->call, packed, len);
@@ -151,9 +147,8 @@ static int coroutine_fn job_reply_co(struct job *job, const ProtobufCMessage *me
 static int coroutine_fn sha256_co(struct job *job)
 {
     int r = job_open_regular_co(job, O_RDONLY);
-    if (r < 0) {
+    if (r < 0)
         return r;
-    }
     struct file_to_hash file = {
         .fd = job->fd,
         .size = (uint64_t)job->st.st_size,
@@ -163,9 +158,8 @@ static int coroutine_fn sha256_co(struct job *job)
     uint8_t digest[FILE_DIGEST_BYTES];
     uint64_t size;
     r = file_hash_co(job->state->hasher, &file, digest, &size);
-    if (r < 0) {
+    if (r < 0)
         return job_fail_io(job, r, r == -ETIMEDOUT ? "not hashed in time" : "reading failed");
-    }
     Sherd__File__Sha256Reply reply = SHERD__FILE__SHA256_REPLY__INIT;
     reply.digest = (ProtobufCBinaryData){.data = digest, .len = sizeof(digest)};
     reply.size = size;
@@ -197,9 +191,8 @@ static int check_range(struct job *job, uint64_t len)
 static int coroutine_fn read_large_co(struct job *job)
 {
     void *window = buffer_pool_take_co(&job->state->windows);
-    if (!window) {
+    if (!window)
         return -ENOMEM;
-    }
     ssize_t len = co_pread(job->fd, window, job->request->length, job->request->offset);
     int r = len < 0 ? job_fail_io(job, (int)len, "reading failed")
                     : service_reply(job->call, window, (size_t)len);
@@ -210,15 +203,12 @@ static int coroutine_fn read_large_co(struct job *job)
 static int coroutine_fn read_co(struct job *job)
 {
     int r = check_range(job, job->request->length);
-    if (r == 0) {
+    if (r == 0)
         r = job_open_regular_co(job, O_RDONLY);
-    }
-    if (r < 0) {
+    if (r < 0)
         return r;
-    }
-    if (job->request->length > FILE_PIECE_BYTES) {
+    if (job->request->length > FILE_PIECE_BYTES)
         return read_large_co(job);
-    }
     ssize_t len = co_pread(job->fd, job->piece, job->request->length, job->request->offset);
     return len < 0 ? job_fail_io(job, (int)len, "reading failed")
                    : service_reply(job->call, job->piece, (size_t)len);
@@ -241,11 +231,10 @@ static int coroutine_fn write_steps_co(struct job *job, size_t *ret_written)
         size_t left = data->len - written;
         size_t len = left < WRITE_STEP_BYTES ? left : WRITE_STEP_BYTES;
         ssize_t n = co_pwrite(job->fd, data->data + written, len, job->request->offset + written);
-        if (n < 0) {
+        if (n < 0)
             r = (int)n;
-        } else {
+        else
             written += (size_t)n;
-        }
     }
     *ret_written = written;
     return r;
@@ -263,12 +252,10 @@ static int coroutine_fn write_co(struct job *job)
 {
     size_t len = job->request->data.len;
     int r = check_range(job, len);
-    if (r == 0) {
+    if (r == 0)
         r = job_open_regular_co(job, O_WRONLY | O_CREAT);
-    }
-    if (r < 0) {
+    if (r < 0)
         return r;
-    }
     size_t written;
     r = write_steps_co(job, &written);
     if (r < 0) {
@@ -277,9 +264,8 @@ static int coroutine_fn write_co(struct job *job)
             job->path, strerrordesc_np(-r), written, len, (unsigned long long)job->request->offset);
     }
     r = close_written_co(job);
-    if (r < 0) {
+    if (r < 0)
         return job_fail_io(job, r, "closing failed, so what was written may be lost");
-    }
     Sherd__File__WriteReply reply = SHERD__FILE__WRITE_REPLY__INIT;
     reply.written = written;
     return job_reply_co(job, &reply.base);
@@ -320,15 +306,13 @@ static int coroutine_fn stat_co(struct job *job)
 {
     char *error = NULL;
     int fd = file_open_co(job->state->roots, job->path, O_PATH, 0, &error);
-    if (fd < 0) {
+    if (fd < 0)
         return job_fail(job, fd, error);
-    }
     job->fd = fd;
     struct statx stx;
     int r = co_statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &stx);
-    if (r < 0) {
+    if (r < 0)
         return job_fail_io(job, r, "statx failed");
-    }
     Sherd__File__StatReply reply = stat_reply(&stx);
     return job_reply_co(job, &reply.base);
 }
@@ -342,12 +326,10 @@ static int coroutine_fn run_stat(struct service_call *call)
 
 static int configure(void **config, const char *key, const char *value, char **ret_error)
 {
-    if (strcmp(key, "root") == 0) {
+    if (strcmp(key, "root") == 0)
         return file_roots_add((struct file_roots **)config, value, ret_error);
-    }
-    if (asprintf(ret_error, "there is no setting %s; there is: root", key) < 0) {
+    if (asprintf(ret_error, "there is no setting %s; there is: root", key) < 0)
         *ret_error = NULL;
-    }
     return -EINVAL;
 }
 
@@ -359,9 +341,8 @@ static void discard(void *config)
 static void stop(void *opaque)
 {
     struct file_state *state = opaque;
-    if (!state) {
+    if (!state)
         return;
-    }
     file_hasher_free(state->hasher);
     buffer_pool_deinit(&state->windows);
     buffer_pool_deinit(&state->pieces);
@@ -372,15 +353,13 @@ static void stop(void *opaque)
 static int start(uint32_t shard, const void *config, void **ret_state)
 {
     struct file_state *state = calloc(1, sizeof(*state));
-    if (!state) {
+    if (!state)
         return -ENOMEM;
-    }
     buffer_pool_init(&state->pieces, FILE_PIECE_BYTES, PIECES);
     buffer_pool_init(&state->windows, FILE_WINDOW_BYTES, WINDOWS);
     int r = file_roots_open(config, &state->roots);
-    if (r == 0) {
+    if (r == 0)
         r = file_hasher_new(&state->windows, &state->hasher);
-    }
     if (r < 0) {
         stop(state);
         return r;
@@ -395,9 +374,8 @@ static int hash(uint32_t method, const void *args, size_t len, uint64_t *ret_has
     struct arena arena;
     arena_init(&arena, REQUEST_BYTES_MAX);
     Sherd__File__Request *request = sherd__file__request__unpack(&arena.allocator, len, args);
-    if (request) {
+    if (request)
         *ret_hash = keymap_hash(request->path.data, request->path.len);
-    }
     arena_deinit(&arena);
     return request ? 0 : -EBADMSG;
 }

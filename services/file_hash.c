@@ -30,9 +30,8 @@ struct file_hasher {
 int file_hasher_new(struct buffer_pool *windows, struct file_hasher **ret_hasher)
 {
     struct file_hasher *hasher = calloc(1, sizeof(*hasher));
-    if (!hasher) {
+    if (!hasher)
         return -ENOMEM;
-    }
     hasher->windows = windows;
     hasher->sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
     if (!hasher->sha256) {
@@ -45,9 +44,8 @@ int file_hasher_new(struct buffer_pool *windows, struct file_hasher **ret_hasher
 
 void file_hasher_free(struct file_hasher *hasher)
 {
-    if (!hasher) {
+    if (!hasher)
         return;
-    }
     EVP_MD_CTX_free(hasher->idle_ctx);
     EVP_MD_free(hasher->sha256);
     free(hasher);
@@ -87,9 +85,8 @@ static void coroutine_fn let_others_run_co(void)
 
 static int coroutine_fn pause_co(const struct file_to_hash *file)
 {
-    if (file->deadline_ns != INT64_MAX && aio_clock_ns() >= file->deadline_ns) {
+    if (file->deadline_ns != INT64_MAX && aio_clock_ns() >= file->deadline_ns)
         return -ETIMEDOUT;
-    }
     let_others_run_co();
     return 0;
 }
@@ -103,18 +100,16 @@ static int coroutine_fn hash_until_end_co(
     while (true) {
         ssize_t len = co_pread(file->fd, file->piece, FILE_PIECE_BYTES, size);
         int r = len < 0 ? (int)len : digest_update(ctx, file->piece, (size_t)len);
-        if (r < 0) {
+        if (r < 0)
             return r;
-        }
         size += (uint64_t)len;
         if ((size_t)len < FILE_PIECE_BYTES) {
             *ret_size = size;
             return 0;
         }
         r = pause_co(file);
-        if (r < 0) {
+        if (r < 0)
             return r;
-        }
     }
 }
 
@@ -124,9 +119,8 @@ static int coroutine_fn hash_small_co(
     const struct file_to_hash *file, EVP_MD_CTX *ctx, uint64_t *ret_size)
 {
     ssize_t len = co_pread(file->fd, file->piece, file->size, 0);
-    if (len < 0) {
+    if (len < 0)
         return (int)len;
-    }
     *ret_size = (uint64_t)len;
     return digest_update(ctx, file->piece, (size_t)len);
 }
@@ -171,18 +165,16 @@ static void coroutine_fn piece_start(struct piece *piece)
     uint64_t left = window->file->size - window->next_offset;
     piece->len = left < FILE_PIECE_BYTES ? (size_t)left : FILE_PIECE_BYTES;
     piece->result = 0;
-    if (piece->len == 0) {
+    if (piece->len == 0)
         return;
-    }
     piece->offset = window->next_offset;
     piece->in_flight = true;
     window->next_offset += piece->len;
     Coroutine *reader = coroutine_create(piece_read, piece);
-    if (reader) {
+    if (reader)
         coroutine_enter(reader);
-    } else {
+    else
         piece_read(piece); /* no memory for another stack: without reading ahead */
-    }
 }
 
 static void coroutine_fn piece_wait_co(struct piece *piece)
@@ -199,13 +191,11 @@ static int coroutine_fn hash_pieces_co(struct window *window, EVP_MD_CTX *ctx, u
     for (uint32_t i = 0;; i = (i + 1) % FILE_WINDOW_PIECES) {
         struct piece *piece = &window->pieces[i];
         piece_wait_co(piece);
-        if (piece->result < 0) {
+        if (piece->result < 0)
             return (int)piece->result;
-        }
         int r = digest_update(ctx, piece->data, (size_t)piece->result);
-        if (r < 0) {
+        if (r < 0)
             return r;
-        }
         size += (uint64_t)piece->result;
         if (piece->result < (ssize_t)piece->len || size == window->file->size) {
             *ret_size = size;
@@ -213,9 +203,8 @@ static int coroutine_fn hash_pieces_co(struct window *window, EVP_MD_CTX *ctx, u
         }
         piece_start(piece);
         r = pause_co(window->file);
-        if (r < 0) {
+        if (r < 0)
             return r;
-        }
     }
 }
 
@@ -223,9 +212,8 @@ static int coroutine_fn hash_large_co(struct file_hasher *hasher, const struct f
     EVP_MD_CTX *ctx, uint64_t *ret_size)
 {
     uint8_t *buffer = buffer_pool_take_co(hasher->windows);
-    if (!buffer) {
+    if (!buffer)
         return -ENOMEM;
-    }
     struct window window = {.file = file, .hashing = coroutine_self()};
     for (uint32_t i = 0; i < FILE_WINDOW_PIECES; i++) {
         struct piece *piece = &window.pieces[i];
@@ -234,9 +222,8 @@ static int coroutine_fn hash_large_co(struct file_hasher *hasher, const struct f
         piece_start(piece);
     }
     int r = hash_pieces_co(&window, ctx, ret_size);
-    for (uint32_t i = 0; i < FILE_WINDOW_PIECES; i++) {
+    for (uint32_t i = 0; i < FILE_WINDOW_PIECES; i++)
         piece_wait_co(&window.pieces[i]);
-    }
     buffer_pool_put(hasher->windows, buffer);
     return r;
 }
@@ -245,19 +232,16 @@ int coroutine_fn file_hash_co(struct file_hasher *hasher, const struct file_to_h
     uint8_t ret_digest[FILE_DIGEST_BYTES], uint64_t *ret_size)
 {
     EVP_MD_CTX *ctx = digest_begin(hasher);
-    if (!ctx) {
+    if (!ctx)
         return -ENOMEM;
-    }
     uint64_t size = 0;
     int r = file->size == 0                  ? hash_until_end_co(file, ctx, &size)
             : file->size <= FILE_PIECE_BYTES ? hash_small_co(file, ctx, &size)
                                              : hash_large_co(hasher, file, ctx, &size);
-    if (r == 0 && !EVP_DigestFinal_ex(ctx, ret_digest, NULL)) {
+    if (r == 0 && !EVP_DigestFinal_ex(ctx, ret_digest, NULL))
         r = -EIO;
-    }
     digest_drop(hasher, ctx);
-    if (r == 0) {
+    if (r == 0)
         *ret_size = size;
-    }
     return r;
 }

@@ -93,33 +93,28 @@ static bool root_settles(const struct file_root *root, uint64_t flags)
 int coroutine_fn file_open_co(const struct file_roots *roots, const char *path, uint64_t flags,
     uint32_t mode, char **ret_error)
 {
-    if (path[0] != '/') {
+    if (path[0] != '/')
         return explain(ret_error, -EINVAL, "\"%s\": a path must be absolute", path);
-    }
-    if (roots->n_roots == 0) {
+    if (roots->n_roots == 0)
         return refuse_outside(ret_error, roots, path, path);
-    }
     const char *rest;
     const struct file_root *root = file_roots_find(roots, path, &rest);
-    if (!root) {
+    if (!root)
         return walk_co(roots, path, flags, mode, ret_error);
-    }
     if (root->fd < 0) {
         return explain(ret_error, root->fd, "%s: the root %s can't be opened: %s", path, root->name,
             strerrordesc_np(-root->fd));
     }
-    if (!root_settles(root, flags)) {
+    if (!root_settles(root, flags))
         return walk_co(roots, path, flags, mode, ret_error);
-    }
     struct open_how how = {
         .flags = flags | O_CLOEXEC,
         .mode = flags & O_CREAT ? mode : 0, /* else it is an error */
         .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS,
     };
     int fd = co_openat2(root->fd, *rest ? rest : ".", &how);
-    if (fd == -EXDEV) {
+    if (fd == -EXDEV)
         return walk_co(roots, path, flags, mode, ret_error);
-    }
     return fd < 0 ? file_explain(ret_error, fd, path) : fd;
 }
 
@@ -153,23 +148,20 @@ int coroutine_fn file_open_regular_co(const struct file_roots *roots, const char
         return explain(
             ret_error, -EINVAL, "%s: Is a FIFO, socket or device, not a regular file", path);
     }
-    if (fd < 0) {
+    if (fd < 0)
         return fd;
-    }
     struct stat st;
     int r = fstat(fd, &st) < 0 ? -errno : 0;
-    if (r == 0 && !S_ISREG(st.st_mode)) {
+    if (r == 0 && !S_ISREG(st.st_mode))
         r = refuse_kind(ret_error, st.st_mode, path);
-    } else if (r == 0) {
+    else if (r == 0)
         r = use_blocking(fd);
-    }
     if (r == 0) {
         *ret_stat = st;
         return fd;
     }
-    if (!*ret_error) {
+    if (!*ret_error)
         file_explain(ret_error, r, path);
-    }
     co_close(fd);
     return r;
 }

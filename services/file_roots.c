@@ -25,22 +25,18 @@ static void root_deinit(struct file_root *root)
 {
     free(root->name);
     free(root->real);
-    if (root->fd >= 0) {
+    if (root->fd >= 0)
         close(root->fd);
-    }
 }
 
 void file_roots_free(struct file_roots *roots)
 {
-    if (!roots) {
+    if (!roots)
         return;
-    }
-    for (uint32_t i = 0; i < roots->n_roots; i++) {
+    for (uint32_t i = 0; i < roots->n_roots; i++)
         root_deinit(&roots->roots[i]);
-    }
-    if (roots->slash_fd >= 0) {
+    if (roots->slash_fd >= 0)
         close(roots->slash_fd);
-    }
     free(roots->roots);
     free(roots);
 }
@@ -49,9 +45,8 @@ void file_roots_free(struct file_roots *roots)
 
 static const char *skip_slashes(const char *path)
 {
-    while (path[0] == '/' || (path[0] == '.' && (path[1] == '/' || path[1] == '\0'))) {
+    while (path[0] == '/' || (path[0] == '.' && (path[1] == '/' || path[1] == '\0')))
         path++;
-    }
     return path;
 }
 
@@ -62,9 +57,8 @@ static const char *after_name(const char *name, const char *path)
     while (*name != '\0') {
         name++; /* each component of a name is a slash and its letters */
         size_t len = strcspn(name, "/");
-        if (strcspn(path, "/") != len || memcmp(path, name, len) != 0) {
+        if (strcspn(path, "/") != len || memcmp(path, name, len) != 0)
             return NULL;
-        }
         name += len;
         path = skip_slashes(path + len);
     }
@@ -79,17 +73,15 @@ const struct file_root *file_roots_find(
     for (uint32_t i = 0; i < roots->n_roots; i++) {
         const struct file_root *root = &roots->roots[i];
         const char *rest = after_name(root->name, path);
-        if (!rest) {
+        if (!rest)
             rest = after_name(root->real, path);
-        }
         if (rest && (!found_rest || rest > found_rest)) {
             found = root;
             found_rest = rest;
         }
     }
-    if (found) {
+    if (found)
         *ret_rest = found_rest;
-    }
     return found;
 }
 
@@ -101,16 +93,13 @@ static char *clean_name(const char *dir)
 {
     char *cwd = dir[0] == '/' ? NULL : getcwd(NULL, 0);
     char *name = NULL;
-    if (dir[0] != '/' && !cwd) {
+    if (dir[0] != '/' && !cwd)
         return NULL;
-    }
-    if (asprintf(&name, "%s/%s", cwd ? cwd : "", dir) < 0) {
+    if (asprintf(&name, "%s/%s", cwd ? cwd : "", dir) < 0)
         name = NULL;
-    }
     free(cwd);
-    if (!name) {
+    if (!name)
         return NULL;
-    }
     /* What is written never passes what is read. */
     char *to = name;
     for (const char *from = skip_slashes(name); *from != '\0';) {
@@ -133,17 +122,15 @@ static char *parse_spec(const char *spec, bool *ret_writable)
 {
     size_t len = strlen(spec);
     *ret_writable = len > 3 && strcmp(spec + len - 3, ":rw") == 0;
-    if (*ret_writable || (len > 3 && strcmp(spec + len - 3, ":ro") == 0)) {
+    if (*ret_writable || (len > 3 && strcmp(spec + len - 3, ":ro") == 0))
         len -= 3;
-    }
     return strndup(spec, len);
 }
 
 static int check_folder(const char *dir, char **ret_error)
 {
-    if (dir[0] == '\0') {
+    if (dir[0] == '\0')
         return explain(ret_error, -EINVAL, "no folder is named");
-    }
     int fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) {
         int error = -errno;
@@ -207,9 +194,8 @@ static int put_root(struct file_roots **roots, struct file_root root)
 static int add_folder(struct file_roots **roots, const char *dir, bool writable, char **ret_error)
 {
     int r = check_folder(dir, ret_error);
-    if (r < 0) {
+    if (r < 0)
         return r;
-    }
     struct file_root root = {.writable = writable, .fd = -EBADF};
     char *real = realpath(dir, NULL);
     if (!real) {
@@ -218,18 +204,16 @@ static int add_folder(struct file_roots **roots, const char *dir, bool writable,
     }
     root.real = clean_name(real);
     root.name = clean_name(dir);
-    if (!root.name) {
+    if (!root.name)
         root.name = clean_name(real); /* a .. in it: people will write what it means */
-    }
     free(real);
     if (!root.real || !root.name) {
         root_deinit(&root);
         return explain(ret_error, -ENOMEM, "no memory");
     }
     r = put_root(roots, root);
-    if (r < 0) {
+    if (r < 0)
         return explain(ret_error, r, "no memory");
-    }
     mark_mixed(*roots);
     return 0;
 }
@@ -238,9 +222,8 @@ int file_roots_add(struct file_roots **roots, const char *spec, char **ret_error
 {
     bool writable;
     char *dir = parse_spec(spec, &writable);
-    if (!dir) {
+    if (!dir)
         return explain(ret_error, -ENOMEM, "no memory");
-    }
     int r = add_folder(roots, dir, writable, ret_error);
     free(dir);
     return r;
@@ -272,9 +255,8 @@ static int copy_root(const struct file_root *from, struct file_root *ret_root)
 int file_roots_open(const struct file_roots *config, struct file_roots **ret_roots)
 {
     struct file_roots *roots = calloc(1, sizeof(*roots));
-    if (!roots) {
+    if (!roots)
         return -ENOMEM;
-    }
     roots->slash_fd = open_folder("/");
     uint32_t n_roots = config ? config->n_roots : 0;
     roots->roots = n_roots > 0 ? calloc(n_roots, sizeof(*roots->roots)) : NULL;
@@ -296,9 +278,8 @@ char *file_roots_list(const struct file_roots *roots)
     char *text = NULL;
     size_t len = 0;
     FILE *out = open_memstream(&text, &len);
-    if (!out) {
+    if (!out)
         return NULL;
-    }
     for (uint32_t i = 0; i < roots->n_roots; i++) {
         const struct file_root *root = &roots->roots[i];
         fprintf(out, "%s%s%s", i > 0 ? ", " : "", *root->name ? root->name : "/",

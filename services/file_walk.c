@@ -53,9 +53,8 @@ static void state_deinit(struct walk_state *state)
 static int open_beneath(
     const struct file_root *root, const char *rest, uint64_t flags, uint32_t mode)
 {
-    if (root->fd < 0) {
+    if (root->fd < 0)
         return root->fd;
-    }
     struct open_how how = {.flags = flags | O_CLOEXEC, .mode = mode, .resolve = RESOLVE_STRICT};
     long fd = syscall(SYS_openat2, root->fd, *rest ? rest : ".", &how, sizeof(how));
     return fd < 0 ? -errno : (int)fd;
@@ -88,17 +87,14 @@ static int set_base(struct walk_state *state, char *base)
     /* By the root's real name, should it have been found by one that is a link. */
     char *real = !root ? base : *rest ? join(root->real, rest) : strdup(root->real);
     size_t rest_len = root ? strlen(rest) : 0;
-    if (root) {
+    if (root)
         free(base);
-    }
     free(state->base);
     state->base = real;
-    if (!real) {
+    if (!real)
         return -ENOMEM;
-    }
-    if (!root) {
+    if (!root)
         return leave_roots(state);
-    }
     state->root = root;
     state->rest = real + strlen(real) - rest_len;
     return 0;
@@ -108,9 +104,8 @@ static int set_base(struct walk_state *state, char *base)
  * no memory. */
 static int start_anew(struct walk_state *state, char *todo)
 {
-    if (!todo) {
+    if (!todo)
         return -ENOMEM;
-    }
     const char *rest = todo;
     const struct file_root *root = file_roots_find(state->walk->roots, todo, &rest);
     free(state->todo);
@@ -123,13 +118,11 @@ static int start_anew(struct walk_state *state, char *todo)
 static int go_up(struct walk_state *state)
 {
     char *base = strdup(state->base);
-    if (!base) {
+    if (!base)
         return -ENOMEM;
-    }
     char *slash = strrchr(base, '/');
-    if (slash) {
+    if (slash)
         *slash = '\0';
-    }
     return set_base(state, base); /* "/.." is "/" */
 }
 
@@ -143,21 +136,17 @@ static char *read_link(int fd)
 
 static int follow_link(struct walk_state *state, int fd)
 {
-    if (++state->n_links > FILE_WALK_LINKS_MAX) {
+    if (++state->n_links > FILE_WALK_LINKS_MAX)
         return -ELOOP;
-    }
     char *target = read_link(fd);
-    if (!target) {
+    if (!target)
         return -errno;
-    }
     char *todo = *state->next ? join(target, state->next) : strdup(target);
     free(target);
-    if (!todo) {
+    if (!todo)
         return -ENOMEM;
-    }
-    if (todo[0] == '/') {
+    if (todo[0] == '/')
         return start_anew(state, todo);
-    }
     free(state->todo);
     state->todo = todo;
     state->next = todo;
@@ -174,9 +163,8 @@ static int enter_component(struct walk_state *state, char *base)
         rest = base + strspn(base, "/");
     }
     int fd = open_beneath(root, rest, O_PATH | O_NOFOLLOW, 0);
-    if (fd == -ENOENT && *state->next == '\0' && (state->walk->flags & O_CREAT)) {
+    if (fd == -ENOENT && *state->next == '\0' && (state->walk->flags & O_CREAT))
         return set_base(state, base);
-    }
     if (fd < 0) {
         free(base);
         return fd;
@@ -205,16 +193,13 @@ static int step(struct walk_state *state)
     const char *name = state->next + strspn(state->next, "/");
     size_t len = strcspn(name, "/");
     state->next = name + len;
-    if (len == 0 || (len == 1 && name[0] == '.')) {
+    if (len == 0 || (len == 1 && name[0] == '.'))
         return 0;
-    }
-    if (len == 2 && name[0] == '.' && name[1] == '.') {
+    if (len == 2 && name[0] == '.' && name[1] == '.')
         return go_up(state);
-    }
     char *base;
-    if (asprintf(&base, "%s/%.*s", state->base, (int)len, name) < 0) {
+    if (asprintf(&base, "%s/%.*s", state->base, (int)len, name) < 0)
         return -ENOMEM;
-    }
     return enter_component(state, base);
 }
 
@@ -235,14 +220,12 @@ int file_walk_open(struct file_walk *walk)
     struct walk_state state = {
         .walk = walk, .outside = {.name = "", .real = "", .fd = walk->roots->slash_fd}};
     int r = start_anew(&state, strdup(walk->path));
-    while (r == 0 && *state.next != '\0') {
+    while (r == 0 && *state.next != '\0')
         r = step(&state);
-    }
-    if (state.root == &state.outside && r != -ENOMEM) {
+    if (state.root == &state.outside && r != -ENOMEM)
         r = -EXDEV;
-    } else if (r == 0) {
+    else if (r == 0)
         r = open_base(&state);
-    }
     state_deinit(&state);
     return r;
 }

@@ -25,13 +25,11 @@ static bool parse_ms(const struct service_call *call, uint32_t max, uint32_t *re
     const char *text = service_args(call, &len);
     uint64_t ms = 0;
     for (size_t i = 0; i < len; i++) {
-        if (text[i] < '0' || text[i] > '9') {
+        if (text[i] < '0' || text[i] > '9')
             return false;
-        }
         ms = ms * 10 + (uint64_t)(text[i] - '0');
-        if (ms > max) {
+        if (ms > max)
             return false;
-        }
     }
     *ret_ms = (uint32_t)ms;
     return len > 0;
@@ -64,9 +62,8 @@ static int coroutine_fn run_sleep(struct service_call *call)
         co_sleep_ns(wake_ns - now_ns);
         return service_reply(call, NULL, 0);
     }
-    if (deadline_ns > now_ns) {
+    if (deadline_ns > now_ns)
         co_sleep_ns(deadline_ns - now_ns);
-    }
     return service_fail(
         call, -ETIMEDOUT, "sys.sleep: the deadline came before %u ms were over", ms);
 }
@@ -83,16 +80,14 @@ static int coroutine_fn run_methods(struct service_call *call)
     char *text = NULL;
     size_t len = 0;
     FILE *out = open_memstream(&text, &len);
-    if (!out) {
+    if (!out)
         return -ENOMEM;
-    }
     uint32_t n_methods = service_n_methods(call);
     for (uint32_t i = 0; i < n_methods; i++) {
         const char *service;
         const struct service_method *method = service_method_at(call, i, &service);
-        if (method) {
+        if (method)
             print_method(out, service, method);
-        }
     }
     int r = fclose(out) == 0 ? service_reply(call, text, len) : -ENOMEM;
     free(text);
@@ -133,14 +128,11 @@ static int coroutine_fn run_crash(struct service_call *call)
     };
     size_t len;
     const char *word = service_args(call, &len);
-    if (len == 0) {
+    if (len == 0)
         abort();
-    }
-    for (size_t i = 0; i < sizeof(deaths) / sizeof(deaths[0]); i++) {
-        if (strlen(deaths[i].word) == len && memcmp(deaths[i].word, word, len) == 0) {
+    for (size_t i = 0; i < sizeof(deaths) / sizeof(deaths[0]); i++)
+        if (strlen(deaths[i].word) == len && memcmp(deaths[i].word, word, len) == 0)
             deaths[i].die();
-        }
-    }
 #define X(text, die) " " text
     return service_fail(call, -EINVAL, "sys.crash: the argument is one of:" DEATHS(X));
 #undef X

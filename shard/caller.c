@@ -488,10 +488,9 @@ void caller_recover(struct mesh *mesh, uint32_t peer)
                 &shared->word, call_word(word_generation(shared->word), CALL_ABANDONED));
     }
     atomic_full_fence(); /* with the callee's, between its started word and its second look */
-    for (uint32_t slot = link->n_out; slot-- > 0;) {
+    for (uint32_t slot = link->n_out; slot-- > 0;)
         if (word_state(slot_at(mesh, peer, slot)->word) == CALL_FREE)
             put_free(mesh, link, slot);
         else
             recover_slot(mesh, peer, slot);
-    }
 }

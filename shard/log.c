@@ -108,7 +108,7 @@ static bool write_whole(int fd, const char *line, size_t len)
 
 static void put_escaped(FILE *out, const char *text)
 {
-    for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
+    for (const unsigned char *p = (const unsigned char *)text; *p; p++)
         if (*p == '\n')
             fputs("\\n", out);
         else if (*p == '\t')
@@ -117,7 +117,6 @@ static void put_escaped(FILE *out, const char *text)
             fprintf(out, "\\x%02x", *p);
         else
             fputc(*p, out);
-    }
 }
 
 static void put_time(FILE *out)

@@ -48,14 +48,12 @@ struct registry *registry_new(void)
 
 void registry_free(struct registry *registry)
 {
-    if (!registry) {
+    if (!registry)
         return;
-    }
     for (uint32_t i = 0; i < registry->n_services; i++) {
         const struct entry *entry = &registry->services[i];
-        if (entry->service->discard) {
+        if (entry->service->discard)
             entry->service->discard(entry->config);
-        }
     }
     free(registry->services);
     free(registry->methods);
@@ -75,9 +73,8 @@ static struct entry *find_service(const struct registry *registry, const char *n
 {
     for (uint32_t i = 0; i < registry->n_services; i++) {
         const char *other = registry->services[i].service->name;
-        if (strlen(other) == len && memcmp(other, name, len) == 0) {
+        if (strlen(other) == len && memcmp(other, name, len) == 0)
             return &registry->services[i];
-        }
     }
     return NULL;
 }
@@ -117,24 +114,20 @@ static int check_service(
             "this sherd has version %u: build it again",
             service->abi, SERVICE_ABI);
     }
-    if (!name_is_valid(service->name)) {
+    if (!name_is_valid(service->name))
         return explain(ret_error, -EINVAL, "the service has no valid name (a-z 0-9 - _)");
-    }
-    if (find_service(registry, service->name, strlen(service->name))) {
+    if (find_service(registry, service->name, strlen(service->name)))
         return explain(ret_error, -EEXIST, "there is a service named %s already", service->name);
-    }
-    if (service->n_methods == 0 || !service->methods) {
+    if (service->n_methods == 0 || !service->methods)
         return explain(ret_error, -EINVAL, "service %s has no methods", service->name);
-    }
     if (service->n_methods > REGISTRY_METHODS_MAX - registry->n_methods) {
         return explain(ret_error, -ENOSPC, "service %s: there would be more than %u methods",
             service->name, REGISTRY_METHODS_MAX);
     }
     for (uint32_t i = 0; i < service->n_methods; i++) {
         int r = check_method(service, i, ret_error);
-        if (r < 0) {
+        if (r < 0)
             return r;
-        }
     }
     return 0;
 }
@@ -142,26 +135,22 @@ static int check_service(
 int registry_add(struct registry *registry, const struct service *service, char **ret_error)
 {
     int r = check_service(registry, service, ret_error);
-    if (r < 0) {
+    if (r < 0)
         return r;
-    }
     uint32_t first = registry->n_methods;
     struct entry *services =
         reallocarray(registry->services, registry->n_services + 1, sizeof(*services));
-    if (!services) {
+    if (!services)
         return explain(ret_error, -ENOMEM, "no memory");
-    }
     registry->services = services;
     struct method *methods =
         reallocarray(registry->methods, first + service->n_methods, sizeof(*methods));
-    if (!methods) {
+    if (!methods)
         return explain(ret_error, -ENOMEM, "no memory");
-    }
     registry->methods = methods;
 
-    for (uint32_t i = 0; i < service->n_methods; i++) {
+    for (uint32_t i = 0; i < service->n_methods; i++)
         methods[first + i] = (struct method){&service->methods[i], registry->n_services};
-    }
     services[registry->n_services] = (struct entry){.service = service, .first_method = first};
     registry->n_services++;
     registry->n_methods += service->n_methods;
@@ -172,13 +161,11 @@ int registry_add(struct registry *registry, const struct service *service, char 
 static int count_threads(void)
 {
     DIR *tasks = opendir("/proc/self/task");
-    if (!tasks) {
+    if (!tasks)
         return -errno;
-    }
     int n = 0;
-    for (struct dirent *task; (task = readdir(tasks));) {
+    for (struct dirent *task; (task = readdir(tasks));)
         n += task->d_name[0] != '.';
-    }
     closedir(tasks);
     return n;
 }
@@ -192,14 +179,12 @@ int registry_load(struct registry *registry, const char *path, char **ret_error)
     }
     /* Without a slash dlopen() would look in the system's library folders. */
     char *file = NULL;
-    if (asprintf(&file, "%s%s", strchr(path, '/') ? "" : "./", path) < 0) {
+    if (asprintf(&file, "%s%s", strchr(path, '/') ? "" : "./", path) < 0)
         return explain(ret_error, -ENOMEM, "no memory");
-    }
     void *library = dlopen(file, RTLD_NOW | RTLD_LOCAL);
     free(file);
-    if (!library) {
+    if (!library)
         return explain(ret_error, -ENOEXEC, "can't load the service: %s", dlerror());
-    }
     if (count_threads() != threads_before) {
         return explain(ret_error, -EBUSY,
             "%s: the library starts a thread when it is loaded; "
@@ -224,17 +209,14 @@ int registry_configure(struct registry *registry, const char *name, const char *
     const char *value, char **ret_error)
 {
     struct entry *entry = find_service(registry, name, strlen(name));
-    if (!entry) {
+    if (!entry)
         return explain(ret_error, -ENOENT, "there is no service named %s", name);
-    }
-    if (!entry->service->configure) {
+    if (!entry->service->configure)
         return explain(ret_error, -ENOENT, "service %s takes no settings", name);
-    }
     char *why = NULL;
     int r = entry->service->configure(&entry->config, key, value, &why);
-    if (r < 0) {
+    if (r < 0)
         explain(ret_error, r, "%s.%s=%s: %s", name, key, value, why ? why : strerrordesc_np(-r));
-    }
     free(why);
     return r;
 }
@@ -269,12 +251,10 @@ static bool is_enabled(const struct registry *registry, const struct service_met
 const struct service_method *registry_method(
     const struct registry *registry, uint32_t method, uint32_t *ret_service)
 {
-    if (method >= registry->n_methods || !is_enabled(registry, registry->methods[method].method)) {
+    if (method >= registry->n_methods || !is_enabled(registry, registry->methods[method].method))
         return NULL;
-    }
-    if (ret_service) {
+    if (ret_service)
         *ret_service = registry->methods[method].service;
-    }
     return registry->methods[method].method;
 }
 
@@ -282,24 +262,20 @@ int registry_find(
     const struct registry *registry, const char *name, size_t len, uint32_t *ret_method)
 {
     const char *dot = memchr(name, '.', len);
-    if (!dot) {
+    if (!dot)
         return -ENOENT;
-    }
     const struct entry *entry = find_service(registry, name, (size_t)(dot - name));
-    if (!entry) {
+    if (!entry)
         return -ENOENT;
-    }
     const char *method_name = dot + 1;
     size_t method_len = len - (size_t)(method_name - name);
     for (uint32_t i = 0; i < entry->service->n_methods; i++) {
         const struct service_method *method = &entry->service->methods[i];
         if (strlen(method->name) != method_len ||
-            memcmp(method->name, method_name, method_len) != 0) {
+            memcmp(method->name, method_name, method_len) != 0)
             continue;
-        }
-        if (!is_enabled(registry, method)) {
+        if (!is_enabled(registry, method))
             return -EACCES;
-        }
         *ret_method = entry->first_method + i;
         return 0;
     }
@@ -309,13 +285,11 @@ int registry_find(
 int registry_hash(const struct registry *registry, uint32_t method, const void *args, size_t len,
     uint64_t *ret_hash)
 {
-    if (method >= registry->n_methods) {
+    if (method >= registry->n_methods)
         return -ENOENT;
-    }
     const struct entry *entry = &registry->services[registry->methods[method].service];
-    if (!entry->service->hash) {
+    if (!entry->service->hash)
         return -ENOENT;
-    }
     return entry->service->hash(method - entry->first_method, args, len, ret_hash);
 }
 
@@ -325,9 +299,8 @@ static void stop_first(const struct registry *registry, void *const *states, uin
 {
     while (n-- > 0) {
         const struct service *service = registry->services[n].service;
-        if (service->stop) {
+        if (service->stop)
             service->stop(states[n]);
-        }
     }
 }
 

@@ -172,12 +172,11 @@ static void on_signal(void *opaque)
     struct supervisor *s = opaque;
     struct signalfd_siginfo info;
 
-    while (read(s->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+    while (read(s->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
         if (info.ssi_signo == SIGHUP)
             s->reload = true;
         else
             s->n_stop_signals++;
-    }
 }
 
 static int watch_signals(struct supervisor *s, char **ret_error)

@@ -112,12 +112,11 @@ static void fill_matrix(const struct instance *in, struct matrix *matrix)
     char name[INSTANCE_PEER_NAME], figure[TEXT_FIGURE];
     uint32_t n_peers = in->segment.n_peers;
     table_cell(&matrix->table, "from \\ to");
-    for (uint32_t n = 0; n < n_peers; n++) {
+    for (uint32_t n = 0; n < n_peers; n++)
         if (n)
             table_cell(&matrix->table, "%u", instance_listed_peer(in, n));
         else
             table_cell(&matrix->table, "gw");
-    }
     for (uint32_t row = 0; row < n_peers; row++) {
         uint32_t from = instance_listed_peer(in, row);
         table_cell(&matrix->table, "%s", instance_peer_name(in, from, name));

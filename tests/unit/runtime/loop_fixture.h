@@ -43,9 +43,8 @@ static inline int count_fds(void)
     int n = 0;
 
     assert_non_null(dir);
-    while (readdir(dir)) {
+    while (readdir(dir))
         n++;
-    }
     closedir(dir);
     return n;
 }
@@ -95,9 +94,8 @@ static inline void loop_until(struct loop *loop, const bool *done)
 
     aio_timer_init(loop->ctx, &deadline, loop_fail_late, NULL);
     timer_mod_ns(&deadline, aio_clock_ns() + LOOP_DEADLINE_NS);
-    while (!atomic_load_acquire(done)) {
+    while (!atomic_load_acquire(done))
         aio_poll(loop->ctx, true);
-    }
     timer_del(&deadline);
 }
 
@@ -137,9 +135,8 @@ static inline int loop_run(const char *group, const struct CMUnitTest *cases, si
         for (size_t i = 0; i < n_cases; i++, n++) {
             const char *monitor = e == 0 ? "epoll" : "io_uring";
 
-            if (asprintf(&names[n], "%s (%s)", cases[i].name, monitor) < 0) {
+            if (asprintf(&names[n], "%s (%s)", cases[i].name, monitor) < 0)
                 abort();
-            }
             all[n] = cases[i];
             all[n].name = names[n];
             all[n].initial_state = (void *)(uintptr_t)engines[e];
@@ -147,9 +144,8 @@ static inline int loop_run(const char *group, const struct CMUnitTest *cases, si
     }
     int failed = _cmocka_run_group_tests(group, all, n, NULL, NULL);
 
-    while (n > 0) {
+    while (n > 0)
         free(names[--n]);
-    }
     free(names);
     free(all);
     return failed;

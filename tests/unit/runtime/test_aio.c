@@ -31,9 +31,8 @@ static void engine_has_a_name_and_says_why_no_better_one_was_taken(void **state)
 
     assert_int_equal(aio_context_new(NULL, &ctx), 0);
     assert_int_not_equal(aio_context_engine(ctx), AIO_ENGINE_AUTO);
-    if (aio_context_engine(ctx) != AIO_ENGINE_IO_URING) {
+    if (aio_context_engine(ctx) != AIO_ENGINE_IO_URING)
         assert_non_null(strstr(aio_context_engine_flags(ctx), "io_uring: "));
-    }
     aio_context_unref(ctx);
 }
 
@@ -54,9 +53,8 @@ static void context_without_fds_to_have_is_refused_and_leaves_none(void **state)
         assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
         int r = aio_context_new(&config, &ctx);
         assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
-        if (r == 0) {
+        if (r == 0)
             break;
-        }
         assert_int_equal(r, -EMFILE);
         assert_int_equal(count_fds(), n_fds);
     }
@@ -151,9 +149,8 @@ static void notification_before_a_blocking_poll_lets_it_return_once(void **state
 
 static void wait_for_sleep(AioContext *ctx)
 {
-    while (atomic_load_acquire(&ctx->bell.words->notify_me) == 0) {
+    while (atomic_load_acquire(&ctx->bell.words->notify_me) == 0)
         sched_yield();
-    }
 }
 
 struct wake {
@@ -184,9 +181,8 @@ static void notification_ends_a_wait_and_is_counted_by_its_sender(void **state)
 
     assert_int_equal(pthread_create(&thread, NULL, notify_when_asleep, &wake), 0);
     /* The one that ends though nothing ran is the one that was notified. */
-    while (!atomic_load_acquire(&wake.sent)) {
+    while (!atomic_load_acquire(&wake.sent))
         aio_poll(loop->ctx, true);
-    }
     pthread_join(thread, NULL);
     assert_int_equal(counters(loop)->rings_sent, 0);
     assert_int_equal(counters(loop)->rings_saved, 0);
@@ -222,9 +218,8 @@ static void hit(void *opaque)
         aio_bh_schedule_oneshot(player->other->ctx, hit, player->other);
     } else {
         player->done = true;
-        if (player->other->hits < N_VOLLEYS) {
+        if (player->other->hits < N_VOLLEYS)
             aio_bh_schedule_oneshot(player->other->ctx, hit, player->other);
-        }
     }
 }
 
@@ -233,9 +228,8 @@ static void *play_thread(void *opaque)
     struct player *player = opaque;
 
     aio_context_set_current(player->ctx);
-    while (!player->done) {
+    while (!player->done)
         aio_poll(player->ctx, true);
-    }
     aio_context_set_current(NULL);
     return NULL;
 }
@@ -291,9 +285,8 @@ static void loop_with_nothing_to_do_does_not_wake(void **state)
     uint64_t before = atomic_load_relaxed(&idle->polls);
     aio_timer_init(loop->ctx, &timer, count_call, &calls);
     timer_mod_ns(&timer, aio_clock_ns() + 50 * LOOP_MS);
-    while (calls == 0) {
+    while (calls == 0)
         aio_poll(loop->ctx, true);
-    }
     /* One where the kernel takes apart what an earlier case has closed. */
     assert_in_range(atomic_load_relaxed(&idle->polls), before, before + 1);
     aio_bh_schedule_oneshot(player.ctx, stop_loop, &player);
@@ -312,9 +305,8 @@ struct trace {
 
 static void note(struct trace *trace, char what)
 {
-    if (trace->n < sizeof trace->text - 1) {
+    if (trace->n < sizeof trace->text - 1)
         trace->text[trace->n++] = what;
-    }
 }
 
 static bool trace_pending(void *opaque)
@@ -369,9 +361,8 @@ static void turn_has_its_phases_in_order_and_flushes_after_each(void **state)
     assert_int_equal(write(fds[1], "x", 1), 1);
     aio_set_fd_handler(loop->ctx, fds[0], trace_fd, NULL, NULL, NULL, &trace);
     /* A turn for the monitor to take the fd over. */
-    while (trace.n == 0) {
+    while (trace.n == 0)
         aio_poll(loop->ctx, true);
-    }
     memset(&trace.text, 0, sizeof trace.text);
     trace.n = 0;
     aio_add_source(loop->ctx, &source);
@@ -426,9 +417,8 @@ static void recorder_keeps_the_newest_events(void **state)
     uint64_t n_recorded = 0;
     struct aio_instruments in = {.events = events, .n_recorded = &n_recorded, .n_events = 4};
 
-    for (uint64_t i = 0; i < 6; i++) {
+    for (uint64_t i = 0; i < 6; i++)
         recorder_note(&in, RECORDER_STATE, i, 2 * i);
-    }
     assert_int_equal(n_recorded, 6);
     for (uint64_t i = 2; i < 6; i++) {
         assert_int_equal(events[i % 4].kind, RECORDER_STATE);
@@ -448,9 +438,8 @@ static void wait_is_recorded_with_its_length(void **state)
 
     aio_timer_init(loop->ctx, &timer, count_call, &calls);
     timer_mod_ns(&timer, aio_clock_ns() + 2 * LOOP_MS);
-    while (calls == 0) {
+    while (calls == 0)
         aio_poll(loop->ctx, true);
-    }
     assert_int_equal(events[begin].kind, RECORDER_SLEEP);
     assert_in_range(events[begin].a, 1, 2 * LOOP_MS);
     assert_int_equal(events[begin + 1].kind, RECORDER_WAKE);

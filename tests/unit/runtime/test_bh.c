@@ -67,9 +67,8 @@ static void bhs_run_first_in_first_out(void **state)
     }
     aio_poll(loop->ctx, true);
     assert_int_equal(order.n, N_ORDER);
-    for (int i = 0; i < N_ORDER; i++) {
+    for (int i = 0; i < N_ORDER; i++)
         assert_int_equal(order.seen[i], i);
-    }
 }
 
 struct rescheduler {
@@ -125,9 +124,8 @@ static void nested_poll_runs_what_the_outer_one_left_then_its_own(void **state)
     aio_bh_schedule_oneshot(loop->ctx, note_order, &left[1]);
     aio_poll(loop->ctx, true);
     assert_int_equal(order.n, 3);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 3; i++)
         assert_int_equal(order.seen[i], i + 1);
-    }
 }
 
 /* ---- cancel, delete ---- */
@@ -175,11 +173,9 @@ static void run_script(void *opaque)
 
 static bool script_deletes(const struct script *script)
 {
-    for (int i = 0; i < 4; i++) {
-        if (script->ops[i] == OP_DELETE) {
+    for (int i = 0; i < 4; i++)
+        if (script->ops[i] == OP_DELETE)
             return true;
-        }
-    }
     return false;
 }
 
@@ -198,9 +194,8 @@ static void check_script(AioContext *ctx, unsigned code, bool inside)
 {
     struct script script = {.inside = inside};
 
-    for (int i = 0; i < 4; i++, code /= N_OPS) {
+    for (int i = 0; i < 4; i++, code /= N_OPS)
         script.ops[i] = (enum op)(code % N_OPS);
-    }
     script.bh = aio_bh_new(ctx, run_script, &script);
     if (inside) {
         bh_schedule(script.bh);
@@ -214,9 +209,8 @@ static void check_script(AioContext *ctx, unsigned code, bool inside)
     assert_int_equal(script.calls, calls_expected(&script));
     aio_poll(ctx, false);
     assert_int_equal(script.calls, calls_expected(&script));
-    if (!script_deletes(&script)) {
+    if (!script_deletes(&script))
         bh_delete(script.bh);
-    }
 }
 
 static void each_sequence_of_operations_ends_as_its_last_words_say(void **state)
@@ -297,9 +291,8 @@ static void idle_bh_that_schedules_itself_lets_the_loop_sleep(void **state)
 
     idler.bh = aio_bh_new(loop->ctx, idle_again, &idler);
     bh_schedule_idle(idler.bh);
-    while (idler.calls < 10) {
+    while (idler.calls < 10)
         assert_false(aio_poll(loop->ctx, true));
-    }
     /* Waits of 10 ms, of which a signal may cut some short, and no turn beside them. */
     assert_true(aio_clock_ns() - begin_ns >= 5 * 10 * LOOP_MS);
     assert_int_equal(
@@ -326,9 +319,8 @@ static void *schedule_idle_when_asleep(void *opaque)
     BH *bh = opaque;
     AioContext *ctx = ((AioContext **)bh)[0]; /* its first field */
 
-    while (atomic_load_acquire(&ctx->bell.words->notify_me) == 0) {
+    while (atomic_load_acquire(&ctx->bell.words->notify_me) == 0)
         sched_yield();
-    }
     bh_schedule_idle(bh);
     return NULL;
 }
@@ -373,9 +365,8 @@ static void look_at_posts(void *opaque)
         sum += post->seen[i];
     }
     post->all_seen = sum == N_POSTERS * N_POSTS;
-    if (sum % 3 == 0 && !post->all_seen) {
+    if (sum % 3 == 0 && !post->all_seen)
         bh_schedule(post->bh);
-    }
 }
 
 static void *post_thread(void *opaque)
@@ -403,9 +394,8 @@ static void no_schedule_of_any_thread_is_lost(void **state)
         assert_int_equal(pthread_create(&threads[i], NULL, post_thread, &posters[i]), 0);
     }
     loop_until(loop, &post.all_seen);
-    for (int i = 0; i < N_POSTERS; i++) {
+    for (int i = 0; i < N_POSTERS; i++)
         pthread_join(threads[i], NULL);
-    }
     bh_delete(post.bh);
 }
 

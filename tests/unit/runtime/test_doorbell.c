@@ -169,9 +169,8 @@ static void full_eventfd_neither_blocks_nor_changes_errno(void **state)
 static void dawdle(uint32_t *seed)
 {
     *seed = *seed * 1664525 + 1013904223;
-    for (uint32_t i = *seed >> 23; i > 0; i--) {
+    for (uint32_t i = *seed >> 23; i > 0; i--)
         __asm__ volatile("");
-    }
 }
 
 /* Publishes round after round, each as soon as the one before is seen. It takes the sleeper about
@@ -181,9 +180,8 @@ static void send_rounds(struct party *party)
     uint32_t seed = 1;
 
     for (uint64_t round = 1; round <= ROUNDS; round++) {
-        while (atomic_load_acquire(&party->done) != round - 1) {
+        while (atomic_load_acquire(&party->done) != round - 1)
             atomic_pause();
-        }
         dawdle(&seed);
         /* Relaxed: what orders it is the doorbell. */
         atomic_store_relaxed(&party->work, round);
@@ -202,17 +200,15 @@ static bool sleep_rounds(struct party *party)
         bool woken = true;
 
         dawdle(&seed);
-        if (doorbell_prepare_sleep(bell)) {
+        if (doorbell_prepare_sleep(bell))
             woken = is_readable(bell, DEADLINE_MS);
-        }
         doorbell_end_sleep(bell);
         doorbell_drain_fd(bell);
         doorbell_accept(bell);
         seen = atomic_load_relaxed(&party->work);
         atomic_store_release(&party->done, seen);
-        if (!woken) {
+        if (!woken)
             return false;
-        }
     }
     return true;
 }
@@ -244,9 +240,8 @@ static void no_wake_up_is_lost_between_two_processes(void **state)
         _exit(0);
     }
     bool woken = sleep_rounds(party);
-    if (!woken) {
+    if (!woken)
         kill(pid, SIGKILL);
-    }
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_true(woken);
     assert_int_equal(status, 0);

@@ -34,9 +34,8 @@ static void close_end(struct end *end)
 {
     unwatch(end);
     close(end->fd);
-    if (end->peer >= 0) {
+    if (end->peer >= 0)
         close(end->peer);
-    }
 }
 
 static void send_byte(struct end *end)
@@ -107,9 +106,8 @@ static void fd_callback_is_progress_and_is_counted(void **state)
     open_end(loop, &end);
     watch(&end, on_read_drain, NULL);
     send_byte(&end);
-    while (!end.called) {
+    while (!end.called)
         progress = aio_poll(loop->ctx, true);
-    }
     assert_true(progress);
     assert_int_equal(loop->ctx->instruments.counters->fds_dispatched, 1);
     close_end(&end);
@@ -194,9 +192,8 @@ static void handler_taken_off_by_a_sibling_of_the_same_turn_is_not_called(void *
     }
     watch(&ends[0], unwatch_other, NULL);
     watch(&ends[1], unwatch_other, NULL);
-    while (ends[0].reads + ends[1].reads == 0) {
+    while (ends[0].reads + ends[1].reads == 0)
         aio_poll(loop->ctx, true);
-    }
     assert_false(aio_poll(loop->ctx, false));
     assert_int_equal(ends[0].reads + ends[1].reads, 1);
     close_end(&ends[0]);
@@ -233,9 +230,8 @@ static void poll_nested(void *opaque)
     struct end *end = opaque;
 
     on_read_drain(end);
-    while (!end->other->called) {
+    while (!end->other->called)
         aio_poll(end->ctx, true);
-    }
 }
 
 static void nested_poll_calls_what_the_outer_one_left(void **state)
@@ -296,9 +292,8 @@ static void fd_far_up_is_watched_like_any_other(void **state)
 
 static void wait_for_sleep(AioContext *ctx)
 {
-    while (atomic_load_acquire(&ctx->bell.words->notify_me) == 0) {
+    while (atomic_load_acquire(&ctx->bell.words->notify_me) == 0)
         sched_yield();
-    }
 }
 
 static void *watch_when_asleep(void *opaque)
@@ -389,9 +384,8 @@ static void on_member(void *opaque)
 
     /* Not called once it is off. */
     assert_true(member->crowd->watched[member->number]);
-    if (random() % 2) {
+    if (random() % 2)
         on_read_drain(&member->crowd->ends[member->number]);
-    }
     disturb(member->crowd);
 }
 
@@ -436,9 +430,8 @@ static void handlers_that_change_each_other_at_random_are_called_only_while_on(v
         disturb(&crowd);
         aio_poll(crowd.loop->ctx, false);
     }
-    for (int i = 0; i < N_CROWD; i++) {
+    for (int i = 0; i < N_CROWD; i++)
         close_end(&crowd.ends[i]);
-    }
 }
 
 int main(void)

@@ -70,17 +70,15 @@ static bool push_number(struct ring_tx *tx, uint64_t number)
 {
     uint64_t words[N_WORDS];
 
-    for (size_t i = 0; i < N_WORDS; i++) {
+    for (size_t i = 0; i < N_WORDS; i++)
         words[i] = number + i;
-    }
     return ring_push(tx, words);
 }
 
 static uint64_t number_of(const uint64_t *words)
 {
-    for (size_t i = 0; i < N_WORDS; i++) {
+    for (size_t i = 0; i < N_WORDS; i++)
         assert_int_equal(words[i], words[0] + i);
-    }
     return words[0];
 }
 
@@ -101,9 +99,8 @@ static void assert_empty(struct fixture *f)
 
 static void fill(struct fixture *f, uint64_t from)
 {
-    for (uint64_t i = 0; i < N_SLOTS; i++) {
+    for (uint64_t i = 0; i < N_SLOTS; i++)
         assert_true(push_number(&f->tx, from + i));
-    }
 }
 
 static void zero_bytes_are_the_empty_ring(void **state)
@@ -119,12 +116,10 @@ static void slots_come_out_in_order_around_the_end(void **state)
     struct fixture *f = *state;
 
     for (uint64_t i = 0; i < 10 * N_SLOTS; i += 3) {
-        for (uint64_t k = 0; k < 3; k++) {
+        for (uint64_t k = 0; k < 3; k++)
             assert_true(push_number(&f->tx, i + k));
-        }
-        for (uint64_t k = 0; k < 3; k++) {
+        for (uint64_t k = 0; k < 3; k++)
             assert_pops(f, i + k);
-        }
         assert_empty(f);
     }
 }
@@ -136,9 +131,8 @@ static void full_ring_refuses_push_and_keeps_old_slots(void **state)
     fill(f, 100);
     assert_false(push_number(&f->tx, 999));
     assert_int_equal(ring_depth(&f->m->tail, &f->m->head, N_SLOTS), N_SLOTS);
-    for (uint64_t i = 0; i < N_SLOTS; i++) {
+    for (uint64_t i = 0; i < N_SLOTS; i++)
         assert_pops(f, 100 + i);
-    }
     assert_empty(f);
 }
 
@@ -172,9 +166,8 @@ static void depth_makes_sense_whatever_the_words_hold(void **state)
     static const uint64_t values[] = {0, 1, N_SLOTS, N_SLOTS + 1, 1ULL << 63, UINT64_MAX};
     size_t n = sizeof values / sizeof values[0];
 
-    for (size_t i = 0; i < n * n; i++) {
+    for (size_t i = 0; i < n * n; i++)
         assert_in_range(ring_depth(&values[i / n], &values[i % n], N_SLOTS), 0, N_SLOTS);
-    }
 }
 
 static void producer_overwrites_nothing_for_a_head_that_makes_no_sense(void **state)
@@ -188,9 +181,8 @@ static void producer_overwrites_nothing_for_a_head_that_makes_no_sense(void **st
         assert_false(push_number(&f->tx, 999));
     }
     f->m->head = 0;
-    for (uint64_t i = 0; i < N_SLOTS; i++) {
+    for (uint64_t i = 0; i < N_SLOTS; i++)
         assert_pops(f, i);
-    }
 }
 
 static void head_that_goes_back_takes_no_room_away(void **state)
@@ -198,9 +190,8 @@ static void head_that_goes_back_takes_no_room_away(void **state)
     struct fixture *f = *state;
 
     fill(f, 0);
-    for (uint64_t i = 0; i < N_SLOTS; i++) {
+    for (uint64_t i = 0; i < N_SLOTS; i++)
         assert_pops(f, i);
-    }
     fill(f, N_SLOTS);
     f->m->head = 3; /* N_SLOTS, as known by now */
     assert_false(push_number(&f->tx, 999));
@@ -218,9 +209,8 @@ static void replacement_counts_a_slot_published_past_a_stale_tail(void **state)
     start_tx(f);
     assert_int_equal(f->m->tail, 2);
     assert_true(push_number(&f->tx, 2));
-    for (uint64_t i = 0; i < 3; i++) {
+    for (uint64_t i = 0; i < 3; i++)
         assert_pops(f, i);
-    }
     assert_empty(f);
 }
 
@@ -279,11 +269,9 @@ static void replacement_of_the_consumer_reads_again_what_was_not_freed(void **st
 
 static void push_until(struct ring_tx *tx, uint64_t end)
 {
-    while (tx->next < end) {
-        if (!push_number(tx, tx->next)) {
+    while (tx->next < end)
+        if (!push_number(tx, tx->next))
             sched_yield();
-        }
-    }
 }
 
 static void *produce_thread(void *opaque)
@@ -301,13 +289,11 @@ static void two_threads_pass_every_slot_whole_and_in_order(void **state)
     pthread_t producer;
 
     assert_int_equal(pthread_create(&producer, NULL, produce_thread, f), 0);
-    for (uint64_t i = 0; i < N_PASS;) {
-        if (ring_pop(&f->rx, words)) {
+    for (uint64_t i = 0; i < N_PASS;)
+        if (ring_pop(&f->rx, words))
             assert_int_equal(number_of(words), i++);
-        } else {
+        else
             sched_yield();
-        }
-    }
     pthread_join(producer, NULL);
     assert_empty(f);
 }
@@ -336,19 +322,16 @@ static void producers_killed_one_after_the_other_lose_and_double_nothing(void **
         pid_t pid = fork_producer(f);
         uint64_t end = expected + 100 + (uint64_t)life * 37;
 
-        while (expected < end) {
-            if (ring_pop(&f->rx, words)) {
+        while (expected < end)
+            if (ring_pop(&f->rx, words))
                 assert_int_equal(number_of(words), expected++);
-            } else {
+            else
                 sched_yield();
-            }
-        }
         kill(pid, SIGKILL);
         assert_int_equal(waitpid(pid, NULL, 0), pid);
     }
-    while (ring_pop(&f->rx, words)) {
+    while (ring_pop(&f->rx, words))
         assert_int_equal(number_of(words), expected++);
-    }
     start_tx(f);
     assert_int_equal(f->tx.next, expected);
 }

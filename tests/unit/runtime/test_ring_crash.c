@@ -28,9 +28,8 @@ static int accesses_left = -1; /* the test's own switch; -1: no crash */
 void atomic_hook(
     enum atomic_access access, const volatile void *address, const char *file, int line)
 {
-    if (accesses_left >= 0 && accesses_left-- == 0) {
+    if (accesses_left >= 0 && accesses_left-- == 0)
         raise(SIGKILL);
-    }
 }
 
 static bool push_number(struct ring_tx *tx, uint64_t number)
@@ -49,9 +48,8 @@ static uint64_t drain(struct memory *m, uint64_t expected)
 
     ring_rx_init(&rx, m->slots, &m->head, N_SLOTS);
     while (ring_pop(&rx, payload)) {
-        for (size_t i = 0; i < sizeof payload; i++) {
+        for (size_t i = 0; i < sizeof payload; i++)
             assert_int_equal(payload[i], (uint8_t)expected);
-        }
         expected++;
     }
     return expected;

@@ -39,9 +39,8 @@ static void timer_fires_once_and_not_early(void **state)
     assert_false(timer_pending(&timer));
     timer_mod_ns(&timer, expire_ns);
     assert_true(timer_pending(&timer));
-    while (calls == 0) {
+    while (calls == 0)
         aio_poll(loop->ctx, true);
-    }
     assert_true(aio_clock_ns() >= expire_ns);
     assert_false(timer_pending(&timer));
     assert_false(aio_poll(loop->ctx, false));
@@ -170,9 +169,8 @@ static void timer_moved_by_another_of_the_same_turn_fires_when_it_says(void **st
     t[0].again_ns = aio_clock_ns() + 3 * LOOP_MS;
     assert_true(aio_poll(loop->ctx, true));
     assert_int_equal(log.n, 1);
-    while (log.n < 2) {
+    while (log.n < 2)
         aio_poll(loop->ctx, true);
-    }
     assert_true(aio_clock_ns() >= t[0].again_ns);
 }
 
@@ -233,9 +231,8 @@ static void timer_of_the_loop_itself_leaves_no_notification_behind(void **state)
     aio_timer_init(loop->ctx, &timer, count_call, &calls);
     timer_mod_ns(&timer, aio_clock_ns() + 3 * LOOP_MS);
     assert_false(doorbell_is_rung(&loop->ctx->bell));
-    while (calls == 0) {
+    while (calls == 0)
         aio_poll(loop->ctx, true);
-    }
     assert_int_equal(
         loop->ctx->instruments.counters->sleeps, loop->ctx->instruments.counters->polls);
 }
@@ -250,9 +247,8 @@ static void far_timer_neither_overflows_nor_spins(void **state)
     aio_timer_init(loop->ctx, &near, count_call, &calls);
     timer_mod_ns(&far, INT64_MAX - 1);
     timer_mod_ns(&near, aio_clock_ns() + 2 * LOOP_MS);
-    while (calls == 0) {
+    while (calls == 0)
         aio_poll(loop->ctx, true);
-    }
     assert_int_equal(
         loop->ctx->instruments.counters->sleeps, loop->ctx->instruments.counters->polls);
     timer_mod_ns(&far, INT64_MAX);
@@ -266,9 +262,8 @@ static void *wake_by_timer(void *opaque)
     struct timed *t = opaque;
     AioContext *ctx = t->timer.ctx;
 
-    while (atomic_load_acquire(&ctx->bell.words->notify_me) == 0) {
+    while (atomic_load_acquire(&ctx->bell.words->notify_me) == 0)
         sched_yield();
-    }
     timer_mod_ns(&t->timer, 0);
     return NULL;
 }
@@ -286,9 +281,8 @@ static void earlier_expiry_set_by_another_thread_shortens_the_sleep(void **state
         aio_timer_init(loop->ctx, &t.timer, note_fired, &t);
         timer_mod_ns(&t.timer, begin_ns + LOOP_DEADLINE_NS);
         assert_int_equal(pthread_create(&thread, NULL, wake_by_timer, &t), 0);
-        while (log.n == 0) {
+        while (log.n == 0)
             aio_poll(loop->ctx, true);
-        }
         pthread_join(thread, NULL);
     }
     assert_true(aio_clock_ns() - begin_ns < LOOP_DEADLINE_NS);
@@ -328,9 +322,8 @@ static void heap_keeps_order_through_random_changes(void **state)
     }
     assert_true(aio_poll(loop->ctx, true));
     assert_int_equal(log.n, n_armed);
-    for (int i = 1; i < log.n; i++) {
+    for (int i = 1; i < log.n; i++)
         assert_true(expire_ns[log.fired[i - 1]] <= expire_ns[log.fired[i]]);
-    }
     free(expire_ns);
     free(t);
 }

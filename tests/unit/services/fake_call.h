@@ -69,9 +69,8 @@ const struct service_method *service_method_at(
 {
     uint32_t service;
     const struct service_method *found = registry_method(call->registry, method, &service);
-    if (found) {
+    if (found)
         *ret_service = registry_service(call->registry, service)->name;
-    }
     return found;
 }
 

@@ -40,9 +40,8 @@ static inline int count_fds(void)
     DIR *dir = opendir("/proc/self/fd");
     int n = 0;
     assert_non_null(dir);
-    while (readdir(dir)) {
+    while (readdir(dir))
         n++;
-    }
     closedir(dir);
     return n;
 }
@@ -156,9 +155,8 @@ static inline void run_until_none_left(struct fixture *f, const uint32_t *n_left
     AioTimer deadline;
     aio_timer_init(f->ctx, &deadline, fail_late, NULL);
     timer_mod_ns(&deadline, aio_clock_ns() + FIXTURE_DEADLINE_NS);
-    while (*n_left > 0) {
+    while (*n_left > 0)
         aio_poll(f->ctx, true);
-    }
     timer_del(&deadline);
 }
 
@@ -203,9 +201,8 @@ static inline int fixture_run(const char *group, const struct CMUnitTest *cases,
     for (size_t e = 0; e < n_engines; e++) {
         struct aio_config config = {.engine = engines[e]};
         AioContext *probe;
-        if (aio_context_new(&config, &probe) < 0) {
+        if (aio_context_new(&config, &probe) < 0)
             continue;
-        }
         aio_context_unref(probe);
         for (size_t i = 0; i < n_cases; i++, n++) {
             all[n] = cases[i];
@@ -214,9 +211,8 @@ static inline int fixture_run(const char *group, const struct CMUnitTest *cases,
         }
     }
     int failed = _cmocka_run_group_tests(group, all, n, NULL, NULL);
-    while (n > 0) {
+    while (n > 0)
         free((void *)all[--n].name);
-    }
     free(all);
     return failed;
 }

@@ -139,9 +139,8 @@ static void what_can_not_be_read_is_named_with_the_reason(void **state)
 
 static void file_without_permission_is_refused_with_the_user(void **state)
 {
-    if (geteuid() == 0) {
+    if (geteuid() == 0)
         skip(); /* root may read it */
-    }
     struct service_fixture s = start_service(*state, "");
     make_file(s.f, "secret", "x", 1);
     char *path = in_dir(s.f, "secret");
@@ -158,9 +157,8 @@ static void read_answers_with_the_bytes_that_are_there(void **state)
     struct service_fixture s = start_service(*state, "");
     size_t len = 600 * 1024;
     char *bytes = malloc(len);
-    for (size_t i = 0; i < len; i++) {
+    for (size_t i = 0; i < len; i++)
         bytes[i] = (char)(i * 7 + i / 255);
-    }
     make_file(s.f, "file", bytes, len);
     static const struct {
         uint64_t offset;

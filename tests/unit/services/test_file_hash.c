@@ -172,9 +172,8 @@ static void many_large_files_take_turns_at_few_windows(void **state)
         coroutine_enter(coroutine_create(many_entry, &many[i]));
     }
     run_until_none_left(f, &n_left);
-    for (int i = 0; i < N; i++) {
+    for (int i = 0; i < N; i++)
         expect_digest(&many[i].hashing, bytes, len);
-    }
     file_hasher_free(hasher);
     buffer_pool_deinit(&windows);
     close(fd);
@@ -213,9 +212,8 @@ static void others_run_between_the_pieces_of_a_large_file(void **state)
     coroutine_enter(coroutine_create(tick_entry, &ticking));
     coroutine_enter(coroutine_create(many_entry, &one));
     run_until_none_left(f, &n_left);
-    while (ticking.n_left) {
+    while (ticking.n_left)
         aio_poll(f->ctx, false);
-    }
     expect_digest(&one.hashing, bytes, len);
     assert_true(ticking.n_ticks >= len / PIECE);
     file_hasher_free(one.hashing.hasher);

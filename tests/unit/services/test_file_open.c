@@ -72,9 +72,8 @@ static struct opened open_name(
 
 static void close_opened(struct opened *o)
 {
-    if (o->fd >= 0) {
+    if (o->fd >= 0)
         close(o->fd);
-    }
     free(o->error);
 }
 
@@ -83,9 +82,8 @@ static void expect_content(
 {
     struct opened o = open_name(f, roots, name, O_RDONLY);
     char data[64] = "";
-    if (o.fd < 0) {
+    if (o.fd < 0)
         fail_msg("%s: %s", name, o.error);
-    }
     assert_true(pread(o.fd, data, sizeof(data) - 1, 0) >= 0);
     assert_string_equal(data, content);
     assert_true(fcntl(o.fd, F_GETFD) & FD_CLOEXEC);
@@ -329,9 +327,8 @@ static void the_root_where_a_write_ends_decides(void **state)
         "a/file", "a/sub/writable/file", "a/to-sub/writable/file", "a/new", "b/new", "a/newer"};
     for (size_t i = 0; i < sizeof(allowed) / sizeof(allowed[0]); i++) {
         struct opened o = open_name(f, roots, allowed[i], O_WRONLY | O_CREAT);
-        if (o.fd < 0) {
+        if (o.fd < 0)
             fail_msg("%s: %s", allowed[i], o.error);
-        }
         close_opened(&o);
     }
     expect_content(f, roots, "b/made-by-a-link", "");

@@ -25,9 +25,8 @@ static void add(struct fixture *f, struct file_roots **roots, const char *spec)
 {
     char *text = spec[0] == '/' ? strdup(spec) : in_dir(f, spec);
     char *error = NULL;
-    if (file_roots_add(roots, text, &error) < 0) {
+    if (file_roots_add(roots, text, &error) < 0)
         fail_msg("%s", error);
-    }
     free(text);
 }
 

@@ -12,9 +12,8 @@ static struct registry *new_registry(bool test_methods)
     struct registry *registry = registry_new();
     assert_non_null(registry);
     assert_int_equal(registry_add(registry, &sys_service, NULL), 0);
-    if (test_methods) {
+    if (test_methods)
         registry_enable_test_methods(registry);
-    }
     return registry;
 }
 
