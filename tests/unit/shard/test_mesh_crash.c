@@ -232,7 +232,9 @@ static void a_callee_that_dies_at_any_access_loses_and_doubles_no_call(void **st
     assert_true(accesses > 50);
 }
 
-static bool caller_dies_at(uint64_t accesses)
+/* callee_too: it is killed when the caller has died, so neither's replacement may rely on what the
+ * other remembers. */
+static bool caller_dies_at(uint64_t accesses, bool callee_too)
 {
     struct rig rig;
     bool died;
@@ -241,10 +243,14 @@ static bool caller_dies_at(uint64_t accesses)
     rig_fork(&rig, 1, rig_serve);
     rig_fork(&rig, 0, dying_caller_body);
     died = dies(&rig, 0, WORD_ENDED, UINT64_MAX);
+    if (callee_too)
+        rig_kill(&rig, 1, false);
     rig_join(&rig, 0);
     rig_bury(&rig, 0, false);
     atomic_store(&rig.board->words[WORD_ENDED], 0);
     rig_fork(&rig, 0, calling_body);
+    if (callee_too)
+        rig_fork(&rig, 1, rig_serve);
     rig_join(&rig, 0);
     assert_int_equal(atomic_load(&rig.board->words[WORD_ENDED]), N_CALLS);
     check_accounts(&rig, accesses);
@@ -257,32 +263,10 @@ static void a_caller_that_dies_at_any_access_leaves_no_slot_behind(void **state)
     uint64_t accesses = 1;
 
     (void)state;
-    while (caller_dies_at(accesses))
+    while (caller_dies_at(accesses, false))
         accesses++;
     print_message("caller: %llu places to die\n", (unsigned long long)accesses - 1);
     assert_true(accesses > 50);
-}
-
-/* Both at once: neither's replacement may rely on what the other remembers. */
-static bool both_die_at(uint64_t accesses)
-{
-    struct rig rig;
-    bool died;
-
-    open_rig(&rig, accesses);
-    rig_fork(&rig, 1, rig_serve);
-    rig_fork(&rig, 0, dying_caller_body);
-    died = dies(&rig, 0, WORD_ENDED, UINT64_MAX);
-    rig_kill(&rig, 1, false);
-    rig_join(&rig, 0);
-    rig_bury(&rig, 0, false);
-    atomic_store(&rig.board->words[WORD_ENDED], 0);
-    rig_fork(&rig, 0, calling_body);
-    rig_fork(&rig, 1, rig_serve);
-    rig_join(&rig, 0);
-    check_accounts(&rig, accesses);
-    rig_close(&rig);
-    return died;
 }
 
 static void caller_and_callee_may_die_together(void **state)
@@ -290,7 +274,7 @@ static void caller_and_callee_may_die_together(void **state)
     uint64_t accesses = 1;
 
     (void)state;
-    while (both_die_at(accesses))
+    while (caller_dies_at(accesses, true))
         accesses += 3;
 }
 
