@@ -31,6 +31,7 @@ import unittest
 
 DEADLINE = float(os.environ.get("SHERD_TEST_DEADLINE", "30"))
 LONG = os.environ.get("SHERD_TEST_LONG") == "1"
+SANITIZED = os.environ.get("SHERD_TEST_SANITIZED") == "1"  # memory use says nothing then
 SHM = "/dev/shm"
 
 

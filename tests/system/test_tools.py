@@ -328,7 +328,8 @@ class Submitting(harness.TestCase):
             out.seek(0)
             self.assertEqual(submit.returncode, 0)
             self.assertEqual(out.read(), self.sha256sum([path]) * n)
-        self.assertLess(max(most_kib), 64 * 1024)
+        if not harness.SANITIZED:
+            self.assertLess(max(most_kib), 64 * 1024)
         self.assertGreater(max(most_kib), 0)
 
     def test_unordered_answers_are_the_same_lines(self):
