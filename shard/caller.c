@@ -17,6 +17,7 @@
  *                                                                                 call's arguments
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -146,11 +147,22 @@ void caller_free_slot(struct mesh *mesh, uint32_t peer, uint32_t slot, enum call
     put_free(mesh, link, slot);
 }
 
+/* Ends a call that is in nobody's list, from the bottom half. */
+static void end_later(struct mesh *mesh, struct mesh_call *call, enum call_end end, int status)
+{
+    timer_del(&call->timer);
+    call->where = CALL_OVER;
+    call->end = end;
+    call->status = status;
+    list_append(&mesh->over, call);
+    bh_schedule(mesh->over_bh);
+}
+
 /* ---- publishing ---- */
 
-static void push_call(struct mesh *mesh, uint32_t peer, uint32_t slot, uint64_t generation)
+static bool push_call(struct mesh *mesh, uint32_t peer, uint32_t slot, uint64_t generation)
 {
-    mesh_push(mesh, peer,
+    return mesh_push(mesh, peer,
         &(struct message){.kind = MESSAGE_CALL,
             .slot = slot,
             .generation = generation,
@@ -197,7 +209,10 @@ static void publish(struct mesh *mesh, struct mesh_call *call)
     redo_clear(mesh);
     link->out[call->slot].call = call;
     call->where = CALL_OUT;
-    push_call(mesh, call->target, call->slot, generation);
+    if (!push_call(mesh, call->target, call->slot, generation)) {
+        caller_free_slot(mesh, call->target, call->slot, CALL_END_FAILED);
+        end_later(mesh, call, CALL_END_FAILED, -EPROTO);
+    }
 }
 
 static void on_heap_ready(struct heap_waiter *waiter, uint64_t off)
@@ -246,30 +261,64 @@ void caller_pump(struct mesh *mesh, uint32_t peer)
 
 /* ---- ending ---- */
 
+/* A text for an end that the callee did not tell. */
+static size_t explain_end(
+    const struct mesh *mesh, const struct mesh_answer *answer, char *text, size_t size)
+{
+    int n = 0;
+
+    text[0] = '\0';
+    if (answer->status == -EHOSTDOWN && mesh->orphaned)
+        n = snprintf(text, size, "the supervisor of the instance is gone");
+    else if (answer->status == -EHOSTDOWN)
+        n = snprintf(text, size,
+            "shard %u is given up after too many crashes; see its log, and restart the instance",
+            answer->shard);
+    else if (answer->status == -EOWNERDEAD)
+        n = snprintf(text, size,
+            "shard %u died while it ran this, which must not be run twice: look what was done",
+            answer->shard);
+    else if (answer->status == -EPROTO)
+        n = snprintf(text, size, "what shard %u sent makes no sense", answer->shard);
+    return (size_t)n;
+}
+
 void caller_finish(struct mesh *mesh, struct mesh_call *call, const struct mesh_answer *answer)
 {
+    struct mesh_answer told = *answer;
+    char text[128];
+
+    if (!told.data) {
+        told.data = text;
+        told.len = explain_end(mesh, answer, text, sizeof(text));
+    }
     timer_del(&call->timer);
     call->where = CALL_NOWHERE;
     mesh->n_under_way--;
-    call->done(call, answer);
+    call->done(call, &told);
 }
 
-/* Ends a call that is in nobody's list, from the bottom half. */
-static void end_later(struct mesh *mesh, struct mesh_call *call, enum call_end end, int status)
+static void abandon(struct mesh *mesh, uint32_t peer, uint32_t slot)
 {
-    timer_del(&call->timer);
-    call->where = CALL_OVER;
-    call->end = end;
-    call->status = status;
-    list_append(&mesh->over, call);
-    bh_schedule(mesh->over_bh);
+    struct call_slot *shared = slot_at(mesh, peer, slot);
+
+    atomic_store_release(&shared->word, call_word(word_generation(shared->word), CALL_ABANDONED));
+}
+
+/* So that a method that runs for long need not go on for nobody. */
+static void push_abandoned(struct mesh *mesh, uint32_t peer, uint32_t slot)
+{
+    mesh_push(mesh, peer,
+        &(struct message){.kind = MESSAGE_ABANDONED,
+            .slot = slot,
+            .generation = word_generation(slot_at(mesh, peer, slot)->word),
+            .incarnation = mesh->incarnation});
 }
 
 /* Takes a call back from wherever it is; one that is published leaves its slot abandoned. */
 static void take_back(struct mesh *mesh, struct mesh_call *call)
 {
     struct link *link = &mesh->links[call->target];
-    struct call_slot *shared;
 
     switch ((enum mesh_call_where)call->where) {
     case CALL_IN_LINE:
@@ -281,10 +330,9 @@ static void take_back(struct mesh *mesh, struct mesh_call *call)
         caller_pump(mesh, call->target);
         break;
     case CALL_OUT:
-        shared = slot_at(mesh, call->target, call->slot);
         link->out[call->slot].call = NULL;
-        atomic_store_release(
-            &shared->word, call_word(word_generation(shared->word), CALL_ABANDONED));
+        abandon(mesh, call->target, call->slot);
+        push_abandoned(mesh, call->target, call->slot);
         break;
     case CALL_NOWHERE:
     case CALL_OVER:
@@ -395,20 +443,27 @@ void caller_on_args_taken(struct mesh *mesh, uint32_t peer, const struct message
     give_back_args(mesh, &mesh->links[peer].out[message->slot]); /* TAKEN */
 }
 
-/* The bytes of an answer, copied to `copy` where they are small; NULL where the message makes no
- * sense. */
-static const void *answer_bytes(
-    const struct mesh *mesh, uint32_t peer, const struct message *message, uint8_t *copy)
+/* The bytes of an answer: in `small`, or in memory to be freed. NULL with an errno where there is no
+ * memory, or the message makes no sense. */
+static uint8_t *copy_answer(const struct mesh *mesh, uint32_t peer, const struct message *message,
+    uint8_t *small, int *ret_status)
 {
-    if (message->off)
-        return message->len <= SEGMENT_PAYLOAD_MAX
-                   ? segment_heap_at(&mesh->seg, peer, message->off, message->len)
-                   : NULL;
-    if (message->len > SEGMENT_INLINE_BYTES)
+    const uint8_t *from = NULL;
+    uint8_t *to = small;
+
+    *ret_status = -EPROTO;
+    if (message->off && message->len <= SEGMENT_PAYLOAD_MAX)
+        from = segment_heap_at(&mesh->seg, peer, message->off, message->len);
+    else if (!message->off && message->len <= SEGMENT_INLINE_BYTES)
+        from = segment_serve(&mesh->seg, peer, mesh->self, message->slot)->inline_answer;
+    if (!from || message->end <= CALL_END_NONE || message->end >= N_CALL_ENDS)
         return NULL;
-    memcpy(copy, segment_serve(&mesh->seg, peer, mesh->self, message->slot)->inline_answer,
-        message->len);
-    return copy;
+    if (message->off)
+        to = malloc(message->len ? message->len : 1);
+    *ret_status = to ? message->status : -ENOMEM;
+    if (to)
+        memcpy(to, from, message->len);
+    return to;
 }
 
 static void push_answer_taken(struct mesh *mesh, uint32_t peer, const struct message *answer)
@@ -420,14 +475,12 @@ static void push_answer_taken(struct mesh *mesh, uint32_t peer, const struct mes
             .incarnation = mesh->incarnation});
 }
 
+/* The answer is copied before its slot is free: from then on the callee may write over it. */
 void caller_on_answer(struct mesh *mesh, uint32_t peer, const struct message *message)
 {
     struct link *link = &mesh->links[peer];
-    struct mesh_answer answer = {.end = (enum call_end)message->end,
-        .status = message->status,
-        .len = message->len,
-        .shard = peer};
-    uint8_t copy[SEGMENT_INLINE_BYTES];
+    struct mesh_answer answer = {.shard = peer};
+    uint8_t small[SEGMENT_INLINE_BYTES];
 
     if (!slot_of_message(mesh, peer, message)) {
         ring_advance(&link->rx);
@@ -435,18 +488,20 @@ void caller_on_answer(struct mesh *mesh, uint32_t peer, const struct message *me
         return;
     }
     struct mesh_call *call = link->out[message->slot].call;
-    answer.data = answer_bytes(mesh, peer, message, copy);
-    if (!answer.data || answer.end <= CALL_END_NONE || answer.end >= N_CALL_ENDS)
-        answer = (struct mesh_answer){
-            .end = CALL_END_FAILED, .status = -EPROTO, .data = copy, .len = 0, .shard = peer};
+    uint8_t *bytes = copy_answer(mesh, peer, message, small, &answer.status);
+    answer.data = bytes;
+    answer.len = bytes ? message->len : 0;
+    answer.end = bytes ? (enum call_end)message->end : CALL_END_FAILED;
     /* An abandoned call's end was told already: by a deadline, a cancel, or to nobody. */
     caller_free_slot(mesh, peer, message->slot, call ? answer.end : CALL_END_NONE);
     /* Dying before this, the replacement finds the answer of a free slot, and drops it. */
     ring_advance(&link->rx);
-    if (call)
-        caller_finish(mesh, call, &answer);
     if (message->off)
         push_answer_taken(mesh, peer, message);
+    if (call)
+        caller_finish(mesh, call, &answer);
+    if (bytes != small)
+        free(bytes);
     caller_pump(mesh, peer);
 }
 
@@ -475,6 +530,7 @@ static void recover_slot(struct mesh *mesh, uint32_t peer, uint32_t slot)
         link->out[slot].args_off = shared->args_off;
         link->out[slot].args_len = shared->args_len;
     }
+    push_abandoned(mesh, peer, slot);
 }
 
 void caller_recover(struct mesh *mesh, uint32_t peer)
@@ -482,10 +538,8 @@ void caller_recover(struct mesh *mesh, uint32_t peer)
     struct link *link = &mesh->links[peer];
 
     for (uint32_t slot = 0; slot < link->n_out; slot++) {
-        struct call_slot *shared = slot_at(mesh, peer, slot);
-        if (word_state(shared->word) == CALL_WAITING)
-            atomic_store_release(
-                &shared->word, call_word(word_generation(shared->word), CALL_ABANDONED));
+        if (word_state(slot_at(mesh, peer, slot)->word) == CALL_WAITING)
+            abandon(mesh, peer, slot);
     }
     atomic_full_fence(); /* with the callee's, between its started word and its second look */
     for (uint32_t slot = link->n_out; slot-- > 0;)

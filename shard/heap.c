@@ -6,6 +6,7 @@
  */
 #include "shard/heap.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 
@@ -121,6 +122,8 @@ static void serve(struct heap *heap)
 
 void heap_get(struct heap *heap, struct heap_waiter *waiter, uint64_t len, heap_ready_fn *ready)
 {
+    assert(
+        len > 0 && pages_of(len) <= heap->n_pages); /* else it and all behind it waited for ever */
     waiter->len = len;
     waiter->ready = ready;
     enqueue(heap, waiter);

@@ -71,8 +71,8 @@ static void end_call(struct mesh *mesh, const struct verdict *v, enum call_end e
     struct mesh_call *call = mesh->links[v->peer].out[v->slot].call;
 
     give_back(mesh, v, end);
-    caller_finish(mesh, call,
-        &(struct mesh_answer){.end = end, .status = status, .data = "", .shard = v->peer});
+    caller_finish(
+        mesh, call, &(struct mesh_answer){.end = end, .status = status, .shard = v->peer});
 }
 
 static void judge_not_started(struct mesh *mesh, const struct verdict *v)

@@ -27,7 +27,7 @@ static struct doorbell bell_of(const struct mesh *mesh, uint32_t peer)
 
 /* ---- sending ---- */
 
-void mesh_push(struct mesh *mesh, uint32_t peer, const struct message *message)
+bool mesh_push(struct mesh *mesh, uint32_t peer, const struct message *message)
 {
     struct link *link = &mesh->links[peer];
 
@@ -35,13 +35,14 @@ void mesh_push(struct mesh *mesh, uint32_t peer, const struct message *message)
      * head is not to be trusted. The message is lost to that peer alone, and counted. */
     if (!ring_push(&link->tx, message)) {
         counter_add(&link->stats->dropped, 1);
-        return;
+        return false;
     }
     counter_add(&link->stats->pushed, 1);
     if (!link->dirty) {
         link->dirty = true;
         mesh->dirty[mesh->n_dirty++] = peer;
     }
+    return true;
 }
 
 static void ring_peer(struct mesh *mesh, uint32_t peer)
@@ -104,6 +105,8 @@ static void on_message(struct mesh *mesh, uint32_t peer, const struct message *m
         caller_on_args_taken(mesh, peer, message);
     else if (message->kind == MESSAGE_ANSWER_TAKEN)
         serve_on_answer_taken(mesh, peer, message);
+    else if (message->kind == MESSAGE_ABANDONED)
+        serve_on_abandoned(mesh, peer, message);
     else
         counter_add(&link->stats->dropped, 1);
 }
@@ -175,7 +178,9 @@ static int link_init(struct mesh *mesh, uint32_t peer)
         segment_ring_slots(seg, mesh->self, peer));
     ring_rx_init(&link->rx, segment_ring(seg, peer, mesh->self),
         segment_head(seg, peer, mesh->self), segment_ring_slots(seg, peer, mesh->self));
-    return caller_init(mesh, peer);
+    int r = caller_init(mesh, peer);
+
+    return r < 0 ? r : serve_init(mesh, peer);
 }
 
 /* Every ring is looked into, and every peer judged, in the first turn. */
@@ -219,13 +224,11 @@ static void run_over(void *opaque)
     while (mesh->over.first) {
         struct mesh_call *call = mesh->over.first;
         struct mesh_answer answer = {
-            .end = call->end, .status = call->status, .shard = call->target, .data = "", .len = 0};
+            .end = call->end, .status = call->status, .shard = call->target};
         mesh->over.first = call->next;
         if (!call->next)
             mesh->over.last = NULL;
-        call->where = CALL_NOWHERE;
-        mesh->n_under_way--;
-        call->done(call, &answer);
+        caller_finish(mesh, call, &answer);
     }
 }
 
@@ -266,8 +269,10 @@ void mesh_free(struct mesh *mesh)
     if (mesh->source.dispatch)
         aio_remove_source(mesh->ctx, &mesh->source);
     bh_delete(mesh->over_bh);
-    for (uint32_t peer = 0; peer < mesh->seg.n_peers; peer++)
+    for (uint32_t peer = 0; peer < mesh->seg.n_peers; peer++) {
         caller_deinit(mesh, peer);
+        serve_deinit(mesh, peer);
+    }
     heap_deinit(&mesh->heap);
     free(mesh->dirty);
     free(mesh);

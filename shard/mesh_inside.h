@@ -36,6 +36,7 @@ struct link {
     struct ring_rx rx;
     struct pair_stats *stats;
     struct out_slot *out;
+    struct service_call **in; /* by slot: the call that is served for it, or NULL */
     uint32_t n_out;
     uint32_t known_incarnation;             /* deaths before it are judged */
     bool failed;                            /* given up for good, and judged */
@@ -102,8 +103,9 @@ static inline bool started_since(uint64_t started, uint32_t at_least)
 
 /* ---- mesh.c ---- */
 
-/* Publishes a message; the bell is rung at the next flush. */
-void mesh_push(struct mesh *mesh, uint32_t peer, const struct message *message);
+/* Publishes a message; the bell is rung at the next flush. False where the peer's head makes no
+ * sense, and its ring looks full. */
+bool mesh_push(struct mesh *mesh, uint32_t peer, const struct message *message);
 
 /* ---- caller.c ---- */
 
@@ -135,11 +137,15 @@ void caller_pump(struct mesh *mesh, uint32_t peer);
 
 /* ---- serve.c ---- */
 
+int serve_init(struct mesh *mesh, uint32_t peer);
+void serve_deinit(struct mesh *mesh, uint32_t peer);
+
 /* Marks in the heap the answers that peer has not yet taken from the predecessor. */
 void serve_recover(struct mesh *mesh, uint32_t peer);
 
 void serve_on_call(struct mesh *mesh, uint32_t peer, const struct message *message);
 void serve_on_answer_taken(struct mesh *mesh, uint32_t peer, const struct message *message);
+void serve_on_abandoned(struct mesh *mesh, uint32_t peer, const struct message *message);
 
 /* Gives back the answers' buffers whose calls peer has freed since. */
 void serve_reclaim(struct mesh *mesh, uint32_t peer);

@@ -262,6 +262,7 @@ enum message_kind {
     MESSAGE_ARGS_TAKEN,   /* to the caller: the arguments' buffer was copied, use it again */
     MESSAGE_ANSWER,       /* to the caller: how it ended; bytes at off, or in the serve slot */
     MESSAGE_ANSWER_TAKEN, /* to the callee: the answer's buffer was copied, use it again */
+    MESSAGE_ABANDONED,    /* to the callee: nobody waits for the answer any more */
 };
 
 struct message {

@@ -19,11 +19,9 @@
 #include "shard/serve.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "shard/call.h"
 #include "shard/mesh_inside.h"
 
 static struct serve_slot *serve_slot_of(const struct service_call *call)
@@ -78,7 +76,7 @@ static uint64_t coroutine_fn take_room(struct mesh *mesh, size_t len)
     return room.off;
 }
 
-static void coroutine_fn put_reply(struct service_call *call, const void *data, size_t len)
+void coroutine_fn serve_put_reply(struct service_call *call, const void *data, size_t len)
 {
     struct serve_slot *serve = serve_slot_of(call);
 
@@ -117,7 +115,7 @@ static void coroutine_fn answer_remote(struct service_call *call, int status)
     if (status < 0) {
         drop_reply(call);
         if (call->error_text)
-            put_reply(call, call->error_text, strlen(call->error_text));
+            serve_put_reply(call, call->error_text, strlen(call->error_text));
     }
     push_answer(call->mesh, call->from,
         &(struct message){.slot = call->slot,
@@ -151,7 +149,10 @@ static void coroutine_fn serve_entry(void *opaque)
 {
     struct service_call *call = opaque;
 
-    answer_remote(call, run_method(call));
+    int status = run_method(call);
+
+    call->mesh->links[call->from].in[call->slot] = NULL;
+    answer_remote(call, status);
     call->mesh->n_served--;
     free(call->error_text);
     free(call);
@@ -263,6 +264,7 @@ static void begin(struct mesh *mesh, const struct incoming *in, struct service_c
                 .generation = in->generation,
                 .incarnation = mesh->incarnation});
     mesh->n_served++;
+    mesh->links[in->peer].in[in->slot] = call;
     coroutine_enter(co);
 }
 
@@ -315,6 +317,47 @@ void serve_on_call(struct mesh *mesh, uint32_t peer, const struct message *messa
     }
     ring_advance(&link->rx);
     counter_add(&link->stats->dropped, 1);
+}
+
+/* ---- what nobody waits for any more ---- */
+
+int serve_init(struct mesh *mesh, uint32_t peer)
+{
+    uint32_t n = segment_call_slots(&mesh->seg, peer, mesh->self);
+
+    if (!n)
+        return 0;
+    mesh->links[peer].in = calloc(n, sizeof(struct service_call *));
+    return mesh->links[peer].in ? 0 : -ENOMEM;
+}
+
+void serve_deinit(struct mesh *mesh, uint32_t peer)
+{
+    free(mesh->links[peer].in);
+}
+
+void serve_wake_sleeper(struct service_call *call)
+{
+    Coroutine *co = call->sleeper;
+
+    call->sleeper = NULL;
+    if (co)
+        aio_co_wake(co);
+}
+
+void serve_on_abandoned(struct mesh *mesh, uint32_t peer, const struct message *message)
+{
+    struct service_call *call;
+
+    if (message->slot >= segment_call_slots(&mesh->seg, peer, mesh->self)) {
+        counter_add(&mesh->links[peer].stats->dropped, 1);
+        return;
+    }
+    call = mesh->links[peer].in[message->slot];
+    if (!call || call->generation != message->generation)
+        return; /* it has ended, or was answered `cancelled` */
+    call->abandoned = true;
+    serve_wake_sleeper(call);
 }
 
 /* ---- buffers of answers ---- */
@@ -388,103 +431,4 @@ int coroutine_fn serve_local(struct mesh *mesh, uint32_t method, const void *arg
     }
     free(call);
     return 0;
-}
-
-/* ---- what methods may use ---- */
-
-const void *service_args(const struct service_call *call, size_t *ret_len)
-{
-    *ret_len = call->args_len;
-    return call->args;
-}
-
-void *service_state(const struct service_call *call)
-{
-    return call->state;
-}
-
-uint32_t service_shard(const struct service_call *call)
-{
-    return call->mesh->self;
-}
-
-uint32_t service_n_shards(const struct service_call *call)
-{
-    return call->mesh->seg.geometry.n_shards;
-}
-
-uint32_t service_n_methods(const struct service_call *call)
-{
-    return registry_n_methods(call->mesh->registry);
-}
-
-const struct service_method *service_method_at(
-    const struct service_call *call, uint32_t method, const char **ret_service)
-{
-    uint32_t service;
-    const struct service_method *found = registry_method(call->mesh->registry, method, &service);
-
-    if (found && ret_service)
-        *ret_service = registry_service(call->mesh->registry, service)->name;
-    return found;
-}
-
-int64_t service_deadline_ns(const struct service_call *call)
-{
-    return call->deadline_ns;
-}
-
-int coroutine_fn service_reply(struct service_call *call, const void *data, size_t len)
-{
-    if (len > SERVICE_REPLY_MAX)
-        return -EMSGSIZE;
-    if (call->replied)
-        return -EALREADY;
-    call->replied = true;
-    if (!call->local) {
-        put_reply(call, data, len);
-        return 0;
-    }
-    call->local_reply = malloc(len ? len : 1);
-    if (!call->local_reply)
-        return -ENOMEM;
-    if (len)
-        memcpy(call->local_reply, data, len);
-    call->reply_len = len;
-    return 0;
-}
-
-int service_fail(struct service_call *call, int error, const char *format, ...)
-{
-    va_list args;
-    char *text;
-
-    va_start(args, format);
-    if (vasprintf(&text, format, args) < 0)
-        text = NULL;
-    va_end(args);
-    free(call->error_text);
-    call->error_text = text;
-    return error;
-}
-
-int coroutine_fn service_call_shard(struct service_call *call, uint32_t shard, const char *name,
-    const void *args, size_t len, void **ret_data, size_t *ret_len)
-{
-    struct call_request request = {.target = shard,
-        .args = args,
-        .args_len = len,
-        .deadline_ns = call->deadline_ns,
-        .depth = call->depth + 1};
-    struct call_answer answer;
-    int r = registry_find(call->mesh->registry, name, strlen(name), &request.method);
-
-    *ret_data = NULL;
-    *ret_len = 0;
-    if (r < 0)
-        return r;
-    r = shard_call(call->mesh, &request, &answer);
-    *ret_data = answer.data;
-    *ret_len = answer.len;
-    return r;
 }

@@ -22,6 +22,9 @@ struct service_call {
     uint32_t slot;
     uint64_t generation;
 
+    bool abandoned;     /* nobody waits for the answer any more */
+    Coroutine *sleeper; /* in service_sleep_ns(); NULL: nobody */
+
     /* The answer so far. */
     bool replied;
     uint64_t reply_off; /* in the heap; 0: inline in the serve slot */
@@ -32,3 +35,10 @@ struct service_call {
     size_t args_len;
     uint8_t args[];
 };
+
+/* Writes the bytes of an answer to where the caller finds them; may wait for a shared buffer. len is at
+ * most SERVICE_REPLY_MAX. */
+void coroutine_fn serve_put_reply(struct service_call *call, const void *data, size_t len);
+
+/* Wakes the coroutine that sleeps in the call, if there is one. */
+void serve_wake_sleeper(struct service_call *call);

@@ -26,6 +26,7 @@
  * a text.
  */
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -103,13 +104,24 @@ const struct service_method *service_method_at(
 /* CLOCK_MONOTONIC ns by which the caller wants the answer; INT64_MAX where there is none. */
 int64_t service_deadline_ns(const struct service_call *call);
 
+/* False once nobody waits for the answer any more: cancelled, its deadline passed, or the caller is
+ * dead. What runs for long asks now and then, and returns -ECANCELED. */
+bool service_is_wanted(const struct service_call *call);
+
+/* Sleeps for ns nanoseconds. 0; -ECANCELED as soon as the answer is not wanted any more; -ETIMEDOUT
+ * at the deadline. One coroutine of a call at a time. coroutine_fn. */
+int coroutine_fn service_sleep_ns(struct service_call *call, int64_t ns);
+
 #define SERVICE_REPLY_MAX ((size_t)1024 * 1024) /* also the longest arguments */
 
 /* Answers with len bytes, copied. 0; -EMSGSIZE above SERVICE_REPLY_MAX; -EALREADY the second time.
  * May wait for room. coroutine_fn. */
 int coroutine_fn service_reply(struct service_call *call, const void *data, size_t len);
 
-/* Returns error (-errno), with a text for people: what failed, on what, why, what to do. */
+#define SERVICE_ERROR_MAX ((size_t)4096)
+
+/* Returns error (-errno), with a text for people: what failed, on what, why, what to do. What is
+ * longer than SERVICE_ERROR_MAX bytes is cut. */
 int service_fail(struct service_call *call, int error, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 

@@ -10,9 +10,10 @@
 
 #include <cmocka.h>
 
+#include "shard/mesh_inside.h"
 #include "tests/unit/shard/mesh_rig.h"
 
-enum { M_ECHO, M_FAIL, M_FORWARD, M_SLOW, M_COUNT };
+enum { M_ECHO, M_FAIL, M_FORWARD, M_GATE, M_NAP, M_COMPLAIN, M_COUNT };
 
 static int coroutine_fn run_echo(struct service_call *call)
 {
@@ -46,17 +47,46 @@ static int coroutine_fn run_forward(struct service_call *call)
     return r;
 }
 
-static int coroutine_fn run_slow(struct service_call *call)
+static _Atomic bool gate_is_open; /* one test at a time */
+
+static int coroutine_fn run_gate(struct service_call *call)
 {
-    co_sleep_ns(30 * 1000000);
-    return service_reply(call, "slow", 4);
+    while (!atomic_load(&gate_is_open))
+        co_sleep_ns(1000000);
+    return service_reply(call, "open", 4);
+}
+
+/* Sleeps for a day, if it is let. */
+static int coroutine_fn run_nap(struct service_call *call)
+{
+    int r;
+
+    if (!service_is_wanted(call))
+        return -ECANCELED;
+    r = service_sleep_ns(call, INT64_C(86400) * 1000000000);
+    return service_is_wanted(call) ? -EIO : r;
+}
+
+static int coroutine_fn run_complain(struct service_call *call)
+{
+    size_t len = 3 * SEGMENT_PAYLOAD_MAX;
+    char *text = malloc(len + 1);
+    int r;
+
+    memset(text, 'x', len);
+    text[len] = '\0';
+    r = service_fail(call, -EIO, "%s", text);
+    free(text);
+    return r;
 }
 
 static const struct service_method methods[] = {
     [M_ECHO] = {.name = "echo", .run = run_echo, .flags = SERVICE_IDEMPOTENT, .help = "args back"},
     [M_FAIL] = {.name = "fail", .run = run_fail, .help = "fails"},
     [M_FORWARD] = {.name = "forward", .run = run_forward, .help = "calls on"},
-    [M_SLOW] = {.name = "slow", .run = run_slow, .help = "takes 30 ms"},
+    [M_GATE] = {.name = "gate", .run = run_gate, .help = "waits for the gate"},
+    [M_NAP] = {.name = "nap", .run = run_nap, .help = "sleeps for a day"},
+    [M_COMPLAIN] = {.name = "complain", .run = run_complain, .help = "fails with a long text"},
 };
 
 static const struct service test_service = {.abi = SERVICE_ABI,
@@ -108,6 +138,7 @@ static int coroutine_fn call(struct job *job, uint32_t target, uint32_t method, 
 
 static void rig_pair(struct rig *rig, rig_body_fn *body)
 {
+    atomic_store(&gate_is_open, false);
     rig_open(rig, 2, &test_service);
     rig_thread(rig, 1, rig_serve);
     rig_thread(rig, 0, body);
@@ -346,7 +377,7 @@ static bool no_slot_in_use(void *opaque)
 static void deadline_body(struct rig_end *end)
 {
     struct solo solo = {.call = {.target = 1,
-                            .method = M_SLOW,
+                            .method = M_GATE,
                             .args = "",
                             .deadline_ns = aio_clock_ns() + 3000000,
                             .done = on_solo_done}};
@@ -356,6 +387,7 @@ static void deadline_body(struct rig_end *end)
     assert_int_equal(solo.answer.end, CALL_END_EXPIRED);
     assert_int_equal(solo.answer.status, -ETIMEDOUT);
     assert_int_equal(rig_slots_in_use(end->rig), 1);
+    atomic_store(&gate_is_open, true);
     rig_poll_until(end, no_slot_in_use, end->rig);
     assert_int_equal(solo.n_done, 1);
 }
@@ -371,7 +403,7 @@ static void a_call_past_its_deadline_ends_and_its_slot_comes_back_later(void **s
 static void cancel_body(struct rig_end *end)
 {
     struct solo solo = {.call = {.target = 1,
-                            .method = M_SLOW,
+                            .method = M_GATE,
                             .args = "",
                             .deadline_ns = INT64_MAX,
                             .done = on_solo_done}};
@@ -382,6 +414,7 @@ static void cancel_body(struct rig_end *end)
     assert_int_equal(solo.n_done, 0);
     rig_poll_until(end, solo_is_done, &solo);
     assert_int_equal(solo.answer.end, CALL_END_CANCELLED);
+    atomic_store(&gate_is_open, true);
     rig_poll_until(end, no_slot_in_use, end->rig);
     assert_int_equal(solo.n_done, 1);
 }
@@ -392,6 +425,113 @@ static void a_cancelled_call_ends_once_and_its_slot_comes_back(void **state)
 
     (void)state;
     rig_pair(&rig, cancel_body);
+}
+
+static void abandon_body(struct rig_end *end)
+{
+    struct solo naps[2] = {0};
+
+    for (int i = 0; i < 2; i++) {
+        naps[i].call = (struct mesh_call){.target = 1,
+            .method = M_NAP,
+            .args = "",
+            .deadline_ns = INT64_MAX,
+            .done = on_solo_done};
+        assert_int_equal(mesh_call_start(end->mesh, &naps[i].call), 0);
+    }
+    while (atomic_load_acquire(&segment_pair(&end->rig->seg, 1, 0)->calls_started) < 2)
+        aio_poll(end->ctx, false);
+    mesh_call_cancel(end->mesh, &naps[0].call);
+    rig_poll_until(end, solo_is_done, &naps[0]);
+    while (rig_slots_in_use(end->rig) > 1)
+        aio_poll(end->ctx, false);
+    assert_int_equal(naps[1].n_done, 0);
+    mesh_call_cancel(end->mesh, &naps[1].call);
+    rig_poll_until(end, no_slot_in_use, end->rig);
+}
+
+static void a_method_that_sleeps_for_nobody_is_woken_and_its_slot_comes_back(void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    rig_pair(&rig, abandon_body);
+}
+
+static void coroutine_fn complain_then_echo(struct job *job)
+{
+    struct call_answer answer;
+    char bytes[1000] = "large enough for a shared buffer";
+
+    assert_int_equal(call(job, 1, M_COMPLAIN, "", 0, &answer), -EIO);
+    assert_int_equal(answer.len, SERVICE_ERROR_MAX);
+    call_answer_deinit(&answer);
+    assert_int_equal(call(job, 1, M_ECHO, bytes, sizeof(bytes), &answer), 0);
+    call_answer_deinit(&answer);
+}
+
+static void complain_body(struct rig_end *end)
+{
+    run_job(end, complain_then_echo);
+}
+
+static void an_error_text_of_any_length_is_cut_and_hangs_nobody(void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    rig_pair(&rig, complain_body);
+}
+
+/* ---- an answer read after the next call has begun ---- */
+
+struct chained {
+    struct solo next;
+    struct mesh_call call;
+    uint8_t bytes[50000];
+    uint8_t other[50000];
+    bool right;
+};
+
+static void on_chained_done(struct mesh_call *call, const struct mesh_answer *answer)
+{
+    struct chained *chained = (struct chained *)((char *)call - offsetof(struct chained, call));
+
+    assert_int_equal(mesh_call_start(call->mesh, &chained->next.call), 0);
+    /* The other one is served, and its answer is on its way, before this one is read. */
+    while (segment_pair(&call->mesh->seg, 1, 0)->pushed < 4)
+        call->mesh->source.flush(call->mesh);
+    chained->right = answer->len == sizeof(chained->bytes) &&
+                     memcmp(answer->data, chained->bytes, answer->len) == 0;
+}
+
+static void chained_body(struct rig_end *end)
+{
+    struct chained *chained = calloc(1, sizeof(*chained));
+
+    memset(chained->bytes, 1, sizeof(chained->bytes));
+    memset(chained->other, 2, sizeof(chained->other));
+    chained->call = (struct mesh_call){.target = 1,
+        .method = M_ECHO,
+        .args = chained->bytes,
+        .args_len = sizeof(chained->bytes),
+        .deadline_ns = INT64_MAX,
+        .done = on_chained_done};
+    chained->next.call = chained->call;
+    chained->next.call.args = chained->other;
+    chained->next.call.done = on_solo_done;
+    assert_int_equal(mesh_call_start(end->mesh, &chained->call), 0);
+    rig_poll_until(end, solo_is_done, &chained->next);
+    assert_true(chained->right);
+    free(chained);
+}
+
+static void an_answer_stays_while_its_reader_makes_the_next_call(void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    rig_pair(&rig, chained_body);
 }
 
 /* ---- a hostile peer ---- */
@@ -446,7 +586,7 @@ static void nonsense_in_a_ring_is_dropped_or_answered_and_harms_nobody(void **st
 static void twice_body(struct rig_end *end)
 {
     struct solo solo = {.call = {.target = 1,
-                            .method = M_SLOW,
+                            .method = M_GATE,
                             .args = "",
                             .deadline_ns = INT64_MAX,
                             .done = on_solo_done}};
@@ -458,6 +598,7 @@ static void twice_body(struct rig_end *end)
     ring_tx_init(&again, segment_ring(&end->rig->seg, 0, 1), segment_tail(&end->rig->seg, 0, 1),
         segment_head(&end->rig->seg, 0, 1), segment_ring_slots(&end->rig->seg, 0, 1));
     assert_true(ring_push(&again, &message));
+    atomic_store(&gate_is_open, true);
     rig_poll_until(end, solo_is_done, &solo);
     assert_int_equal(solo.answer.end, CALL_END_DONE);
 }
@@ -467,6 +608,7 @@ static void a_call_published_twice_runs_once(void **state)
     struct rig rig;
 
     (void)state;
+    atomic_store(&gate_is_open, false);
     rig_open(&rig, 2, &test_service);
     rig_thread(&rig, 1, rig_serve);
     rig_thread(&rig, 0, twice_body);
@@ -489,6 +631,9 @@ int main(void)
         cmocka_unit_test(calls_beyond_the_heap_wait_for_buffers_and_all_end),
         cmocka_unit_test(a_call_past_its_deadline_ends_and_its_slot_comes_back_later),
         cmocka_unit_test(a_cancelled_call_ends_once_and_its_slot_comes_back),
+        cmocka_unit_test(a_method_that_sleeps_for_nobody_is_woken_and_its_slot_comes_back),
+        cmocka_unit_test(an_error_text_of_any_length_is_cut_and_hangs_nobody),
+        cmocka_unit_test(an_answer_stays_while_its_reader_makes_the_next_call),
         cmocka_unit_test(a_call_published_twice_runs_once),
         cmocka_unit_test(nonsense_in_a_ring_is_dropped_or_answered_and_harms_nobody),
     };

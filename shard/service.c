@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: MIT */
+/* What a method may use, for a call from another peer and for one of this shard's own alike. */
+#include "shard/service.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "shard/call.h"
+#include "shard/mesh_inside.h"
+#include "shard/serve.h"
+
+const void *service_args(const struct service_call *call, size_t *ret_len)
+{
+    *ret_len = call->args_len;
+    return call->args;
+}
+
+void *service_state(const struct service_call *call)
+{
+    return call->state;
+}
+
+uint32_t service_shard(const struct service_call *call)
+{
+    return call->mesh->self;
+}
+
+uint32_t service_n_shards(const struct service_call *call)
+{
+    return call->mesh->seg.geometry.n_shards;
+}
+
+uint32_t service_n_methods(const struct service_call *call)
+{
+    return registry_n_methods(call->mesh->registry);
+}
+
+const struct service_method *service_method_at(
+    const struct service_call *call, uint32_t method, const char **ret_service)
+{
+    uint32_t service;
+    const struct service_method *found = registry_method(call->mesh->registry, method, &service);
+
+    if (found && ret_service)
+        *ret_service = registry_service(call->mesh->registry, service)->name;
+    return found;
+}
+
+int64_t service_deadline_ns(const struct service_call *call)
+{
+    return call->deadline_ns;
+}
+
+/* ---- time ---- */
+
+bool service_is_wanted(const struct service_call *call)
+{
+    return !call->abandoned &&
+           (call->deadline_ns == INT64_MAX || aio_clock_ns() < call->deadline_ns);
+}
+
+static void on_sleep_over(void *opaque)
+{
+    serve_wake_sleeper(opaque);
+}
+
+int coroutine_fn service_sleep_ns(struct service_call *call, int64_t ns)
+{
+    int64_t now_ns = aio_clock_ns();
+    int64_t end_ns = ns < INT64_MAX - now_ns ? now_ns + ns : INT64_MAX - 1;
+    AioTimer timer;
+    int r;
+
+    if (!call->abandoned) {
+        aio_timer_init(call->mesh->ctx, &timer, on_sleep_over, call);
+        r = timer_mod_ns(&timer, end_ns < call->deadline_ns ? end_ns : call->deadline_ns);
+        if (r < 0)
+            return r;
+        call->sleeper = coroutine_self();
+        coroutine_yield_at("sleep");
+        timer_del(&timer);
+    }
+    if (call->abandoned)
+        return -ECANCELED;
+    return end_ns < call->deadline_ns ? 0 : -ETIMEDOUT;
+}
+
+/* ---- answers ---- */
+
+int coroutine_fn service_reply(struct service_call *call, const void *data, size_t len)
+{
+    if (len > SERVICE_REPLY_MAX)
+        return -EMSGSIZE;
+    if (call->replied)
+        return -EALREADY;
+    call->replied = true;
+    if (!call->local) {
+        serve_put_reply(call, data, len);
+        return 0;
+    }
+    call->local_reply = malloc(len ? len : 1);
+    if (!call->local_reply)
+        return -ENOMEM;
+    if (len)
+        memcpy(call->local_reply, data, len);
+    call->reply_len = len;
+    return 0;
+}
+
+int service_fail(struct service_call *call, int error, const char *format, ...)
+{
+    va_list args;
+    char *text;
+
+    va_start(args, format);
+    if (vasprintf(&text, format, args) < 0)
+        text = NULL;
+    va_end(args);
+    if (text && strlen(text) > SERVICE_ERROR_MAX)
+        strcpy(text + SERVICE_ERROR_MAX - 3, "...");
+    free(call->error_text);
+    call->error_text = text;
+    return error;
+}
+
+int coroutine_fn service_call_shard(struct service_call *call, uint32_t shard, const char *name,
+    const void *args, size_t len, void **ret_data, size_t *ret_len)
+{
+    struct call_request request = {.target = shard,
+        .args = args,
+        .args_len = len,
+        .deadline_ns = call->deadline_ns,
+        .depth = call->depth + 1};
+    struct call_answer answer;
+    int r = registry_find(call->mesh->registry, name, strlen(name), &request.method);
+
+    *ret_data = NULL;
+    *ret_len = 0;
+    if (r < 0)
+        return r;
+    r = shard_call(call->mesh, &request, &answer);
+    *ret_data = answer.data;
+    *ret_len = answer.len;
+    return r;
+}
