@@ -219,8 +219,10 @@ static uint64_t pair_in_use(const struct rig *rig, uint32_t caller, uint32_t cal
 {
     uint64_t n = 0;
 
-    for (uint32_t slot = 0; slot < segment_call_slots(&rig->seg, caller, callee); slot++)
-        n += (segment_call(&rig->seg, caller, callee, slot)->word & 0xff) != CALL_FREE;
+    for (uint32_t slot = 0; slot < segment_call_slots(&rig->seg, caller, callee); slot++) {
+        uint64_t word = atomic_load_acquire(&segment_call(&rig->seg, caller, callee, slot)->word);
+        n += (word & 0xff) != CALL_FREE;
+    }
     return n;
 }
 

@@ -379,14 +379,16 @@ static void deadline_body(struct rig_end *end)
     struct solo solo = {.call = {.target = 1,
                             .method = M_GATE,
                             .args = "",
-                            .deadline_ns = aio_clock_ns() + 3000000,
+                            .deadline_ns = aio_clock_ns() + 30000000,
                             .done = on_solo_done}};
 
     assert_int_equal(mesh_call_start(end->mesh, &solo.call), 0);
     rig_poll_until(end, solo_is_done, &solo);
     assert_int_equal(solo.answer.end, CALL_END_EXPIRED);
     assert_int_equal(solo.answer.status, -ETIMEDOUT);
-    assert_int_equal(rig_slots_in_use(end->rig), 1);
+    /* On a slow machine it may have been too late to begin. */
+    if (atomic_load_acquire(&segment_pair(&end->rig->seg, 1, 0)->calls_started))
+        assert_int_equal(rig_slots_in_use(end->rig), 1);
     atomic_store(&gate_is_open, true);
     rig_poll_until(end, no_slot_in_use, end->rig);
     assert_int_equal(solo.n_done, 1);
@@ -499,7 +501,7 @@ static void on_chained_done(struct mesh_call *call, const struct mesh_answer *an
 
     assert_int_equal(mesh_call_start(call->mesh, &chained->next.call), 0);
     /* The other one is served, and its answer is on its way, before this one is read. */
-    while (segment_pair(&call->mesh->seg, 1, 0)->pushed < 4)
+    while (atomic_load_relaxed(&segment_pair(&call->mesh->seg, 1, 0)->pushed) < 4)
         call->mesh->source.flush(call->mesh);
     chained->right = answer->len == sizeof(chained->bytes) &&
                      memcmp(answer->data, chained->bytes, answer->len) == 0;
