@@ -11,6 +11,7 @@
 #include <nng/protocol/reqrep0/rep.h>
 
 #include "ipc/client/nng_error.h"
+#include "ipc/gateway/broken_pipe.h"
 #include "ipc/gateway/limits.h"
 #include "proto/protocol.h"
 
@@ -350,6 +351,9 @@ static int start(struct port *port, const char **ret_what)
     port->bh = aio_bh_new(port->config.ctx, on_inbox, port);
     if (!port->exchanges || !port->bh)
         return -ENOMEM;
+    *ret_what = "nng's sendmsg() is not the program's own";
+    if (!broken_pipe_stands())
+        return -ELIBACC;
     *ret_what = "the socket of nng";
     int r = open_socket(port);
     if (r == 0)

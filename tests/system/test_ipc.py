@@ -301,6 +301,13 @@ class Garbage(IpcCase):
             self.assert_closed(stream)
         self.assert_still_serves()
 
+    def test_clients_that_leave_before_the_greeting_silence_nobody(self):
+        self.begin()
+        for _ in range(200):
+            with socket.socket(socket.AF_UNIX) as stream:
+                stream.connect(socket_of(self.sherd))
+        self.assert_still_serves()
+
     def test_a_message_longer_than_the_limit_ends_the_connection(self):
         self.begin()
         for length in (4 * 1024 * 1024 + 5, 1 << 40, (1 << 64) - 1):
@@ -407,6 +414,17 @@ class Remote(IpcCase):
         local = RawClient(socket_of(self.sherd))
         self.sockets.append(local.socket)
         local.hello()
+
+    def test_clients_that_leave_before_the_greeting_silence_nobody(self):
+        self.listen(self.token_file())
+        reset_at_close = struct.pack("ii", 1, 0)
+        for _ in range(20):
+            streams = [socket.create_connection(("127.0.0.1", self.port)) for _ in range(10)]
+            for stream in streams:
+                stream.shutdown(socket.SHUT_WR)
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset_at_close)
+                stream.close()
+        self.remote().hello(token=b"open sesame")
 
     def test_a_session_s_token_does_not_replace_the_secret(self):
         self.listen(self.token_file())
