@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,9 @@
  * open files and the memory: PIECES and WINDOWS together are 32 MiB a shard. A large file takes a
  * window while it holds its piece; nobody waits for a piece while holding a window, so all get on.
  *
+ * What is cancelled must not hold its place while others wait for it, so after each wait in line and
+ * between two steps of what takes long it is asked whether the answer is wanted.
+ *
  * Nothing of a request is trusted: it is unpacked from the call's private copy, and its path may
  * hold any byte.
  */
@@ -34,6 +38,8 @@
 
 #define WRITE_STEP_BYTES ((size_t)64 * 1024) /* how exactly an error says what was written */
 #define CREATE_MODE      0644u
+
+#define PATH_SHOWN 200 /* of a path that is too long: texts for people are short */
 
 struct file_state {
     struct file_roots *roots;
@@ -73,6 +79,29 @@ static void job_deinit(struct job *job)
     arena_deinit(&job->arena);
 }
 
+/* Fails with "METHOD: text"; consumes text, which may be NULL. */
+static int job_fail(struct job *job, int error, char *text)
+{
+    int r = text ? service_fail(job->call, error, "%s: %s", job->method, text) : error;
+    free(text);
+    return r;
+}
+
+static int job_fail_io(struct job *job, int error, const char *doing)
+{
+    return service_fail(
+        job->call, error, "%s: %s: %s: %s", job->method, job->path, doing, strerrordesc_np(-error));
+}
+
+/* 0, or why the call's answer is not wanted any more. */
+static int may_go_on(const void *opaque)
+{
+    const struct service_call *call = opaque;
+    if (service_is_wanted(call))
+        return 0;
+    return aio_clock_ns() >= service_deadline_ns(call) ? -ETIMEDOUT : -ECANCELED;
+}
+
 static int job_init(struct job *job, struct service_call *call, const char *method)
 {
     size_t len;
@@ -87,23 +116,18 @@ static int job_init(struct job *job, struct service_call *call, const char *meth
         return service_fail(
             call, -EINVAL, "%s: the path is empty or has a zero byte in it", method);
     }
+    if (path->len >= PATH_MAX) {
+        return service_fail(call, -ENAMETOOLONG,
+            "%s: %.*s...: %zu bytes are too long for a path: "
+            "at most %d",
+            method, PATH_SHOWN, (const char *)path->data, path->len, PATH_MAX - 1);
+    }
     job->path = strndup((const char *)path->data, path->len);
     job->piece = job->path ? buffer_pool_take_co(&job->state->pieces) : NULL;
-    return job->piece ? 0 : -ENOMEM;
-}
-
-/* Fails with "METHOD: text"; consumes text, which may be NULL. */
-static int job_fail(struct job *job, int error, char *text)
-{
-    int r = text ? service_fail(job->call, error, "%s: %s", job->method, text) : error;
-    free(text);
-    return r;
-}
-
-static int job_fail_io(struct job *job, int error, const char *doing)
-{
-    return service_fail(
-        job->call, error, "%s: %s: %s: %s", job->method, job->path, doing, strerrordesc_np(-error));
+    if (!job->piece)
+        return -ENOMEM;
+    int r = may_go_on(call);
+    return r < 0 ? job_fail_io(job, r, "given up in line") : 0;
 }
 
 static int coroutine_fn job_open_regular_co(struct job *job, uint64_t flags)
@@ -153,13 +177,14 @@ static int coroutine_fn sha256_co(struct job *job)
         .fd = job->fd,
         .size = (uint64_t)job->st.st_size,
         .piece = job->piece,
-        .deadline_ns = service_deadline_ns(job->call),
+        .may_go_on = may_go_on,
+        .opaque = job->call,
     };
     uint8_t digest[FILE_DIGEST_BYTES];
     uint64_t size;
     r = file_hash_co(job->state->hasher, &file, digest, &size);
     if (r < 0)
-        return job_fail_io(job, r, r == -ETIMEDOUT ? "not hashed in time" : "reading failed");
+        return job_fail_io(job, r, may_go_on(job->call) == r ? "given up" : "reading failed");
     Sherd__File__Sha256Reply reply = SHERD__FILE__SHA256_REPLY__INIT;
     reply.digest = (ProtobufCBinaryData){.data = digest, .len = sizeof(digest)};
     reply.size = size;
@@ -193,9 +218,10 @@ static int coroutine_fn read_large_co(struct job *job)
     void *window = buffer_pool_take_co(&job->state->windows);
     if (!window)
         return -ENOMEM;
-    ssize_t len = co_pread(job->fd, window, job->request->length, job->request->offset);
-    int r = len < 0 ? job_fail_io(job, (int)len, "reading failed")
-                    : service_reply(job->call, window, (size_t)len);
+    int r = may_go_on(job->call);
+    ssize_t len = r < 0 ? r : co_pread(job->fd, window, job->request->length, job->request->offset);
+    r = len < 0 ? job_fail_io(job, (int)len, r < 0 ? "given up in line" : "reading failed")
+                : service_reply(job->call, window, (size_t)len);
     buffer_pool_put(&job->state->windows, window);
     return r;
 }
@@ -235,6 +261,8 @@ static int coroutine_fn write_steps_co(struct job *job, size_t *ret_written)
             r = (int)n;
         else
             written += (size_t)n;
+        if (r == 0 && written < data->len)
+            r = may_go_on(job->call);
     }
     *ret_written = written;
     return r;

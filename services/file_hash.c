@@ -83,12 +83,16 @@ static void coroutine_fn let_others_run_co(void)
     coroutine_yield_at("lets others run");
 }
 
+static int may_go_on(const struct file_to_hash *file)
+{
+    return file->may_go_on ? file->may_go_on(file->opaque) : 0;
+}
+
+/* While others run it may become known that nobody waits for this file any more. */
 static int coroutine_fn pause_co(const struct file_to_hash *file)
 {
-    if (file->deadline_ns != INT64_MAX && aio_clock_ns() >= file->deadline_ns)
-        return -ETIMEDOUT;
     let_others_run_co();
-    return 0;
+    return may_go_on(file);
 }
 
 /* ---- size not known ---- */
@@ -214,6 +218,11 @@ static int coroutine_fn hash_large_co(struct file_hasher *hasher, const struct f
     uint8_t *buffer = buffer_pool_take_co(hasher->windows);
     if (!buffer)
         return -ENOMEM;
+    int r = may_go_on(file); /* the line was long, maybe */
+    if (r < 0) {
+        buffer_pool_put(hasher->windows, buffer);
+        return r;
+    }
     struct window window = {.file = file, .hashing = coroutine_self()};
     for (uint32_t i = 0; i < FILE_WINDOW_PIECES; i++) {
         struct piece *piece = &window.pieces[i];
@@ -221,7 +230,7 @@ static int coroutine_fn hash_large_co(struct file_hasher *hasher, const struct f
         piece->data = buffer + i * FILE_PIECE_BYTES;
         piece_start(piece);
     }
-    int r = hash_pieces_co(&window, ctx, ret_size);
+    r = hash_pieces_co(&window, ctx, ret_size);
     for (uint32_t i = 0; i < FILE_WINDOW_PIECES; i++)
         piece_wait_co(&window.pieces[i]);
     buffer_pool_put(hasher->windows, buffer);

@@ -30,14 +30,16 @@ void file_hasher_free(struct file_hasher *hasher); /* NULL does nothing */
 
 struct file_to_hash {
     int fd;
-    uint64_t size;       /* by fstat(); 0: not known, as in /proc */
-    void *piece;         /* FILE_PIECE_BYTES to read into, for small files */
-    int64_t deadline_ns; /* CLOCK_MONOTONIC; looked at between pieces; INT64_MAX: none */
+    uint64_t size; /* by fstat(); 0: not known, as in /proc */
+    void *piece;   /* FILE_PIECE_BYTES to read into, for small files */
+    /* Asked between pieces and after waiting in line: 0, or -errno to give up with. NULL: never. */
+    int (*may_go_on)(const void *opaque);
+    const void *opaque;
 };
 
 /*
  * Hashes from the start to the end of the file, or to file->size where the file has grown since. One
- * that shrinks meanwhile is hashed to its new end. 0, or -errno: what reading said; -ETIMEDOUT;
+ * that shrinks meanwhile is hashed to its new end. 0, or -errno: what reading or may_go_on() said;
  * -ENOMEM. *ret_size is how many bytes were hashed.
  */
 int coroutine_fn file_hash_co(struct file_hasher *hasher, const struct file_to_hash *file,

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,8 +21,13 @@
  * link, or a ".."); and a path is to be written whose root does not settle whether it may be: a
  * read-only one, which a link may leave, and a writable one with a read-only root somewhere below.
  *
- * fstat() on a file just opened, and fcntl(), are not worth a trip through the engine: what they
- * want is in memory.
+ * Opening is itself an effect: a FIFO's writer goes on and then gets SIGPIPE, a tape rewinds. So a
+ * path is looked up with O_PATH first, which nobody notices, and opened for real only where that is a
+ * regular file; what was exchanged in between is refused after all. The second time, all of the
+ * path is in the kernel's cache; /proc/self/fd, which would lead to that very file, costs more.
+ *
+ * fstat() on a file just opened, fcntl(), and close() of what O_PATH opened are not worth a trip
+ * through the engine: what they want is in memory.
  */
 
 int file_explain(char **ret_error, int error, const char *path)
@@ -55,9 +61,9 @@ static int refuse_outside(
                       "%s: is under no --root (roots: %s); start sherd run with --root DIR", path,
                       list ? list : "")
                 : explain(ret_error, -EACCES,
-                      "%s: leads to %s, which is under no --root (roots: %s); start sherd run with "
-                      "--root DIR",
-                      path, outside, list ? list : "");
+                      "%s: leads to %.*s, which is under no --root (roots: %s); start sherd run "
+                      "with --root DIR",
+                      path, PATH_MAX, outside, list ? list : "");
     free(list);
     return r;
 }
@@ -72,6 +78,9 @@ static int coroutine_fn walk_co(const struct file_roots *roots, const char *path
 {
     struct file_walk walk = {.roots = roots, .path = path, .flags = flags, .mode = mode};
     int fd = thread_pool_submit_co(run_walk, &walk);
+    if (fd == -EAGAIN)
+        fd = run_walk(
+            &walk); /* no thread to be had (RLIMIT_NPROC): late is better than not at all */
     if (fd == -EXDEV && walk.outside) {
         fd = refuse_outside(ret_error, roots, path, walk.outside);
     } else if (fd == -EROFS && walk.root) {
@@ -108,7 +117,7 @@ int coroutine_fn file_open_co(const struct file_roots *roots, const char *path, 
     if (!root_settles(root, flags))
         return walk_co(roots, path, flags, mode, ret_error);
     struct open_how how = {
-        .flags = flags | O_CLOEXEC,
+        .flags = file_walk_kernel_flags(flags),
         .mode = flags & O_CREAT ? mode : 0, /* else it is an error */
         .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS,
     };
@@ -132,27 +141,43 @@ static int refuse_kind(char **ret_error, mode_t mode, const char *path)
     }
 }
 
-/* O_NONBLOCK was for the opening; the engines want a file that waits. */
+/* O_NONBLOCK was for the opening; the engines want a file that waits. No other of the flags that
+ * F_SETFL sets is ever asked for. */
 static int use_blocking(int fd)
 {
-    int flags = fcntl(fd, F_GETFL);
-    return flags < 0 || fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0 ? -errno : 0;
+    return fcntl(fd, F_SETFL, 0) < 0 ? -errno : 0;
+}
+
+/* What path is, in *ret_stat, found out without opening it; it must be a regular file. */
+static int coroutine_fn look_up_co(const struct file_roots *roots, const char *path, uint64_t flags,
+    struct stat *ret_stat, char **ret_error)
+{
+    int fd = file_open_co(roots, path, O_PATH | (flags & O_ACCMODE), 0, ret_error);
+    if (fd < 0)
+        return fd;
+    int r = fstat(fd, ret_stat) < 0 ? file_explain(ret_error, -errno, path) : 0;
+    close(fd);
+    if (r == 0 && !S_ISREG(ret_stat->st_mode))
+        r = refuse_kind(ret_error, ret_stat->st_mode, path);
+    return r;
 }
 
 int coroutine_fn file_open_regular_co(const struct file_roots *roots, const char *path,
     uint64_t flags, uint32_t mode, struct stat *ret_stat, char **ret_error)
 {
-    int fd = file_open_co(roots, path, flags | O_NONBLOCK | O_NOCTTY, mode, ret_error);
-    if (fd == -ENXIO) {
+    struct stat st;
+    int r = look_up_co(roots, path, flags, &st, ret_error);
+    if (r == -ENOENT && (flags & O_CREAT)) {
         free(*ret_error);
-        return explain(
-            ret_error, -EINVAL, "%s: Is a FIFO, socket or device, not a regular file", path);
+        *ret_error = NULL;
+    } else if (r < 0) {
+        return r;
     }
+    int fd = file_open_co(roots, path, flags | O_NONBLOCK | O_NOCTTY, mode, ret_error);
     if (fd < 0)
         return fd;
-    struct stat st;
-    int r = fstat(fd, &st) < 0 ? -errno : 0;
-    if (r == 0 && !S_ISREG(st.st_mode))
+    r = fstat(fd, &st) < 0 ? -errno : 0;
+    if (r == 0 && !S_ISREG(st.st_mode)) /* exchanged just now */
         r = refuse_kind(ret_error, st.st_mode, path);
     else if (r == 0)
         r = use_blocking(fd);

@@ -18,14 +18,16 @@
  * Links are followed as long as they stay under the roots, whichever. The fd, close-on-exec, or
  * -errno with *ret_error: "PATH: what failed; what to do" (free() it), or NULL where there is no
  * memory for it. -EACCES: under no root, or the kernel forbids it; -EROFS: flags ask for writing and
- * the root is read-only; -EINVAL: path is not absolute; else what the kernel says.
+ * the root is read-only; -EINVAL: path is not absolute; else what the kernel says. O_PATH may come
+ * with O_WRONLY: then nothing is opened for writing, and whether it might be is looked at.
  */
 int coroutine_fn file_open_co(const struct file_roots *roots, const char *path, uint64_t flags,
     uint32_t mode, char **ret_error);
 
 /*
- * As file_open_co(), for a regular file alone: anything else is closed again and refused with
- * -EISDIR or -EINVAL, and a FIFO or device never waited for. *ret_stat is the file's.
+ * As file_open_co(), for a regular file alone: anything else is refused with -EISDIR or -EINVAL
+ * without being opened, so that neither a FIFO's other end nor a device notices. *ret_stat is the
+ * file's.
  */
 int coroutine_fn file_open_regular_co(const struct file_roots *roots, const char *path,
     uint64_t flags, uint32_t mode, struct stat *ret_stat, char **ret_error);

@@ -50,12 +50,18 @@ static void state_deinit(struct walk_state *state)
     free(state->todo);
 }
 
+uint64_t file_walk_kernel_flags(uint64_t flags)
+{
+    return (flags & O_PATH ? flags & ~(uint64_t)O_ACCMODE : flags) | O_CLOEXEC;
+}
+
 static int open_beneath(
     const struct file_root *root, const char *rest, uint64_t flags, uint32_t mode)
 {
     if (root->fd < 0)
         return root->fd;
-    struct open_how how = {.flags = flags | O_CLOEXEC, .mode = mode, .resolve = RESOLVE_STRICT};
+    struct open_how how = {
+        .flags = file_walk_kernel_flags(flags), .mode = mode, .resolve = RESOLVE_STRICT};
     long fd = syscall(SYS_openat2, root->fd, *rest ? rest : ".", &how, sizeof(how));
     return fd < 0 ? -errno : (int)fd;
 }

@@ -19,7 +19,7 @@
 struct file_walk {
     const struct file_roots *roots;
     const char *path; /* absolute */
-    uint64_t flags;   /* of open(2) */
+    uint64_t flags;   /* of open(2); with O_PATH, O_WRONLY says what it is looked up for */
     uint32_t mode;    /* of a file that O_CREAT makes */
 
     char *outside;                /* with -EXDEV: where it leads; malloc */
@@ -32,3 +32,6 @@ struct file_walk {
 int file_walk_open(struct file_walk *walk);
 
 void file_walk_deinit(struct file_walk *walk);
+
+/* The flags as openat2() takes them: with O_PATH it refuses an access mode. */
+uint64_t file_walk_kernel_flags(uint64_t flags);

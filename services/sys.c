@@ -47,7 +47,7 @@ static int coroutine_fn run_echo(struct service_call *call)
     return service_reply(call, args, len);
 }
 
-/* Does not sleep past the caller's deadline: nobody would hear the answer. */
+/* Sleeps no longer than somebody waits for the answer. */
 static int coroutine_fn run_sleep(struct service_call *call)
 {
     uint32_t ms;
@@ -55,17 +55,11 @@ static int coroutine_fn run_sleep(struct service_call *call)
         return service_fail(call, -EINVAL,
             "sys.sleep: the argument is the time in milliseconds, 0 to %u", SLEEP_MAX_MS);
     }
-    int64_t now_ns = aio_clock_ns();
-    int64_t deadline_ns = service_deadline_ns(call);
-    int64_t wake_ns = now_ns + ms * NS_PER_MS;
-    if (wake_ns <= deadline_ns) {
-        co_sleep_ns(wake_ns - now_ns);
-        return service_reply(call, NULL, 0);
+    int r = service_sleep_ns(call, ms * NS_PER_MS);
+    if (r == -ETIMEDOUT) {
+        return service_fail(call, r, "sys.sleep: the deadline came before %u ms were over", ms);
     }
-    if (deadline_ns > now_ns)
-        co_sleep_ns(deadline_ns - now_ns);
-    return service_fail(
-        call, -ETIMEDOUT, "sys.sleep: the deadline came before %u ms were over", ms);
+    return r < 0 ? r : service_reply(call, NULL, 0);
 }
 
 static void print_method(FILE *out, const char *service, const struct service_method *method)

@@ -19,6 +19,7 @@ struct service_call {
     const void *args;
     size_t args_len;
     int64_t deadline_ns; /* 0: none */
+    bool is_abandoned;   /* may be set at any time: nobody waits for the answer any more */
 
     /* Results. */
     int status;
@@ -77,6 +78,24 @@ const struct service_method *service_method_at(
 int64_t service_deadline_ns(const struct service_call *call)
 {
     return call->deadline_ns ? call->deadline_ns : INT64_MAX;
+}
+
+bool service_is_wanted(const struct service_call *call)
+{
+    return !call->is_abandoned && aio_clock_ns() < service_deadline_ns(call);
+}
+
+/* The mesh wakes the sleeper; this one looks. */
+int service_sleep_ns(struct service_call *call, int64_t ns)
+{
+    int64_t end_ns = aio_clock_ns() + ns;
+    while (service_is_wanted(call) && aio_clock_ns() < end_ns) {
+        int64_t left_ns = end_ns - aio_clock_ns();
+        co_sleep_ns(left_ns < 1000000 ? left_ns : 1000000);
+    }
+    if (call->is_abandoned)
+        return -ECANCELED;
+    return service_is_wanted(call) ? 0 : -ETIMEDOUT;
 }
 
 int service_reply(struct service_call *call, const void *data, size_t len)

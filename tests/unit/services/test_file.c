@@ -319,6 +319,25 @@ static void arguments_that_are_no_request_are_refused(void **state)
     stop_service(&s);
 }
 
+static void path_longer_than_any_is_refused_with_a_short_text(void **state)
+{
+    struct service_fixture s = start_service(*state, ":rw");
+    size_t len = 1024 * 1024 - 100;
+    char *name = malloc(len + 1);
+    memset(name, 'a', len);
+    name[len] = '\0';
+    static const char *const methods[] = {"file.sha256", "file.read", "file.write", "file.stat"};
+    for (size_t i = 0; i < 4; i++) {
+        struct service_call call = run(&s, methods[i], (struct request){.name = name});
+        assert_int_equal(call.status, -ENAMETOOLONG);
+        assert_true(strlen(call.text) < 512);
+        assert_non_null(strstr(call.text, "aaa...: "));
+        end_call(&call);
+    }
+    free(name);
+    stop_service(&s);
+}
+
 static void one_path_has_one_owner_for_all_methods(void **state)
 {
     static const char *const methods[] = {"file.sha256", "file.read", "file.write", "file.stat"};
@@ -382,6 +401,53 @@ static void calls_in_flight_beyond_the_fd_limit_wait_instead_of_failing(void **s
     stop_service(&s);
 }
 
+/* Hashing the sparse file to its end would take longer than the fixture waits. */
+static void calls_that_nobody_waits_for_give_their_places_back(void **state)
+{
+    enum { N = 200 };
+    struct service_fixture s = start_service(*state, "");
+    struct many *many = calloc(N, sizeof(*many));
+    uint32_t n_left = N;
+    make_file(s.f, "small", "some bytes", 10);
+    make_file(s.f, "big", "", 0);
+    char *path = in_dir(s.f, "big");
+    assert_int_equal(truncate(path, (off_t)1 << 40), 0);
+    for (int i = 0; i < N; i++) {
+        many[i].call = new_call(&s, "file.sha256", (struct request){.name = "big"});
+        many[i].n_left = &n_left;
+        coroutine_enter(coroutine_create(many_entry, &many[i]));
+    }
+    aio_poll(s.f->ctx, false);
+    for (int i = 0; i < N; i++)
+        many[i].call.is_abandoned = true;
+    struct service_call call = run(&s, "file.sha256", (struct request){.name = "small"});
+    expect_hash(&call, "some bytes", 10);
+    end_call(&call);
+    run_until_none_left(s.f, &n_left);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(many[i].call.status, -ECANCELED);
+        end_call(&many[i].call);
+    }
+    free(many);
+    free(path);
+    stop_service(&s);
+}
+
+static void file_is_not_hashed_past_the_deadline(void **state)
+{
+    struct service_fixture s = start_service(*state, "");
+    make_file(s.f, "big", "", 0);
+    char *path = in_dir(s.f, "big");
+    assert_int_equal(truncate(path, (off_t)1 << 40), 0);
+    struct service_call call = new_call(&s, "file.sha256", (struct request){.name = "big"});
+    call.deadline_ns = aio_clock_ns() + 5 * 1000000;
+    run_co(s.f, call_body, &call);
+    assert_int_equal(call.status, -ETIMEDOUT);
+    end_call(&call);
+    free(path);
+    stop_service(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest cases[] = {
@@ -396,8 +462,11 @@ int main(void)
         FIXTURE_CASE(failed_write_says_how_far_it_came),
         FIXTURE_CASE(stat_tells_what_the_kernel_tells),
         FIXTURE_CASE(arguments_that_are_no_request_are_refused),
+        FIXTURE_CASE(path_longer_than_any_is_refused_with_a_short_text),
         FIXTURE_CASE(one_path_has_one_owner_for_all_methods),
         FIXTURE_CASE(calls_in_flight_beyond_the_fd_limit_wait_instead_of_failing),
+        FIXTURE_CASE(calls_that_nobody_waits_for_give_their_places_back),
+        FIXTURE_CASE(file_is_not_hashed_past_the_deadline),
     };
     return FIXTURE_RUN(cases);
 }

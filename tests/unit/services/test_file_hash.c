@@ -56,11 +56,10 @@ static int open_bytes(struct fixture *f, const uint8_t *bytes, size_t len)
 }
 
 /* Hashes the len bytes of fd, of which fstat() is pretended to have said size. */
-static struct hashing hash_fd(struct fixture *f, int fd, uint64_t size, int64_t deadline_ns)
+static struct hashing hash_fd(struct fixture *f, int fd, uint64_t size)
 {
     struct buffer_pool windows;
-    struct hashing h = {.f = f,
-        .file = {.fd = fd, .size = size, .piece = malloc(PIECE), .deadline_ns = deadline_ns}};
+    struct hashing h = {.f = f, .file = {.fd = fd, .size = size, .piece = malloc(PIECE)}};
     buffer_pool_init(&windows, WINDOW, 1);
     assert_int_equal(file_hasher_new(&windows, &h.hasher), 0);
     run_co(f, hash_body, &h);
@@ -79,7 +78,7 @@ static void digest_is_that_of_all_bytes_at_every_size(void **state)
     uint8_t *bytes = new_bytes(3 * WINDOW + 12345);
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
         int fd = open_bytes(f, bytes, sizes[i]);
-        struct hashing h = hash_fd(f, fd, sizes[i], INT64_MAX);
+        struct hashing h = hash_fd(f, fd, sizes[i]);
         expect_digest(&h, bytes, sizes[i]);
         close(fd);
     }
@@ -93,7 +92,7 @@ static void file_of_unknown_size_is_hashed_to_its_end(void **state)
     uint8_t *bytes = new_bytes(WINDOW + 5);
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
         int fd = open_bytes(f, bytes, sizes[i]);
-        struct hashing h = hash_fd(f, fd, 0, INT64_MAX);
+        struct hashing h = hash_fd(f, fd, 0);
         expect_digest(&h, bytes, sizes[i]);
         close(fd);
     }
@@ -107,7 +106,7 @@ static void file_that_shrank_is_hashed_to_its_new_end(void **state)
     uint8_t *bytes = new_bytes(2 * WINDOW);
     for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
         int fd = open_bytes(f, bytes, ends[i]);
-        struct hashing h = hash_fd(f, fd, 2 * WINDOW, INT64_MAX);
+        struct hashing h = hash_fd(f, fd, 2 * WINDOW);
         expect_digest(&h, bytes, ends[i]);
         close(fd);
     }
@@ -120,19 +119,45 @@ static void failed_read_fails_the_hash_and_leaves_no_read_in_flight(void **state
     struct fixture *f = *state;
     int fd = open(f->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
-        struct hashing h = hash_fd(f, fd, sizes[i], INT64_MAX);
+        struct hashing h = hash_fd(f, fd, sizes[i]);
         assert_int_equal(h.result, -EISDIR);
     }
     close(fd);
 }
 
-static void large_file_is_given_up_at_the_deadline(void **state)
+/* Says no when it has said yes so often. */
+static int count_down(const void *opaque)
 {
+    uint32_t *n_left = (uint32_t *)(uintptr_t)opaque;
+    return (*n_left)-- > 0 ? 0 : -ECANCELED;
+}
+
+static void hashing_is_given_up_between_pieces(void **state)
+{
+    static const uint64_t sizes[] = {0, 3 * WINDOW};
     struct fixture *f = *state;
-    uint8_t *bytes = new_bytes(2 * WINDOW);
-    int fd = open_bytes(f, bytes, 2 * WINDOW);
-    struct hashing h = hash_fd(f, fd, 2 * WINDOW, aio_clock_ns());
-    assert_int_equal(h.result, -ETIMEDOUT);
+    uint8_t *bytes = new_bytes(3 * WINDOW);
+    int fd = open_bytes(f, bytes, 3 * WINDOW);
+    for (uint32_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        for (uint32_t n_yes = 0; n_yes < 3; n_yes++) {
+            uint32_t n_left = n_yes;
+            struct buffer_pool windows;
+            struct hashing h = {.f = f,
+                .file = {.fd = fd,
+                    .size = sizes[i],
+                    .piece = malloc(PIECE),
+                    .may_go_on = count_down,
+                    .opaque = &n_left}};
+            buffer_pool_init(&windows, WINDOW, 1);
+            assert_int_equal(file_hasher_new(&windows, &h.hasher), 0);
+            run_co(f, hash_body, &h);
+            assert_int_equal(h.result, -ECANCELED);
+            assert_int_equal(windows.n_taken, 0);
+            file_hasher_free(h.hasher);
+            buffer_pool_deinit(&windows);
+            free(h.file.piece);
+        }
+    }
     close(fd);
     free(bytes);
 }
@@ -166,9 +191,7 @@ static void many_large_files_take_turns_at_few_windows(void **state)
     assert_int_equal(file_hasher_new(&windows, &hasher), 0);
     for (int i = 0; i < N; i++) {
         many[i] = (struct many){.n_left = &n_left,
-            .hashing = {.f = f,
-                .hasher = hasher,
-                .file = {.fd = fd, .size = len, .deadline_ns = INT64_MAX}}};
+            .hashing = {.f = f, .hasher = hasher, .file = {.fd = fd, .size = len}}};
         coroutine_enter(coroutine_create(many_entry, &many[i]));
     }
     run_until_none_left(f, &n_left);
@@ -205,8 +228,7 @@ static void others_run_between_the_pieces_of_a_large_file(void **state)
     size_t len = 4 * WINDOW;
     uint8_t *bytes = new_bytes(len);
     int fd = open_bytes(f, bytes, len);
-    struct many one = {.n_left = &n_left,
-        .hashing = {.f = f, .file = {.fd = fd, .size = len, .deadline_ns = INT64_MAX}}};
+    struct many one = {.n_left = &n_left, .hashing = {.f = f, .file = {.fd = fd, .size = len}}};
     buffer_pool_init(&windows, WINDOW, 1);
     assert_int_equal(file_hasher_new(&windows, &one.hashing.hasher), 0);
     coroutine_enter(coroutine_create(tick_entry, &ticking));
@@ -229,7 +251,7 @@ int main(void)
         FIXTURE_CASE(file_of_unknown_size_is_hashed_to_its_end),
         FIXTURE_CASE(file_that_shrank_is_hashed_to_its_new_end),
         FIXTURE_CASE(failed_read_fails_the_hash_and_leaves_no_read_in_flight),
-        FIXTURE_CASE(large_file_is_given_up_at_the_deadline),
+        FIXTURE_CASE(hashing_is_given_up_between_pieces),
         FIXTURE_CASE(many_large_files_take_turns_at_few_windows),
         FIXTURE_CASE(others_run_between_the_pieces_of_a_large_file),
     };

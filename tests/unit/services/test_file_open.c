@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #include "services/file_open.h"
 
+#include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 
 #include "runtime/disk.h"
 #include "services/file_walk.h"
@@ -301,11 +304,53 @@ static void only_a_regular_file_is_opened_and_a_fifo_not_waited_for(void **state
     struct file_roots *roots = ROOTS(f, "a:rw", "/../../../../../../dev");
     expect_error(f, roots, "a/fifo", O_RDONLY, -EINVAL, "a/fifo: Is a FIFO");
     expect_error(f, roots, "a/fifo", O_WRONLY, -EINVAL, "a/fifo: Is a FIFO");
-    expect_error(f, roots, "a/socket", O_RDONLY, -EINVAL, "Is a FIFO, socket or device");
+    expect_error(f, roots, "a/socket", O_RDONLY, -EINVAL, "Is a socket");
     expect_error(f, roots, "a/null", O_RDONLY, -EINVAL, "Is a device");
     file_roots_free(roots);
     close(listener);
     free(fifo);
+}
+
+static void fifo_that_is_refused_was_not_opened(void **state)
+{
+    struct fixture *f = *state;
+    make_tree(f);
+    char *path = in_dir(f, "a/fifo");
+    assert_int_equal(mkfifo(path, 0600), 0);
+    struct file_roots *roots = ROOTS(f, "a:rw");
+    int reader = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    struct pollfd polled = {.fd = reader, .events = POLLIN};
+    expect_error(f, roots, "a/fifo", O_WRONLY | O_CREAT, -EINVAL, "a/fifo: Is a FIFO");
+    assert_int_equal(poll(&polled, 1, 0), 0); /* POLLHUP: a writer was there, and left */
+    close(reader);
+    file_roots_free(roots);
+    free(path);
+}
+
+/* In a process of a user who may have no thread; root may have any. */
+static int walk_without_threads(struct fixture *f, const struct file_roots *roots)
+{
+    if (geteuid() == 0 && (chmod(f->dir, 0755) < 0 || setresuid(65534, 65534, 65534) < 0))
+        return 1;
+    if (setrlimit(RLIMIT_NPROC, &(struct rlimit){1, 1}) < 0)
+        return 1;
+    struct opened o = open_name(f, roots, "out/link", O_RDONLY);
+    return o.fd < 0 ? 2 : 0;
+}
+
+static void links_are_followed_even_where_no_thread_can_be_made(void **state)
+{
+    struct fixture *f = *state;
+    int status;
+    make_tree(f);
+    make_link(f, "out/link", "a/file");
+    struct file_roots *roots = ROOTS(f, "a");
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(walk_without_threads(f, roots));
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    file_roots_free(roots);
 }
 
 static void the_root_where_a_write_ends_decides(void **state)
@@ -399,6 +444,8 @@ int main(void)
         FIXTURE_CASE(what_is_missing_is_said_so),
         FIXTURE_CASE(root_that_is_a_link_holds_both_of_its_names),
         FIXTURE_CASE(only_a_regular_file_is_opened_and_a_fifo_not_waited_for),
+        FIXTURE_CASE(fifo_that_is_refused_was_not_opened),
+        FIXTURE_CASE(links_are_followed_even_where_no_thread_can_be_made),
         FIXTURE_CASE(the_root_where_a_write_ends_decides),
         FIXTURE_CASE(link_of_proc_is_not_a_way_out),
         FIXTURE_CASE(relative_path_is_refused),

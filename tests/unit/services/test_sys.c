@@ -73,6 +73,33 @@ static void sleep_ends_at_the_deadline(void **state)
     registry_free(registry);
 }
 
+struct sleeper {
+    struct service_call call;
+    uint32_t n_left;
+};
+
+static void sleeper_entry(void *opaque)
+{
+    struct sleeper *sleeper = opaque;
+    call_body(&sleeper->call);
+    sleeper->n_left--;
+}
+
+static void sleep_that_nobody_waits_for_ends_early(void **state)
+{
+    struct registry *registry = new_registry(false);
+    struct sleeper sleeper = {.n_left = 1,
+        .call = {.registry = registry, .method = "sys.sleep", .args = "86400000", .args_len = 8}};
+    coroutine_enter(coroutine_create(sleeper_entry, &sleeper));
+    assert_int_equal(sleeper.n_left, 1);
+    sleeper.call.is_abandoned = true;
+    run_until_none_left(*state, &sleeper.n_left);
+    assert_int_equal(sleeper.call.status, -ECANCELED);
+    assert_null(sleeper.call.reply);
+    call_deinit(&sleeper.call);
+    registry_free(registry);
+}
+
 static void what_is_no_time_is_refused(void **state)
 {
     static const char *const wrong[] = {
@@ -143,6 +170,7 @@ int main(void)
         FIXTURE_CASE(echo_answers_with_its_arguments),
         FIXTURE_CASE(sleep_answers_after_its_time),
         FIXTURE_CASE(sleep_ends_at_the_deadline),
+        FIXTURE_CASE(sleep_that_nobody_waits_for_ends_early),
         FIXTURE_CASE(what_is_no_time_is_refused),
         FIXTURE_CASE(methods_lists_all_that_are_enabled),
         FIXTURE_CASE(crash_ends_the_process_as_asked),
