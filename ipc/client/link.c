@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include <nng/protocol/reqrep0/req.h>
 
+#include "ipc/client/nng_close.h"
 #include "ipc/client/nng_error.h"
 #include "proto/protocol.h"
 
@@ -19,6 +20,9 @@
  *
  * REQ's own resending is off: whether a message whose connection broke was heard is for the session
  * to find out.
+ *
+ * On closing, the exchanges are stopped one by one first, after which nothing of nng's knows the
+ * link any more.
  */
 #define RECONNECT_MIN_MS 10
 #define RECONNECT_MAX_MS 200
@@ -28,6 +32,7 @@ struct exchange {
     nng_ctx ctx;
     nng_aio *aio;
     bool receiving;
+    bool busy; /* from link_send() to link_take(); its user's thread alone looks */
     struct letter letter;
     struct exchange *next;
 };
@@ -130,13 +135,26 @@ int link_open(const char *url, bool wait, struct link **ret_link)
     return r;
 }
 
+static bool is_in_inbox(const struct link *link, const struct exchange *exchange)
+{
+    const struct exchange *each = link->inbox;
+
+    while (each && each != exchange)
+        each = each->next;
+    return each != NULL;
+}
+
 void link_stop(struct link *link)
 {
-    if (link->socket.id != 0)
-        nng_close(link->socket);
-    link->socket.id = 0;
     for (uint32_t i = 0; i < link->n_exchanges; i++)
-        nng_aio_wait(link->exchanges[i].aio);
+        nng_aio_stop(link->exchanges[i].aio); /* waits for its callback */
+    if (link->socket.id != 0)
+        nng_close_in_time(link->socket);
+    link->socket.id = 0;
+    /* What was stopped between sending and receiving had no callback. */
+    for (uint32_t i = 0; i < link->n_exchanges; i++)
+        if (link->exchanges[i].busy && !is_in_inbox(link, &link->exchanges[i]))
+            arrive(&link->exchanges[i], NNG_ECANCELED);
 }
 
 void link_close(struct link *link)
@@ -170,6 +188,7 @@ int link_send(struct link *link, uint32_t kind, void *opaque, nng_msg *msg, int3
     link->idle = exchange->next;
     link->n_idle--;
     exchange->receiving = false;
+    exchange->busy = true;
     exchange->letter = (struct letter){.kind = kind, .opaque = opaque};
     nng_aio_set_timeout(exchange->aio, timeout_ms);
     nng_aio_set_msg(exchange->aio, msg);
@@ -210,6 +229,7 @@ bool link_take(struct link *link, struct letter *ret_letter)
         return false;
     *ret_letter = exchange->letter;
     exchange->letter.msg = NULL;
+    exchange->busy = false;
     exchange->next = link->idle;
     link->idle = exchange;
     link->n_idle++;

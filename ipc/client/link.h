@@ -31,7 +31,8 @@ struct letter {
  * … as nng found; -EINVAL: no such kind of URL. */
 int link_open(const char *url, bool wait, struct link **ret_link);
 
-/* Ends what is under way: link_take() has it. Nothing can be sent any more. */
+/* Ends what is under way: link_take() has it. Nothing can be sent any more. Takes a second at most,
+ * whatever nng does. */
 void link_stop(struct link *link);
 
 /* NULL does nothing. */

@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <nng/protocol/reqrep0/rep.h>
 
+#include "ipc/client/nng_close.h"
 #include "ipc/client/nng_error.h"
 #include "ipc/gateway/broken_pipe.h"
 #include "ipc/gateway/limits.h"
@@ -32,7 +33,7 @@ enum exchange_phase {
     EXCHANGE_RECEIVING, /* nng's */
     EXCHANGE_HELD,      /* the loop's */
     EXCHANGE_SENDING,   /* nng's */
-    EXCHANGE_ENDED,     /* the socket was closed */
+    EXCHANGE_ENDED,     /* the port closes */
 };
 
 #define BUCKETS 1024u
@@ -95,7 +96,7 @@ static void on_exchange(void *opaque)
         if (result == NNG_ETIMEDOUT)
             nng_pipe_close((nng_pipe){.id = exchange->pipe});
     }
-    if (result == NNG_ECLOSED)
+    if (result == NNG_ECLOSED || result == NNG_ECANCELED)
         exchange->phase = EXCHANGE_ENDED;
     else if (exchange->phase == EXCHANGE_RECEIVING && result == 0)
         received(exchange);
@@ -396,8 +397,13 @@ void port_close(struct port *port)
 {
     if (!port)
         return;
-    if (port->opened)
-        nng_close(port->socket);
+    for (uint32_t i = 0; i < port->n_exchanges; i++)
+        nng_aio_stop(port->exchanges[i]->aio); /* waits for its callback */
+    if (port->opened) {
+        nng_pipe_notify(port->socket, NNG_PIPE_EV_ADD_PRE, NULL, NULL);
+        nng_pipe_notify(port->socket, NNG_PIPE_EV_REM_POST, NULL, NULL);
+        nng_close_in_time(port->socket);
+    }
     for (uint32_t i = 0; i < port->n_exchanges; i++)
         free_exchange(port->exchanges[i]);
     for (uint32_t i = 0; i < BUCKETS; i++) {

@@ -3,19 +3,47 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <cmocka.h>
+#include <nng/nng.h>
 
 #include "ipc/client/client.h"
 #include "ipc/client/instance.h"
 #include "ipc/client/ticket.h"
 #include "ipc/client/token.h"
+
+/* nng_close() for the library, which can be made to hang. */
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool hangs;
+    uint32_t n_inside;
+} closing = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, 0};
+
+int nng_close(nng_socket socket)
+{
+    int (*real)(nng_socket) = (int (*)(nng_socket))dlsym(RTLD_NEXT, "nng_close");
+
+    pthread_mutex_lock(&closing.lock);
+    closing.n_inside++;
+    while (closing.hangs)
+        pthread_cond_wait(&closing.changed, &closing.lock);
+    pthread_mutex_unlock(&closing.lock);
+    int r = real(socket);
+    pthread_mutex_lock(&closing.lock);
+    closing.n_inside--;
+    pthread_cond_broadcast(&closing.changed);
+    pthread_mutex_unlock(&closing.lock);
+    return r;
+}
 
 static char scratch[] = "/tmp/sherd-test-client-XXXXXX";
 
@@ -72,6 +100,26 @@ static void waiting_for_an_instance_ends_in_time(void **state)
         open_with(&(struct sherd_client_options){.instance = "nobody", .wait_ns = 50000000},
             "did not answer"),
         -ETIMEDOUT);
+}
+
+static void closing_ends_also_where_nng_s_own_does_not(void **state)
+{
+    struct sherd_client *client;
+
+    pthread_mutex_lock(&closing.lock);
+    closing.hangs = true;
+    pthread_mutex_unlock(&closing.lock);
+    alarm(20);
+    assert_true(sherd_client_open(&(struct sherd_client_options){.wait_ns = 1000000}, &client,
+                    NULL) < 0); /* closes what it began */
+    alarm(0);
+    pthread_mutex_lock(&closing.lock);
+    assert_int_equal(closing.n_inside, 1);
+    closing.hangs = false;
+    pthread_cond_broadcast(&closing.changed);
+    while (closing.n_inside > 0)
+        pthread_cond_wait(&closing.changed, &closing.lock);
+    pthread_mutex_unlock(&closing.lock);
 }
 
 static void wrong_options_are_refused_by_name(void **state)
@@ -206,6 +254,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_instance_that_is_not_there_is_said_to_be_missing),
         cmocka_unit_test(waiting_for_an_instance_ends_in_time),
+        cmocka_unit_test(closing_ends_also_where_nng_s_own_does_not),
         cmocka_unit_test(wrong_options_are_refused_by_name),
         cmocka_unit_test(a_runtime_directory_too_long_for_a_socket_is_refused),
         cmocka_unit_test(the_socket_is_where_the_environment_says),
