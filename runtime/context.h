@@ -54,6 +54,7 @@ struct AioContext {
     BH *co_schedule_bh;
     struct co_registry *co_registry;
     int64_t awake_since_ns;
+    int64_t counted_ns; /* busy_ns holds the time up to here */
 
     /* How it waits and how it does disk I/O. */
     const struct fdmon_ops *monitor;

@@ -38,7 +38,7 @@
     X(io_read_bytes, counter, "bytes", "bytes read by disk requests")                         \
     X(io_write_bytes, counter, "bytes", "bytes written by disk requests")                     \
     X(busy_ns, counter, "ns", "time between the end of a wait and the beginning of the next") \
-    X(longest_turn_ns, gauge, "ns", "longest such time so far")
+    X(longest_turn_ns, gauge, "ns", "longest time from a wait to the next so far")
 
 struct aio_counters {
 #define X(name, kind, unit, help) uint64_t name;

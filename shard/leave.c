@@ -27,8 +27,11 @@
 #include "runtime/doorbell.h"
 #include "shard/notify.h"
 
-#define LEAVE_LIMIT_NS (UINT64_C(5) * 1000000000)
-#define DRAIN_LOOK_NS  (UINT64_C(2) * 1000000)
+/* How long the gateway may be silent about its clients once no call is in flight: longer than it waits
+ * for them to fetch their answers. */
+#define SILENCE_LIMIT_NS (UINT64_C(4) * 1000000000)
+#define LEAVE_LIMIT_NS   (UINT64_C(5) * 1000000000)
+#define DRAIN_LOOK_NS    (UINT64_C(2) * 1000000)
 
 static void give_order(const struct child *child, enum peer_order order)
 {
@@ -48,6 +51,7 @@ static void enter_draining(struct supervisor *s)
     supervisor_enter(s, STAGE_DRAINING);
     s->stage_ends_ns = supervisor_now_ns() + s->config.drain_limit_ns;
     s->submitted = NEVER;
+    s->busy_ns = supervisor_now_ns();
     show(&segment_supervisor(&s->segment)->state, (uint32_t)PEER_DRAINING);
     log_line(s->config.log, LOG_LEVEL_NOTICE, "draining: nothing new is taken");
     notify_stopping();
@@ -130,13 +134,20 @@ static bool gateway_has_drained(const struct supervisor *s)
 
 static void look_at_drain(struct supervisor *s)
 {
+    uint64_t now_ns = supervisor_now_ns();
     uint64_t submitted, in_flight = calls_in_flight(s, &submitted);
-    bool quiet = in_flight == 0 && submitted == s->submitted && gateway_has_drained(s);
+    bool quiet = in_flight == 0 && submitted == s->submitted;
 
     s->submitted = submitted;
-    if (quiet) {
+    if (!quiet)
+        s->busy_ns = now_ns;
+    if (quiet && gateway_has_drained(s)) {
         enter_leaving(s);
-    } else if (supervisor_now_ns() >= s->stage_ends_ns) {
+    } else if (now_ns - s->busy_ns >= SILENCE_LIMIT_NS) {
+        log_line(s->config.log, LOG_LEVEL_WARNING,
+            "no call is in flight, but the gateway does not say that it has drained; leaving");
+        enter_leaving(s);
+    } else if (now_ns >= s->stage_ends_ns) {
         log_line(s->config.log, LOG_LEVEL_WARNING,
             "drain limit of %.1f s reached with %llu calls in flight; leaving all the same",
             (double)s->config.drain_limit_ns / 1e9, (unsigned long long)in_flight);

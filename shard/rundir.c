@@ -101,6 +101,22 @@ static int check_owner(const char *path, char **ret_error)
     return 0;
 }
 
+/* Whether nobody else could put a folder of his own in place of one in path. 0; -ENOENT; -EACCES. */
+static int check_parent(const char *path, char **ret_error)
+{
+    struct stat st;
+
+    if (stat(path, &st) < 0)
+        return errno == ENOENT ? -ENOENT
+                               : explain(ret_error, -errno, "runtime directory %s: %m", path);
+    if (st.st_mode & 022 && !(st.st_mode & S_ISVTX))
+        return explain(ret_error, -EACCES,
+            "runtime directory %s: others may replace what is in it; chmod 700 it, or set "
+            "SHERD_RUNTIME_DIR",
+            path);
+    return 0;
+}
+
 int rundir_path(const char *instance, char **ret_path, char **ret_error)
 {
     char *parent, *path = NULL;
@@ -115,8 +131,7 @@ int rundir_path(const char *instance, char **ret_path, char **ret_error)
     r = parent_path(&parent, &is_shared);
     if (r < 0)
         return explain(ret_error, r, "runtime directory: %s", strerror(-r));
-    if (is_shared)
-        r = check_owner(parent, ret_error);
+    r = is_shared ? check_owner(parent, ret_error) : check_parent(parent, ret_error);
     if (r == 0 || r == -ENOENT) {
         r = asprintf(&path, "%s/%s", parent, instance) < 0 ? -ENOMEM : 0;
         if (r == 0)

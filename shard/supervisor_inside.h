@@ -65,6 +65,7 @@ struct supervisor {
     uint64_t alive_ns;      /* next message to the watchdog; NEVER: none */
     uint64_t flush_ns;      /* log_flush(); NEVER: nothing repeats */
     uint64_t submitted;     /* calls submitted by all when the drain was last looked at */
+    uint64_t busy_ns;       /* when something was last seen in flight in it */
     uint32_t n_stop_signals;
     bool reload;
     int exit_status;

@@ -450,6 +450,29 @@ class Leaving(harness.TestCase):
         instance.kill(instance.gateway())
         self.assertEqual(instance.stop(), 0)
 
+    def test_a_gateway_that_hangs_does_not_hold_up_the_end_of_an_idle_instance(self):
+        instance = self.start("--shards", "2", "--drain-limit", "60")
+        instance.kill(instance.gateway(), signal.SIGSTOP)
+        begin = time.monotonic()
+        instance.kill(instance.supervisor.pid, signal.SIGTERM)
+        instance.wait_exit()
+        self.assertLess(time.monotonic() - begin, 30)
+        self.assertIn("the gateway does not say that it has drained", instance.log())
+
+    def test_a_service_is_not_stopped_under_the_calls_it_serves(self):
+        with tempfile.TemporaryDirectory() as folder:
+            big = os.path.join(folder, "big")
+            with open(big, "wb") as file:
+                file.truncate(200 << 30)
+            instance = self.start("--shards", "2", "--root", folder, "--drain-limit", "1")
+            submit = instance.popen("submit", "file.sha256", big, stdout=subprocess.DEVNULL,
+                                    stderr=subprocess.DEVNULL)
+            with submit:
+                wait_until(lambda: any(p.get("calls_in") for p in instance.processes()), "the hash to begin")
+                instance.kill(instance.supervisor.pid, signal.SIGTERM)
+                instance.wait_exit()
+            self.assertNotIn("did not leave in order", instance.log())
+
     def test_second_signal_ends_it_at_once(self):
         instance = self.start("--shards", "2")
         instance.kill(instance.gateway(), signal.SIGSTOP)  # so that the drain does not end

@@ -447,6 +447,19 @@ static void wait_is_recorded_with_its_length(void **state)
     assert_true(counters(loop)->busy_ns >= counters(loop)->longest_turn_ns);
 }
 
+static void loop_that_never_waits_is_not_shown_as_idle(void **state)
+{
+    struct loop *loop = *state;
+    uint64_t before_ns = counters(loop)->busy_ns;
+    int64_t end_ns = aio_clock_ns() + 20 * LOOP_MS;
+
+    while (aio_clock_ns() < end_ns)
+        aio_poll(loop->ctx, false);
+    for (int turn = 0; turn < 64; turn++)
+        aio_poll(loop->ctx, false);
+    assert_true(counters(loop)->busy_ns - before_ns >= 20 * LOOP_MS);
+}
+
 int main(void)
 {
     static const struct CMUnitTest aio[] = {
@@ -467,6 +480,7 @@ int main(void)
         LOOP_CASE(sources_are_taken_off_in_any_order),
         LOOP_CASE(recorder_keeps_the_newest_events),
         LOOP_CASE(wait_is_recorded_with_its_length),
+        LOOP_CASE(loop_that_never_waits_is_not_shown_as_idle),
     };
 
     return LOOP_RUN(aio);
