@@ -83,6 +83,7 @@ static void handle_hello(
         return;
     }
     session_attach(session, exchange->connection);
+    connection_welcome(exchange->connection, gateway->port);
     gateway_count(gateway);
     welcome(gateway, exchange, session, resumed);
 }

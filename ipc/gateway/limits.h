@@ -5,11 +5,15 @@
  *
  * Reaching a limit is a refusal with a number, never a loss: see docs/protocol.md, which lists them
  * for people. Together: 64 MiB of arguments and 128 MiB of answers for all clients, 16 MiB for the
- * message being read, and a few hundred bytes for each request, connection and session.
+ * message being unpacked, and a few hundred bytes for each request, connection and session. On top, a
+ * connection may have sent a part of a message: up to 4 MiB each, 64 MiB for all who have not shown the
+ * token.
  */
 #include <stdint.h>
 
-#define LIMIT_CONNECTIONS      2048u
+#define LIMIT_LOCAL            2048u /* connections by the Unix socket */
+#define LIMIT_REMOTE           1024u /* connections by tcp */
+#define LIMIT_STRANGERS        16u   /* of those, without a welcome; one more ends the oldest */
 #define LIMIT_SESSIONS         1024u
 #define LIMIT_REQUESTS_SESSION 16384u                /* accepted and not acknowledged */
 #define LIMIT_REQUESTS         65536u                /* of all sessions */
@@ -23,6 +27,7 @@
 
 #define SESSION_KEEP_NS  (INT64_C(60) * 1000000000) /* after its connection is gone */
 #define SESSION_DRAIN_NS (INT64_C(2) * 1000000000)  /* for clients to fetch the last ends */
+#define STRANGER_NS      (INT64_C(5) * 1000000000)  /* for a remote connection to be welcome */
 #define ANSWER_TAKE_MS   5000 /* an answer not taken in this time closes its connection */
 
 #define EXCHANGES_SPARE 64u   /* contexts that are ready to receive */

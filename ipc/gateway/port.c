@@ -28,6 +28,10 @@
  *
  * A connection is noted before nng reads its first byte, in the callback before it is added. An
  * answer that nng can't hand to a connection within ANSWER_TAKE_MS closes it.
+ *
+ * Strangers, who came by tcp and have not been welcomed yet, are few, for each may make nng hold a
+ * message of 4 MiB. A newcomer displaces the oldest: who has the token shows it at once, so strangers
+ * that linger keep nobody out.
  */
 enum exchange_phase {
     EXCHANGE_RECEIVING, /* nng's */
@@ -45,13 +49,17 @@ struct port {
     bool has_remote;
     bool opened;
     BH *bh;
+    AioTimer stranger_timer;
 
     pthread_mutex_t lock; /* all below to the blank line */
     struct exchange *inbox;
     struct exchange **inbox_last;
     struct connection *connections[BUCKETS]; /* by pipe */
-    uint32_t n_connections;
+    uint32_t n_local, n_remote;
     struct connection *gone;
+    struct connection *strangers; /* oldest first */
+    struct connection **strangers_last;
+    uint32_t n_strangers;
 
     /* The loop's. */
     struct exchange **exchanges;
@@ -104,30 +112,93 @@ static void on_exchange(void *opaque)
         receive(exchange);
 }
 
+/* The caller holds the lock. */
+static uint32_t *count_of(struct port *port, const struct connection *connection)
+{
+    return connection->remote ? &port->n_remote : &port->n_local;
+}
+
+/* The caller holds the lock. */
+static void add_stranger(struct port *port, struct connection *connection)
+{
+    connection->since_ns = aio_clock_ns();
+    connection->stranger_link = port->strangers_last;
+    *port->strangers_last = connection;
+    port->strangers_last = &connection->next_stranger;
+    port->n_strangers++;
+}
+
+/* The caller holds the lock. */
+static void remove_stranger(struct port *port, struct connection *connection)
+{
+    if (!connection->stranger_link)
+        return;
+    *connection->stranger_link = connection->next_stranger;
+    if (connection->next_stranger)
+        connection->next_stranger->stranger_link = connection->stranger_link;
+    else
+        port->strangers_last = connection->stranger_link;
+    connection->stranger_link = NULL;
+    connection->next_stranger = NULL;
+    port->n_strangers--;
+}
+
+/* Takes the oldest stranger off the list, where it has to go: its pipe, or 0. */
+static uint32_t take_stranger(struct port *port, uint32_t most, int64_t before_ns)
+{
+    uint32_t pipe = 0;
+
+    pthread_mutex_lock(&port->lock);
+    struct connection *oldest = port->strangers;
+    if (oldest && (port->n_strangers > most || oldest->since_ns <= before_ns)) {
+        pipe = oldest->pipe;
+        remove_stranger(port, oldest);
+    }
+    pthread_mutex_unlock(&port->lock);
+    return pipe;
+}
+
+static bool add_connection(struct port *port, struct connection *connection)
+{
+    struct connection **bucket = &port->connections[connection->pipe % BUCKETS];
+
+    pthread_mutex_lock(&port->lock);
+    uint32_t *count = count_of(port, connection);
+    bool added = *count < (connection->remote ? LIMIT_REMOTE : LIMIT_LOCAL);
+    if (added) {
+        connection->next = *bucket;
+        *bucket = connection;
+        ++*count;
+    }
+    if (added && connection->remote)
+        add_stranger(port, connection);
+    pthread_mutex_unlock(&port->lock);
+    return added;
+}
+
 static void on_pipe_added(nng_pipe pipe, nng_pipe_ev event, void *opaque)
 {
     struct port *port = opaque;
     struct connection *connection = calloc(1, sizeof(*connection));
-    bool full = false;
+    bool remote = port->has_remote && nng_pipe_listener(pipe).id == port->remote_listener.id;
 
     if (connection) {
         connection->pipe = (uint32_t)nng_pipe_id(pipe);
-        connection->remote =
-            port->has_remote && nng_pipe_listener(pipe).id == port->remote_listener.id;
-        struct connection **bucket = &port->connections[connection->pipe % BUCKETS];
-        pthread_mutex_lock(&port->lock);
-        full = port->n_connections == LIMIT_CONNECTIONS;
-        if (!full) {
-            connection->next = *bucket;
-            *bucket = connection;
-            port->n_connections++;
-        }
-        pthread_mutex_unlock(&port->lock);
+        connection->remote = remote;
     }
-    if (!connection || full) {
+    if (!connection || !add_connection(port, connection)) {
         free(connection);
         nng_pipe_close(pipe);
+        return;
     }
+    /* From here on the loop may free it. */
+    if (!remote)
+        return;
+    if (timer_mod_anticipate_ns(&port->stranger_timer, aio_clock_ns() + STRANGER_NS) < 0)
+        nng_pipe_close(pipe); /* no memory to end it in time */
+    uint32_t oldest = take_stranger(port, LIMIT_STRANGERS, INT64_MIN);
+    if (oldest != 0)
+        nng_pipe_close((nng_pipe){.id = oldest});
 }
 
 static void on_pipe_removed(nng_pipe pipe, nng_pipe_ev event, void *opaque)
@@ -143,6 +214,7 @@ static void on_pipe_removed(nng_pipe pipe, nng_pipe_ev event, void *opaque)
     if (connection) {
         connection->next_gone = port->gone;
         port->gone = connection;
+        remove_stranger(port, connection);
     }
     pthread_mutex_unlock(&port->lock);
     if (connection)
@@ -168,7 +240,7 @@ static void free_connection(struct port *port, struct connection *connection)
     while (*link != connection)
         link = &(*link)->next;
     *link = connection->next;
-    port->n_connections--;
+    --*count_of(port, connection);
     pthread_mutex_unlock(&port->lock);
     free(connection);
 }
@@ -201,6 +273,28 @@ void exchange_drop(struct exchange *exchange)
 {
     let_go(exchange);
     receive(exchange);
+}
+
+void connection_welcome(struct connection *connection, struct port *port)
+{
+    pthread_mutex_lock(&port->lock);
+    remove_stranger(port, connection);
+    pthread_mutex_unlock(&port->lock);
+}
+
+static void on_stranger_timer(void *opaque)
+{
+    struct port *port = opaque;
+    uint32_t pipe;
+
+    while ((pipe = take_stranger(port, LIMIT_STRANGERS, aio_clock_ns() - STRANGER_NS)) != 0)
+        nng_pipe_close((nng_pipe){.id = pipe});
+    pthread_mutex_lock(&port->lock);
+    int64_t next_ns = port->strangers ? port->strangers->since_ns + STRANGER_NS : INT64_MAX;
+    pthread_mutex_unlock(&port->lock);
+    /* Without memory the next that comes arms it. */
+    if (next_ns != INT64_MAX)
+        (void)timer_mod_anticipate_ns(&port->stranger_timer, next_ns);
 }
 
 void connection_close(struct connection *connection)
@@ -377,6 +471,8 @@ int port_open(const struct port_config *config, struct port **ret_port, const ch
         return -ENOMEM;
     port->config = *config;
     port->inbox_last = &port->inbox;
+    port->strangers_last = &port->strangers;
+    aio_timer_init(config->ctx, &port->stranger_timer, on_stranger_timer, port);
     pthread_mutex_init(&port->lock, NULL);
     int r = start(port, ret_what);
     if (r < 0)
@@ -413,6 +509,7 @@ void port_close(struct port *port)
             free(connection);
         }
     }
+    timer_del(&port->stranger_timer);
     bh_delete(port->bh);
     pthread_mutex_destroy(&port->lock);
     free(port->exchanges);

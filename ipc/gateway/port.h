@@ -30,6 +30,9 @@ struct connection {
     void *session; /* the user's */
     struct connection *next;
     struct connection *next_gone;
+    int64_t since_ns;                  /* where it is a stranger: */
+    struct connection **stranger_link; /* NULL: it is none */
+    struct connection *next_stranger;
 };
 
 struct exchange {
@@ -67,6 +70,9 @@ void exchange_reply(struct exchange *exchange, nng_msg *msg);
 
 /* No answer. */
 void exchange_drop(struct exchange *exchange);
+
+/* It has shown that it may be here. A remote one that does not come to this in time is closed. */
+void connection_welcome(struct connection *connection, struct port *port);
 
 /* Closes the connection under it; gone() follows. */
 void connection_close(struct connection *connection);

@@ -17,6 +17,11 @@ def socket_of(instance):
     return os.path.join(instance.runtime_dir, instance.name, "gateway")
 
 
+def resident_bytes(pid):
+    with open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 class IpcCase(harness.TestCase):
     def setUp(self):
         super().setUp()
@@ -46,6 +51,11 @@ class IpcCase(harness.TestCase):
         with self.session() as client:
             self.assertEqual(client.submit([Submission(1, "sys.ping")]), (1, {}))
             self.assertEqual(client.next()[0].kind, DONE)
+
+    def assert_closed(self, stream):
+        with contextlib.suppress(ConnectionError):
+            while stream.recv(4096):
+                pass
 
 
 class Sessions(IpcCase):
@@ -287,11 +297,6 @@ class Garbage(IpcCase):
         self.sockets.append(stream)
         return stream
 
-    def assert_closed(self, stream):
-        with contextlib.suppress(ConnectionError):
-            while stream.recv(4096):
-                pass
-
     def test_bytes_that_are_not_sp_end_the_connection(self):
         self.begin()
         for bytes_ in (b"GET / HTTP/1.1\r\n\r\n", b"\0" * 64, os.urandom(4096), b"\0SP\0\0\x50\0\0"):
@@ -414,6 +419,28 @@ class Remote(IpcCase):
         local = RawClient(socket_of(self.sherd))
         self.sockets.append(local.socket)
         local.hello()
+
+    def test_strangers_cost_little_and_keep_nobody_out(self):
+        self.listen(self.token_file())
+        strangers = [self.remote() for _ in range(100)]
+        for stranger in strangers:
+            stranger.socket.settimeout(harness.DEADLINE)
+            with contextlib.suppress(ConnectionError):  # those that a newer one displaced
+                stranger.socket.sendall(struct.pack(">Q", 4 << 20) + bytes((4 << 20) - 1))
+        if not harness.SANITIZED:
+            self.assertLess(resident_bytes(self.sherd.gateway()["pid"]), 120 << 20)
+        self.remote().hello(token=b"open sesame")
+        self.assert_closed(strangers[0].socket)
+
+    def test_a_stranger_has_five_seconds_and_a_client_with_the_token_stays(self):
+        if not harness.LONG:
+            self.skipTest("takes the five seconds that a stranger has")
+        self.listen(self.token_file())
+        client = self.remote()
+        client.hello(token=b"open sesame")
+        self.assert_closed(self.remote().socket)
+        client.submit([Submission(1, "sys.ping")])
+        self.assertEqual(client.next()[0].kind, DONE)
 
     def test_clients_that_leave_before_the_greeting_silence_nobody(self):
         self.listen(self.token_file())
