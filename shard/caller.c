@@ -176,7 +176,6 @@ static void fill_slot(struct mesh *mesh, const struct mesh_call *call, struct ca
 
     shared->position = mesh->links[call->target].tx.next;
     shared->deadline_ns = (uint64_t)call->deadline_ns;
-    shared->submitted_ns = (uint64_t)aio_clock_ns();
     shared->args_off = out->args_off;
     shared->args_len = (uint32_t)call->args_len;
     shared->method = call->method;

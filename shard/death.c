@@ -41,7 +41,6 @@ static const char *describe(int status, char *buf, size_t size)
 static void tell_peers(const struct child *dead)
 {
     struct supervisor *s = dead->supervisor;
-    struct supervisor_head *head = segment_supervisor(&s->segment);
 
     for (uint32_t peer = 0; peer < s->segment.n_peers; peer++) {
         if (s->children[peer].pid == 0)
@@ -51,16 +50,14 @@ static void tell_peers(const struct child *dead)
             .words = &segment_bell(&s->segment, peer)->words, .fd = s->bell_fds[peer]};
         atomic_or_seq(&bitmap->senders[dead->peer / 64], UINT64_C(1) << dead->peer % 64); /* TOLD */
         doorbell_knock(&bell);
-        show(&head->knocks, head->knocks + 1);
     }
 }
 
-static void note_death(struct child *child, int status, bool crash, uint64_t now_ns)
+static void note_death(struct child *child, bool crash, uint64_t now_ns)
 {
     struct peer_control *control = segment_control(&child->supervisor->segment, child->peer);
 
     atomic_store_release(&control->pid, 0); /* WHO */
-    show(&control->last_status, status);
     show(&control->died_ns, now_ns);
     show(&control->deaths, control->deaths + 1);
     if (crash)
@@ -126,7 +123,7 @@ static void bury_and_replace(struct child *child, int status, pid_t pid)
     bool goes_on = restart_died(&child->restart, crash, now_ns, &due_ns);
     char how[96];
 
-    note_death(child, status, crash, now_ns);
+    note_death(child, crash, now_ns);
     if (s->stage == STAGE_STARTING && crash) {
         log_line(s->config.log, LOG_LEVEL_ERROR, "%s could not start: %s", child->process,
             describe(status, how, sizeof(how)));
@@ -148,7 +145,7 @@ static void note_leaving(struct child *child, int status)
     struct supervisor *s = child->supervisor;
     char how[96];
 
-    note_death(child, status, false, supervisor_now_ns());
+    note_death(child, false, supervisor_now_ns());
     if (s->stage == STAGE_LEAVING && !(WIFEXITED(status) && WEXITSTATUS(status) == 0))
         log_line(s->config.log, LOG_LEVEL_WARNING, "%s did not leave in order: %s", child->process,
             describe(status, how, sizeof(how)));

@@ -278,16 +278,6 @@ void mesh_free(struct mesh *mesh)
     free(mesh);
 }
 
-uint64_t mesh_calls_under_way(const struct mesh *mesh)
-{
-    return mesh->n_under_way;
-}
-
-uint64_t mesh_calls_served(const struct mesh *mesh)
-{
-    return mesh->n_served;
-}
-
 bool mesh_is_idle(const struct mesh *mesh)
 {
     return mesh->n_under_way == 0 && mesh->n_served == 0;

@@ -89,9 +89,7 @@ int mesh_call_start(struct mesh *mesh, struct mesh_call *call);
  * loop. */
 void mesh_call_cancel(struct mesh *mesh, struct mesh_call *call);
 
-/* Calls started here and not ended; calls served here and not answered. */
-uint64_t mesh_calls_under_way(const struct mesh *mesh);
-uint64_t mesh_calls_served(const struct mesh *mesh);
+/* No call started here is under way, and none that is served here. */
 bool mesh_is_idle(const struct mesh *mesh);
 
 /* The supervisor is gone: what waits for a dead peer fails as not started or in doubt, and new

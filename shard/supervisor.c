@@ -357,15 +357,14 @@ static uint64_t earlier(uint64_t a, uint64_t b)
 
 static void arm_wake(struct supervisor *s)
 {
-    uint64_t at_ns = earlier(leave_next_look_ns(s), earlier(s->alive_ns, s->flush_ns));
+    uint64_t at_ns = earlier(s->watch_ns, earlier(s->alive_ns, s->flush_ns));
+
+    at_ns = earlier(at_ns, leave_next_look_ns(s));
 
     if (supervisor_replaces(s->stage))
         for (uint32_t peer = 0; peer < s->segment.n_peers; peer++)
             at_ns = earlier(at_ns, s->children[peer].due_ns);
-    if (at_ns == NEVER)
-        timer_del(&s->wake);
-    else
-        timer_mod_ns(&s->wake, (int64_t)at_ns);
+    timer_mod_ns(&s->wake, (int64_t)at_ns);
 }
 
 static void take_turn(struct supervisor *s)
@@ -379,6 +378,7 @@ static void take_turn(struct supervisor *s)
         reload(s);
     }
     leave_turn(s);
+    watch_turn(s, supervisor_now_ns());
     keep_house(s, supervisor_now_ns());
 }
 

@@ -44,6 +44,8 @@ struct child {
     bool up;
     uint64_t due_ns; /* when it is to be forked; NEVER: it lives, or is given up */
     struct restart restart;
+    bool overslept; /* at the last look (watch.c) */
+    uint64_t heartbeat;
 };
 
 struct supervisor {
@@ -64,6 +66,7 @@ struct supervisor {
     uint64_t stage_ends_ns; /* when the stage is over by force; NEVER: no limit */
     uint64_t alive_ns;      /* next message to the watchdog; NEVER: none */
     uint64_t flush_ns;      /* log_flush(); NEVER: nothing repeats */
+    uint64_t watch_ns;      /* next look for lost wake-ups */
     uint64_t submitted;     /* calls submitted by all when the drain was last looked at */
     uint64_t busy_ns;       /* when something was last seen in flight in it */
     uint32_t n_stop_signals;
@@ -115,3 +118,8 @@ uint64_t leave_next_look_ns(const struct supervisor *supervisor);
 
 /* A first start failed: everybody leaves. */
 void leave_at_start(struct supervisor *supervisor);
+
+/* ---- watch.c ---- */
+
+/* Once a second, at watch_ns: looks for who sleeps though messages wait for it. */
+void watch_turn(struct supervisor *supervisor, uint64_t now_ns);

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: MIT
 """The supervisor: what it forks, replaces, gives up, ends, and leaves behind."""
 import contextlib
+import mmap
 import os
 import re
 import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -385,6 +387,18 @@ class Deaths(harness.TestCase):
                         os.kill(int(pid), signal.SIGKILL)
         instance.wait_ready()
         self.assertEqual(instance.stop(), 0)
+
+    def test_a_sleeper_whose_wake_up_was_lost_is_knocked_at_and_counted(self):
+        instance = self.start("--shards", "2")
+        with open(os.path.join(instance.runtime_dir, "test", "segment"), "r+b") as file, \
+                mmap.mmap(file.fileno(), 0) as segment:
+            # As if the gateway had died between a sender's bit and its bell, and nobody had noticed.
+            commons = struct.unpack_from("<Q", segment, 136)[0]
+            bitmap_of_shard_0 = commons + 4 * 64
+            segment[bitmap_of_shard_0] |= 1 << 2
+            wait_until(lambda: segment[bitmap_of_shard_0] == 0, "the shard to look", 5)
+        self.assertEqual(instance.status()["knocks"], 1)
+        self.assertIn("shard 0 slept", instance.log())
 
     def test_stopped_peer_does_not_keep_another_from_being_replaced(self):
         instance = self.start("--shards", "2")
