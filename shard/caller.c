@@ -13,6 +13,10 @@
  *   SLOT     slot's fields, args   word = waiting     word release, acquire       half a call is run
  *   REDO     redo record           what it notes      release stores              a death leaves counters
  *                                                                                 and slots apart
+ *   GONE     word = abandoned      started word       full fence here and in      a call both runs and is
+ *                                                   serve.c (START there)       given back
+ *   STATE    peer given up         its bit with us    supervisor's release, our   none: a call too many is
+ *                                                   acquire                     judged a turn later
  *   TAKEN    callee's copy         buffer used again  the ring's push and pop     callee copies another
  *                                                                                 call's arguments
  */
@@ -301,7 +305,8 @@ static void abandon(struct mesh *mesh, uint32_t peer, uint32_t slot)
 {
     struct call_slot *shared = slot_at(mesh, peer, slot);
 
-    atomic_store_release(&shared->word, call_word(word_generation(shared->word), CALL_ABANDONED));
+    atomic_store_release(
+        &shared->word, call_word(word_generation(shared->word), CALL_ABANDONED)); /* GONE */
 }
 
 /* So that a method that runs for long need not go on for nobody. */
@@ -400,7 +405,8 @@ int mesh_call_start(struct mesh *mesh, struct mesh_call *call)
     mesh->n_under_way++;
     aio_timer_init(mesh->ctx, &call->timer, on_deadline, call);
     if (mesh->orphaned ||
-        atomic_load_acquire(&segment_control(&mesh->seg, call->target)->state) == PEER_FAILED) {
+        atomic_load_acquire(&segment_control(&mesh->seg, call->target)->state) == /* STATE */
+            PEER_FAILED) {
         end_later(mesh, call, CALL_END_NOT_STARTED, -EHOSTDOWN);
         return 0;
     }
@@ -511,7 +517,7 @@ static bool args_are_held(
 {
     const struct serve_slot *serve = segment_serve(&mesh->seg, peer, mesh->self, slot);
 
-    return started_generation(atomic_load_acquire(&serve->started)) != generation;
+    return started_generation(atomic_load_acquire(&serve->started)) != generation; /* GONE, TAKEN */
 }
 
 static void recover_slot(struct mesh *mesh, uint32_t peer, uint32_t slot)
@@ -540,7 +546,7 @@ void caller_recover(struct mesh *mesh, uint32_t peer)
         if (word_state(slot_at(mesh, peer, slot)->word) == CALL_WAITING)
             abandon(mesh, peer, slot);
     }
-    atomic_full_fence(); /* with the callee's, between its started word and its second look */
+    atomic_full_fence(); /* GONE */
     for (uint32_t slot = link->n_out; slot-- > 0;)
         if (word_state(slot_at(mesh, peer, slot)->word) == CALL_FREE)
             put_free(mesh, link, slot);

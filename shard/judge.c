@@ -12,6 +12,12 @@
  * A callee marks a call as started before it frees its message (serve.c), so the message of a call
  * that was not started is in the ring still, where the replacement finds it: nothing needs to be
  * published a second time. A call runs again under a new generation, as a new submission.
+ *
+ * Orderings    first                then             ordered by               if broken
+ *   REDO     see caller.c: here the dead one's stores are finished in its place
+ *   START    started word         its death        supervisor's reaping     a call that was started is
+ *                                                  before DEATH (death.c)   left alone for ever
+ *   WHO      supervisor's death   a look at pids   release there, acquire   one that lives is judged dead
  */
 #include "shard/judge.h"
 
@@ -37,11 +43,11 @@ bool mesh_finish_redo(const struct segment *seg, uint32_t peer)
         if (note.kind == REDO_SUBMIT && slot->word == note.word)
             counter_set(&stats->calls_submitted, note.value);
         if (note.kind == REDO_END) {
-            atomic_store_release(&slot->word, note.word);
+            atomic_store_release(&slot->word, note.word); /* REDO */
             counter_set(&stats->ends[note.end], note.value);
         }
     }
-    atomic_store_release(&redo->kind, REDO_NONE);
+    atomic_store_release(&redo->kind, REDO_NONE); /* REDO */
     return true;
 }
 
@@ -105,7 +111,7 @@ static void judge_call(
 {
     const struct call_slot *shared = segment_call(&mesh->seg, mesh->self, peer, slot);
     const struct serve_slot *serve = segment_serve(&mesh->seg, peer, mesh->self, slot);
-    uint64_t started = atomic_load_acquire(&serve->started);
+    uint64_t started = atomic_load_acquire(&serve->started); /* START */
     struct verdict v = {.peer = peer,
         .slot = slot,
         .generation = word_generation(shared->word),
@@ -136,7 +142,7 @@ void judge_peer(struct mesh *mesh, uint32_t peer, uint32_t incarnation, bool fai
 
 static bool peer_is_gone(const struct mesh *mesh, uint32_t peer)
 {
-    int32_t pid = atomic_load_acquire(&segment_control(&mesh->seg, peer)->pid);
+    int32_t pid = atomic_load_acquire(&segment_control(&mesh->seg, peer)->pid); /* WHO */
 
     return pid <= 0 || (kill(pid, 0) < 0 && errno == ESRCH);
 }

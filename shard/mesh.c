@@ -52,9 +52,9 @@ static void ring_peer(struct mesh *mesh, uint32_t peer)
     uint64_t *word = &segment_bitmap(&mesh->seg, peer)->senders[mesh->self / 64];
     uint64_t bit = UINT64_C(1) << (mesh->self % 64);
 
-    if (!(atomic_load_relaxed(word) & bit))
-        atomic_or_seq(word, bit); /* BIT */
-    if (doorbell_ring(&bell))
+    if (!(atomic_load_relaxed(word) & bit)) /* PUB */
+        atomic_or_seq(word, bit);           /* BIT */
+    if (doorbell_ring(&bell))               /* BIT */
         counter_add(&stats->rings_sent, 1);
     else
         counter_add(&stats->rings_saved, 1);
@@ -83,7 +83,7 @@ static bool mesh_pending(void *opaque)
     uint64_t any = 0;
 
     for (uint32_t word = 0; word < SEGMENT_BITMAP_WORDS; word++)
-        any |= atomic_load_relaxed(&bitmap->senders[word]);
+        any |= atomic_load_relaxed(&bitmap->senders[word]); /* BIT */
     return any != 0;
 }
 
@@ -120,8 +120,8 @@ static void drain(struct mesh *mesh, uint32_t peer)
 
     /* DEAD: what the dead incarnation published is in the ring by now, so it is drained before it
      * is judged. */
-    uint32_t incarnation = atomic_load_acquire(&control->incarnation);
-    bool failed = atomic_load_acquire(&control->state) == PEER_FAILED;
+    uint32_t incarnation = atomic_load_acquire(&control->incarnation); /* DEAD, in death.c too */
+    bool failed = atomic_load_acquire(&control->state) == PEER_FAILED; /* DEAD */
 
     while (ring_peek(&link->rx, &message)) {
         n++;
@@ -143,7 +143,7 @@ static bool mesh_dispatch(void *opaque)
     bool progress = false;
 
     for (uint32_t word = 0; word < SEGMENT_BITMAP_WORDS; word++) {
-        if (!atomic_load_relaxed(&bitmap->senders[word]))
+        if (!atomic_load_relaxed(&bitmap->senders[word])) /* BIT */
             continue;
         uint64_t senders = atomic_xchg_seq(&bitmap->senders[word], 0);
         atomic_full_fence(); /* PUB */

@@ -15,6 +15,8 @@
  *                                                                                  given back
  *   SLOT     slot's fields, args   word = waiting         word release, acquire    half a call is run
  *   ANSWER   bytes of the answer   its message            the ring's push and pop  an older answer is read
+ *   KEPT     answer_off, _len      answer_generation      release store            the replacement marks a
+ *                                                                                  buffer that is none
  */
 #include "shard/serve.h"
 
@@ -47,7 +49,7 @@ static void release_answer(struct mesh *mesh, struct serve_slot *serve)
 
     if (!serve->answer_generation)
         return;
-    atomic_store_release(&serve->answer_generation, 0);
+    atomic_store_release(&serve->answer_generation, 0); /* KEPT */
     heap_put(&mesh->heap, off, serve->answer_len);
 }
 
@@ -90,7 +92,7 @@ void coroutine_fn serve_put_reply(struct service_call *call, const void *data, s
     memcpy(call->mesh->seg.base + call->reply_off, data, len);
     serve->answer_off = call->reply_off;
     serve->answer_len = (uint32_t)len;
-    atomic_store_release(&serve->answer_generation, call->generation);
+    atomic_store_release(&serve->answer_generation, call->generation); /* KEPT */
 }
 
 static void coroutine_fn drop_reply(struct service_call *call)
@@ -117,6 +119,7 @@ static void coroutine_fn answer_remote(struct service_call *call, int status)
         if (call->error_text)
             serve_put_reply(call, call->error_text, strlen(call->error_text));
     }
+    /* ANSWER: the bytes are there. */
     push_answer(call->mesh, call->from,
         &(struct message){.slot = call->slot,
             .generation = call->generation,
@@ -279,8 +282,8 @@ static void start_call(struct mesh *mesh, struct incoming *in, const struct call
 
     release_answer(mesh, serve);
     atomic_store_release(&serve->started, started_word(in->generation, mesh->incarnation));
-    atomic_full_fence(); /* START */
-    word = atomic_load_acquire(&shared->word);
+    atomic_full_fence();                       /* START */
+    word = atomic_load_acquire(&shared->word); /* START */
     ring_advance(&mesh->links[in->peer].rx);
     if (word_generation(word) != in->generation || word_state(word) == CALL_FREE) {
         /* It was freed meanwhile, by a caller that took us for dead. */
@@ -378,7 +381,8 @@ void serve_on_answer_taken(struct mesh *mesh, uint32_t peer, const struct messag
 static bool answer_is_wanted(const struct mesh *mesh, uint32_t peer, uint32_t slot)
 {
     const struct serve_slot *serve = segment_serve(&mesh->seg, mesh->self, peer, slot);
-    uint64_t word = atomic_load_acquire(&segment_call(&mesh->seg, peer, mesh->self, slot)->word);
+    const struct call_slot *shared = segment_call(&mesh->seg, peer, mesh->self, slot);
+    uint64_t word = atomic_load_acquire(&shared->word); /* SLOT */
 
     return word_generation(word) == serve->answer_generation && word_state(word) != CALL_FREE;
 }
@@ -397,7 +401,7 @@ void serve_recover(struct mesh *mesh, uint32_t peer)
         if (serve->answer_generation &&
             (!answer_is_wanted(mesh, peer, slot) ||
                 !heap_mark(&mesh->heap, serve->answer_off, serve->answer_len)))
-            atomic_store_release(&serve->answer_generation, 0);
+            atomic_store_release(&serve->answer_generation, 0); /* KEPT */
     }
 }
 
