@@ -319,8 +319,8 @@ static int allocate(int fd, const char *shm_dir, uint64_t bytes, char **ret_erro
             "less, fewer --shards, or a bigger one (mount -o remount,size=… %s)",
             MIB(bytes), shm_dir, MIB(free_bytes(shm_dir)), shm_dir);
     if (r < 0)
-        return explain(
-            ret_error, r, "can't allocate %.1f MiB in %s: %s", MIB(bytes), shm_dir, strerror(-r));
+        return explain(ret_error, r, "can't allocate %.1f MiB in %s: %s%s", MIB(bytes), shm_dir,
+            strerror(-r), r == -EFBIG ? "; raise the limit on it (ulimit -f)" : "");
     return 0;
 }
 

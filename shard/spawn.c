@@ -57,7 +57,7 @@ pid_t spawn_fork(int *ret_pidfd, char **ret_error)
 
 static int reset_signals(void)
 {
-    static const int ignored[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE};
+    static const int ignored[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGXFSZ};
     sigset_t none;
 
     for (int signum = 1; signum < NSIG; signum++)

@@ -34,7 +34,7 @@ pid_t spawn_fork(int *ret_pidfd, char **ret_error);
 
 /*
  * In the child: default signals but for those that are sent to whole groups of processes and are the
- * supervisor's to answer (INT, TERM, HUP), and PIPE, which are ignored; no fds but those it keeps;
+ * supervisor's to answer (INT, TERM, HUP), and PIPE and XFSZ, which are ignored; no fds but those it keeps;
  * name; core, if that can still be had; and a look at whether it is the image that it should be. 0
  * or -errno, with a text.
  */

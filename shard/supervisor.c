@@ -240,6 +240,8 @@ int supervisor_new(
         .stage_ends_ns = NEVER,
         .flush_ns = NEVER};
     s->alive_ns = notify_watchdog_ns() ? s->began_ns : NEVER;
+    signal(SIGXFSZ,
+        SIG_IGN); /* a limit on the size of files is an error of fallocate(), not a death */
     r = make_segment(s, ret_error);
     if (r == 0)
         r = bells_open(s->segment.n_peers + 1, &s->bell_fds, ret_error);

@@ -4,6 +4,7 @@ import contextlib
 import mmap
 import os
 import re
+import resource
 import select
 import shutil
 import signal
@@ -194,9 +195,9 @@ class Start(harness.TestCase):
 
 
 class Refusals(harness.TestCase):
-    def refused(self, *arguments, status=2):
+    def refused(self, *arguments, status=2, **options):
         instance = self.instance()
-        result = instance.command("run", *arguments)
+        result = instance.command("run", *arguments, **options)
         self.assertEqual(result.returncode, status, result.stderr)
         self.assertEqual(len(result.stderr.splitlines()), 1, result.stderr)
         self.assertEqual(instance.segments(), [])
@@ -223,6 +224,11 @@ class Refusals(harness.TestCase):
                 (["--segment-size", "64K"], "--segment-size")):
             with self.subTest(arguments):
                 self.assertIn(text, self.refused(*arguments, status=1))
+
+    def test_a_limit_on_the_size_of_files_is_an_error_that_says_so(self):
+        def limit():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000000, 1000000))
+        self.assertIn("File too large", self.refused(status=1, preexec_fn=limit))
 
     def test_bad_instance_name_is_refused(self):
         result = subprocess.run([harness.program(), "run", "--instance", "../x"],

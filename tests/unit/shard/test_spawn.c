@@ -123,7 +123,7 @@ static void child_that_misses_an_fd_of_its_list_is_refused(void **state)
 
 static int has_default_signals(struct fixture *f)
 {
-    static const int ignored[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE};
+    static const int ignored[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGXFSZ};
     struct sigaction action;
     sigset_t mask;
 
