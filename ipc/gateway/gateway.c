@@ -88,6 +88,9 @@ static void on_drain(void *opaque)
     struct gateway *gateway = opaque;
 
     gateway->draining = true;
+    requests_drain(&gateway->requests);
+    for (uint32_t i = 0; i < gateway->sessions.n; i++)
+        requests_room(&gateway->requests, gateway->sessions.all[i]);
 }
 
 static bool is_drained(void *opaque)

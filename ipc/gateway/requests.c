@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 /*
  * A request waits in its session's lane for its shard. The lanes of a shard that have somebody in
@@ -16,10 +17,16 @@
  *                          | a1 a2 a3           | c1
  *     shard 1:  round -> lane of session A -> (round)
  *
- * A session whose answers take too much room leaves the rounds (paused) until it has fetched some.
- * What a started request will answer is not known, so the longest answer of its method so far is set
- * aside for it.
+ * A session whose answers take too much room leaves the rounds (paused) until it has fetched some; so
+ * does one whose connection is gone, until it is back, for its client may be dead. What a started
+ * request will answer is not known; set aside for it is the longest of its method's late answers,
+ * which each answer that is shorter brings down by 1/64, so that one long answer is forgotten after
+ * some hundred short ones.
+ *
+ * Clients choose ids. Multiplied by a random number they can't be chosen to meet in one bucket.
  */
+#define EXPECT_DECAY 64u
+
 struct shard_round {
     struct lane *turn; /* whose turn it is; NULL: empty */
     uint32_t started;
@@ -48,7 +55,7 @@ struct request {
 static struct request **bucket_of(
     struct requests *requests, const struct session *session, uint64_t id)
 {
-    uint64_t hash = (id ^ ((uintptr_t)session >> 6)) * UINT64_C(0x9e3779b97f4a7c15);
+    uint64_t hash = (id ^ ((uintptr_t)session >> 6)) * requests->hash_key;
 
     return &requests->buckets[hash >> 50];
 }
@@ -207,13 +214,15 @@ static void finish_unserved(
 static bool has_room(const struct requests *requests, const struct request *request)
 {
     const struct session *session = request->session;
-    uint64_t longest = requests->longest_answer[request->call.method];
+    uint64_t expected = requests->expected_answer[request->call.method];
 
+    if (!session->connection && !requests->draining)
+        return false;
     if (session->answer_bytes == 0)
         return true;
-    if (session->answer_bytes + longest > LIMIT_ANSWERS_SESSION)
+    if (session->answer_bytes + expected > LIMIT_ANSWERS_SESSION)
         return false;
-    return session->sessions->answer_bytes + longest <= LIMIT_ANSWERS_BYTES ||
+    return session->sessions->answer_bytes + expected <= LIMIT_ANSWERS_BYTES ||
            session->answer_bytes < LIMIT_ANSWERS_SMALL;
 }
 
@@ -222,7 +231,7 @@ static void start(struct requests *requests, struct shard_round *round, struct r
     timer_del(&request->timer);
     request->state = REQUEST_STARTED;
     round->started++;
-    request->aside = requests->longest_answer[request->call.method];
+    request->aside = requests->expected_answer[request->call.method];
     session_charge(request->session, request->aside);
     int r = mesh_call_start(requests->config.mesh, &request->call);
     if (r < 0) {
@@ -260,17 +269,28 @@ void requests_room(struct requests *requests, struct session *session)
     }
 }
 
+uint32_t requests_expect(uint32_t expected, size_t len)
+{
+    uint32_t less = expected - expected / EXPECT_DECAY;
+
+    return len > less ? (uint32_t)len : less;
+}
+
+void requests_drain(struct requests *requests)
+{
+    requests->draining = true;
+}
+
 static void on_answer(struct mesh_call *call, const struct mesh_answer *answer)
 {
     struct request *request = (struct request *)call; /* its first member */
     struct requests *requests = request->requests;
     struct session *session = request->session;
     struct shard_round *round = &requests->rounds[call->target];
-    uint32_t *longest = &requests->longest_answer[call->method];
+    uint32_t *expected = &requests->expected_answer[call->method];
 
     round->started--;
-    if (answer->len > *longest)
-        *longest = (uint32_t)answer->len;
+    *expected = requests_expect(*expected, answer->len);
     if (session) {
         finish(request, answer);
         requests_room(requests, session);
@@ -408,9 +428,12 @@ int requests_init(struct requests *requests, const struct requests_config *confi
 
     *requests = (struct requests){.config = *config};
     requests->rounds = calloc(n_shards, sizeof(struct shard_round));
-    requests->longest_answer =
-        calloc(registry_n_methods(config->registry) + 1, sizeof(*requests->longest_answer));
-    if (!requests->rounds || !requests->longest_answer) {
+    requests->expected_answer =
+        calloc(registry_n_methods(config->registry) + 1, sizeof(*requests->expected_answer));
+    if (getrandom(&requests->hash_key, sizeof(requests->hash_key), 0) < 0)
+        requests->hash_key = (uint64_t)aio_clock_ns(); /* never for so few bytes */
+    requests->hash_key |= 1;
+    if (!requests->rounds || !requests->expected_answer) {
         requests_deinit(requests);
         return -ENOMEM;
     }
@@ -423,7 +446,7 @@ int requests_init(struct requests *requests, const struct requests_config *confi
 void requests_deinit(struct requests *requests)
 {
     free(requests->rounds);
-    free(requests->longest_answer);
+    free(requests->expected_answer);
     requests->rounds = NULL;
-    requests->longest_answer = NULL;
+    requests->expected_answer = NULL;
 }

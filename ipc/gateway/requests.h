@@ -34,7 +34,9 @@ struct requests_config {
 struct requests {
     struct requests_config config;
     struct shard_round *rounds; /* by shard */
-    uint32_t *longest_answer;   /* by method, seen so far */
+    uint32_t *expected_answer;  /* by method, bytes */
+    uint64_t hash_key;          /* random and odd */
+    bool draining;
     struct request *buckets[REQUEST_BUCKETS];
     uint64_t n;           /* not ended */
     uint64_t n_abandoned; /* of nobody, their calls not yet back */
@@ -63,7 +65,13 @@ bool requests_cancel(struct requests *requests, struct session *session, uint64_
 /* Nobody wants the ends of the session's requests any more. */
 void requests_abandon(struct requests *requests, struct session *session);
 
-/* Its answers take less room than before: what was held back goes on. */
+/* The bytes to set aside for a method's next answer, after one of len bytes. */
+uint32_t requests_expect(uint32_t expected, size_t len);
+
+/* From now on sessions without a connection have their requests started too. */
+void requests_drain(struct requests *requests);
+
+/* Its answers take less room than before, or it is connected: what was held back goes on. */
 void requests_room(struct requests *requests, struct session *session);
 
 bool requests_is_idle(const struct requests *requests);

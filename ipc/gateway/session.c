@@ -255,6 +255,7 @@ void session_attach(struct session *session, struct connection *connection)
     session->connection = connection;
     connection->session = session;
     session->sessions->n_attached++;
+    session->sessions->config.room(session, session->sessions->config.opaque);
 }
 
 /* ---- the table ---- */

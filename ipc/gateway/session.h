@@ -81,7 +81,7 @@ struct session {
     struct request *requests; /* not ended (requests.c) */
     uint32_t n_requests;
     struct lane *lanes; /* one a shard */
-    bool paused;        /* some lane is out of its round for want of room */
+    bool paused;        /* some lane is out of its round, for want of room or connection */
 };
 
 struct sessions_config {
@@ -89,7 +89,7 @@ struct sessions_config {
     uint32_t n_shards;
     /* The session ends: let go of its requests. */
     void (*abandon)(struct session *session, void *opaque);
-    /* Ends were acknowledged: there is room. */
+    /* Ends were acknowledged, or a connection attached: requests may start. */
     void (*room)(struct session *session, void *opaque);
     void *opaque;
 };

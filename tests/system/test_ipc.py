@@ -7,6 +7,7 @@ import random
 import signal
 import socket
 import struct
+import time
 
 import harness
 from raw_client import (CANCELLED, DONE, EXPIRED, GREETING_REQ, RawClient, Refusal, Submission, field,
@@ -101,6 +102,36 @@ class Sessions(IpcCase):
         again = self.client()
         again.hello(client.token)
         self.assertEqual([(end.id, end.kind) for end in again.fetch(1)], [(1, DONE)])
+
+    def test_requests_in_line_wait_while_their_client_is_away(self):
+        self.begin()
+        client = self.session()
+        for batch in range(3):
+            client.submit([Submission(1 + 1000 * batch + i, "sys.sleep", b"200", shard=0)
+                           for i in range(1000)])
+        client.socket.close()
+        other = self.session()
+        harness.wait_until(lambda: other.status()["in_flight"] < 2500, "what was started to end")
+        other.submit([Submission(1, "sys.sleep", b"700", shard=1)])
+        other.fetch(1)
+        self.assertGreater(other.status()["in_flight"], 1500)
+        again = self.client()
+        again.hello(client.token)
+        self.assertEqual(len({end.id for end in again.fetch(3000)}), 3000)
+
+    def test_requests_in_line_of_a_dead_client_do_not_stand_before_a_stop(self):
+        self.begin()
+        client = self.session()
+        for batch in range(3):
+            client.submit([Submission(1 + 1000 * batch + i, "sys.sleep", b"100", shard=0)
+                           for i in range(1000)])
+        client.socket.close()
+        other = self.session()
+        harness.wait_until(lambda: other.status()["in_flight"] < 2500, "what was started to end")
+        other.socket.close()
+        began = time.monotonic()
+        self.sherd.stop()
+        self.assertLess(time.monotonic() - began, 20)
 
     def test_a_request_that_comes_twice_is_served_once(self):
         self.begin()

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "ipc/gateway/requests.h"
 #include "ipc/gateway/session.h"
 
 struct fixture {
@@ -273,9 +274,21 @@ static void only_a_client_that_is_there_is_waited_for(void **state)
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
+static void one_long_answer_is_forgotten_after_some_hundred_short_ones(void **state)
+{
+    uint32_t expected = requests_expect(0, 1 << 20);
+
+    assert_int_equal(expected, 1 << 20);
+    assert_true(requests_expect(expected, 3) > 1000 * 1000);
+    for (uint32_t i = 0; i < 1000; i++)
+        expected = requests_expect(expected, 3);
+    assert_true(expected < 100);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        CASE(one_long_answer_is_forgotten_after_some_hundred_short_ones),
         CASE(a_session_is_found_by_its_token_alone),
         CASE(ends_come_in_order_with_positions_from_1),
         CASE(a_reply_ends_with_the_answer_that_reaches_its_size),
