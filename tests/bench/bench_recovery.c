@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * How long an instance takes to be ready, and, under load, from kill -9 of a shard to the first answer of
- * its replacement. Medians and worst of several rounds.
+ * its replacement. Medians and worst of several rounds. It judges too: exit status 1 where the median
+ * of the latter is above LIMIT_MS, or what was given for that.
  *
- *     bench_recovery SHERD [ROUNDS]        SHERD: the program, as build/sherd
+ *     bench_recovery SHERD [ROUNDS [LIMIT_MS]]        SHERD: the program, as build/sherd
  */
 #include <assert.h>
 #include <fcntl.h>
@@ -23,6 +24,7 @@
 
 #define LOAD       256 /* calls in flight beside the one that is measured */
 #define ROUNDS_MAX 1000
+#define LIMIT_MS   50
 
 struct bench {
     const char *sherd;
@@ -130,6 +132,18 @@ static double recover_ms(struct bench *bench, uint32_t shard)
     return (double)(aio_clock_ns() - begin_ns) / 1e6;
 }
 
+/* An instance that ended in order leaves its lock file, and the folders to it. */
+static void remove_directory(const struct bench *bench)
+{
+    static const char *const left[] = {"/bench/lock", "/bench", ""};
+    char path[PATH_MAX];
+
+    for (size_t i = 0; i < sizeof(left) / sizeof(left[0]); i++) {
+        snprintf(path, sizeof(path), "%s%s", bench->directory, left[i]);
+        remove(path);
+    }
+}
+
 static int by_value(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -137,20 +151,23 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static void tell(const char *what, double *values, int n)
+/* Returns the median. */
+static double tell(const char *what, double *values, int n)
 {
     qsort(values, (size_t)n, sizeof(values[0]), by_value);
     printf("%-52s median %6.1f ms, worst %6.1f ms, of %d\n", what, values[n / 2], values[n - 1], n);
+    return values[n / 2];
 }
 
 int main(int argc, char **argv)
 {
     struct bench bench = {.directory = "/tmp/sherd-bench-XXXXXX"};
     int n = argc > 2 ? atoi(argv[2]) : 20;
+    double limit_ms = argc > 3 ? atof(argv[3]) : LIMIT_MS;
     double ready[ROUNDS_MAX], recovery[ROUNDS_MAX];
 
-    if (argc < 2 || n < 1 || n > ROUNDS_MAX)
-        die("usage", "bench_recovery SHERD [ROUNDS]");
+    if (argc < 2 || argc > 4 || n < 1 || n > ROUNDS_MAX || limit_ms <= 0)
+        die("usage", "bench_recovery SHERD [ROUNDS [LIMIT_MS]]");
     bench.sherd = argv[1];
     if (!mkdtemp(bench.directory))
         die(bench.directory, "can't be made");
@@ -165,8 +182,11 @@ int main(int argc, char **argv)
     for (int round = 0; round < n; round++)
         recovery[round] = recover_ms(&bench, (uint32_t)round % 2);
     end_instance(&bench);
-    rmdir(bench.directory);
+    remove_directory(&bench);
     tell("start of 2 shards to ready", ready, n);
-    tell("kill -9 under load to the replacement's answer", recovery, n);
+    if (tell("kill -9 under load to the replacement's answer", recovery, n) > limit_ms) {
+        fprintf(stderr, "bench_recovery: that median is above %g ms\n", limit_ms);
+        return 1;
+    }
     return 0;
 }
