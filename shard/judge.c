@@ -3,11 +3,12 @@
  * When a peer has died, each living end that called it decides for each of its calls, alone and
  * from words that have one writer each, after it has drained the ring of answers:
  *
- *   this generation was started       waiting call              abandoned call
- *   not yet                           left alone                left alone
- *   by the living incarnation         left alone                left alone
- *   by a dead one                     run again, or in doubt    given back
- *   (the peer is given up for good)   not started, or in doubt  given back
+ *   this generation was started   waiting call                                abandoned call
+ *   not yet                       left alone                                  left alone
+ *   by the living incarnation     left alone                                  left alone
+ *   by a dead one                 idempotent: run again; else in doubt        given back
+ *   and the peer is given up      not begun: not started; idempotent: failed; given back
+ *                                 else in doubt
  *
  * A callee marks a call as started before it frees its message (serve.c), so the message of a call
  * that was not started is in the ring still, where the replacement finds it: nothing needs to be
@@ -98,7 +99,9 @@ static void judge_started(struct mesh *mesh, const struct verdict *v)
 
     if (v->abandoned) {
         give_back(mesh, v, CALL_END_NONE);
-    } else if (shared->flags & CALL_IDEMPOTENT && !v->failed) {
+    } else if (shared->flags & CALL_IDEMPOTENT && v->failed) {
+        end_call(mesh, v, CALL_END_FAILED, -EHOSTDOWN);
+    } else if (shared->flags & CALL_IDEMPOTENT) {
         give_back(mesh, v, CALL_END_NONE);
         caller_run_again(mesh, call);
     } else {

@@ -23,7 +23,7 @@
 
 #include "tests/unit/shard/mesh_rig.h"
 
-enum { M_ECHO, M_ONCE, M_COUNT };
+enum { M_ECHO, M_ONCE, M_HANG, M_HANG_ONCE, M_COUNT };
 
 enum { WORD_ENDED, WORD_WRONG, WORD_IN_DOUBT, WORD_RUNS, WORD_DEATHS };
 
@@ -69,9 +69,16 @@ static int coroutine_fn run_echo(struct service_call *call)
     return service_reply(call, args, len);
 }
 
+static int coroutine_fn run_hang(struct service_call *call)
+{
+    return service_sleep_ns(call, INT64_MAX);
+}
+
 static const struct service_method methods[] = {
     [M_ECHO] = {.name = "echo", .run = run_echo, .flags = SERVICE_IDEMPOTENT, .help = "args back"},
     [M_ONCE] = {.name = "once", .run = run_echo, .help = "args back, not to be run twice"},
+    [M_HANG] = {.name = "hang", .run = run_hang, .flags = SERVICE_IDEMPOTENT, .help = "sleeps"},
+    [M_HANG_ONCE] = {.name = "hang-once", .run = run_hang, .help = "sleeps, not to be run twice"},
 };
 
 static const struct service crash_service = {.abi = SERVICE_ABI,
@@ -321,6 +328,64 @@ static void a_callee_given_up_ends_what_was_not_started_and_refuses_the_rest(voi
     rig_close(&rig);
 }
 
+static void on_given_up(struct mesh_call *call, const struct mesh_answer *answer)
+{
+    bool idempotent = call->method == M_HANG;
+
+    ((struct numbered_call *)call)->batch->n_ended++;
+    assert_int_equal(answer->end, idempotent ? CALL_END_FAILED : CALL_END_IN_DOUBT);
+    assert_int_equal(answer->status, idempotent ? -EHOSTDOWN : -EOWNERDEAD);
+    assert_true(answer->len > 0);
+}
+
+static bool two_have_begun(void *opaque)
+{
+    return atomic_load_acquire(&segment_pair(&((struct rig *)opaque)->seg, 1, 0)->calls_started) ==
+           2;
+}
+
+static bool two_have_ended(void *opaque)
+{
+    return ((struct batch *)opaque)->n_ended == 2;
+}
+
+static void hanging_body(struct rig_end *end)
+{
+    struct batch *batch = calloc(1, sizeof(*batch));
+
+    for (uint32_t i = 0; i < 2; i++) {
+        batch->calls[i] = (struct numbered_call){.batch = batch,
+            .call = {.target = 1,
+                .method = i ? M_HANG_ONCE : M_HANG,
+                .args = "",
+                .deadline_ns = INT64_MAX,
+                .done = on_given_up}};
+        assert_int_equal(mesh_call_start(end->mesh, &batch->calls[i].call), 0);
+    }
+    rig_poll_until(end, two_have_begun, end->rig);
+    atomic_store(&end->rig->board->words[WORD_RUNS], 1);
+    rig_poll_until(end, two_have_ended, batch);
+    free(batch);
+    atomic_store(&end->rig->board->words[WORD_ENDED], 2);
+}
+
+static void a_callee_given_up_while_it_runs_leaves_in_doubt_only_what_may_not_run_twice(
+    void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    open_rig(&rig, 0);
+    rig_fork(&rig, 1, rig_serve);
+    rig_fork(&rig, 0, hanging_body);
+    rig_wait_word(&rig, WORD_RUNS, 1);
+    rig_kill(&rig, 1, true);
+    rig_join(&rig, 0);
+    assert_int_equal(atomic_load(&rig.board->words[WORD_ENDED]), 2);
+    check_accounts(&rig, 0);
+    rig_close(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -328,6 +393,8 @@ int main(void)
         cmocka_unit_test(a_caller_that_dies_at_any_access_leaves_no_slot_behind),
         cmocka_unit_test(caller_and_callee_may_die_together),
         cmocka_unit_test(a_callee_given_up_ends_what_was_not_started_and_refuses_the_rest),
+        cmocka_unit_test(
+            a_callee_given_up_while_it_runs_leaves_in_doubt_only_what_may_not_run_twice),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
