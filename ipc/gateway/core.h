@@ -25,7 +25,8 @@ struct gateway {
     struct token token;
     struct arena arena; /* the message that is being handled */
     uint32_t round_robin;
-    uint64_t n_malformed;
+    uint64_t n_unsaid; /* complaints about clients since the last that was logged */
+    int64_t next_complaint_ns;
     bool draining;
     AioTimer drain_timer; /* armed when nothing is under way: clients fetch the last ends */
     int64_t drain_until_ns;

@@ -2,6 +2,7 @@
 #include "ipc/gateway/core.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -14,10 +15,35 @@
  * connection without a session, so that nothing else has to ask who is there.
  */
 
+#define COMPLAINT_NS (INT64_C(1) * 1000000000)
+
+/* Logs it, but one a second at most: clients without a token must not fill a disk. */
+__attribute__((format(printf, 2, 3))) static void complain(
+    struct gateway *gateway, const char *format, ...)
+{
+    int64_t now_ns = aio_clock_ns();
+    char text[200];
+    va_list args;
+
+    if (now_ns < gateway->next_complaint_ns) {
+        gateway->n_unsaid++;
+        return;
+    }
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    if (gateway->n_unsaid > 0)
+        log_line(gateway->env->log, LOG_LEVEL_WARNING, "%s (%llu such lines before it left out)",
+            text, (unsigned long long)gateway->n_unsaid);
+    else
+        log_line(gateway->env->log, LOG_LEVEL_WARNING, "%s", text);
+    gateway->n_unsaid = 0;
+    gateway->next_complaint_ns = now_ns + COMPLAINT_NS;
+}
+
 static void reject_malformed(struct gateway *gateway, struct exchange *exchange)
 {
-    gateway->n_malformed++;
-    log_line(gateway->env->log, LOG_LEVEL_WARNING,
+    complain(gateway,
         "a client sent a message of %zu bytes that is not the protocol; it was told so",
         exchange->request_len);
     reply_error(exchange, -EPROTO,
@@ -64,8 +90,7 @@ static void handle_hello(
         return;
     }
     if (!may_enter(gateway, exchange, hello)) {
-        log_line(gateway->env->log, LOG_LEVEL_WARNING,
-            "a client over tcp gave %s token and was refused",
+        complain(gateway, "a client over tcp gave %s token and was refused",
             hello->token.len > 0 ? "a wrong" : "no");
         reply_error(exchange, -EACCES,
             "the token is %s: clients over tcp need what is in the file that "

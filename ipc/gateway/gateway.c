@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 #include "ipc/gateway/core.h"
 
@@ -132,6 +134,20 @@ static int load_token(struct gateway *gateway)
     return r;
 }
 
+/* nng calls it "cannot assign requested address". */
+static int check_socket_path(const struct gateway *gateway, const char *path)
+{
+    const size_t most = sizeof(((struct sockaddr_un *)0)->sun_path) - 1;
+
+    if (strlen(path) <= most)
+        return 0;
+    log_line(gateway->env->log, LOG_LEVEL_ERROR,
+        "%s is too long for a socket: %zu bytes, and %zu are the most; set SHERD_RUNTIME_DIR to a "
+        "folder of your own with a short name",
+        path, strlen(path), most);
+    return -ENAMETOOLONG;
+}
+
 static int open_port(struct gateway *gateway)
 {
     const struct child_env *env = gateway->env;
@@ -140,6 +156,10 @@ static int open_port(struct gateway *gateway)
 
     if (asprintf(&path, "%s/" PROTOCOL_SOCKET, env->runtime_dir) < 0)
         return -ENOMEM;
+    if (check_socket_path(gateway, path) < 0) {
+        free(path);
+        return -ENAMETOOLONG;
+    }
     struct port_config config = {
         .ctx = gateway->ctx,
         .local_path = path,

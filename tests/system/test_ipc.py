@@ -371,6 +371,14 @@ class Garbage(IpcCase):
             self.assertEqual(refusal.exception.number, errno.EPROTO)
         self.assertEqual(client.submit([Submission(1, "sys.ping")]), (1, {}))
 
+    def test_a_thousand_bad_messages_are_not_a_thousand_lines_of_log(self):
+        self.begin()
+        client = self.session()
+        for length in range(1, 1001):
+            with self.assertRaises(Refusal):
+                client.ask(b"\xff" * length)
+        self.assertIn(self.sherd.log().count("not the protocol"), range(1, 50))
+
     def test_a_short_message_that_unpacks_to_much_is_refused(self):
         self.begin()
         client = self.session()
@@ -503,6 +511,16 @@ class Remote(IpcCase):
 
 
 class Socket(IpcCase):
+    def test_a_runtime_directory_too_long_for_a_socket_is_named_as_the_cause(self):
+        instance = self.instance()
+        directory = os.path.join(instance.scratch, "d" * 90)
+        os.mkdir(directory, 0o700)
+        result = instance.command("run", "--shards", "1",
+                                  env={**instance.environment, "SHERD_RUNTIME_DIR": directory})
+        self.assertNotEqual(result.returncode, 0)
+        self.assertIn("107", result.stderr)
+        self.assertIn("SHERD_RUNTIME_DIR", result.stderr)
+
     def test_the_socket_is_for_its_owner_alone_and_comes_back_with_a_new_gateway(self):
         self.begin()
         self.assertEqual(os.stat(socket_of(self.sherd)).st_mode & 0o777, 0o600)
