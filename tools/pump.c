@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "tools/clock.h"
+#include "tools/interrupt.h"
 
 #define CANCEL_WAIT_NS (5 * NS_PER_S) /* for the ends of what an interrupt cancelled */
 #define REDRAW_MS      100
@@ -32,20 +33,6 @@ struct pump_entry {
     struct sherd_result result;
     char name[]; /* NUL-terminated */
 };
-
-static sigset_t interrupt_set(void)
-{
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGINT);
-    return set;
-}
-
-void pump_block_signals(void)
-{
-    sigset_t set = interrupt_set();
-    sigprocmask(SIG_BLOCK, &set, NULL);
-}
 
 int pump_init(struct pump *pump, struct sherd_client *client, uint32_t window)
 {

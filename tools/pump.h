@@ -10,7 +10,7 @@
  *              r = pump_run(&pump, &job);          // every item's ended() has come
  *              pump_deinit(&pump);
  *              One request at a time: pump_call().
- * Concurrency: one thread. While it runs, SIGINT is taken by the pump: pump_block_signals() comes
+ * Concurrency: one thread. While it runs, SIGINT is taken by the pump: interrupt_block() comes
  *              before the client is opened, so that the threads of nng do not get it.
  * Memory:      at most `window` requests are in flight and, in order, 4 times as many ended ones wait
  *              for a slower one before them; no more are started while these hold 16 MiB.
@@ -58,7 +58,6 @@ struct pump_job {
     void *opaque;
 };
 
-void pump_block_signals(void);
 int pump_init(struct pump *pump, struct sherd_client *client, uint32_t window);
 void pump_deinit(struct pump *pump);
 

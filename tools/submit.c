@@ -2,8 +2,12 @@
 /*
  * sherd submit - has the shards do something, over the client library
  *
- * The order matters: an instance that is not there is waited for first, where an interrupt still
- * ends the program; then SIGINT is blocked, and only then nng starts its threads, which inherit that.
+ * The order matters: an instance that is not there is waited for first; then SIGINT is blocked, and
+ * only then nng starts its threads, which inherit that. Until it is connected an interrupt ends the
+ * program all the same, then the pump takes it.
+ *
+ * When all is printed the program ends without closing the client: that waits for nng, whose peer
+ * may hang, and the gateway sees the end of the process as well.
  */
 #include "tools/submit.h"
 
@@ -17,6 +21,7 @@
 #include "shard/rundir.h"
 #include "tools/command.h"
 #include "tools/commands.h"
+#include "tools/interrupt.h"
 
 #define EXIT_INTERRUPTED 130 /* as shells have it: 128 and SIGINT */
 #define WINDOW_MAX       65536u
@@ -241,13 +246,16 @@ static int run_method(struct submit *submit, const struct submit_method *method)
     return !status && r ? submit_broken(submit, r) : status;
 }
 
+/* Does not return where it got connected. */
 static int connect_and_run(struct submit *submit, const struct submit_method *method)
 {
     const struct submit_values *values = submit->values;
     struct sherd_client *client;
     char *error = NULL;
     uint32_t window = values->window ? values->window : PUMP_WINDOW;
-    pump_block_signals();
+    struct interrupt_watch watch;
+    interrupt_block();
+    interrupt_watch_start(&watch);
     int r = sherd_client_open(
         &(struct sherd_client_options){
             .instance = values->instance,
@@ -257,14 +265,15 @@ static int connect_and_run(struct submit *submit, const struct submit_method *me
             .window = window,
         },
         &client, &error);
+    interrupt_watch_stop(&watch);
     if (r)
         return command_error_text(error, values->url ? values->url : "the gateway", r);
     r = pump_init(&submit->pump, client, window);
     int status = r ? submit_broken(submit, r) : run_method(submit, method);
     if (!r)
         pump_deinit(&submit->pump);
-    sherd_client_close(client);
-    return status;
+    fflush(NULL);
+    _exit(status);
 }
 
 int submit_command(int argc, char **argv)

@@ -125,17 +125,30 @@ struct write_state {
     uint64_t begin, n_pieces;
 };
 
-/* Says how far it got. is_begun: the piece at hand may have been written in part. */
-static void tell_rest(const struct submit *submit, const struct write_state *state, bool is_begun)
+/* What is known of the piece at hand. */
+enum rest {
+    REST_NONE,  /* nothing of it is written */
+    REST_TOLD,  /* the error's text says what may be */
+    REST_DOUBT, /* nobody knows */
+};
+
+/* Says how far it got. */
+static void tell_rest(const struct submit *submit, const struct write_state *state, enum rest rest)
 {
     char done[TEXT_FIGURE], piece[TEXT_FIGURE];
     text_exact(state->piece.offset - state->begin, done);
-    if (is_begun)
+    if (rest == REST_DOUBT)
         command_error("%s: %s: %s bytes from offset %" PRIu64
                       " on are written for certain; what of "
                       "the next %s is written is in doubt",
             submit->method, submit->operands[0], done, state->begin,
             text_exact(state->piece.length, piece));
+    else if (rest == REST_TOLD && state->n_pieces)
+        command_error("%s: %s: %s bytes from offset %" PRIu64
+                      " on are written for certain, in the pieces before this one",
+            submit->method, submit->operands[0], done, state->begin);
+    else if (rest == REST_TOLD)
+        return;
     else
         command_error("%s: %s: %s bytes from offset %" PRIu64
                       " on are written, and none after them",
@@ -148,7 +161,7 @@ static int write_piece(struct submit *submit, struct write_state *state)
     struct sherd_result result;
     int r = call_piece(submit, state->path, &state->piece, &result);
     if (r) {
-        tell_rest(submit, state, true);
+        tell_rest(submit, state, REST_DOUBT);
         return submit_broken(submit, r);
     }
     int status = EXIT_DONE;
@@ -157,7 +170,10 @@ static int write_piece(struct submit *submit, struct write_state *state)
         state->n_pieces++;
     } else {
         submit_failed(submit, submit->operands[0], state->path, &result);
-        tell_rest(submit, state, result.end != SHERD_END_NOT_STARTED);
+        tell_rest(submit, state,
+            result.end == SHERD_END_FAILED        ? REST_TOLD
+            : result.end == SHERD_END_NOT_STARTED ? REST_NONE
+                                                  : REST_DOUBT);
         status = EXIT_WORK_FAILED;
     }
     sherd_result_deinit(&result);
@@ -169,7 +185,7 @@ static int write_all(struct submit *submit, struct write_state *state, uint8_t *
     for (;;) {
         ssize_t n = read_input(submit, data, room);
         if (n < 0) {
-            tell_rest(submit, state, false);
+            tell_rest(submit, state, REST_NONE);
             return submit_broken(submit, (int)n);
         }
         /* Nothing at all is written too: the file is opened, and what is wrong with it said. */

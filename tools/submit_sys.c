@@ -201,7 +201,8 @@ int submit_raw(struct submit *submit)
     bool has_input = submit->n_operands == 1 && !strcmp(submit->operands[0], "-");
     struct raw_job job = {
         .submit = submit,
-        .has_lines = isatty(STDOUT_FILENO) || submit->n_operands > 1 || submit->values->is_zero,
+        .has_lines = isatty(STDOUT_FILENO) || submit->n_operands > 1 || submit->values->is_zero ||
+                     (submit->values->count != SUBMIT_NOT_GIVEN && submit->values->count > 1),
     };
     struct pump_job pump_job = {.make = make_raw, .ended = raw_ended, .opaque = &job};
     if (has_input && !submit->values->is_zero)

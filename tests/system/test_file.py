@@ -82,6 +82,21 @@ class Hashes(FileCase):
         result = instance.command("submit", "file.sha256", self.path("b/file"))
         self.assertRefused(result, self.path("b/file"), "is under no --root")
 
+    def test_cancelled_hashes_give_their_places_to_others(self):
+        big, small = self.write("big"), self.write("small", b"small")
+        os.truncate(big, 200 << 30)
+        for engine in ENGINES:
+            with self.on(engine, "--root", self.folder) as instance:
+                submit = instance.popen("submit", "--count", "200", "file.sha256", big,
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                harness.wait_until(lambda: sum(instance.shard(n)["calls_in"] for n in (0, 1)) >= 100,
+                                   "calls to be under way")
+                submit.send_signal(signal.SIGINT)
+                self.assertEqual(submit.wait(harness.DEADLINE), 130)
+                for shard in ("0", "1"):
+                    result = self.hash(instance, "--timeout", "20", "--shard", shard, small)
+                    self.assertEqual(result.returncode, 0, result.stderr)
+
     def test_without_a_root_every_path_is_refused(self):
         instance = self.start("--shards", "1")
         result = instance.command("submit", "file.stat", "/etc/services")

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tools/interrupt.h"
 #include "tools/pump.h"
 
 /*
@@ -261,6 +262,6 @@ int main(void)
         cmocka_unit_test(interrupt_cancels_what_is_in_flight_and_tells_no_failure),
         cmocka_unit_test(one_call_is_cancelled_by_an_interrupt),
     };
-    pump_block_signals();
+    interrupt_block();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
