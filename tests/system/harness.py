@@ -14,7 +14,8 @@ Use:   class Restart(harness.TestCase):
 Rules: states are waited for with a deadline (DEADLINE seconds, which no machine should reach),
        never slept for. Each case ends with a check that no process, file in /dev/shm or thread of
        the case is left; a case that fails shows the instance's log.
-Where: $SHERD is the program under test; without it, the one in $MESON_BUILD_ROOT.
+Where: $SHERD is the program under test; without it, the one in $MESON_BUILD_ROOT. With
+       $SHERD_TEST_ENGINE, instances run on that engine, but where a case names one itself.
 """
 import contextlib
 import ctypes
@@ -32,6 +33,7 @@ import unittest
 DEADLINE = float(os.environ.get("SHERD_TEST_DEADLINE", "30"))
 LONG = os.environ.get("SHERD_TEST_LONG") == "1"
 SANITIZED = os.environ.get("SHERD_TEST_SANITIZED") == "1"  # memory use says nothing then
+ENGINE = os.environ.get("SHERD_TEST_ENGINE")  # for `run`, where a case names none
 SHM = "/dev/shm"
 
 
@@ -141,6 +143,8 @@ class Instance:
 
     def run(self, *arguments, prefix=(), **options):
         """Begins `sherd run` with its log in self.log_path, without waiting. prefix: a command before it."""
+        if ENGINE and not any(a.split("=")[0] == "--engine" for a in arguments):
+            arguments += ("--engine", ENGINE)
         with open(self.log_path, "ab") as log:
             self.supervisor = subprocess.Popen(
                 [*prefix, program(), "run", "--instance", self.name, *arguments],
