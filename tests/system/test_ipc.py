@@ -265,7 +265,8 @@ class Requests(IpcCase):
         client = self.session()
         sent = [client.send(client.next_message()) for _ in range(5)]
         number, kind, fields = client.receive()
-        self.assertEqual((number, kind, client.ends_of(fields)), (sent[0], 4, []))
+        self.assertIn(number, sent)  # the oldest that the gateway heard: messages may overtake each other
+        self.assertEqual((kind, client.ends_of(fields)), (4, []))
 
     def test_a_next_ends_after_its_time_without_an_end(self):
         self.begin()
