@@ -143,7 +143,8 @@ static bool sources_dispatch(AioContext *ctx)
     return progress;
 }
 
-void aio_flush(AioContext *ctx)
+/* Hands deferred disk requests to the kernel and rings whom the sources pushed to. */
+static void aio_flush(AioContext *ctx)
 {
     ctx->engine->flush(ctx);
     ctx->sources_visited++;

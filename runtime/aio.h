@@ -130,8 +130,8 @@ void bh_delete(BH *bh);
  * Watches fd, level-triggered, replacing what was there; io_read and io_write both NULL takes it
  * off. io_read runs on readable, hang-up and error, io_write on writable and error, and on hang-up
  * where there is no io_read; both must bear a call with nothing to do, so fd is non-blocking.
- * io_poll, with io_poll_ready, lets a busy-polling loop look without a system call. A handler that
- * was taken off is not called again, also when a callback of the same turn took it off (in another
+ * io_poll, with io_poll_ready, is to look without a system call: kept for the busy-polling loop,
+ * not called yet. A handler that was taken off is not called again, also when a callback of the same turn took it off (in another
  * thread, one that runs already goes on to its end). Take fd off before closing it. Returns 0,
  * -ENOMEM, -EPERM (fd can't be watched: a regular file), -EBADF; taking off returns 0. Context: any
  * thread.

@@ -56,6 +56,8 @@ void atomic_hook(
 #define atomic_full_fence() \
     (ATOMIC_POINT(ATOMIC_FENCE, NULL), __atomic_thread_fence(__ATOMIC_SEQ_CST))
 
+/* Tells the core that this is a busy wait. The condition stands inside because it is one
+ * instruction that differs, and nothing where a processor has none. */
 static inline void atomic_pause(void)
 {
 #if defined(__x86_64__)

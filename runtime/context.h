@@ -74,10 +74,6 @@ struct AioContext {
     void *own_instruments; /* to free, or NULL */
 };
 
-/* Hands deferred disk requests to the kernel and rings whom the sources pushed to. Context: owner
- * loop. */
-void aio_flush(AioContext *ctx);
-
 /* Makes a wait that has begun look again, and leaves a loop that is awake alone: for what
  * aio_poll() looks at after it has raised notify_me. Context: any thread, signal handler. */
 void context_nudge(AioContext *ctx);

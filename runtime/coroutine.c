@@ -4,8 +4,8 @@
  * A coroutine is entered by a loop on the stack of whoever calls coroutine_enter(), and each yield
  * comes back to that loop. The loop then does, on its own stack and in this order, what must not be
  * done before the switch is complete:
- *   1. it puts the coroutines that this one woke before those it has still to enter: depth first,
- * and with a chain of any length on one frame of stack;
+ *   1. it puts the coroutines that this one woke before those it has still to enter: depth
+ *      first, and with a chain of any length on one frame of stack;
  *   2. it frees a coroutine that ended, or pushes one that moves to the context it moves to. From
  *      then on another thread may run it, so this is the loop's last touch.
  *
@@ -19,9 +19,8 @@
  * itself, or is woken before it has yielded, goes that way too: the bottom half can't run before
  * the yield, for both are the home thread's.
  *
- * Orderings        first              then                 ordered by                  if broken
- *   CLAIM  fields of co, unclaimed    next claim of it     release store, claim CAS    runs with
- * old fields
+ * Orderings  first                   then              ordered by                if broken
+ *   CLAIM    fields of co, unclaim   next claim of it  release store, claim CAS  stale fields run
  */
 #include <errno.h>
 #include <string.h>
@@ -214,6 +213,20 @@ static void note_enter(AioContext *ctx, Coroutine *co)
         counter_add(&ctx->instruments.counters->co_switches, 1);
 }
 
+/* Schedules a coroutine that is claimed already. Context: any thread. */
+static void co_schedule_claimed(AioContext *ctx, Coroutine *co)
+{
+    Coroutine *first = NULL;
+
+    /* Once pushed, co may run, and what it does may free ctx. */
+    aio_context_ref(ctx);
+    do {
+        co->next = first;
+    } while (!atomic_cas_seq(&ctx->scheduled_coroutines, &first, co));
+    bh_schedule(ctx->co_schedule_bh);
+    aio_context_unref(ctx);
+}
+
 /* What must wait until nothing runs on co's stack. co may be gone after it. */
 static void settle(Coroutine *co)
 {
@@ -273,19 +286,6 @@ void coroutine_fn coroutine_yield_at(const char *why)
 }
 
 /* ---- scheduling ---- */
-
-void co_schedule_claimed(AioContext *ctx, Coroutine *co)
-{
-    Coroutine *first = NULL;
-
-    /* Once pushed, co may run, and what it does may free ctx. */
-    aio_context_ref(ctx);
-    do {
-        co->next = first;
-    } while (!atomic_cas_seq(&ctx->scheduled_coroutines, &first, co));
-    bh_schedule(ctx->co_schedule_bh);
-    aio_context_unref(ctx);
-}
 
 void aio_co_schedule_at(AioContext *ctx, Coroutine *co, const char *site)
 {

@@ -64,6 +64,3 @@ void co_claim(Coroutine *co, const char *site);
 
 /* Gives it back, just before co is entered. Context: owner loop. */
 void co_unclaim(Coroutine *co);
-
-/* Schedules a coroutine that site has claimed. Context: any thread. */
-void co_schedule_claimed(AioContext *ctx, Coroutine *co);

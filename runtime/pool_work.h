@@ -31,5 +31,6 @@ int pool_work_submit(AioContext *ctx, struct pool_work *work);
 /* Workers that exist, the idle ones included. */
 uint32_t thread_pool_n_threads(AioContext *ctx);
 
-/* How long a worker without work stays; 10 s unless set. Counts from its next wait on. */
+/* How long a worker without work stays; 10 s unless set. Counts from its next wait on. For tests,
+ * which can't wait for 10 s; nothing else sets it. */
 int thread_pool_set_idle_ns(AioContext *ctx, int64_t idle_ns);
