@@ -15,15 +15,15 @@ static void without_a_cgroup_there_is_no_quota(void **state)
 
 static void v2_quota_is_read_from_the_own_group(void **state)
 {
-    scratch_write(*state, "proc/self/cgroup", "0::/work\n");
-    scratch_write(*state, "sys/fs/cgroup/work/cpu.max", "150000 100000\n");
+    scratch_write(*state, "proc/self/cgroup", "0::/box\n");
+    scratch_write(*state, "sys/fs/cgroup/box/cpu.max", "150000 100000\n");
     assert_int_equal(topology_quota_millis(*state), 1500);
 }
 
 static void v2_max_is_no_quota(void **state)
 {
-    scratch_write(*state, "proc/self/cgroup", "0::/work\n");
-    scratch_write(*state, "sys/fs/cgroup/work/cpu.max", "max 100000\n");
+    scratch_write(*state, "proc/self/cgroup", "0::/box\n");
+    scratch_write(*state, "sys/fs/cgroup/box/cpu.max", "max 100000\n");
     assert_int_equal(topology_quota_millis(*state), 0);
 }
 
