@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include "shard/supervisor.h"
 /*
  * supervisor_run() is a loop of: fork whoever is due; else one turn of the event loop, whose
  * callbacks only take notes; then act on the notes. So fork() happens in its frame and never in a
@@ -13,8 +14,6 @@
  *   LEVEL  the log level            the doorbell    full barrier in the ring   a sleeping process keeps
  *                                                   and in the loop's wait     the old level
  */
-#include "shard/supervisor_inside.h"
-
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
@@ -27,15 +26,13 @@
 #include "runtime/doorbell.h"
 #include "shard/bells.h"
 #include "shard/explain.h"
+#include "shard/io_depth.h"
 #include "shard/notify.h"
 #include "shard/process.h"
 #include "shard/rundir.h"
+#include "shard/supervisor_inside.h"
 
 #define MS UINT64_C(1000000)
-
-/* linux-aio contexts are sized to what is left of the machine's limit. */
-#define IO_DEPTH_MIN 8u
-#define IO_DEPTH_MAX 256u
 
 static const struct stage_row {
     const char *text;
@@ -152,17 +149,11 @@ static uint64_t read_number(const char *path)
     return value;
 }
 
-/* All processes of the instance together stay within what the machine has left; one share more is
- * for a dead one's context, which goes a little after it. */
+/* linux-aio contexts are sized to what is left of the machine's limit. */
 static uint32_t plan_io_depth(uint32_t n_peers)
 {
-    uint64_t max = read_number("/proc/sys/fs/aio-max-nr"),
-             used = read_number("/proc/sys/fs/aio-nr");
-    uint64_t depth = max > used ? (max - used) / (n_peers + 1) : 0;
-
-    if (depth > IO_DEPTH_MAX)
-        return IO_DEPTH_MAX;
-    return depth < IO_DEPTH_MIN ? IO_DEPTH_MIN : (uint32_t)depth;
+    return io_depth_plan(
+        read_number("/proc/sys/fs/aio-max-nr"), read_number("/proc/sys/fs/aio-nr"), n_peers);
 }
 
 /* ---- its own loop ---- */
