@@ -113,9 +113,9 @@ struct peer_control {
     int32_t pid;
     int32_t core; /* -1: not pinned */
     uint32_t deaths;
-    uint32_t crashes;    /* of these, those that count as crashes */
+    uint32_t crashes; /* of these, those that count as crashes */
     uint32_t spare0;
-    uint64_t forked_ns;  /* CLOCK_MONOTONIC */
+    uint64_t forked_ns; /* CLOCK_MONOTONIC */
     uint64_t died_ns;
     uint8_t spare[80];
 };
@@ -127,8 +127,8 @@ struct supervisor_head {
     uint64_t started_ns;      /* CLOCK_MONOTONIC */
     uint64_t ready_ns;        /* 0: not yet */
     uint32_t redo_finished;   /* redo records finished for the dead */
-    uint32_t knocks; /* lost wake-ups made good: 0 unless the commons was damaged */
-    uint32_t log_level; /* enum log_level, for all processes */
+    uint32_t knocks;          /* lost wake-ups made good: 0 unless the commons was damaged */
+    uint32_t log_level;       /* enum log_level, for all processes */
     uint8_t spare[84];
 };
 
@@ -232,7 +232,7 @@ struct call_slot {
     uint64_t word;
     uint64_t position;    /* in the ring to the callee, of its message */
     uint64_t deadline_ns; /* CLOCK_MONOTONIC; INT64_MAX: none */
-    uint64_t args_off; /* in the caller's heap; 0: inline_args */
+    uint64_t args_off;    /* in the caller's heap; 0: inline_args */
     uint32_t args_len;
     uint32_t method;
     uint32_t depth; /* 0: called by nobody served */
