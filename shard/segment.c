@@ -316,6 +316,8 @@ static const char *misfit(const struct segment_super *super)
         return "it was made by another build of Sherd (record sizes)";
     if (!geometry_is_sane(&super->geometry))
         return "its geometry makes no sense";
+    if (super->geometry.spare != 0)
+        return "its spare bytes are not zero";
     return NULL;
 }
 

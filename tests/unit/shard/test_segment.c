@@ -172,6 +172,11 @@ static void what_is_not_a_segment_of_this_build_is_refused_by_name(void **state)
     assert_int_equal(segment_attach(&again, seg.base, seg.bytes, &why), -EPROTO);
     assert_non_null(strstr(why, "another version"));
     super->abi--;
+    super->geometry.spare = 1;
+    assert_int_equal(segment_attach(&again, seg.base, seg.bytes, &why), -EPROTO);
+    assert_non_null(strstr(why, "spare bytes"));
+    super->geometry.spare = 0;
+    assert_int_equal(segment_attach(&again, seg.base, seg.bytes, &why), 0);
     super->geometry.n_shards = UINT32_MAX;
     assert_int_equal(segment_attach(&again, seg.base, seg.bytes, &why), -EPROTO);
     super->geometry.n_shards = 3;
