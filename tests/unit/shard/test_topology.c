@@ -69,6 +69,18 @@ static void nonsense_in_cgroup_files_is_no_quota(void **state)
     assert_int_equal(topology_quota_millis(*state), 0);
 }
 
+static void what_was_read_has_the_quota_in_whole_cores(void **state)
+{
+    struct topology topology;
+
+    scratch_write(*state, "proc/self/cgroup", "0::/box\n");
+    scratch_write(*state, "sys/fs/cgroup/box/cpu.max", "150000 100000\n");
+    assert_int_equal(topology_read(*state, &topology), 0);
+    assert_int_equal(topology.quota_cores, 2);
+    assert_true(topology.n_cores >= 1);
+    topology_deinit(&topology);
+}
+
 static struct topology topology_of(struct topology_core *cores, uint32_t n, uint32_t quota_cores)
 {
     return (struct topology){.cores = cores, .n_cores = n, .quota_cores = quota_cores};
@@ -148,6 +160,7 @@ int main(void)
         CASE(v1_quota_is_read_where_the_controllers_are_mounted),
         CASE(v1_minus_one_is_no_quota),
         CASE(nonsense_in_cgroup_files_is_no_quota),
+        CASE(what_was_read_has_the_quota_in_whole_cores),
         cmocka_unit_test(default_is_one_shard_a_core_within_the_quota),
         cmocka_unit_test(shards_get_cores_of_their_own_or_none_at_all),
         cmocka_unit_test(only_allowed_cpus_make_cores),
