@@ -56,9 +56,8 @@ static int coroutine_fn run_sleep(struct service_call *call)
             "sys.sleep: the argument is the time in milliseconds, 0 to %u", SLEEP_MAX_MS);
     }
     int r = service_sleep_ns(call, ms * NS_PER_MS);
-    if (r == -ETIMEDOUT) {
+    if (r == -ETIMEDOUT)
         return service_fail(call, r, "sys.sleep: the deadline came before %u ms were over", ms);
-    }
     return r < 0 ? r : service_reply(call, NULL, 0);
 }
 

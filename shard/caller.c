@@ -542,10 +542,9 @@ void caller_recover(struct mesh *mesh, uint32_t peer)
 {
     struct link *link = &mesh->links[peer];
 
-    for (uint32_t slot = 0; slot < link->n_out; slot++) {
+    for (uint32_t slot = 0; slot < link->n_out; slot++)
         if (word_state(slot_at(mesh, peer, slot)->word) == CALL_WAITING)
             abandon(mesh, peer, slot);
-    }
     atomic_full_fence(); /* GONE */
     for (uint32_t slot = link->n_out; slot-- > 0;)
         if (word_state(slot_at(mesh, peer, slot)->word) == CALL_FREE)
