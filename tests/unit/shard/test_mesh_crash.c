@@ -38,14 +38,23 @@ static struct {
     uint64_t left; /* accesses to live through; 0: for ever */
 } fuse;
 
+/* A caller that takes its call back just before the callee notes it as started. */
+static struct {
+    const volatile void *started;
+    uint64_t *word;
+} withdrawal;
+
 void atomic_hook(
     enum atomic_access access, const volatile void *address, const char *file, int line)
 {
     const uint8_t *at = (const uint8_t *)(uintptr_t)address;
 
-    (void)access;
     (void)file;
     (void)line;
+    if (access == ATOMIC_STORE && address && address == withdrawal.started) {
+        withdrawal.started = NULL;
+        *withdrawal.word = (*withdrawal.word & ~UINT64_C(0xff)) | CALL_ABANDONED;
+    }
     if (!fuse.left || at < fuse.base || at >= fuse.base + fuse.bytes)
         return;
     if (--fuse.left == 0)
@@ -386,12 +395,54 @@ static void a_callee_given_up_while_it_runs_leaves_in_doubt_only_what_may_not_ru
     rig_close(&rig);
 }
 
+static void withdrawn_body(struct rig_end *end)
+{
+    withdrawal.word = &segment_call(&end->rig->seg, 0, 1, 0)->word;
+    withdrawal.started = &segment_serve(&end->rig->seg, 1, 0, 0)->started;
+    rig_serve(end);
+}
+
+static void on_withdrawn(struct mesh_call *call, const struct mesh_answer *answer)
+{
+    ((struct numbered_call *)call)->batch->n_ended = N_CALLS;
+    assert_int_equal(answer->end, CALL_END_CANCELLED);
+    assert_int_equal(answer->status, -ECANCELED);
+}
+
+static void withdrawing_body(struct rig_end *end)
+{
+    struct batch *batch = calloc(1, sizeof(*batch));
+
+    batch->calls[0] = (struct numbered_call){.batch = batch,
+        .call = {.target = 1, .args = "", .deadline_ns = INT64_MAX, .done = on_withdrawn}};
+    assert_int_equal(mesh_call_start(end->mesh, &batch->calls[0].call), 0);
+    rig_poll_until(end, batch_is_over, batch);
+    free(batch);
+    atomic_store(&end->rig->board->words[WORD_ENDED], 1);
+}
+
+static void a_call_taken_back_while_it_is_noted_as_started_is_not_run(void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    open_rig(&rig, 0);
+    rig_fork(&rig, 1, withdrawn_body);
+    rig_fork(&rig, 0, withdrawing_body);
+    rig_join(&rig, 0);
+    assert_int_equal(atomic_load(&rig.board->words[WORD_ENDED]), 1);
+    assert_int_equal(segment_pair(&rig.seg, 1, 0)->calls_started, 0);
+    check_accounts(&rig, 0);
+    rig_close(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_callee_that_dies_at_any_access_loses_and_doubles_no_call),
         cmocka_unit_test(a_caller_that_dies_at_any_access_leaves_no_slot_behind),
         cmocka_unit_test(caller_and_callee_may_die_together),
+        cmocka_unit_test(a_call_taken_back_while_it_is_noted_as_started_is_not_run),
         cmocka_unit_test(a_callee_given_up_ends_what_was_not_started_and_refuses_the_rest),
         cmocka_unit_test(
             a_callee_given_up_while_it_runs_leaves_in_doubt_only_what_may_not_run_twice),
