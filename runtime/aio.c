@@ -381,7 +381,7 @@ static int setup_bell(AioContext *ctx, const struct doorbell *bell)
     if (bell) {
         ctx->bell = *bell;
         /* Raised for ever where the one before died in its sleep: each ring would cost a write. */
-        atomic_store_release(&bell->words->notify_me, 0);
+        atomic_store_release(&bell->words->notify_me, 0); /* SLEEP in doorbell.c: awake */
         return 0;
     }
     ctx->bell =

@@ -54,7 +54,7 @@ void ring_tx_init(struct ring_tx *tx, struct ring_slot *slots, uint64_t *tail, c
     assert(is_power_of_two(n_slots));
     *tx = (struct ring_tx){.slots = slots, .tail = tail, .head = head, .mask = n_slots - 1};
 
-    tx->next = atomic_load_relaxed(tail);
+    tx->next = atomic_load_relaxed(tail); /* TAIL: our own, or a dead predecessor's */
     for (uint32_t i = 0; i < n_slots; i++) {
         if (atomic_load_acquire(&slots[tx->next & tx->mask].seq) != tx->next + 1) /* PUB */
             break;
@@ -86,8 +86,10 @@ void ring_rx_init(
     struct ring_rx *rx, const struct ring_slot *slots, uint64_t *head, uint32_t n_slots)
 {
     assert(is_power_of_two(n_slots));
-    *rx = (struct ring_rx){
-        .slots = slots, .head = head, .mask = n_slots - 1, .next = atomic_load_relaxed(head)};
+    *rx = (struct ring_rx){.slots = slots,
+        .head = head,
+        .mask = n_slots - 1,
+        .next = atomic_load_relaxed(head)}; /* FREE: likewise */
 }
 
 bool ring_peek(const struct ring_rx *rx, void *ret_payload)

@@ -129,7 +129,7 @@ static void unlink_timer(AioContext *ctx, AioTimer *timer)
 /* Returns whether the loop must look earlier than it knew. */
 static bool refresh_first(AioContext *ctx)
 {
-    int64_t old_ns = atomic_load_relaxed(&ctx->timer_first_ns); /* under the lock */
+    int64_t old_ns = atomic_load_relaxed(&ctx->timer_first_ns); /* SLEEP: under the lock */
     int64_t first_ns = NEVER;
 
     if (ctx->timers_due)
