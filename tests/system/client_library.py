@@ -75,7 +75,7 @@ begin_nng()
 
 class Client:
     def __init__(self, instance=None, url=None, token_file=None, wait_ns=5 * SECOND, window=0):
-        self.library = load()
+        self.lib = load()
         self.handle = ctypes.c_void_p()
         self.callbacks = {}
         text = ctypes.c_void_p()
@@ -83,7 +83,7 @@ class Client:
                           token_file.encode() if token_file else None, wait_ns, window)
         if instance:
             options.url = f"ipc://{os.path.join(instance.runtime_dir, instance.name, 'gateway')}".encode()
-        error = self.library.sherd_client_open(options, self.handle, text)
+        error = self.lib.sherd_client_open(options, self.handle, text)
         if error < 0:
             raise ClientError(-error, ctypes.string_at(text).decode() if text else "")
         self.on_done = DoneFunction(self._done)
@@ -92,7 +92,7 @@ class Client:
         return self
 
     def __exit__(self, *_):
-        self.library.sherd_client_close(self.handle)
+        self.lib.sherd_client_close(self.handle)
 
     def _done(self, raw, _):
         result = Result(raw.contents)
@@ -102,24 +102,24 @@ class Client:
                timeout_ns=0):
         number = ctypes.c_uint64()
         request = Request(method.encode(), args, len(args), shard, key, len(key or b""), timeout_ns)
-        error = self.library.sherd_client_submit(self.handle, request, self.on_done, None, number)
+        error = self.lib.sherd_client_submit(self.handle, request, self.on_done, None, number)
         if error < 0:
             raise ClientError(-error, os.strerror(-error))
         self.callbacks[number.value] = done
         return number.value
 
     def cancel(self, number):
-        return self.library.sherd_client_cancel(self.handle, number)
+        return self.lib.sherd_client_cancel(self.handle, number)
 
     def process(self, timeout_ns=-1):
         """How many ended; negative: -errno."""
-        return self.library.sherd_client_process(self.handle, timeout_ns)
+        return self.lib.sherd_client_process(self.handle, timeout_ns)
 
     def in_flight(self):
-        return self.library.sherd_client_in_flight(self.handle)
+        return self.lib.sherd_client_in_flight(self.handle)
 
     def fd(self):
-        return self.library.sherd_client_fd(self.handle)
+        return self.lib.sherd_client_fd(self.handle)
 
     def run(self):
         """Until nothing is in flight."""
