@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "runtime/atomic.h"
 #include "runtime/disk_kernel.h"
@@ -36,9 +37,10 @@
  * The kernel is the other site of each, for `changed` fdmon_uring.c.
  */
 
-#define SQ_ENTRIES 256
-#define CQ_ENTRIES 1024 /* and two for each disk request, where that is more */
-#define RETRY_NS   ((int64_t)1000 * 1000)
+#define LONGEST_PAUSE_MS 128 /* of pauses that double: a quarter of a second in all */
+#define SQ_ENTRIES       256
+#define CQ_ENTRIES       1024 /* and two for each disk request, where that is more */
+#define RETRY_NS         ((int64_t)1000 * 1000)
 
 /* From best to plain; the first that the kernel takes. */
 static const struct {
@@ -228,6 +230,24 @@ static unsigned cq_entries(const AioContext *ctx)
 }
 
 /* Makes the ring with the best flags that the kernel takes. 0 or -errno. */
+/*
+ * What a ring locks counts against RLIMIT_MEMLOCK of an ordinary user, and the kernel takes apart the
+ * ring of a context or process that has ended a little after its end. A replacement must not do with
+ * a lesser engine, or not start, for that.
+ */
+static int init_ring(struct io_uring *ring, struct io_uring_params *params)
+{
+    struct io_uring_params wanted = *params;
+    int r = io_uring_queue_init_params(SQ_ENTRIES, ring, params);
+
+    for (long pause_ms = 1; r == -ENOMEM && pause_ms <= LONGEST_PAUSE_MS; pause_ms *= 2) {
+        nanosleep(&(struct timespec){.tv_nsec = pause_ms * 1000000}, NULL);
+        *params = wanted;
+        r = io_uring_queue_init_params(SQ_ENTRIES, ring, params);
+    }
+    return r;
+}
+
 static int make_ring(AioContext *ctx, struct uring *u, const char **ret_name)
 {
     int r = -EINVAL;
@@ -239,7 +259,7 @@ static int make_ring(AioContext *ctx, struct uring *u, const char **ret_name)
             .cq_entries = cq_entries(ctx),
         };
 
-        r = io_uring_queue_init_params(SQ_ENTRIES, &u->ring, &params);
+        r = init_ring(&u->ring, &params);
         if (r < 0)
             continue;
         *ret_name = flavours[i].name;
