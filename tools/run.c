@@ -71,13 +71,28 @@ static int configure_setting(struct run *run, const char *setting, char **ret_er
     return r;
 }
 
+/* The registry names the setting; who typed --root has never seen it. */
+static int configure_root(struct run *run, const char *root, char **ret_error)
+{
+    static const char setting[] = "file.root=";
+    int r = registry_configure(run->registry, "file", "root", root, ret_error);
+    char *text;
+
+    if (r < 0 && *ret_error && strncmp(*ret_error, setting, strlen(setting)) == 0 &&
+        asprintf(&text, "--root %s", *ret_error + strlen(setting)) >= 0) {
+        free(*ret_error);
+        *ret_error = text;
+    }
+    return r;
+}
+
 static int configure_services(struct run *run, char **ret_error)
 {
     const struct command_list *roots = &run->options.roots, *settings = &run->options.settings;
     int r = 0;
 
     for (size_t i = 0; r == 0 && i < roots->n; i++)
-        r = registry_configure(run->registry, "file", "root", roots->items[i], ret_error);
+        r = configure_root(run, roots->items[i], ret_error);
     for (size_t i = 0; r == 0 && i < settings->n; i++)
         r = configure_setting(run, settings->items[i], ret_error);
     return r;

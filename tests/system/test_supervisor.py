@@ -218,7 +218,7 @@ class Refusals(harness.TestCase):
 
     def test_what_can_not_be_done_is_refused_with_the_reason(self):
         for arguments, text in (
-                (["--root", "/nonexistent"], "/nonexistent"),
+                (["--root", "/nonexistent"], "sherd: --root /nonexistent: "),
                 (["--service", "/nonexistent.so"], "/nonexistent.so"),
                 (["--set", "nobody.key=value"], "nobody"),
                 (["--segment-size", "64K"], "--segment-size")):
