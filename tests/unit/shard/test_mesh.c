@@ -26,7 +26,8 @@ static int coroutine_fn run_echo(struct service_call *call)
 static int coroutine_fn run_fail(struct service_call *call)
 {
     service_reply(call, "lost", 4);
-    return service_fail(call, -EACCES, "shard %u will not", service_shard(call));
+    return service_fail(
+        call, -EACCES, "shard %u of %u will not", service_shard(call), service_n_shards(call));
 }
 
 /* Args: a string of shard numbers, the next one first; calls itself there with the rest. */
@@ -193,7 +194,7 @@ static void coroutine_fn fail_once(struct job *job)
 
     assert_int_equal(call(job, 1, M_FAIL, "", 0, &answer), -EACCES);
     assert_int_equal(answer.end, CALL_END_FAILED);
-    assert_string_equal(answer.data, "shard 1 will not");
+    assert_string_equal(answer.data, "shard 1 of 2 will not");
     call_answer_deinit(&answer);
 }
 
