@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "runtime/instruments.h"
+#include "runtime/probe.h"
 #include "shard/segment.h"
 #include "tools/pair_figures.h"
 
@@ -65,12 +66,20 @@ static void print_pair_figures(void)
 #undef X
 }
 
+static void print_probes(void)
+{
+#define X(name, arguments, when) printf("*%s* (%s)\n\t%s\n\n", #name, arguments, when);
+    PROBES(X)
+#undef X
+}
+
 /* X(the line, what prints the table) */
 #define TABLES(X)                           \
     X("@PEER_STATES@", print_peer_states)   \
     X("@CALL_ENDS@", print_call_ends)       \
     X("@AIO_COUNTERS@", print_aio_counters) \
-    X("@PAIR_FIGURES@", print_pair_figures)
+    X("@PAIR_FIGURES@", print_pair_figures) \
+    X("@PROBES@", print_probes)
 
 static int print_table(const char *line)
 {
