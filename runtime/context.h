@@ -17,6 +17,14 @@
 struct co_registry;
 struct thread_pool;
 
+/* Waits of this context that a token has ended (co_cancel.c): pushed by any thread. */
+struct cancel_inbox {
+    pthread_mutex_t lock;
+    struct CoScope *first;
+    struct CoScope **last;
+    BH *bh; /* takes them out */
+};
+
 struct AioContext {
     /* Written by any thread. */
     uint32_t refs;
@@ -24,6 +32,7 @@ struct AioContext {
     Coroutine *scheduled_coroutines; /* likewise */
     struct doorbell bell;
     struct doorbell_words own_words;
+    struct cancel_inbox cancel_inbox;
     pthread_mutex_t handler_lock; /* aio_handlers, monitor updates */
     pthread_mutex_t timer_lock;   /* the timer heap */
 
@@ -106,3 +115,7 @@ void thread_pool_free(struct thread_pool *pool);
 /* Makes and frees what coroutine scheduling needs in a context. */
 int coroutine_context_init(AioContext *ctx);
 void coroutine_context_deinit(AioContext *ctx);
+
+/* co_cancel.c: the same for what tokens end. */
+int cancel_context_init(AioContext *ctx);
+void cancel_context_deinit(AioContext *ctx);

@@ -172,6 +172,8 @@ static void destroy(Coroutine *co)
 
     if (co->locks_held)
         bug("coroutine %s ended with %u locks held", co->name, co->locks_held);
+    if (co->scope)
+        bug("coroutine %s ended in a scope that it began", co->name);
     if (co->scheduled)
         bug("coroutine %s ended, but was scheduled by %s", co->name, co->scheduled);
     if (co->registry)
@@ -367,7 +369,7 @@ int coroutine_context_init(AioContext *ctx)
 {
     ctx->co_registry = co_registry_new(&ctx->instruments);
     ctx->co_schedule_bh = aio_bh_new(ctx, co_schedule_bh, ctx);
-    if (ctx->co_registry && ctx->co_schedule_bh)
+    if (ctx->co_registry && ctx->co_schedule_bh && cancel_context_init(ctx) == 0)
         return 0;
     coroutine_context_deinit(ctx);
     return -ENOMEM;
@@ -381,6 +383,7 @@ void coroutine_context_deinit(AioContext *ctx)
         bug("a context ends with coroutine %s still scheduled by %s", co->name, co->scheduled);
     bh_delete(ctx->co_schedule_bh);
     ctx->co_schedule_bh = NULL;
+    cancel_context_deinit(ctx);
     co_registry_close(ctx->co_registry);
     ctx->co_registry = NULL;
 }
