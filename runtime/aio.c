@@ -172,7 +172,7 @@ static int64_t earlier_ns(int64_t a, int64_t b)
 /* Ns until something of the context's own must run. */
 static int64_t own_work_timeout_ns(AioContext *ctx)
 {
-    if (ctx->ready || ctx->completed)
+    if (ctx->ready || context_has_completions(ctx))
         return 0;
     int64_t timeout_ns = bh_timeout_ns(ctx);
 
@@ -250,6 +250,7 @@ bool aio_poll(AioContext *ctx, bool blocking)
     wait_for_events(ctx, blocking);
 
     bool progress = disk_dispatch_completed(ctx);
+    progress |= aio_sqe_dispatch(ctx);
     progress |= sources_dispatch(ctx);
     aio_flush(ctx);
     progress |= bh_poll(ctx);

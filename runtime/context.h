@@ -75,6 +75,7 @@ struct AioContext {
     uint32_t io_depth;
     struct disk_request *completed;
     struct disk_request **completed_last;
+    uint32_t n_cqes; /* completions collected for the program's own entries (aio_sqe.c) */
     struct disk_state disk;
     char engine_flags[256];
 
@@ -108,6 +109,15 @@ void handlers_free_all(AioContext *ctx);
 bool timers_run(AioContext *ctx);
 int64_t timers_timeout_ns(AioContext *ctx);
 void timers_finalise(AioContext *ctx);
+
+/* Whether something was collected that the turn has to run. Context: owner loop. */
+static inline bool context_has_completions(const AioContext *ctx)
+{
+    return ctx->completed || ctx->n_cqes > 0;
+}
+
+/* aio_sqe.c: calls the handlers of those; returns progress. Context: owner loop. */
+bool aio_sqe_dispatch(AioContext *ctx);
 
 /* Frees the pool, waiting for its workers. NULL does nothing. */
 void thread_pool_free(struct thread_pool *pool);
