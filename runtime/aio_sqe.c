@@ -48,8 +48,7 @@ static bool ready_is_full(const struct uring_ready *ready)
     return ready->tail - ready->head == ready->capacity;
 }
 
-bool aio_sqe_collect(
-    AioContext *ctx, AioCqeHandler *handler, int32_t result, uint32_t cqe_flags)
+bool aio_sqe_collect(AioContext *ctx, AioCqeHandler *handler, int32_t result, uint32_t cqe_flags)
 {
     struct uring_ready *ready = &uring_of(ctx)->ready;
 

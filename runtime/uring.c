@@ -226,8 +226,9 @@ bool uring_needs_wait(const AioContext *ctx)
 {
     const struct uring *u = uring_of(ctx);
 
-    return n_to_collect(u) > 0 || n_unsubmitted(u) > 0 || u->pending ||
-           u->sqes_waiting || u->cancels_waiting || kernel_has_more(u) || atomic_load_relaxed(&u->changed); /* GLANCE */
+    return n_to_collect(u) > 0 || n_unsubmitted(u) > 0 || u->pending || u->sqes_waiting ||
+           u->cancels_waiting || kernel_has_more(u) ||
+           atomic_load_relaxed(&u->changed); /* GLANCE */
 }
 
 bool uring_is_in(const AioContext *ctx)

@@ -97,8 +97,7 @@ static void prep_linked(struct io_uring_sqe *sqe, void *opaque)
 static void entries_that_would_touch_others_are_refused(void **state)
 {
     struct loop *loop = *state;
-    unsigned flags[] = {
-        IOSQE_IO_LINK, IOSQE_IO_HARDLINK, IOSQE_IO_DRAIN, IOSQE_CQE_SKIP_SUCCESS};
+    unsigned flags[] = {IOSQE_IO_LINK, IOSQE_IO_HARDLINK, IOSQE_IO_DRAIN, IOSQE_CQE_SKIP_SUCCESS};
     struct noted noted = {.handler.cb = note};
 
     if (!has_ring(loop))
