@@ -13,6 +13,7 @@
 #include "runtime/fdmon.h"
 #include "runtime/instruments.h"
 #include "runtime/source.h"
+#include "runtime/timer_list.h"
 
 struct co_registry;
 struct thread_pool;
@@ -34,21 +35,13 @@ struct AioContext {
     struct doorbell_words own_words;
     struct cancel_inbox cancel_inbox;
     pthread_mutex_t handler_lock; /* aio_handlers, monitor updates */
-    pthread_mutex_t timer_lock;   /* the timer heap */
 
     /* Under handler_lock. */
     struct aio_handler **handlers; /* by fd */
     uint32_t handlers_capacity;
     struct aio_handler *deleted_handlers; /* also looked at without it */
 
-    /* Under timer_lock; timer_first_ns is also read without it. */
-    AioTimer **timers; /* binary heap */
-    uint32_t n_timers;
-    uint32_t timers_capacity;
-    uint64_t timer_order;
-    int64_t timer_first_ns; /* when the loop must look; INT64_MAX: never */
-    AioTimer *timers_due;   /* expired, to be called in this order */
-    AioTimer **timers_due_last;
+    struct timer_group timers; /* each list under its lock */
 
     /* The owner loop's own. */
     pthread_t home;
@@ -103,12 +96,6 @@ void bh_finalise(AioContext *ctx);
 bool handlers_dispatch(AioContext *ctx);
 void handlers_free_deleted(AioContext *ctx);
 void handlers_free_all(AioContext *ctx);
-
-/* timer.c: fires what is due and returns progress; ns until something is due (-1: nothing is);
- * aborts on one still armed. Context: as above. */
-bool timers_run(AioContext *ctx);
-int64_t timers_timeout_ns(AioContext *ctx);
-void timers_finalise(AioContext *ctx);
 
 /* Whether something was collected that the turn has to run. Context: owner loop. */
 static inline bool context_has_completions(const AioContext *ctx)
