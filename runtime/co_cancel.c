@@ -275,7 +275,9 @@ static void coroutine_fn yield_until(
         return;
     }
     aio_timer_init(waiting->co->ctx, &timer, on_deadline, waiting);
-    timer_mod_ns(&timer, deadline_ns);
+    int r = timer_mod_ns(&timer, deadline_ns);
+    if (r < 0 && withdraw(waiting, r))
+        return;
     yield_in_context(waiting->co, why);
     timer_del(&timer);
 }

@@ -167,9 +167,11 @@ static int submit_batch(struct linux_aio *s)
     return r;
 }
 
+/* With the eventfd where there is no memory for a timer: that is at once, but it is not never. */
 static void try_again_later(struct linux_aio *s)
 {
-    timer_mod_ns(&s->retry, aio_clock_ns() + RETRY_NS);
+    if (timer_mod_ns(&s->retry, aio_clock_ns() + RETRY_NS) < 0)
+        eventfd_write(s->event_fd, 1);
 }
 
 static void flush(AioContext *ctx)

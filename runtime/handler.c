@@ -29,22 +29,14 @@
 
 /* ---- registration, from any thread ---- */
 
-static struct aio_handler *handler_new(int fd, IOHandler *io_read, IOHandler *io_write,
-    AioPollFn *io_poll, IOHandler *io_poll_ready, void *opaque)
+/* What is to stand for an fd; without callbacks, nothing. */
+static struct aio_handler describe(int fd, IOHandler *io_read, IOHandler *io_write, void *opaque)
 {
-    struct aio_handler *handler = malloc(sizeof *handler);
-
-    if (handler) {
-        *handler = (struct aio_handler){.fd = fd,
-            .events = (io_read ? POLLIN : 0) | (io_write ? POLLOUT : 0),
-            .io_read = io_read,
-            .io_write = io_write,
-            /* one without the other is of no use */
-            .io_poll = io_poll_ready ? io_poll : NULL,
-            .io_poll_ready = io_poll ? io_poll_ready : NULL,
-            .opaque = opaque};
-    }
-    return handler;
+    return (struct aio_handler){.fd = fd,
+        .events = (io_read ? POLLIN : 0) | (io_write ? POLLOUT : 0),
+        .io_read = io_read,
+        .io_write = io_write,
+        .opaque = opaque};
 }
 
 /* Makes the table reach fd. */
@@ -74,8 +66,9 @@ static void retire(AioContext *ctx, struct aio_handler *handler)
     atomic_store_relaxed(&ctx->deleted_handlers, handler); /* LEFT */
 }
 
-/* Puts handler, or nothing, in the place of what stood there. Under handler_lock. */
-static int replace(AioContext *ctx, uint32_t fd, struct aio_handler *handler)
+/* Puts handler, or nothing, in the place of what stood there, which must be owner's where owner is
+ * not NULL. Under handler_lock. */
+static int replace(AioContext *ctx, uint32_t fd, struct aio_handler *handler, const void *owner)
 {
     int r = handler ? reserve_fd(ctx, fd) : 0;
 
@@ -85,6 +78,8 @@ static int replace(AioContext *ctx, uint32_t fd, struct aio_handler *handler)
 
     if (!old && !handler)
         return 0;
+    if (old && owner && old->opaque != owner)
+        return -EBUSY;
     r = ctx->monitor->update(ctx, old, handler);
     if (r < 0)
         return r;
@@ -94,20 +89,21 @@ static int replace(AioContext *ctx, uint32_t fd, struct aio_handler *handler)
     return 0;
 }
 
-int aio_set_fd_handler(AioContext *ctx, int fd, IOHandler *io_read, IOHandler *io_write,
-    AioPollFn *io_poll, IOHandler *io_poll_ready, void *opaque)
+/* owner is as replace() has it. */
+static int set_handler(AioContext *ctx, const struct aio_handler *wanted, const void *owner)
 {
     struct aio_handler *handler = NULL;
 
-    if (fd < 0)
+    if (wanted->fd < 0)
         return -EBADF;
-    if (io_read || io_write) {
-        handler = handler_new(fd, io_read, io_write, io_poll, io_poll_ready, opaque);
+    if (wanted->events) {
+        handler = malloc(sizeof *handler);
         if (!handler)
             return -ENOMEM;
+        *handler = *wanted;
     }
     pthread_mutex_lock(&ctx->handler_lock);
-    int r = replace(ctx, (uint32_t)fd, handler);
+    int r = replace(ctx, (uint32_t)wanted->fd, handler, owner);
     pthread_mutex_unlock(&ctx->handler_lock);
     if (r < 0) {
         free(handler);
@@ -116,6 +112,40 @@ int aio_set_fd_handler(AioContext *ctx, int fd, IOHandler *io_read, IOHandler *i
     /* A wait that has begun must take the change over, and a turn frees what was taken off. */
     context_nudge(ctx);
     return 0;
+}
+
+int aio_set_fd_handler(AioContext *ctx, int fd, IOHandler *io_read, IOHandler *io_write,
+    AioPollFn *io_poll, IOHandler *io_poll_ready, void *opaque)
+{
+    struct aio_handler wanted = describe(fd, io_read, io_write, opaque);
+
+    if (io_poll && io_poll_ready) { /* one without the other is of no use */
+        wanted.io_poll = io_poll;
+        wanted.io_poll_ready = io_poll_ready;
+    }
+    return set_handler(ctx, &wanted, NULL);
+}
+
+int handler_set_own(AioContext *ctx, int fd, IOHandler *io_read, IOHandler *io_write, void *owner)
+{
+    const struct aio_handler wanted = describe(fd, io_read, io_write, owner);
+
+    return set_handler(ctx, &wanted, owner);
+}
+
+void *handler_owner(AioContext *ctx, int fd, IOHandler *io_read, IOHandler *io_write)
+{
+    void *owner = NULL;
+
+    pthread_mutex_lock(&ctx->handler_lock);
+    if (fd >= 0 && (uint32_t)fd < ctx->handlers_capacity) {
+        const struct aio_handler *there = ctx->handlers[fd];
+
+        if (there && (there->io_read == io_read || there->io_write == io_write))
+            owner = there->opaque;
+    }
+    pthread_mutex_unlock(&ctx->handler_lock);
+    return owner;
 }
 
 /* ---- owner loop ---- */

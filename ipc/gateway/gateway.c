@@ -107,7 +107,8 @@ static bool is_drained(void *opaque)
         return true;
     if (gateway->drain_until_ns == 0) {
         gateway->drain_until_ns = aio_clock_ns() + SESSION_DRAIN_NS;
-        timer_mod_ns(&gateway->drain_timer, gateway->drain_until_ns);
+        if (timer_mod_ns(&gateway->drain_timer, gateway->drain_until_ns) < 0)
+            return true;
     }
     return aio_clock_ns() >= gateway->drain_until_ns;
 }

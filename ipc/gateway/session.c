@@ -139,7 +139,10 @@ void session_next(
         waiting = oldest_waiting(session);
         answer_next(session, unpark(waiting), waiting->max_ends);
     }
-    timer_mod_ns(&waiting->timer, aio_clock_ns() + (int64_t)wait_ms * 1000000);
+    if (timer_mod_ns(&waiting->timer, aio_clock_ns() + (int64_t)wait_ms * 1000000) < 0) {
+        answer_next(session, exchange, max_ends);
+        return;
+    }
     waiting->exchange = exchange;
     waiting->max_ends = max_ends;
     waiting->order = session->sessions->next_order++;
@@ -221,8 +224,8 @@ static void rearm_expiry(struct sessions *sessions)
     }
     if (first == INT64_MAX)
         timer_del(&sessions->expiry);
-    else
-        timer_mod_ns(&sessions->expiry, first);
+    else if (timer_mod_ns(&sessions->expiry, first) < 0)
+        return; /* no memory: they go when there are too many */
 }
 
 void session_detach(struct session *session)
