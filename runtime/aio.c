@@ -25,7 +25,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "runtime/atomic.h"
@@ -36,14 +35,6 @@
 #define DEFAULT_MAX_THREADS 16
 #define TURNS_A_COUNT       64
 #define NEVER_NS            ((int64_t)-1)
-
-int64_t aio_clock_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * (int64_t)1000000000 + now.tv_nsec;
-}
 
 /* ---- the thread's context ---- */
 
@@ -169,10 +160,9 @@ static int64_t earlier_ns(int64_t a, int64_t b)
     return (uint64_t)a < (uint64_t)b ? a : b; /* NEVER_NS is the greatest */
 }
 
-/* Ns until something of the context's own must run. */
-static int64_t own_work_timeout_ns(AioContext *ctx)
+int64_t aio_compute_timeout(AioContext *ctx)
 {
-    if (ctx->ready || ctx->completed)
+    if (ctx->ready || context_has_completions(ctx))
         return 0;
     int64_t timeout_ns = bh_timeout_ns(ctx);
 
@@ -222,13 +212,13 @@ static void blocking_wait(AioContext *ctx, int64_t timeout_ns)
 
 static void wait_for_events(AioContext *ctx, bool blocking)
 {
-    bool may_block = blocking && own_work_timeout_ns(ctx) != 0;
+    bool may_block = blocking && aio_compute_timeout(ctx) != 0;
     int64_t timeout_ns = 0;
 
     if (may_block) {
         aio_flush(ctx);
         if (doorbell_prepare_sleep(&ctx->bell) && !sources_pending(ctx))
-            timeout_ns = own_work_timeout_ns(ctx);
+            timeout_ns = aio_compute_timeout(ctx);
     }
     if (timeout_ns != 0)
         blocking_wait(ctx, timeout_ns);
@@ -250,6 +240,7 @@ bool aio_poll(AioContext *ctx, bool blocking)
     wait_for_events(ctx, blocking);
 
     bool progress = disk_dispatch_completed(ctx);
+    progress |= aio_sqe_dispatch(ctx);
     progress |= sources_dispatch(ctx);
     aio_flush(ctx);
     progress |= bh_poll(ctx);
@@ -407,9 +398,7 @@ static AioContext *context_alloc(const struct aio_config *config)
     ctx->refs = 1;
     ctx->bell.fd = -1;
     pthread_mutex_init(&ctx->handler_lock, NULL);
-    pthread_mutex_init(&ctx->timer_lock, NULL);
-    ctx->timer_first_ns = INT64_MAX;
-    ctx->timers_due_last = &ctx->timers_due;
+    timers_init(ctx);
     ctx->bh_taken_last = &ctx->bh_taken;
     ctx->ready_last = &ctx->ready;
     ctx->io_depth = config->io_depth ? config->io_depth : DEFAULT_IO_DEPTH;
@@ -436,7 +425,6 @@ static void context_free(AioContext *ctx)
     if (ctx->bell.words == &ctx->own_words && ctx->bell.fd >= 0)
         close(ctx->bell.fd);
     pthread_mutex_destroy(&ctx->handler_lock);
-    pthread_mutex_destroy(&ctx->timer_lock);
     free(ctx->own_instruments);
     free(ctx);
 }

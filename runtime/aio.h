@@ -14,7 +14,7 @@
  * Concurrency: a context has one home thread: the one that first polls it. Only that one may call
  *              aio_poll(). What may be called from elsewhere says so.
  * Lifetime:    reference-counted; whoever created it holds the first reference.
- * Not here:    coroutines (sherd/coroutine.h), disk I/O for coroutines (sherd/disk.h)
+ * Not here:    coroutines (sherd/coroutine.h), disk I/O for coroutines (sherd/disk.h), timers (sherd/timer.h)
  *
  * Errors are negative errno values. Times are nanoseconds of CLOCK_MONOTONIC.
  */
@@ -22,17 +22,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "runtime/timer.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-typedef struct AioContext AioContext;
 typedef struct BH BH;
 
 typedef void BHFunc(void *opaque);
 typedef void IOHandler(void *opaque);
 typedef bool AioPollFn(void *opaque);
-typedef void AioTimerFunc(void *opaque);
 
 struct doorbell;
 struct aio_instruments;
@@ -92,8 +92,10 @@ bool aio_poll(AioContext *ctx, bool blocking);
  * bottom half in it. Context: any thread, signal handler. */
 void aio_notify(AioContext *ctx);
 
-/* CLOCK_MONOTONIC now. Context: any thread. */
-int64_t aio_clock_ns(void);
+/* Ns until something of the loop's own must run: 0 where a bottom half is scheduled or a timer is
+ * due, at most 10 ms where an idle bottom half is, -1 for ever. What fds, disk and other threads
+ * bring is not told. Context: owner loop. */
+int64_t aio_compute_timeout(AioContext *ctx);
 
 /* ---- bottom halves: callbacks run by the loop, first in first out ---- */
 
@@ -138,37 +140,6 @@ void bh_delete(BH *bh);
  */
 int aio_set_fd_handler(AioContext *ctx, int fd, IOHandler *io_read, IOHandler *io_write,
     AioPollFn *io_poll, IOHandler *io_poll_ready, void *opaque);
-
-/* ---- timers ---- */
-
-/* Embed it; the fields are the loop's. */
-typedef struct AioTimer {
-    AioContext *ctx;
-    AioTimerFunc *cb;
-    void *opaque;
-    int64_t expire_ns;         /* -1: not armed */
-    uint64_t order;            /* equal expiries fire first armed first */
-    uint32_t heap_idx;         /* UINT32_MAX: not in the heap */
-    struct AioTimer *due_next; /* on the list of those that this turn fires */
-    struct AioTimer **due_link;
-} AioTimer;
-
-/* Not armed. Context: any thread. */
-void aio_timer_init(AioContext *ctx, AioTimer *timer, AioTimerFunc *cb, void *opaque);
-
-/* Arms it for expire_ns (absolute; what is past fires in the next turn), from wherever it was
- * before. A turn samples the time once and fires what is due by then, inclusive; what a callback
- * arms waits for the next turn. 0 or -ENOMEM, then it is as it was before. Context: any thread. */
-int timer_mod_ns(AioTimer *timer, int64_t expire_ns);
-
-/* As timer_mod_ns(), but only to an earlier time. Context: any thread. */
-int timer_mod_anticipate_ns(AioTimer *timer, int64_t expire_ns);
-
-/* Disarms it; does not wait for a callback that runs in another thread. Context: any thread. */
-void timer_del(AioTimer *timer);
-
-/* Context: any thread. */
-bool timer_pending(const AioTimer *timer);
 
 #ifdef __cplusplus
 }

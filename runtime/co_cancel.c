@@ -275,9 +275,7 @@ static void coroutine_fn yield_until(
         return;
     }
     aio_timer_init(waiting->co->ctx, &timer, on_deadline, waiting);
-    int r = timer_mod_ns(&timer, deadline_ns);
-    if (r < 0 && withdraw(waiting, r))
-        return;
+    timer_mod_ns(&timer, deadline_ns);
     yield_in_context(waiting->co, why);
     timer_del(&timer);
 }

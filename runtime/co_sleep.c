@@ -3,9 +3,6 @@
 /*
  * The timer lies on the sleeper's stack. The sleeper holds the right to enter itself, so that anyone
  * else who wakes it aborts instead of leaving an armed timer on a stack that is used otherwise.
- *
- * Arming a timer may find no memory. Sleeping has no way to fail, so the coroutine then goes round
- * through the loop until its time has come: late work for others, not a wrong answer for the caller.
  */
 #include "runtime/bug.h"
 #include "runtime/coroutine_inside.h"
@@ -27,14 +24,6 @@ static int64_t after_ns(int64_t ns)
     return ns < INT64_MAX - 1 - now_ns ? now_ns + ns : INT64_MAX - 1;
 }
 
-static void coroutine_fn poll_until(Coroutine *self, int64_t expire_ns)
-{
-    do {
-        aio_co_schedule(self->ctx, self);
-        coroutine_yield_at("co_sleep_ns");
-    } while (aio_clock_ns() < expire_ns);
-}
-
 void coroutine_fn co_sleep_ns(int64_t ns)
 {
     Coroutine *self = coroutine_self();
@@ -45,10 +34,6 @@ void coroutine_fn co_sleep_ns(int64_t ns)
     int64_t expire_ns = after_ns(ns);
     aio_timer_init(self->ctx, &timer, wake_sleeper, self);
     co_claim(self, __func__);
-    if (timer_mod_ns(&timer, expire_ns) == 0) {
-        coroutine_yield_at(__func__);
-        return;
-    }
-    co_unclaim(self);
-    poll_until(self, expire_ns);
+    timer_mod_ns(&timer, expire_ns);
+    coroutine_yield_at(__func__);
 }

@@ -25,7 +25,7 @@ struct co_wait {
 
 /*
  * Yields once. 0: the event woke the coroutine. -ECANCELED, -ETIMEDOUT: a scope ended and withdraw()
- * said true; -ENOMEM: likewise, where a deadline found no memory for its timer. Without a scope it
- * is a yield. Aborts where something wakes the coroutine elsewhere than in its context.
+ * said true. Without a scope it is a yield. Aborts where something wakes the coroutine elsewhere
+ * than in its context.
  */
 int coroutine_fn co_wait(struct co_wait *wait, const char *why);

@@ -13,6 +13,7 @@
 #include "runtime/fdmon.h"
 #include "runtime/instruments.h"
 #include "runtime/source.h"
+#include "runtime/timer_list.h"
 
 struct co_registry;
 struct thread_pool;
@@ -34,21 +35,13 @@ struct AioContext {
     struct doorbell_words own_words;
     struct cancel_inbox cancel_inbox;
     pthread_mutex_t handler_lock; /* aio_handlers, monitor updates */
-    pthread_mutex_t timer_lock;   /* the timer heap */
 
     /* Under handler_lock. */
     struct aio_handler **handlers; /* by fd */
     uint32_t handlers_capacity;
     struct aio_handler *deleted_handlers; /* also looked at without it */
 
-    /* Under timer_lock; timer_first_ns is also read without it. */
-    AioTimer **timers; /* binary heap */
-    uint32_t n_timers;
-    uint32_t timers_capacity;
-    uint64_t timer_order;
-    int64_t timer_first_ns; /* when the loop must look; INT64_MAX: never */
-    AioTimer *timers_due;   /* expired, to be called in this order */
-    AioTimer **timers_due_last;
+    struct timer_group timers; /* each list under its lock */
 
     /* The owner loop's own. */
     pthread_t home;
@@ -75,6 +68,7 @@ struct AioContext {
     uint32_t io_depth;
     struct disk_request *completed;
     struct disk_request **completed_last;
+    uint32_t n_cqes; /* completions collected for the program's own entries (aio_sqe.c) */
     struct disk_state disk;
     char engine_flags[256];
 
@@ -109,11 +103,14 @@ bool handlers_dispatch(AioContext *ctx);
 void handlers_free_deleted(AioContext *ctx);
 void handlers_free_all(AioContext *ctx);
 
-/* timer.c: fires what is due and returns progress; ns until something is due (-1: nothing is);
- * aborts on one still armed. Context: as above. */
-bool timers_run(AioContext *ctx);
-int64_t timers_timeout_ns(AioContext *ctx);
-void timers_finalise(AioContext *ctx);
+/* Whether something was collected that the turn has to run. Context: owner loop. */
+static inline bool context_has_completions(const AioContext *ctx)
+{
+    return ctx->completed || ctx->n_cqes > 0;
+}
+
+/* aio_sqe.c: calls the handlers of those; returns progress. Context: owner loop. */
+bool aio_sqe_dispatch(AioContext *ctx);
 
 /* Frees the pool, waiting for its workers. NULL does nothing. */
 void thread_pool_free(struct thread_pool *pool);

@@ -167,11 +167,9 @@ static int submit_batch(struct linux_aio *s)
     return r;
 }
 
-/* With the eventfd where there is no memory for a timer: that is at once, but it is not never. */
 static void try_again_later(struct linux_aio *s)
 {
-    if (timer_mod_ns(&s->retry, aio_clock_ns() + RETRY_NS) < 0)
-        eventfd_write(s->event_fd, 1);
+    timer_mod_ns(&s->retry, aio_clock_ns() + RETRY_NS);
 }
 
 static void flush(AioContext *ctx)

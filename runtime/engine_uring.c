@@ -76,7 +76,7 @@ static bool fill_one(AioContext *ctx, const struct disk_request *request)
 
     prepare(sqe, request);
     uring_of(ctx)->n_disk++;
-    uring_of(ctx)->n_disk_filled++;
+    uring_of(ctx)->n_filled++;
     return true;
 }
 
@@ -146,7 +146,7 @@ void engine_uring_collect(AioContext *ctx, struct disk_request *request, int32_t
 static void flush(AioContext *ctx)
 {
     engine_uring_fill(ctx);
-    if (uring_of(ctx)->n_disk_filled >= FLUSH_ENTRIES)
+    if (uring_of(ctx)->n_filled >= FLUSH_ENTRIES)
         uring_submit(ctx);
 }
 

@@ -185,6 +185,7 @@ static void destroy(AioContext *ctx)
 {
     struct uring *u = uring_of(ctx);
 
+    aio_sqe_deinit(ctx);
     io_uring_queue_exit(&u->ring);
     free(u);
     ctx->monitor_state = NULL;

@@ -28,6 +28,10 @@ struct pool_work {
  * error work is the caller's again and finish is not called. */
 int pool_work_submit(AioContext *ctx, struct pool_work *work);
 
+/* Takes back work that was submitted and is not finished. False where a worker has begun it: then
+ * finish is called as ever. */
+bool pool_work_cancel(AioContext *ctx, struct pool_work *work);
+
 /* Workers that exist, the idle ones included. */
 uint32_t thread_pool_n_threads(AioContext *ctx);
 

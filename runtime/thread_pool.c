@@ -296,8 +296,8 @@ void thread_pool_free(struct thread_pool *pool)
     free(pool);
 }
 
-/* Under the lock. Takes back what push put in last; false where a worker has had it already. */
-static bool take_back_last(struct thread_pool *pool, struct pool_work *work)
+/* Under the lock. Takes work back; false where a worker has had it already. */
+static bool take_back(struct thread_pool *pool, struct pool_work *work)
 {
     struct pool_work **link = &pool->queued.first;
 
@@ -305,10 +305,21 @@ static bool take_back_last(struct thread_pool *pool, struct pool_work *work)
         link = &(*link)->next;
     if (!*link)
         return false;
-    *link = NULL;
-    pool->queued.last = link;
+    *link = work->next;
+    if (!*link)
+        pool->queued.last = link;
     pool->n_queued--;
     return true;
+}
+
+bool pool_work_cancel(AioContext *ctx, struct pool_work *work)
+{
+    struct thread_pool *pool = ctx->pool;
+
+    pthread_mutex_lock(&pool->lock);
+    bool cancelled = take_back(pool, work);
+    pthread_mutex_unlock(&pool->lock);
+    return cancelled;
 }
 
 int pool_work_submit(AioContext *ctx, struct pool_work *work)
@@ -333,7 +344,7 @@ int pool_work_submit(AioContext *ctx, struct pool_work *work)
 
     /* Whoever is there will get to it; if nobody is, it must not stay. */
     pthread_mutex_lock(&pool->lock);
-    bool orphaned = pool->n_threads == 0 && take_back_last(pool, work);
+    bool orphaned = pool->n_threads == 0 && take_back(pool, work);
     pthread_mutex_unlock(&pool->lock);
     return orphaned ? r : 0;
 }

@@ -98,7 +98,7 @@ static int enter(AioContext *ctx, unsigned to_submit, unsigned min_complete, uns
     if (to_submit > 0) {
         atomic_store_release(u->ring.sq.ktail, u->sqe_tail); /* SQE */
         counter_add(&ctx->instruments.counters->io_syscalls, 1);
-        u->n_disk_filled = 0;
+        u->n_filled = 0;
     }
     r = ctx->disk.kernel->uring_enter(
         u->ring.ring_fd, to_submit, min_complete, flags, arg, arg ? sizeof(*arg) : 0);
@@ -136,17 +136,29 @@ struct io_uring_sqe *uring_get_sqe(AioContext *ctx)
     return uring_try_sqe(ctx);
 }
 
+void uring_put_back_sqe(AioContext *ctx)
+{
+    uring_of(ctx)->sqe_tail--;
+}
+
 /* ---- waiting and collecting ---- */
 
-static void collect_one(AioContext *ctx, const struct io_uring_cqe *cqe)
+/* False where the completion must stay in the ring for now. */
+static bool collect_one(AioContext *ctx, const struct io_uring_cqe *cqe)
 {
-    uint64_t tag = cqe->user_data;
+    uintptr_t object = (uintptr_t)(cqe->user_data & ~URING_TAG_MASK);
 
-    if (tag & URING_TAG_HANDLER)
-        fdmon_uring_collect(
-            ctx, (struct aio_handler *)(uintptr_t)(tag & ~URING_TAG_HANDLER), cqe->res, cqe->flags);
-    else if (tag)
-        engine_uring_collect(ctx, (struct disk_request *)(uintptr_t)tag, cqe->res);
+    switch (cqe->user_data & URING_TAG_MASK) {
+    case URING_TAG_HANDLER:
+        fdmon_uring_collect(ctx, (struct aio_handler *)object, cqe->res, cqe->flags);
+        return true;
+    case URING_TAG_CQE_HANDLER:
+        return aio_sqe_collect(ctx, (AioCqeHandler *)object, cqe->res, cqe->flags);
+    default:
+        if (object)
+            engine_uring_collect(ctx, (struct disk_request *)object, cqe->res);
+        return true;
+    }
 }
 
 static void collect_all(AioContext *ctx)
@@ -160,8 +172,9 @@ static void collect_all(AioContext *ctx)
             .res = u->ring.cq.cqes[head & u->ring.cq.ring_mask].res,
             .flags = u->ring.cq.cqes[head & u->ring.cq.ring_mask].flags,
         };
+        if (!collect_one(ctx, &cqe))
+            return;
         atomic_store_release(u->ring.cq.khead, head + 1); /* CQFREE */
-        collect_one(ctx, &cqe);
     }
 }
 
@@ -175,7 +188,7 @@ static int enter_and_wait(AioContext *ctx, int64_t timeout_ns)
 {
     struct uring *u = uring_of(ctx);
     unsigned to_submit = n_unsubmitted(u);
-    bool blocking = timeout_ns != 0 && n_to_collect(u) == 0 && !ctx->completed;
+    bool blocking = timeout_ns != 0 && n_to_collect(u) == 0 && !context_has_completions(ctx);
 
     if (u->refused && to_submit > 0 && blocking) {
         /* With something to submit the call would fail again at once instead of waiting. */
@@ -202,6 +215,7 @@ int uring_wait(AioContext *ctx, int64_t timeout_ns)
 
     fdmon_uring_fill(ctx);
     engine_uring_fill(ctx);
+    aio_sqe_fill(ctx);
     if (timeout_ns != 0 || n_unsubmitted(u) > 0 || kernel_has_more(u))
         r = enter_and_wait(ctx, timeout_ns);
     collect_all(ctx);
@@ -212,8 +226,14 @@ bool uring_needs_wait(const AioContext *ctx)
 {
     const struct uring *u = uring_of(ctx);
 
-    return n_to_collect(u) > 0 || n_unsubmitted(u) > 0 || u->pending || kernel_has_more(u) ||
+    return n_to_collect(u) > 0 || n_unsubmitted(u) > 0 || u->pending || u->sqes_waiting ||
+           u->cancels_waiting || kernel_has_more(u) ||
            atomic_load_relaxed(&u->changed); /* GLANCE */
+}
+
+bool uring_is_in(const AioContext *ctx)
+{
+    return ctx->monitor == &fdmon_uring_ops;
 }
 
 /* ---- life ---- */
@@ -298,6 +318,7 @@ int fdmon_uring_setup(AioContext *ctx)
     make_identity(&u->ring.sq);
     u->supported_ops = probe_ops(&u->ring);
     u->pending_last = &u->pending;
+    u->sqes_waiting_last = &u->sqes_waiting;
 
     ctx->monitor = &fdmon_uring_ops;
     ctx->monitor_state = u;

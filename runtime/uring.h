@@ -14,7 +14,23 @@
  */
 #include <liburing.h>
 
+#include "runtime/aio_sqe.h"
 #include "runtime/context.h"
+
+/* A completion of an entry of the program's. */
+struct uring_cqe {
+    AioCqeHandler *handler;
+    int32_t result;
+    uint32_t flags;
+};
+
+/* Those collected and not yet dispatched: a queue in an array, whose size is a power of two. */
+struct uring_ready {
+    struct uring_cqe *cqes;
+    uint32_t capacity;
+    uint32_t head;
+    uint32_t tail;
+};
 
 struct uring {
     struct io_uring ring; /* for its mapping; its own counters are not used */
@@ -23,14 +39,24 @@ struct uring {
     bool enabled;
     bool refused;                 /* the kernel took nothing of what it was handed last */
     uint32_t n_disk;              /* disk requests in the ring or the kernel */
-    uint32_t n_disk_filled;       /* of those, since the last submission */
+    uint32_t n_filled;            /* of those and the program's, since the last submission */
+    uint32_t n_added;             /* entries of the program's that have not ended */
     uint32_t n_misses;            /* reads tried at once in vain, in a row, up to a few */
     uint32_t n_to_skip;           /* reads not to be tried at once */
     uint64_t supported_ops;       /* a bit for each IORING_OP_ below 64 */
     struct disk_request *pending; /* found the submission queue full */
     struct disk_request **pending_last;
     struct aio_handler *changed; /* atomic: handlers to watch or to take off */
+
+    /* aio_sqe.c's */
+    struct uring_ready ready;
+    AioCqeHandler *sqes_waiting; /* found the submission queue full */
+    AioCqeHandler **sqes_waiting_last;
+    AioCqeHandler *cancels_waiting;
 };
+
+/* Whether ctx has a ring. */
+bool uring_is_in(const AioContext *ctx);
 
 static inline struct uring *uring_of(const AioContext *ctx)
 {
@@ -43,6 +69,9 @@ struct io_uring_sqe *uring_try_sqe(AioContext *ctx);
 /* As above, but makes room by submitting; NULL where the kernel takes none now. */
 struct io_uring_sqe *uring_get_sqe(AioContext *ctx);
 
+/* The entry got last is not to be used. */
+void uring_put_back_sqe(AioContext *ctx);
+
 /* Submits what was filled, without waiting. */
 void uring_submit(AioContext *ctx);
 
@@ -53,12 +82,19 @@ int uring_wait(AioContext *ctx, int64_t timeout_ns);
 /* Whether uring_wait() has something to do or to collect. No system call. */
 bool uring_needs_wait(const AioContext *ctx);
 
-/* What a completion is for. Both kinds of object are aligned, so bit 0 is free. */
-#define URING_TAG_HANDLER 1ULL
+/* What a completion is for. All three kinds of object are aligned, so two bits are free. */
+#define URING_TAG_HANDLER     1ULL
+#define URING_TAG_CQE_HANDLER 2ULL
+#define URING_TAG_MASK        3ULL
 
 static inline uint64_t uring_handler_tag(const struct aio_handler *handler)
 {
     return (uint64_t)(uintptr_t)handler | URING_TAG_HANDLER;
+}
+
+static inline uint64_t uring_cqe_handler_tag(const AioCqeHandler *handler)
+{
+    return (uint64_t)(uintptr_t)handler | URING_TAG_CQE_HANDLER;
 }
 
 static inline uint64_t uring_request_tag(const struct disk_request *request)
@@ -66,7 +102,10 @@ static inline uint64_t uring_request_tag(const struct disk_request *request)
     return (uint64_t)(uintptr_t)request;
 }
 
-/* Collect one completion. */
+/* Collect one completion. False: there is no room for it now, so it stays in the ring. */
+bool aio_sqe_collect(AioContext *ctx, AioCqeHandler *handler, int32_t result, uint32_t cqe_flags);
+
+/* As that, but with no such limit. */
 void fdmon_uring_collect(
     AioContext *ctx, struct aio_handler *handler, int32_t result, uint32_t cqe_flags);
 void engine_uring_collect(AioContext *ctx, struct disk_request *request, int32_t result);
@@ -74,6 +113,10 @@ void engine_uring_collect(AioContext *ctx, struct disk_request *request, int32_t
 /* Moves what waits for a place in the submission queue into it. */
 void fdmon_uring_fill(AioContext *ctx);
 void engine_uring_fill(AioContext *ctx);
+void aio_sqe_fill(AioContext *ctx);
+
+/* Frees what aio_sqe.c keeps; aborts where an entry of the program's is under way. */
+void aio_sqe_deinit(AioContext *ctx);
 
 extern const struct fdmon_ops fdmon_uring_ops;
 extern const struct engine_ops engine_uring_ops;

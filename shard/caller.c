@@ -410,10 +410,8 @@ int mesh_call_start(struct mesh *mesh, struct mesh_call *call)
         end_later(mesh, call, CALL_END_NOT_STARTED, -EHOSTDOWN);
         return 0;
     }
-    if (call->deadline_ns != INT64_MAX && timer_mod_ns(&call->timer, call->deadline_ns) < 0) {
-        end_later(mesh, call, CALL_END_NOT_STARTED, -ENOMEM);
-        return 0;
-    }
+    if (call->deadline_ns != INT64_MAX)
+        timer_mod_ns(&call->timer, call->deadline_ns);
     call->where = CALL_IN_LINE;
     list_append(&link->line[call->depth], call);
     if (!link->free_slots[call->depth])

@@ -112,8 +112,8 @@ static void on_orphan_look(void *opaque)
     member->quiet_looks = quiet ? member->quiet_looks + 1 : 0;
     if (member->quiet_looks >= ORPHAN_QUIET || now_ns >= member->orphan_ends_ns)
         member->leaves = true;
-    else if (timer_mod_ns(&member->orphan_timer, now_ns + ORPHAN_LOOK_NS) < 0)
-        member->leaves = true;
+    else
+        timer_mod_ns(&member->orphan_timer, now_ns + ORPHAN_LOOK_NS);
 }
 
 static void become_orphan(struct member *member)
@@ -168,9 +168,8 @@ static void keep_log(struct member *member)
     struct log *log = member->env->log;
 
     log->level = (enum log_level)atomic_load_relaxed(&member->head->log_level); /* LEVEL */
-    if (log->repeats > 0 && !timer_pending(&member->flush_timer) &&
-        timer_mod_ns(&member->flush_timer, aio_clock_ns() + LOG_FLUSH_NS) < 0)
-        log_flush(log);
+    if (log->repeats > 0 && !timer_pending(&member->flush_timer))
+        timer_mod_ns(&member->flush_timer, aio_clock_ns() + LOG_FLUSH_NS);
 }
 
 /* ---- life ---- */

@@ -71,13 +71,10 @@ int coroutine_fn service_sleep_ns(struct service_call *call, int64_t ns)
     int64_t now_ns = aio_clock_ns();
     int64_t end_ns = ns < INT64_MAX - now_ns ? now_ns + ns : INT64_MAX - 1;
     AioTimer timer;
-    int r;
 
     if (!call->abandoned) {
         aio_timer_init(call->mesh->ctx, &timer, on_sleep_over, call);
-        r = timer_mod_ns(&timer, end_ns < call->deadline_ns ? end_ns : call->deadline_ns);
-        if (r < 0)
-            return r;
+        timer_mod_ns(&timer, end_ns < call->deadline_ns ? end_ns : call->deadline_ns);
         call->sleeper = coroutine_self();
         coroutine_yield_at("sleep");
         timer_del(&timer);

@@ -207,9 +207,6 @@ static int make_loop(struct supervisor *s, char **ret_error)
     if (r < 0)
         return explain(ret_error, r, "event loop: %s", strerror(-r));
     aio_timer_init(s->ctx, &s->wake, on_wake, s);
-    r = timer_mod_ns(&s->wake, INT64_MAX); /* from here on there is room for it */
-    if (r < 0)
-        return explain(ret_error, r, "event loop: %s", strerror(-r));
     r = aio_set_fd_handler(s->ctx, s->signal_fd, on_signal, NULL, NULL, NULL, s);
     return r < 0 ? explain(ret_error, r, "signalfd: %s", strerror(-r)) : 0;
 }

@@ -107,8 +107,7 @@ static bool is_drained(void *opaque)
         return true;
     if (gateway->drain_until_ns == 0) {
         gateway->drain_until_ns = aio_clock_ns() + SESSION_DRAIN_NS;
-        if (timer_mod_ns(&gateway->drain_timer, gateway->drain_until_ns) < 0)
-            return true;
+        timer_mod_ns(&gateway->drain_timer, gateway->drain_until_ns);
     }
     return aio_clock_ns() >= gateway->drain_until_ns;
 }

@@ -194,8 +194,7 @@ static void on_pipe_added(nng_pipe pipe, nng_pipe_ev event, void *opaque)
     /* From here on the loop may free it. */
     if (!remote)
         return;
-    if (timer_mod_anticipate_ns(&port->stranger_timer, aio_clock_ns() + STRANGER_NS) < 0)
-        nng_pipe_close(pipe); /* no memory to end it in time */
+    timer_mod_anticipate_ns(&port->stranger_timer, aio_clock_ns() + STRANGER_NS);
     uint32_t oldest = take_stranger(port, LIMIT_STRANGERS, INT64_MIN);
     if (oldest != 0)
         nng_pipe_close((nng_pipe){.id = oldest});
@@ -292,9 +291,8 @@ static void on_stranger_timer(void *opaque)
     pthread_mutex_lock(&port->lock);
     int64_t next_ns = port->strangers ? port->strangers->since_ns + STRANGER_NS : INT64_MAX;
     pthread_mutex_unlock(&port->lock);
-    /* Without memory the next that comes arms it. */
     if (next_ns != INT64_MAX)
-        (void)timer_mod_anticipate_ns(&port->stranger_timer, next_ns);
+        timer_mod_anticipate_ns(&port->stranger_timer, next_ns);
 }
 
 void connection_close(struct connection *connection)

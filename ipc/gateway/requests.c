@@ -359,10 +359,8 @@ int requests_submit(
     struct request *request = new_request(requests, session, spec);
     if (!request)
         return -EAGAIN;
-    if (spec->deadline_ns != INT64_MAX && timer_mod_ns(&request->timer, spec->deadline_ns) < 0) {
-        free_request(request);
-        return -EAGAIN;
-    }
+    if (spec->deadline_ns != INT64_MAX)
+        timer_mod_ns(&request->timer, spec->deadline_ns);
     if (idset_add(&session->ids, spec->id) < 0) {
         timer_del(&request->timer);
         free_request(request);

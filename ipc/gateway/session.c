@@ -139,10 +139,7 @@ void session_next(
         waiting = oldest_waiting(session);
         answer_next(session, unpark(waiting), waiting->max_ends);
     }
-    if (timer_mod_ns(&waiting->timer, aio_clock_ns() + (int64_t)wait_ms * 1000000) < 0) {
-        answer_next(session, exchange, max_ends);
-        return;
-    }
+    timer_mod_ns(&waiting->timer, aio_clock_ns() + (int64_t)wait_ms * 1000000);
     waiting->exchange = exchange;
     waiting->max_ends = max_ends;
     waiting->order = session->sessions->next_order++;
@@ -224,8 +221,8 @@ static void rearm_expiry(struct sessions *sessions)
     }
     if (first == INT64_MAX)
         timer_del(&sessions->expiry);
-    else if (timer_mod_ns(&sessions->expiry, first) < 0)
-        return; /* no memory: they go when there are too many */
+    else
+        timer_mod_ns(&sessions->expiry, first);
 }
 
 void session_detach(struct session *session)

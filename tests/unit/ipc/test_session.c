@@ -252,7 +252,7 @@ static void a_session_ends_a_while_after_its_connection(void **state)
     session_detach(session);
     assert_true(timer_pending(&f->sessions.expiry));
     session->gone_ns -= SESSION_KEEP_NS;
-    assert_int_equal(timer_mod_ns(&f->sessions.expiry, aio_clock_ns()), 0);
+    timer_mod_ns(&f->sessions.expiry, aio_clock_ns());
     while (f->sessions.n > 0)
         aio_poll(f->ctx, true);
     assert_int_equal(f->n_abandoned, 1);

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: MIT */
+#include "runtime/timer_heap.h"
+/*
+ * A four-ary heap with the keys in its array. A timer is looked at only where two keys are equal, and
+ * written to (its place) where it moves. The array is aligned, and the root stands at 3: the four
+ * children of p, at 4 * (p - 2) and after, share one cache line, so a way down of log4(n) steps
+ * touches as many lines.
+ *
+ * Where the array can't grow, a timer goes to a sorted list instead, linked through itself: slow
+ * with many, but right, and arming has no error. Those in the list do not go back to the array.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#define CACHE_LINE     64
+#define FIRST_CAPACITY 64
+#define CHILDREN       4
+
+static uint32_t parent_of(uint32_t place)
+{
+    return place / CHILDREN + 2;
+}
+
+static uint32_t first_child_of(uint32_t place)
+{
+    return CHILDREN * (place - 2);
+}
+
+static bool is_before(const struct timer_slot *a, const struct timer_slot *b)
+{
+    return a->latest_ns != b->latest_ns ? a->latest_ns < b->latest_ns
+                                        : a->timer->order < b->timer->order;
+}
+
+/* ---- the array ---- */
+
+static void set_slot(struct timer_heap *heap, uint32_t place, struct timer_slot slot)
+{
+    heap->slots[place] = slot;
+    slot.timer->place = place;
+}
+
+/* Puts slot at place, which is free, or above. */
+static void sift_up(struct timer_heap *heap, uint32_t place, struct timer_slot slot)
+{
+    while (place > TIMER_ROOT && is_before(&slot, &heap->slots[parent_of(place)])) {
+        set_slot(heap, place, heap->slots[parent_of(place)]);
+        place = parent_of(place);
+    }
+    set_slot(heap, place, slot);
+}
+
+/* The least of place's children; 0 where it has none. */
+static uint32_t least_child(const struct timer_heap *heap, uint32_t place)
+{
+    uint32_t child = first_child_of(place);
+    uint32_t end = child + CHILDREN;
+    uint32_t least = child;
+
+    if (child >= heap->end)
+        return 0;
+    if (end > heap->end)
+        end = heap->end;
+    while (++child < end)
+        if (is_before(&heap->slots[child], &heap->slots[least]))
+            least = child;
+    return least;
+}
+
+/* Fills place, which is free: the least children move up all the way, and slot, which comes from
+ * the bottom and mostly goes back there, is put where the way ends. */
+static void fill_hole(struct timer_heap *heap, uint32_t place, struct timer_slot slot)
+{
+    uint32_t top = place;
+
+    for (uint32_t child; (child = least_child(heap, place)) != 0; place = child)
+        set_slot(heap, place, heap->slots[child]);
+    while (place > top && is_before(&slot, &heap->slots[parent_of(place)])) {
+        set_slot(heap, place, heap->slots[parent_of(place)]);
+        place = parent_of(place);
+    }
+    set_slot(heap, place, slot);
+}
+
+static void settle(struct timer_heap *heap, uint32_t place, struct timer_slot slot)
+{
+    if (place > TIMER_ROOT && is_before(&slot, &heap->slots[parent_of(place)]))
+        sift_up(heap, place, slot);
+    else
+        fill_hole(heap, place, slot);
+}
+
+/* Room for one more. */
+static bool reserve(struct timer_heap *heap)
+{
+    if (heap->end < heap->capacity)
+        return true;
+    uint32_t capacity = heap->capacity ? 2 * heap->capacity : FIRST_CAPACITY;
+
+    if (capacity < heap->capacity || (heap->max_capacity && capacity > heap->max_capacity))
+        return false;
+    struct timer_slot *slots = aligned_alloc(CACHE_LINE, capacity * sizeof(*slots));
+
+    if (!slots)
+        return false;
+    if (heap->slots)
+        memcpy(slots + TIMER_ROOT, heap->slots + TIMER_ROOT,
+            (heap->end - TIMER_ROOT) * sizeof(*slots));
+    else
+        heap->end = TIMER_ROOT;
+    free(heap->slots);
+    heap->slots = slots;
+    heap->capacity = capacity;
+    return true;
+}
+
+/* ---- the list of those for whom there was no room ---- */
+
+static bool is_timer_before(const AioTimer *a, const AioTimer *b)
+{
+    return a->latest_ns != b->latest_ns ? a->latest_ns < b->latest_ns : a->order < b->order;
+}
+
+static void spill(struct timer_heap *heap, AioTimer *timer)
+{
+    AioTimer **link = &heap->spilled;
+
+    while (*link && is_timer_before(*link, timer))
+        link = &(*link)->next;
+    timer->place = TIMER_SPILLED;
+    timer->next = *link;
+    timer->link = link;
+    if (timer->next)
+        timer->next->link = &timer->next;
+    *link = timer;
+}
+
+static void unspill(AioTimer *timer)
+{
+    *timer->link = timer->next;
+    if (timer->next)
+        timer->next->link = timer->link;
+}
+
+/* ---- both ---- */
+
+void timer_heap_put(struct timer_heap *heap, AioTimer *timer)
+{
+    struct timer_slot slot = {.latest_ns = timer->latest_ns, .timer = timer};
+
+    if (timer->place >= TIMER_ROOT) {
+        settle(heap, timer->place, slot);
+        return;
+    }
+    if (timer->place == TIMER_SPILLED)
+        unspill(timer);
+    if (reserve(heap))
+        sift_up(heap, heap->end++, slot);
+    else
+        spill(heap, timer);
+}
+
+void timer_heap_remove(struct timer_heap *heap, AioTimer *timer)
+{
+    if (timer->place == TIMER_SPILLED) {
+        unspill(timer);
+    } else {
+        struct timer_slot last = heap->slots[--heap->end];
+
+        if (last.timer != timer)
+            settle(heap, timer->place, last);
+    }
+    timer->place = TIMER_IDLE;
+}
+
+static const struct timer_slot *root_of(const struct timer_heap *heap)
+{
+    return heap->end > TIMER_ROOT ? &heap->slots[TIMER_ROOT] : NULL;
+}
+
+AioTimer *timer_heap_first(const struct timer_heap *heap)
+{
+    const struct timer_slot *root = root_of(heap);
+
+    if (!root || (heap->spilled && is_timer_before(heap->spilled, root->timer)))
+        return heap->spilled;
+    return root->timer;
+}
+
+int64_t timer_heap_first_ns(const struct timer_heap *heap)
+{
+    const struct timer_slot *root = root_of(heap);
+    int64_t first_ns = root ? root->latest_ns : INT64_MAX;
+
+    return heap->spilled && heap->spilled->latest_ns < first_ns ? heap->spilled->latest_ns
+                                                                : first_ns;
+}
+
+void timer_heap_deinit(struct timer_heap *heap)
+{
+    free(heap->slots);
+}
