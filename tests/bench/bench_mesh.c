@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a call to another process costs, both sides awake, against two bare rings between the same
+ * two cores in the same run.
+ *
+ * Both sides poll without ever sleeping, in processes of their own, on the first two cores this
+ * process may use. Each round of the bare rings goes before a round of calls.
+ */
+#include <inttypes.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "runtime/atomic.h"
+#include "runtime/ring.h"
+#include "tests/unit/shard/mesh_rig.h"
+
+#define ROUNDS      15
+#define ONE_BY_ONE  100000
+#define MANY        1000000
+#define MANY_FLIGHT 128
+#define RING_SLOTS  512
+
+/* ---- where to run ---- */
+
+static cpu_set_t all; /* that this process may use, at its start */
+
+static void pin_to(uint32_t which)
+{
+    cpu_set_t one;
+
+    for (uint32_t cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, &all) && which-- == 0) {
+            CPU_ZERO(&one);
+            CPU_SET(cpu, &one);
+            sched_setaffinity(0, sizeof one, &one);
+            return;
+        }
+}
+
+static void *map_shared(size_t bytes)
+{
+    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    return base == MAP_FAILED ? abort(), NULL : base;
+}
+
+/* ---- two bare rings ---- */
+
+struct bare {
+    struct ring_slot there[RING_SLOTS];
+    struct ring_slot back[RING_SLOTS];
+    uint64_t words[4 * 8]; /* tail and head of each, a cache line apart */
+    uint32_t leave;
+};
+
+static void bare_echo(struct bare *bare)
+{
+    struct ring_rx rx;
+    struct ring_tx tx;
+    uint8_t payload[RING_PAYLOAD_BYTES];
+
+    pin_to(1);
+    ring_rx_init(&rx, bare->there, &bare->words[8], RING_SLOTS);
+    ring_tx_init(&tx, bare->back, &bare->words[16], &bare->words[24], RING_SLOTS);
+    while (!atomic_load_acquire(&bare->leave))
+        while (ring_pop(&rx, payload))
+            ring_push(&tx, payload);
+    _exit(0);
+}
+
+static double bare_ns(struct ring_tx *tx, struct ring_rx *rx, uint32_t n, uint32_t in_flight)
+{
+    uint8_t payload[RING_PAYLOAD_BYTES] = {0};
+    uint32_t sent = 0, received = 0;
+    int64_t begin_ns = aio_clock_ns();
+
+    while (received < n) {
+        while (sent < n && sent - received < in_flight && ring_push(tx, payload))
+            sent++;
+        while (ring_pop(rx, payload))
+            received++;
+    }
+    return (double)(aio_clock_ns() - begin_ns) / n;
+}
+
+/* ---- calls ---- */
+
+struct figures {
+    double one[ROUNDS], many[ROUNDS];
+};
+
+struct caller {
+    struct rig_end *end;
+    uint32_t left, busy;
+};
+
+static uint32_t method;
+
+static int coroutine_fn run_nothing(struct service_call *call)
+{
+    (void)call;
+    return 0;
+}
+
+static void coroutine_fn call_until_done(void *opaque)
+{
+    struct caller *caller = opaque;
+
+    while (caller->left > 0) {
+        struct call_answer answer;
+
+        caller->left--;
+        if (shard_call(caller->end->mesh,
+                &(struct call_request){.target = 1, .method = method, .deadline_ns = INT64_MAX},
+                &answer) != 0)
+            abort();
+        call_answer_deinit(&answer);
+    }
+    caller->busy--;
+}
+
+static double calls_ns(struct rig_end *end, uint32_t n, uint32_t in_flight)
+{
+    struct caller caller = {.end = end, .left = n};
+    int64_t begin_ns = aio_clock_ns();
+
+    for (uint32_t i = 0; i < in_flight; i++) {
+        caller.busy++;
+        coroutine_enter(coroutine_create(call_until_done, &caller));
+    }
+    while (caller.busy > 0)
+        aio_poll(end->ctx, false);
+    return (double)(aio_clock_ns() - begin_ns) / n;
+}
+
+static void serve_awake(struct rig_end *end)
+{
+    pin_to(1);
+    while (!atomic_load(&end->rig->board->leave))
+        aio_poll(end->ctx, false);
+}
+
+static struct figures *figures;
+
+static void call_awake(struct rig_end *end)
+{
+    pin_to(0);
+    calls_ns(end, ONE_BY_ONE / 10, 1);
+    for (uint32_t i = 0; i < ROUNDS; i++) {
+        figures[1].one[i] = calls_ns(end, ONE_BY_ONE, 1);
+        figures[1].many[i] = calls_ns(end, MANY, MANY_FLIGHT);
+    }
+}
+
+static void measure_bare(struct bare *bare, struct figures *ret)
+{
+    struct ring_rx rx;
+    struct ring_tx tx;
+    pid_t pid = fork();
+
+    if (pid == 0)
+        bare_echo(bare);
+    pin_to(0);
+    ring_tx_init(&tx, bare->there, &bare->words[0], &bare->words[8], RING_SLOTS);
+    ring_rx_init(&rx, bare->back, &bare->words[24], RING_SLOTS);
+    for (uint32_t i = 0; i < ROUNDS; i++) {
+        ret->one[i] = bare_ns(&tx, &rx, ONE_BY_ONE, 1);
+        ret->many[i] = bare_ns(&tx, &rx, MANY, MANY_FLIGHT);
+    }
+    atomic_store_release(&bare->leave, 1);
+    waitpid(pid, NULL, 0);
+}
+
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+static void print_row(const char *what, double *ours, double *bare)
+{
+    qsort(ours, ROUNDS, sizeof *ours, ascending);
+    qsort(bare, ROUNDS, sizeof *bare, ascending);
+    printf("%-34s %8.1f ns (least %.1f)   bare rings %8.1f ns (least %.1f)   ratio %.2f\n", what,
+        ours[ROUNDS / 2], ours[0], bare[ROUNDS / 2], bare[0], ours[ROUNDS / 2] / bare[ROUNDS / 2]);
+}
+
+static const struct service_method methods[] = {
+    {.name = "nothing", .flags = SERVICE_IDEMPOTENT, .help = "does nothing", .run = run_nothing},
+};
+static const struct service bench_service = {
+    .abi = SERVICE_ABI, .name = "bench", .help = "for a benchmark", .methods = methods, .n_methods = 1};
+
+int main(void)
+{
+    static struct rig rig;
+    struct bare *bare = map_shared(sizeof *bare);
+
+    sched_getaffinity(0, sizeof all, &all);
+    figures = map_shared(2 * sizeof *figures);
+    measure_bare(bare, &figures[0]);
+    rig_open(&rig, 2, &bench_service);
+    rig_fork(&rig, 1, serve_awake);
+    rig_fork(&rig, 0, call_awake);
+    rig_join(&rig, 0);
+    rig_close(&rig);
+    print_row("call, 1 in flight", figures[1].one, figures[0].one);
+    print_row("call, 128 in flight", figures[1].many, figures[0].many);
+    return 0;
+}
