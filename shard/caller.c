@@ -70,7 +70,10 @@ static uint32_t depth_of_slot(const struct mesh *mesh, const struct link *link, 
 {
     if (mesh->self == segment_gateway(&mesh->seg))
         return 0;
-    return slot / (link->n_out / SEGMENT_MAX_DEPTH);
+    uint32_t n_nested = segment_nested_slots(link->n_out);
+    uint32_t first_nested = link->n_out - (SEGMENT_MAX_DEPTH - 1) * n_nested;
+
+    return slot < first_nested ? 0 : 1 + (slot - first_nested) / n_nested;
 }
 
 static void put_free(struct mesh *mesh, struct link *link, uint32_t slot)
@@ -84,7 +87,7 @@ static void put_free(struct mesh *mesh, struct link *link, uint32_t slot)
 
 static struct call_slot *slot_at(const struct mesh *mesh, uint32_t peer, uint32_t slot)
 {
-    return segment_call(&mesh->seg, mesh->self, peer, slot);
+    return &mesh->links[peer].calls[slot];
 }
 
 int caller_init(struct mesh *mesh, uint32_t peer)
@@ -94,6 +97,8 @@ int caller_init(struct mesh *mesh, uint32_t peer)
     link->n_out = segment_call_slots(&mesh->seg, mesh->self, peer);
     if (!link->n_out)
         return 0;
+    link->calls = segment_call(&mesh->seg, mesh->self, peer, 0);
+    link->served = segment_serve(&mesh->seg, peer, mesh->self, 0);
     link->out = calloc(link->n_out, sizeof(link->out[0]));
     return link->out ? 0 : -ENOMEM;
 }
@@ -458,7 +463,7 @@ static uint8_t *copy_answer(const struct mesh *mesh, uint32_t peer, const struct
     if (message->off && message->len <= SEGMENT_PAYLOAD_MAX)
         from = segment_heap_at(&mesh->seg, peer, message->off, message->len);
     else if (!message->off && message->len <= SEGMENT_INLINE_BYTES)
-        from = segment_serve(&mesh->seg, peer, mesh->self, message->slot)->inline_answer;
+        from = mesh->links[peer].served[message->slot].inline_answer;
     if (!from || message->end <= CALL_END_NONE || message->end >= N_CALL_ENDS)
         return NULL;
     if (message->off)
@@ -513,7 +518,7 @@ void caller_on_answer(struct mesh *mesh, uint32_t peer, const struct message *me
 static bool args_are_held(
     const struct mesh *mesh, uint32_t peer, uint32_t slot, uint64_t generation)
 {
-    const struct serve_slot *serve = segment_serve(&mesh->seg, peer, mesh->self, slot);
+    const struct serve_slot *serve = &mesh->links[peer].served[slot];
 
     return started_generation(atomic_load_acquire(&serve->started)) != generation; /* GONE, TAKEN */
 }

@@ -94,7 +94,7 @@ static void judge_not_started(struct mesh *mesh, const struct verdict *v)
 
 static void judge_started(struct mesh *mesh, const struct verdict *v)
 {
-    const struct call_slot *shared = segment_call(&mesh->seg, mesh->self, v->peer, v->slot);
+    const struct call_slot *shared = &mesh->links[v->peer].calls[v->slot];
     struct mesh_call *call = mesh->links[v->peer].out[v->slot].call;
 
     if (v->abandoned) {
@@ -112,8 +112,8 @@ static void judge_started(struct mesh *mesh, const struct verdict *v)
 static void judge_call(
     struct mesh *mesh, uint32_t peer, uint32_t slot, uint32_t incarnation, bool failed)
 {
-    const struct call_slot *shared = segment_call(&mesh->seg, mesh->self, peer, slot);
-    const struct serve_slot *serve = segment_serve(&mesh->seg, peer, mesh->self, slot);
+    const struct call_slot *shared = &mesh->links[peer].calls[slot];
+    const struct serve_slot *serve = &mesh->links[peer].served[slot];
     uint64_t started = atomic_load_acquire(&serve->started); /* START */
     struct verdict v = {.peer = peer,
         .slot = slot,

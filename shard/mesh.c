@@ -20,11 +20,6 @@
 #include "runtime/doorbell.h"
 #include "shard/mesh_inside.h"
 
-static struct doorbell bell_of(const struct mesh *mesh, uint32_t peer)
-{
-    return (struct doorbell){&segment_bell(&mesh->seg, peer)->words, mesh->bell_fds[peer]};
-}
-
 /* ---- sending ---- */
 
 bool mesh_push(struct mesh *mesh, uint32_t peer, const struct message *message)
@@ -47,14 +42,14 @@ bool mesh_push(struct mesh *mesh, uint32_t peer, const struct message *message)
 
 static void ring_peer(struct mesh *mesh, uint32_t peer)
 {
-    struct doorbell bell = bell_of(mesh, peer);
-    struct pair_stats *stats = mesh->links[peer].stats;
-    uint64_t *word = &segment_bitmap(&mesh->seg, peer)->senders[mesh->self / 64];
+    const struct link *link = &mesh->links[peer];
+    struct doorbell bell = {&link->bell->words, mesh->bell_fds[peer]};
+    struct pair_stats *stats = link->stats;
     uint64_t bit = UINT64_C(1) << (mesh->self % 64);
 
-    if (!(atomic_load_relaxed(word) & bit)) /* PUB */
-        atomic_or_seq(word, bit);           /* BIT */
-    if (doorbell_ring(&bell))               /* BIT */
+    if (!(atomic_load_relaxed(link->bit_word) & bit)) /* PUB */
+        atomic_or_seq(link->bit_word, bit);           /* BIT */
+    if (doorbell_ring(&bell))                         /* BIT */
         counter_add(&stats->rings_sent, 1);
     else
         counter_add(&stats->rings_saved, 1);
@@ -173,6 +168,8 @@ static int link_init(struct mesh *mesh, uint32_t peer)
     link->stats = segment_pair(seg, mesh->self, peer);
     if (peer == mesh->self)
         return 0;
+    link->bell = segment_bell(seg, peer);
+    link->bit_word = &segment_bitmap(seg, peer)->senders[mesh->self / 64];
     ring_tx_init(&link->tx, segment_ring(seg, mesh->self, peer),
         segment_tail(seg, mesh->self, peer), segment_head(seg, mesh->self, peer),
         segment_ring_slots(seg, mesh->self, peer));

@@ -35,9 +35,16 @@ struct link {
     struct ring_tx tx;
     struct ring_rx rx;
     struct pair_stats *stats;
+    struct call_slot *calls;            /* ours to it */
+    const struct serve_slot *served;    /* what it notes about those */
+    const struct call_slot *peer_calls; /* its to us */
+    struct serve_slot *serves;          /* what we note about those */
+    struct commons_bell *bell;
+    uint64_t *bit_word; /* of its bitmap: the word with our bit */
     struct out_slot *out;
     struct service_call **in; /* by slot: the call that is served for it, or NULL */
     uint32_t n_out;
+    uint32_t n_in;
     uint32_t known_incarnation;             /* deaths before it are judged */
     bool failed;                            /* given up for good, and judged */
     bool dirty;                             /* pushed to since the last flush */

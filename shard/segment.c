@@ -218,7 +218,7 @@ int segment_geometry_plan(
     if (!max_bytes)
         max_bytes = default_bytes(n_shards);
     heaps_bytes = (uint64_t)(n_shards + 1) * MIN_HEAP_BYTES;
-    g.slots_shard = 64;
+    g.slots_shard = 256;
     g.slots_gateway = 512;
     for (;;) {
         g.heap_bytes = 0;
@@ -246,7 +246,7 @@ static bool geometry_is_sane(const struct segment_geometry *g)
 {
     return g->n_shards >= 1 && g->n_shards <= SEGMENT_MAX_SHARDS &&
            g->slots_shard >= SEGMENT_MAX_DEPTH && g->slots_shard <= 1024 &&
-           g->slots_shard % SEGMENT_MAX_DEPTH == 0 && g->slots_gateway >= 1 &&
+           (g->slots_shard & (g->slots_shard - 1)) == 0 && g->slots_gateway >= 1 &&
            g->slots_gateway <= 65536 && g->n_events >= 1 && g->n_events <= 1u << 20 &&
            (g->n_events & (g->n_events - 1)) == 0 && g->n_coroutines <= 1u << 20 &&
            g->heap_bytes % SEGMENT_PAGE == 0 && g->heap_bytes <= UINT64_C(1) << 32;

@@ -50,8 +50,8 @@
 /* What decides the layout. */
 struct segment_geometry {
     uint32_t n_shards;
-    uint32_t slots_shard;   /* call slots a shard has for each other shard; a multiple of
-                               SEGMENT_MAX_DEPTH */
+    uint32_t slots_shard;   /* call slots a shard has for each other shard; a power of two, at
+                               least SEGMENT_MAX_DEPTH */
     uint32_t slots_gateway; /* call slots the gateway has for each shard */
     uint32_t n_events;      /* recorder of each peer; a power of two */
     uint32_t n_coroutines;  /* registry of each peer */
@@ -346,6 +346,12 @@ struct call_slot *segment_call(
     const struct segment *seg, uint32_t caller, uint32_t callee, uint32_t slot);
 struct serve_slot *segment_serve(
     const struct segment *seg, uint32_t callee, uint32_t caller, uint32_t slot);
+
+/* Of n slots, those set apart for each depth of nesting but 0, which has the others. */
+static inline uint32_t segment_nested_slots(uint32_t n)
+{
+    return n < 8 ? n / SEGMENT_MAX_DEPTH : n / 8;
+}
 
 /* A peer's heap: [off, off + heap_bytes). */
 uint64_t segment_heap_off(const struct segment *seg, uint32_t peer);

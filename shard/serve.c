@@ -28,7 +28,7 @@
 
 static struct serve_slot *serve_slot_of(const struct service_call *call)
 {
-    return segment_serve(&call->mesh->seg, call->mesh->self, call->from, call->slot);
+    return &call->mesh->links[call->from].serves[call->slot];
 }
 
 /* ---- answering ---- */
@@ -148,39 +148,21 @@ static int coroutine_fn run_method(struct service_call *call)
     return status;
 }
 
-static void coroutine_fn serve_entry(void *opaque)
-{
-    struct service_call *call = opaque;
-
-    int status = run_method(call);
-
-    call->mesh->links[call->from].in[call->slot] = NULL;
-    answer_remote(call, status);
-    call->mesh->n_served--;
-    free(call->error_text);
-    free(call);
-}
-
-static struct service_call *service_call_new(struct mesh *mesh, uint32_t method, size_t args_len)
+static void service_call_init(struct service_call *call, struct mesh *mesh, uint32_t method)
 {
     uint32_t service;
-    const struct service_method *table = registry_method(mesh->registry, method, &service);
-    struct service_call *call = malloc(sizeof(*call) + args_len);
 
-    if (!call)
-        return NULL;
     *call = (struct service_call){.mesh = mesh,
-        .method = table,
-        .state = mesh->states ? mesh->states[service] : NULL,
-        .method_number = method,
-        .args_len = args_len};
-    return call;
+        .method = registry_method(mesh->registry, method, &service),
+        .method_number = method};
+    call->state = mesh->states ? mesh->states[service] : NULL;
 }
 
 /* ---- a call from another peer ---- */
 
 /* Private copy of what the caller wrote. */
 struct incoming {
+    struct mesh *mesh;
     uint32_t peer;
     uint32_t slot;
     uint64_t generation;
@@ -190,7 +172,37 @@ struct incoming {
     uint32_t depth;
     int64_t deadline_ns;
     const uint8_t *args; /* in the segment */
+    void *args_copy;     /* of those that are not small; the serving coroutine's to free */
 };
+
+/* The coroutine of one call. What in points to is gone once this has yielded. */
+static void coroutine_fn serve_entry(void *opaque)
+{
+    const struct incoming *in = opaque;
+    struct mesh *mesh = in->mesh;
+    struct link *link = &mesh->links[in->peer];
+    uint8_t small[SEGMENT_INLINE_BYTES];
+    struct service_call call;
+
+    service_call_init(&call, mesh, in->method);
+    call.from = in->peer;
+    call.slot = in->slot;
+    call.generation = in->generation;
+    call.deadline_ns = in->deadline_ns;
+    call.depth = in->depth;
+    call.args_len = in->args_len;
+    call.args_copy = in->args_copy;
+    call.args = in->args_copy ? in->args_copy : memcpy(small, in->args, in->args_len);
+    link->in[call.slot] = &call;
+
+    int status = run_method(&call);
+
+    link->in[call.slot] = NULL;
+    answer_remote(&call, status);
+    mesh->n_served--;
+    free(call.error_text);
+    free(call.args_copy);
+}
 
 static bool read_incoming(
     const struct mesh *mesh, const struct call_slot *shared, struct incoming *in)
@@ -236,27 +248,25 @@ static enum call_end refuse(
     return CALL_END_NONE;
 }
 
-static struct service_call *take_call(struct mesh *mesh, const struct incoming *in)
+/* Small ones are copied by the coroutine. False where there is no memory. */
+static bool take_args(struct incoming *in)
 {
-    struct service_call *call = service_call_new(mesh, in->method, in->args_len);
-
-    if (!call)
-        return NULL;
-    call->from = in->peer;
-    call->slot = in->slot;
-    call->generation = in->generation;
-    call->deadline_ns = in->deadline_ns;
-    call->depth = in->depth;
-    memcpy(call->args, in->args, in->args_len);
-    return call;
+    if (in->args_len <= SEGMENT_INLINE_BYTES)
+        return true;
+    in->args_copy = malloc(in->args_len);
+    if (!in->args_copy)
+        return false;
+    memcpy(in->args_copy, in->args, in->args_len);
+    return true;
 }
 
-static void begin(struct mesh *mesh, const struct incoming *in, struct service_call *call)
+static void begin(struct mesh *mesh, struct incoming *in)
 {
-    Coroutine *co = call ? coroutine_create_full(serve_entry, call, call->method->name, 0) : NULL;
+    const struct service_method *method = registry_method(mesh->registry, in->method, NULL);
+    Coroutine *co = take_args(in) ? coroutine_create_full(serve_entry, in, method->name, 0) : NULL;
 
     if (!co) {
-        free(call);
+        free(in->args_copy);
         answer_at_once(mesh, in, CALL_END_NOT_STARTED, -ENOMEM);
         return;
     }
@@ -267,7 +277,6 @@ static void begin(struct mesh *mesh, const struct incoming *in, struct service_c
                 .generation = in->generation,
                 .incarnation = mesh->incarnation});
     mesh->n_served++;
-    mesh->links[in->peer].in[in->slot] = call;
     coroutine_enter(co);
 }
 
@@ -278,7 +287,6 @@ static void start_call(struct mesh *mesh, struct incoming *in, const struct call
     bool sane = read_incoming(mesh, shared, in);
     int status = 0;
     enum call_end end = refuse(mesh, in, sane, word, &status);
-    struct service_call *call = end == CALL_END_NONE ? take_call(mesh, in) : NULL;
 
     release_answer(mesh, serve);
     atomic_store_release(&serve->started, started_word(in->generation, mesh->incarnation));
@@ -287,18 +295,15 @@ static void start_call(struct mesh *mesh, struct incoming *in, const struct call
     ring_advance(&mesh->links[in->peer].rx);
     if (word_generation(word) != in->generation || word_state(word) == CALL_FREE) {
         /* It was freed meanwhile, by a caller that took us for dead. */
-        free(call);
         counter_add(&mesh->links[in->peer].stats->dropped, 1);
         return;
     }
     if (end == CALL_END_NONE && word_state(word) == CALL_ABANDONED) {
-        free(call);
-        call = NULL;
         end = CALL_END_CANCELLED;
         status = -ECANCELED;
     }
     if (end == CALL_END_NONE)
-        begin(mesh, in, call);
+        begin(mesh, in);
     else
         answer_at_once(mesh, in, end, status);
 }
@@ -306,11 +311,12 @@ static void start_call(struct mesh *mesh, struct incoming *in, const struct call
 void serve_on_call(struct mesh *mesh, uint32_t peer, const struct message *message)
 {
     struct link *link = &mesh->links[peer];
-    struct incoming in = {.peer = peer, .slot = message->slot, .generation = message->generation};
+    struct incoming in = {
+        .mesh = mesh, .peer = peer, .slot = message->slot, .generation = message->generation};
 
-    if (message->slot < segment_call_slots(&mesh->seg, peer, mesh->self)) {
-        struct call_slot *shared = segment_call(&mesh->seg, peer, mesh->self, message->slot);
-        struct serve_slot *serve = segment_serve(&mesh->seg, mesh->self, peer, message->slot);
+    if (message->slot < link->n_in) {
+        const struct call_slot *shared = &link->peer_calls[message->slot];
+        struct serve_slot *serve = &link->serves[message->slot];
         uint64_t word = atomic_load_acquire(&shared->word); /* SLOT */
         if (word_generation(word) == message->generation && word_state(word) != CALL_FREE &&
             started_generation(serve->started) != message->generation) {
@@ -326,12 +332,15 @@ void serve_on_call(struct mesh *mesh, uint32_t peer, const struct message *messa
 
 int serve_init(struct mesh *mesh, uint32_t peer)
 {
-    uint32_t n = segment_call_slots(&mesh->seg, peer, mesh->self);
+    struct link *link = &mesh->links[peer];
 
-    if (!n)
+    link->n_in = segment_call_slots(&mesh->seg, peer, mesh->self);
+    if (!link->n_in)
         return 0;
-    mesh->links[peer].in = calloc(n, sizeof(struct service_call *));
-    return mesh->links[peer].in ? 0 : -ENOMEM;
+    link->peer_calls = segment_call(&mesh->seg, peer, mesh->self, 0);
+    link->serves = segment_serve(&mesh->seg, mesh->self, peer, 0);
+    link->in = calloc(link->n_in, sizeof(link->in[0]));
+    return link->in ? 0 : -ENOMEM;
 }
 
 void serve_deinit(struct mesh *mesh, uint32_t peer)
@@ -352,7 +361,7 @@ void serve_on_abandoned(struct mesh *mesh, uint32_t peer, const struct message *
 {
     struct service_call *call;
 
-    if (message->slot >= segment_call_slots(&mesh->seg, peer, mesh->self)) {
+    if (message->slot >= mesh->links[peer].n_in) {
         counter_add(&mesh->links[peer].stats->dropped, 1);
         return;
     }
@@ -369,19 +378,19 @@ void serve_on_answer_taken(struct mesh *mesh, uint32_t peer, const struct messag
 {
     struct serve_slot *serve;
 
-    if (message->slot >= segment_call_slots(&mesh->seg, peer, mesh->self)) {
+    if (message->slot >= mesh->links[peer].n_in) {
         counter_add(&mesh->links[peer].stats->dropped, 1);
         return;
     }
-    serve = segment_serve(&mesh->seg, mesh->self, peer, message->slot);
+    serve = &mesh->links[peer].serves[message->slot];
     if (serve->answer_generation == message->generation)
         release_answer(mesh, serve);
 }
 
 static bool answer_is_wanted(const struct mesh *mesh, uint32_t peer, uint32_t slot)
 {
-    const struct serve_slot *serve = segment_serve(&mesh->seg, mesh->self, peer, slot);
-    const struct call_slot *shared = segment_call(&mesh->seg, peer, mesh->self, slot);
+    const struct serve_slot *serve = &mesh->links[peer].serves[slot];
+    const struct call_slot *shared = &mesh->links[peer].peer_calls[slot];
     uint64_t word = atomic_load_acquire(&shared->word); /* SLOT */
 
     return word_generation(word) == serve->answer_generation && word_state(word) != CALL_FREE;
@@ -389,15 +398,15 @@ static bool answer_is_wanted(const struct mesh *mesh, uint32_t peer, uint32_t sl
 
 void serve_reclaim(struct mesh *mesh, uint32_t peer)
 {
-    for (uint32_t slot = 0; slot < segment_call_slots(&mesh->seg, peer, mesh->self); slot++)
+    for (uint32_t slot = 0; slot < mesh->links[peer].n_in; slot++)
         if (!answer_is_wanted(mesh, peer, slot))
-            release_answer(mesh, segment_serve(&mesh->seg, mesh->self, peer, slot));
+            release_answer(mesh, &mesh->links[peer].serves[slot]);
 }
 
 void serve_recover(struct mesh *mesh, uint32_t peer)
 {
-    for (uint32_t slot = 0; slot < segment_call_slots(&mesh->seg, peer, mesh->self); slot++) {
-        struct serve_slot *serve = segment_serve(&mesh->seg, mesh->self, peer, slot);
+    for (uint32_t slot = 0; slot < mesh->links[peer].n_in; slot++) {
+        struct serve_slot *serve = &mesh->links[peer].serves[slot];
         if (serve->answer_generation &&
             (!answer_is_wanted(mesh, peer, slot) ||
                 !heap_mark(&mesh->heap, serve->answer_off, serve->answer_len)))
@@ -410,29 +419,28 @@ void serve_recover(struct mesh *mesh, uint32_t peer)
 int coroutine_fn serve_local(struct mesh *mesh, uint32_t method, const void *args, size_t len,
     int64_t deadline_ns, uint32_t depth, struct mesh_answer *ret_answer, void **ret_data)
 {
-    struct service_call *call = service_call_new(mesh, method, len);
-    int status;
+    struct service_call call;
 
-    if (!call)
-        return -ENOMEM;
-    call->local = true;
-    call->from = mesh->self;
-    call->deadline_ns = deadline_ns;
-    call->depth = depth;
-    if (len)
-        memcpy(call->args, args, len);
-    status = run_method(call);
-    *ret_answer = (struct mesh_answer){
-        .end = end_of_status(call, status), .status = status < 0 ? status : 0, .shard = mesh->self};
+    service_call_init(&call, mesh, method);
+    call.local = true;
+    call.from = mesh->self;
+    call.deadline_ns = deadline_ns;
+    call.depth = depth;
+    call.args = args; /* the caller waits, and they with it */
+    call.args_len = len;
+
+    int status = run_method(&call);
+    *ret_answer = (struct mesh_answer){.end = end_of_status(&call, status),
+        .status = status < 0 ? status : 0,
+        .shard = mesh->self};
     if (status < 0) {
-        free(call->local_reply);
-        *ret_data = call->error_text;
-        ret_answer->len = call->error_text ? strlen(call->error_text) : 0;
+        free(call.local_reply);
+        *ret_data = call.error_text;
+        ret_answer->len = call.error_text ? strlen(call.error_text) : 0;
     } else {
-        free(call->error_text);
-        *ret_data = call->local_reply;
-        ret_answer->len = call->reply_len;
+        free(call.error_text);
+        *ret_data = call.local_reply;
+        ret_answer->len = call.reply_len;
     }
-    free(call);
     return 0;
 }

@@ -32,8 +32,9 @@ struct service_call {
     void *local_reply;
     char *error_text;
 
+    const uint8_t *args; /* in the frame that runs the method, or args_copy */
     size_t args_len;
-    uint8_t args[];
+    void *args_copy; /* to free, or NULL */
 };
 
 /* Writes the bytes of an answer to where the caller finds them; may wait for a shared buffer. len is at

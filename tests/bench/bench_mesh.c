@@ -194,8 +194,11 @@ static void print_row(const char *what, double *ours, double *bare)
 static const struct service_method methods[] = {
     {.name = "nothing", .flags = SERVICE_IDEMPOTENT, .help = "does nothing", .run = run_nothing},
 };
-static const struct service bench_service = {
-    .abi = SERVICE_ABI, .name = "bench", .help = "for a benchmark", .methods = methods, .n_methods = 1};
+static const struct service bench_service = {.abi = SERVICE_ABI,
+    .name = "bench",
+    .help = "for a benchmark",
+    .methods = methods,
+    .n_methods = 1};
 
 int main(void)
 {
