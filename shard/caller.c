@@ -246,16 +246,23 @@ static void with_slot(struct mesh *mesh, struct mesh_call *call)
     heap_get(&mesh->heap, &call->waiter, call->args_len, on_heap_ready);
 }
 
+/* A slot of its depth is free. */
+static void take_slot(struct mesh *mesh, struct link *link, struct mesh_call *call)
+{
+    call->slot = link->free_slots[call->depth] - 1;
+    link->free_slots[call->depth] = link->out[call->slot].next_free;
+    with_slot(mesh, call);
+}
+
 static void pump_depth(struct mesh *mesh, struct link *link, uint32_t depth)
 {
     struct call_list *line = &link->line[depth];
 
     while (line->first && link->free_slots[depth]) {
         struct mesh_call *call = line->first;
+
         list_remove(line, call);
-        call->slot = link->free_slots[depth] - 1;
-        link->free_slots[depth] = link->out[call->slot].next_free;
-        with_slot(mesh, call);
+        take_slot(mesh, link, call);
     }
 }
 
@@ -296,7 +303,7 @@ void caller_finish(struct mesh *mesh, struct mesh_call *call, const struct mesh_
     struct mesh_answer told = *answer;
     char text[128];
 
-    if (!told.data) {
+    if (!told.data && told.status < 0) {
         told.data = text;
         told.len = explain_end(mesh, answer, text, sizeof(text));
     }
@@ -417,11 +424,13 @@ int mesh_call_start(struct mesh *mesh, struct mesh_call *call)
     }
     if (call->deadline_ns != INT64_MAX)
         timer_mod_ns(&call->timer, call->deadline_ns);
+    if (!link->line[call->depth].first && link->free_slots[call->depth]) {
+        take_slot(mesh, link, call);
+        return 0;
+    }
     call->where = CALL_IN_LINE;
     list_append(&link->line[call->depth], call);
-    if (!link->free_slots[call->depth])
-        counter_add(&link->stats->slot_waits, 1);
-    pump_depth(mesh, link, call->depth);
+    counter_add(&link->stats->slot_waits, 1);
     return 0;
 }
 
@@ -510,7 +519,7 @@ void caller_on_answer(struct mesh *mesh, uint32_t peer, const struct message *me
         caller_finish(mesh, call, &answer);
     if (bytes != small)
         free(bytes);
-    caller_pump(mesh, peer);
+    pump_depth(mesh, link, depth_of_slot(mesh, link, message->slot));
 }
 
 /* ---- taking over from a dead predecessor ---- */
