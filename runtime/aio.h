@@ -14,7 +14,8 @@
  * Concurrency: a context has one home thread: the one that first polls it. Only that one may call
  *              aio_poll(). What may be called from elsewhere says so.
  * Lifetime:    reference-counted; whoever created it holds the first reference.
- * Not here:    coroutines (sherd/coroutine.h), disk I/O for coroutines (sherd/disk.h), timers (sherd/timer.h)
+ * Not here:    coroutines (sherd/coroutine.h), disk I/O for coroutines (sherd/disk.h), timers
+ *              (sherd/timer.h), waiting for another loop outside a coroutine (sherd/aio_wait.h)
  *
  * Errors are negative errno values. Times are nanoseconds of CLOCK_MONOTONIC.
  */
@@ -72,6 +73,14 @@ void aio_context_unref(AioContext *ctx);
 AioContext *aio_context_current(void);
 void aio_context_set_current(AioContext *ctx);
 
+/*
+ * A recursive lock that belongs to the context and means what its users agree on. The loop never
+ * takes it, and no function of the runtime needs it. Whoever holds several must have an order for
+ * them. Context: any thread.
+ */
+void aio_context_acquire(AioContext *ctx);
+void aio_context_release(AioContext *ctx);
+
 /* The engine in use, never AIO_ENGINE_AUTO; its name ("io_uring"); its flags in words, as
  * "single-issuer defer-taskrun", and why better ones were not taken ("io_uring: Operation not
  * permitted"). The strings live as long as the context. Context: any thread. */
@@ -97,9 +106,31 @@ void aio_notify(AioContext *ctx);
  * bring is not told. Context: owner loop. */
 int64_t aio_compute_timeout(AioContext *ctx);
 
+/*
+ * Adaptive polling: before a blocking aio_poll() sleeps it looks for a while, without system calls
+ * where it can, whether something comes: bottom halves, sources, completions, io_poll callbacks.
+ * That saves the sleep and the wake-up, and costs a core while it lasts. max_ns is the longest
+ * while; 0, the default, switches it off. Each handler has a while of its own, and the longest
+ * counts: it begins with 4,000 ns when an event that came later would have come within max_ns,
+ * is multiplied by grow (0: 2) while that happens again, and divided by shrink (0: back to none)
+ * when a wait has lasted longer than max_ns. Returns 0, or -EINVAL: one is negative. Context: any
+ * thread; takes effect with the next turn.
+ */
+int aio_context_set_poll_params(AioContext *ctx, int64_t max_ns, int64_t grow, int64_t shrink);
+
 /* ---- bottom halves: callbacks run by the loop, first in first out ---- */
 
-/* Not scheduled yet. The name is kept as a pointer. NULL: no memory. Context: any thread. */
+/* What a bottom half is asked for, and in what state it is. */
+enum bh_flags {
+    BH_PENDING = 1 << 0,   /* linked: the loop will look at it */
+    BH_SCHEDULED = 1 << 1, /* to be run */
+    BH_IDLE = 1 << 2,      /* to be run, but not urgent and no progress */
+    BH_DELETED = 1 << 3,   /* to be freed and not run */
+    BH_ONESHOT = 1 << 4,   /* to be freed once run */
+};
+
+/* Not scheduled yet. The name is kept as a pointer. NULL: no memory. It must be deleted before the
+ * context ends, which else aborts naming it. Context: any thread. */
 BH *aio_bh_new_full(AioContext *ctx, BHFunc *cb, void *opaque, const char *name);
 #define aio_bh_new(ctx, cb, opaque) aio_bh_new_full(ctx, cb, opaque, #cb)
 
@@ -109,7 +140,9 @@ int aio_bh_schedule_oneshot_full(AioContext *ctx, BHFunc *cb, void *opaque, cons
 #define aio_bh_schedule_oneshot(ctx, cb, opaque) aio_bh_schedule_oneshot_full(ctx, cb, opaque, #cb)
 
 /* cb runs at least once after this call; calls before it has begun count as one. What is scheduled
- * during a turn's bottom halves waits for the next turn. Context: any thread, signal handler. */
+ * during a turn's bottom halves waits for the next turn. Order: first in, first out, where one
+ * schedule happens before the other; what is linked already keeps its place. Context: any thread,
+ * signal handler. */
 void bh_schedule(BH *bh);
 
 /*
@@ -126,20 +159,50 @@ void bh_cancel(BH *bh);
  * Context: any thread. */
 void bh_delete(BH *bh);
 
+/* Of enum bh_flags, those that are set: in another thread, those that were a moment ago. Context:
+ * any thread. */
+uint32_t bh_flags(const BH *bh);
+
+/* Calls its callback now, whatever it is scheduled for, and leaves that as it is. Context: owner
+ * loop. */
+void aio_bh_call(BH *bh);
+
+/*
+ * Runs what is queued, as the turn does; in a callback, first what the polls around it have taken
+ * and not yet run. What is scheduled meanwhile waits for the next call. Returns progress. Context:
+ * owner loop.
+ */
+bool aio_bh_poll(AioContext *ctx);
+
 /* ---- fd handlers ---- */
 
 /*
  * Watches fd, level-triggered, replacing what was there; io_read and io_write both NULL takes it
  * off. io_read runs on readable, hang-up and error, io_write on writable and error, and on hang-up
  * where there is no io_read; both must bear a call with nothing to do, so fd is non-blocking.
- * io_poll, with io_poll_ready, is to look without a system call: kept for the busy-polling loop,
- * not called yet. A handler that was taken off is not called again, also when a callback of the same turn took it off (in another
- * thread, one that runs already goes on to its end). Take fd off before closing it. Returns 0,
- * -ENOMEM, -EPERM (fd can't be watched: a regular file), -EBADF; taking off returns 0. Context: any
- * thread.
+ *
+ * io_poll looks, without a system call, whether there is what fd is readable for; a busy-polling
+ * loop asks it (see aio_context_set_poll_params()) from when fd was first seen ready, and where it
+ * says yes calls io_poll_ready in the place of io_read. One without the other is dropped. A nested
+ * loop does not call io_poll_ready while it runs.
+ *
+ * A handler that was taken off is not called again, also when a callback of the same turn took it
+ * off (in another thread, one that runs already goes on to its end). Take fd off before closing it.
+ * Returns 0, -ENOMEM, -EPERM (fd can't be watched: a regular file), -EBADF; taking off returns 0.
+ * Context: any thread.
  */
 int aio_set_fd_handler(AioContext *ctx, int fd, IOHandler *io_read, IOHandler *io_write,
     AioPollFn *io_poll, IOHandler *io_poll_ready, void *opaque);
+
+/*
+ * What fd's handler, which has an io_poll, wants to be told: io_poll_begin when the loop begins to
+ * ask it, so that what signals fd may leave that off, and io_poll_end before the loop next sleeps,
+ * so that it signals again; after that io_poll is asked once more, for what came in between. They
+ * come in turn, begin first. A handler that is taken off or replaced is told nothing any more.
+ * Either may be NULL. Call it right after aio_set_fd_handler(). Returns 0, or -ENOENT: fd has no
+ * handler, or one without io_poll. Context: any thread.
+ */
+int aio_set_fd_poll(AioContext *ctx, int fd, IOHandler *io_poll_begin, IOHandler *io_poll_end);
 
 #ifdef __cplusplus
 }

@@ -56,6 +56,12 @@ void atomic_hook(
 #define atomic_full_fence() \
     (ATOMIC_POINT(ATOMIC_FENCE, NULL), __atomic_thread_fence(__ATOMIC_SEQ_CST))
 
+/* Orders this thread's accesses for its own signal handlers, and costs nothing. */
+#define atomic_signal_barrier() __atomic_signal_fence(__ATOMIC_SEQ_CST)
+
+/* Asks for p's cache line for writing, before the access that needs it. No access itself. */
+#define atomic_prefetch_write(p) __builtin_prefetch(p, 1)
+
 /* Tells the core that this is a busy wait. The condition stands inside because it is one
  * instruction that differs, and nothing where a processor has none. */
 static inline void atomic_pause(void)

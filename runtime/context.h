@@ -35,6 +35,11 @@ struct AioContext {
     struct doorbell_words own_words;
     struct cancel_inbox cancel_inbox;
     pthread_mutex_t handler_lock; /* aio_handlers, monitor updates */
+    pthread_mutex_t bh_lock;      /* bhs */
+    pthread_mutex_t user_lock;    /* aio_context_acquire()'s; the loop never takes it */
+
+    /* Under bh_lock. */
+    BH *bhs; /* all but oneshots */
 
     /* Under handler_lock. */
     struct aio_handler **handlers; /* by fd */
@@ -47,16 +52,24 @@ struct AioContext {
     pthread_t home;
     bool has_home;
     uint32_t nesting; /* aio_poll calls on the stack */
-    BH *bh_taken;     /* from bh_list, to be run in this order */
+    BH *bh_own;       /* scheduled by this thread */
+    BH **bh_own_last;
+    bool bh_own_busy; /* for its signal handlers: being changed */
+    BH *bh_taken;     /* from bh_own and bh_list, to be run in this order */
     BH **bh_taken_last;
+    BH *bh_spare; /* oneshots that have run, for the next */
+    uint32_t n_bh_spare;
     struct aio_handler *ready;
     struct aio_handler **ready_last;
     struct aio_source *sources;
     uint32_t sources_visited; /* walks over the sources on the stack */
+    uint32_t n_waiters;       /* AIO_WAIT_WHILE()s on the stack; any thread reads it */
     BH *co_schedule_bh;
     struct co_registry *co_registry;
     int64_t awake_since_ns;
     int64_t counted_ns; /* busy_ns holds the time up to here */
+
+    struct poll_mode poll;
 
     /* How it waits and how it does disk I/O. */
     const struct fdmon_ops *monitor;
@@ -81,13 +94,33 @@ struct AioContext {
  * aio_poll() looks at after it has raised notify_me. Context: any thread, signal handler. */
 void context_nudge(AioContext *ctx);
 
+/* As context_nudge(), for work that another context hands over: counted also where the loop was
+ * awake. Context: any thread, signal handler. */
+void context_nudge_for_work(AioContext *ctx);
+
+/* As context_nudge(), at the price of a load. Context: home thread, its signal handlers. */
+void context_nudge_home(AioContext *ctx);
+
+/* Waits in the monitor, up to timeout_ns (-1: for ever), and aborts where that can't wait. Context:
+ * owner loop. */
+void context_monitor_wait(AioContext *ctx, int64_t timeout_ns);
+
+/* A wait begins, a wait is over: what lies between is no work. Context: owner loop. */
+void context_wait_begins(AioContext *ctx, int64_t now_ns);
+void context_wait_ends(AioContext *ctx, int64_t now_ns);
+
 /* Adds words to what aio_context_engine_flags() says, parted by "; ". Cut where too long. */
 void context_add_flags(AioContext *ctx, const char *text);
 
-/* bh.c: runs what is queued and returns progress; ns until something queued must run (-1: nothing
- * is); frees what is deleted, aborts on what is not. Context: owner loop; the last: the last unref.
- */
-bool bh_poll(AioContext *ctx);
+/* source.c: whether one has work; does it and returns progress; rings whom they pushed to. Context:
+ * owner loop. */
+bool sources_pending(AioContext *ctx);
+bool sources_dispatch(AioContext *ctx);
+void sources_flush(AioContext *ctx);
+
+/* bh.c, beside aio_bh_poll(): what is there of a context without bottom halves; ns until something queued must run (-1: nothing is); frees what is
+ * deleted, aborts on what is not. Context: owner loop; the last: the last unref. */
+void bh_init(AioContext *ctx);
 int64_t bh_timeout_ns(AioContext *ctx);
 void bh_finalise(AioContext *ctx);
 

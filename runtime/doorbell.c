@@ -44,13 +44,18 @@ static void write_eventfd(int fd)
     errno = saved_errno;
 }
 
-bool doorbell_nudge(const struct doorbell *bell)
+bool doorbell_nudge_home(const struct doorbell *bell)
 {
-    atomic_full_fence();                                   /* SLEEP */
     if (atomic_load_acquire(&bell->words->notify_me) == 0) /* SLEEP, DOWN */
         return false;
     write_eventfd(bell->fd);
     return true;
+}
+
+bool doorbell_nudge(const struct doorbell *bell)
+{
+    atomic_full_fence(); /* SLEEP */
+    return doorbell_nudge_home(bell);
 }
 
 bool doorbell_ring(const struct doorbell *bell)

@@ -44,6 +44,10 @@ bool doorbell_ring(const struct doorbell *bell);
  */
 bool doorbell_nudge(const struct doorbell *bell);
 
+/* As doorbell_nudge(), without its fence: a thread sees its own notify_me. Context: the sleeper's
+ * thread, its signal handlers. */
+bool doorbell_nudge_home(const struct doorbell *bell);
+
 /* As doorbell_ring(), but writes the eventfd whatever notify_me says: for a supervisor's knock
  * after a death, when the words may be half written. Context: any process. */
 void doorbell_knock(const struct doorbell *bell);

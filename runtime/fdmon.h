@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "runtime/aio.h"
+#include "runtime/poll_mode.h"
 
 /* One registration of an fd. A change replaces the node, it never edits one in place. */
 struct aio_handler {
@@ -30,6 +31,7 @@ struct aio_handler {
     uint32_t submit_flags;           /* the io_uring monitor's, atomic */
     bool deleted; /* atomic; not called any more, freed by the outermost dispatch */
     bool on_ready_list;
+    struct polled poll; /* poll_mode.c's */
 };
 
 struct fdmon_ops {

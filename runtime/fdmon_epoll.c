@@ -130,7 +130,8 @@ static int epoll_monitor_wait(AioContext *ctx, int64_t timeout_ns)
 
 static bool epoll_need_wait(const AioContext *ctx)
 {
-    return atomic_load_relaxed(&monitor_of(ctx)->n_watched) > 0; /* COUNT */
+    /* Those that io_poll tells of in each turn need no system call. */
+    return atomic_load_relaxed(&monitor_of(ctx)->n_watched) > ctx->poll.n_silent; /* COUNT */
 }
 
 static bool epoll_keeps_deleted(const AioContext *ctx, const struct aio_handler *handler)

@@ -192,15 +192,31 @@ static bool call_back(AioContext *ctx, const struct aio_handler *handler, IOHand
     return true;
 }
 
+/* What io_poll saw, in the place of what the monitor would have seen. Not to be run again by a turn
+ * within it: the handler stays in memory until the outermost turn is over. Returns whether it ran. */
+static bool call_poll_ready(AioContext *ctx, struct aio_handler *handler)
+{
+    bool called;
+
+    handler->poll.is_running = true;
+    called = call_back(ctx, handler, handler->io_poll_ready);
+    handler->poll.is_running = false;
+    return called;
+}
+
 /* Returns progress. */
 static bool dispatch_one(AioContext *ctx, struct aio_handler *handler)
 {
     uint32_t revents = handler->revents;
+    bool polled = handler->poll.is_ready;
     /* A hang-up that nobody is told of would come again with every wait. */
     uint32_t write_events = POLLOUT | POLLERR | (handler->io_read ? 0 : POLLHUP);
     bool called = false;
 
     handler->revents = 0;
+    handler->poll.is_ready = false;
+    if (polled && !(revents & (POLLIN | POLLHUP | POLLERR)))
+        called = call_poll_ready(ctx, handler);
     if (revents & (POLLIN | POLLHUP | POLLERR))
         called = call_back(ctx, handler, handler->io_read);
     if (revents & write_events)
@@ -231,6 +247,7 @@ void handlers_free_deleted(AioContext *ctx)
             link = &handler->next;
         } else {
             *link = handler->next;
+            poll_mode_forget(ctx, handler);
             free(handler);
         }
     }
