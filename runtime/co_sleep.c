@@ -1,39 +1,134 @@
 /* SPDX-License-Identifier: MIT */
-#include "runtime/coroutine.h"
+#include "runtime/co_sleep.h"
 /*
- * The timer lies on the sleeper's stack. The sleeper holds the right to enter itself, so that anyone
- * else who wakes it aborts instead of leaving an armed timer on a stack that is used otherwise.
+ * The sleeper and its timer lie on the coroutine's stack. Who takes the sleeper out of its CoSleep,
+ * under the lock, ends the sleep: the timer, a waker, or the end of a scope. The timer's callback runs
+ * in the thread of the sleeper, so that it can't be under way when the coroutine goes on and disarms it.
+ *
+ * The sleeper holds the right to enter itself, so that anyone else who wakes it aborts instead of
+ * leaving an armed timer on a stack that is used otherwise. Who ends the sleep gives it up first.
  */
 #include "runtime/bug.h"
+#include "runtime/co_wait.h"
 #include "runtime/coroutine_inside.h"
 
-static void wake_sleeper(void *opaque)
-{
-    Coroutine *co = opaque;
+#define NO_END INT64_MAX
 
-    co_unclaim(co);
-    aio_co_wake(co);
+struct co_sleeper {
+    struct co_wait wait;
+    CoSleep *sleep;
+    Coroutine *co;
+    bool was_woken; /* written by who took it */
+};
+
+void co_sleep_init(CoSleep *sleep)
+{
+    *sleep = (CoSleep){.sleeper = NULL};
+    pthread_mutex_init(&sleep->lock, NULL);
 }
 
-static int64_t after_ns(int64_t ns)
+void co_sleep_deinit(CoSleep *sleep)
 {
-    int64_t now_ns = aio_clock_ns();
+    if (sleep->sleeper)
+        bug("a CoSleep ends while coroutine %s sleeps in it", sleep->sleeper->co->name);
+    pthread_mutex_destroy(&sleep->lock);
+}
+
+/* ---- the end of a sleep ---- */
+
+/* The sleeper, for who is the first to come; NULL for the others. */
+static struct co_sleeper *take_sleeper(CoSleep *sleep)
+{
+    pthread_mutex_lock(&sleep->lock);
+    struct co_sleeper *sleeper = sleep->sleeper;
+    sleep->sleeper = NULL;
+    pthread_mutex_unlock(&sleep->lock);
+    if (sleeper)
+        co_unclaim(sleeper->co);
+    return sleeper;
+}
+
+static bool withdraw(struct co_wait *wait)
+{
+    return take_sleeper(((struct co_sleeper *)wait)->sleep) != NULL; /* its first field */
+}
+
+static void on_time(void *opaque)
+{
+    struct co_sleeper *sleeper = take_sleeper(opaque);
+
+    if (sleeper)
+        aio_co_wake(sleeper->co);
+}
+
+void co_sleep_wake(CoSleep *sleep)
+{
+    struct co_sleeper *sleeper = take_sleeper(sleep);
+
+    if (!sleeper)
+        return;
+    sleeper->was_woken = true;
+    if (in_coroutine())
+        aio_co_wake(sleeper->co);
+    else
+        aio_co_schedule(sleeper->co->ctx, sleeper->co);
+}
+
+/* ---- sleeping ---- */
+
+static int64_t after_ns(enum AioClock clock, int64_t ns)
+{
+    const Coroutine *self = coroutine_self();
+    int64_t now_ns = self ? aio_clock_get_ns(self->ctx, clock) : 0;
 
     if (ns < 0)
         return now_ns;
-    return ns < INT64_MAX - 1 - now_ns ? now_ns + ns : INT64_MAX - 1;
+    return ns < NO_END - 1 - now_ns ? now_ns + ns : NO_END - 1;
 }
 
-void coroutine_fn co_sleep_ns(int64_t ns)
+static void lie_down(CoSleep *sleep, struct co_sleeper *sleeper, const char *why)
 {
     Coroutine *self = coroutine_self();
-    AioTimer timer;
 
     if (!self || !self->ctx)
-        bug("%s outside a coroutine of a context", __func__);
-    int64_t expire_ns = after_ns(ns);
-    aio_timer_init(self->ctx, &timer, wake_sleeper, self);
-    co_claim(self, __func__);
-    timer_mod_ns(&timer, expire_ns);
-    coroutine_yield_at(__func__);
+        bug("%s outside a coroutine of a context", why);
+    *sleeper = (struct co_sleeper){.wait.withdraw = withdraw, .sleep = sleep, .co = self};
+    co_claim(self, why);
+    pthread_mutex_lock(&sleep->lock);
+    if (sleep->sleeper)
+        bug("coroutine %s in the CoSleep of %s", self->name, sleep->sleeper->co->name);
+    sleep->sleeper = sleeper;
+    pthread_mutex_unlock(&sleep->lock);
+}
+
+static int coroutine_fn sleep_until(
+    CoSleep *sleep, enum AioClock clock, int64_t end_ns, const char *why)
+{
+    struct co_sleeper sleeper;
+    AioTimer timer;
+
+    lie_down(sleep, &sleeper, why);
+    aio_timer_init_full(sleeper.co->ctx, &timer, clock, AIO_SCALE_NS, on_time, sleep);
+    if (end_ns != NO_END)
+        timer_mod_ns(&timer, end_ns);
+    int r = co_wait(&sleeper.wait, why);
+    timer_del(&timer);
+    return r < 0 ? r : sleeper.was_woken;
+}
+
+int coroutine_fn co_sleep_ns_wakeable(CoSleep *sleep, enum AioClock clock, int64_t ns)
+{
+    return sleep_until(sleep, clock, after_ns(clock, ns), __func__);
+}
+
+int coroutine_fn co_sleep(CoSleep *sleep)
+{
+    return sleep_until(sleep, AIO_CLOCK_MONOTONIC, NO_END, __func__);
+}
+
+int coroutine_fn co_sleep_ns(int64_t ns)
+{
+    CoSleep sleep = {.sleeper = NULL}; /* that nobody else knows */
+
+    return sleep_until(&sleep, AIO_CLOCK_MONOTONIC, after_ns(AIO_CLOCK_MONOTONIC, ns), __func__);
 }

@@ -12,7 +12,7 @@
  *              it. coroutine_fn marks what may yield: call it from a coroutine alone.
  * Lifetime:    from coroutine_create() to the return of its entry function; its stack then goes
  *              back to a pool of the thread. It must not return with a CoMutex held.
- * Not here:    disk I/O (sherd/disk.h)
+ * Not here:    locks and what else coroutines wait for (sherd/co_….h), disk I/O (sherd/disk.h)
  *
  * Never keep the address of a thread-local variable (errno too) over a yield.
  */
@@ -73,47 +73,13 @@ void aio_co_wake(Coroutine *co);
 /* Moves the running coroutine to another context of this process, when its stack is at rest. */
 void coroutine_fn aio_co_reschedule_self(AioContext *ctx);
 
-/* Sleeps for ns nanoseconds of CLOCK_MONOTONIC. */
-void coroutine_fn co_sleep_ns(int64_t ns);
-
-/* ---- locks between coroutines, of any threads of this process ---- */
-
-struct co_wait_record;
-
-/* Fair: waiters get it first come, first served. Not recursive. Zero bytes are an unlocked mutex.
- */
-typedef struct CoMutex {
-    uint32_t locked; /* holder and those who want it */
-    uint32_t handoff;
-    uint32_t sequence;
-    struct co_wait_record *from_push; /* pushed by lockers */
-    struct co_wait_record *to_pop;    /* taken over by the unlocker, in order */
-    AioContext *ctx;                  /* the holder's, a hint for spinning */
-    Coroutine *holder;
-} CoMutex;
-
-void co_mutex_init(CoMutex *mutex);
-void coroutine_fn co_mutex_lock(CoMutex *mutex);
-void coroutine_fn co_mutex_unlock(CoMutex *mutex);
-
-/* Coroutines of one context that wait for a condition, first in first out. */
-typedef struct CoQueue {
-    Coroutine *first;
-    Coroutine **last;
-} CoQueue;
-
-void co_queue_init(CoQueue *queue);
-
-/* Waits to be woken. The mutex, which may be NULL, is unlocked meanwhile. */
-void coroutine_fn co_queue_wait(CoQueue *queue, CoMutex *mutex);
-
-/* Wakes the first, or all, that wait; in a coroutine they run after it yields, outside they are
- * scheduled. co_queue_next() returns whether there was one. Context: owner loop | coroutine. */
-bool co_queue_next(CoQueue *queue);
-void co_queue_restart_all(CoQueue *queue);
-bool co_queue_empty(const CoQueue *queue);
-
 #ifdef __cplusplus
 }
 #endif
+
+/* For those who include this one alone. */
+#include "runtime/co_mutex.h"
+#include "runtime/co_queue.h"
+#include "runtime/co_sleep.h"
+
 #endif

@@ -39,9 +39,7 @@ struct Coroutine {
     AioContext *ctx;        /* where it runs or last ran, NULL: never in a context */
     AioContext *move_to;    /* once its switch is complete, schedule it there */
     struct co_list woken;   /* to enter when it has yielded */
-    CoQueue *queue;         /* the one it waits in */
-    Coroutine *queue_next;
-    struct CoScope *scope; /* the innermost it is in, or NULL */
+    struct CoScope *scope;  /* the innermost it is in, or NULL */
     uint32_t locks_held;
     bool entered; /* from coroutine_enter() to its yield or end */
     bool ended;

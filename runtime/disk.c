@@ -96,12 +96,12 @@ bool disk_dispatch_completed(AioContext *ctx)
 
 /* ---- one request ---- */
 
-static void coroutine_fn take_place(struct disk_state *disk)
+static int coroutine_fn take_place(struct disk_state *disk)
 {
-    if (disk->n_in_flight < disk->depth)
-        disk->n_in_flight++;
-    else
-        co_queue_wait(&disk->waiters, NULL); /* and then has the place of who woke it */
+    if (disk->n_in_flight >= disk->depth)
+        return co_queue_wait(&disk->waiters, NULL); /* and then has the place of who woke it */
+    disk->n_in_flight++;
+    return 0;
 }
 
 static void give_up_place(struct disk_state *disk)
@@ -161,7 +161,9 @@ static ssize_t coroutine_fn run_once(struct disk_request *request)
     request->done = false;
     request->waits = false;
 
-    take_place(&ctx->disk);
+    int r = take_place(&ctx->disk);
+    if (r < 0)
+        return r;
     counter_add(&counters(ctx)->io_submitted, 1);
     ctx->engine->submit(ctx, request);
     if (!request->done || must_go_round(ctx, request)) {
@@ -202,7 +204,9 @@ static ssize_t coroutine_fn run(struct disk_request *request)
             return 0;
         if (r != -EINTR && (r != -EAGAIN || n_retries >= most_retries(request)))
             return r;
-        co_sleep_ns(wait_ns);
+        r = co_sleep_ns(wait_ns);
+        if (r == -ECANCELED || r == -ETIMEDOUT)
+            return r;
         wait_ns = wait_ns * 2 < LAST_RETRY_NS ? wait_ns * 2 : LAST_RETRY_NS;
     }
 }

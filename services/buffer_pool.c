@@ -23,6 +23,7 @@ void buffer_pool_init(struct buffer_pool *pool, size_t buffer_bytes, uint32_t li
 void buffer_pool_deinit(struct buffer_pool *pool)
 {
     assert(pool->n_taken == 0);
+    co_queue_deinit(&pool->waiters);
     while (pool->spare) {
         struct spare_buffer *spare = pool->spare;
         pool->spare = spare->next;
@@ -40,7 +41,8 @@ static void release_place(struct buffer_pool *pool)
 void *coroutine_fn buffer_pool_take_co(struct buffer_pool *pool)
 {
     if (pool->n_taken + pool->n_promised >= pool->limit) {
-        co_queue_wait(&pool->waiters, NULL);
+        if (co_queue_wait(&pool->waiters, NULL) < 0)
+            return NULL;
         pool->n_promised--;
     }
     pool->n_taken++;

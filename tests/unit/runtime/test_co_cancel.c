@@ -389,7 +389,8 @@ static void bring_event(struct race *race)
     pthread_mutex_lock(&race->lock);
     Coroutine *co = race->waiter;
     race->waiter = NULL;
-    race->has_event = co != NULL;
+    if (co)
+        race->has_event = true;
     pthread_mutex_unlock(&race->lock);
     if (co)
         aio_co_wake(co);

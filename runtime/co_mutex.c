@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "runtime/coroutine.h"
+#include "runtime/co_mutex.h"
 /*
  * CoMutex counts in `locked` its holder and all who want it. Who counts itself in from 0 holds it; the
  * others push a record that lies on their stack and yield. Ownership passes on directly, in the order
@@ -23,6 +23,7 @@
  *   TOKEN    to_pop             to_pop by the next     token release, swap CAS           record popped twice
  *   POP      to_pop             whether it is empty    none: a hint, see has_waiters()   -
  *   SPIN     holder's context   spin or not            none: a hint                      -
+ *   OWNER    the lock           holder is oneself      none: only oneself writes that    -
  */
 #include "runtime/atomic.h"
 #include "runtime/bug.h"
@@ -30,9 +31,9 @@
 
 #define SPINS 1000
 
-struct co_wait_record {
+struct co_mutex_waiter {
     Coroutine *co;
-    struct co_wait_record *next;
+    struct co_mutex_waiter *next;
 };
 
 void co_mutex_init(CoMutex *mutex)
@@ -42,9 +43,9 @@ void co_mutex_init(CoMutex *mutex)
 
 /* ---- the waiting ---- */
 
-static void push_record(CoMutex *mutex, struct co_wait_record *record)
+static void push_waiter(CoMutex *mutex, struct co_mutex_waiter *record)
 {
-    struct co_wait_record *first = NULL;
+    struct co_mutex_waiter *first = NULL;
 
     do {
         record->next = first;
@@ -54,13 +55,13 @@ static void push_record(CoMutex *mutex, struct co_wait_record *record)
 /* Takes the oldest record, NULL where there is none. Only by who is responsible for the hand-over. */
 static Coroutine *pop_waiter(CoMutex *mutex)
 {
-    struct co_wait_record *oldest = atomic_load_relaxed(&mutex->to_pop); /* POP */
+    struct co_mutex_waiter *oldest = atomic_load_relaxed(&mutex->to_pop); /* POP */
 
     if (!oldest) {
-        struct co_wait_record *newest = atomic_xchg_seq(&mutex->from_push, NULL); /* PUSH */
+        struct co_mutex_waiter *newest = atomic_xchg_seq(&mutex->from_push, NULL); /* PUSH */
 
         while (newest) {
-            struct co_wait_record *next = newest->next;
+            struct co_mutex_waiter *next = newest->next;
 
             newest->next = oldest;
             oldest = newest;
@@ -93,10 +94,24 @@ static bool take_token(CoMutex *mutex, uint32_t token)
 
 /* ---- lock ---- */
 
+static Coroutine *self_in(const char *function)
+{
+    Coroutine *self = coroutine_self();
+
+    if (!self)
+        bug("%s outside a coroutine", function);
+    return self;
+}
+
+static bool is_holder(const CoMutex *mutex, const Coroutine *self)
+{
+    return atomic_load_relaxed(&mutex->holder) == self; /* OWNER */
+}
+
 static void became_holder(CoMutex *mutex, Coroutine *self)
 {
     atomic_store_relaxed(&mutex->ctx, self->ctx); /* SPIN */
-    mutex->holder = self;
+    atomic_store_relaxed(&mutex->holder, self);   /* OWNER */
     self->locks_held++;
 }
 
@@ -117,9 +132,9 @@ static bool spin_lock(CoMutex *mutex, const Coroutine *self)
 
 static void coroutine_fn wait_for_turn(CoMutex *mutex, Coroutine *self)
 {
-    struct co_wait_record record = {.co = self};
+    struct co_mutex_waiter record = {.co = self};
 
-    push_record(mutex, &record);
+    push_waiter(mutex, &record);
     atomic_full_fence(); /* HANDOFF: own record before the token */
     uint32_t token = atomic_load_relaxed(&mutex->handoff); /* HANDOFF */
     if (token && has_waiters(mutex) && take_token(mutex, token)) {
@@ -132,17 +147,44 @@ static void coroutine_fn wait_for_turn(CoMutex *mutex, Coroutine *self)
     coroutine_yield_at("co_mutex_lock");
 }
 
-void coroutine_fn co_mutex_lock(CoMutex *mutex)
+/* Whether it got the mutex at once, or by a little spinning. */
+static bool lock_without_queue(CoMutex *mutex, const Coroutine *self)
 {
-    Coroutine *self = coroutine_self();
     uint32_t unlocked = 0;
 
-    if (!self)
-        bug("%s outside a coroutine", __func__);
-    if (!atomic_cas_seq(&mutex->locked, &unlocked, 1) && !spin_lock(mutex, self) &&
-        atomic_add_seq(&mutex->locked, 1) != 0)
+    if (atomic_cas_seq(&mutex->locked, &unlocked, 1))
+        return true;
+    if (is_holder(mutex, self))
+        bug("coroutine %s locks a mutex that it holds", self->name);
+    return spin_lock(mutex, self);
+}
+
+void coroutine_fn co_mutex_lock(CoMutex *mutex)
+{
+    Coroutine *self = self_in(__func__);
+
+    if (!lock_without_queue(mutex, self) && atomic_add_seq(&mutex->locked, 1) != 0)
         wait_for_turn(mutex, self);
     became_holder(mutex, self);
+}
+
+bool coroutine_fn co_mutex_trylock(CoMutex *mutex)
+{
+    Coroutine *self = self_in(__func__);
+    uint32_t unlocked = 0;
+
+    if (!atomic_cas_seq(&mutex->locked, &unlocked, 1))
+        return false;
+    became_holder(mutex, self);
+    return true;
+}
+
+void coroutine_fn co_mutex_assert_locked(const CoMutex *mutex)
+{
+    const Coroutine *self = self_in(__func__);
+
+    if (!is_holder(mutex, self))
+        bug("coroutine %s must hold a mutex, but does not", self->name);
 }
 
 /* ---- unlock ---- */
@@ -162,11 +204,11 @@ static bool leave_token(CoMutex *mutex)
 
 void coroutine_fn co_mutex_unlock(CoMutex *mutex)
 {
-    Coroutine *self = coroutine_self();
+    Coroutine *self = self_in(__func__);
 
-    if (!self || mutex->holder != self)
-        bug("%s by who does not hold it", __func__);
-    mutex->holder = NULL;
+    if (!is_holder(mutex, self))
+        bug("coroutine %s unlocks a mutex that it does not hold", self->name);
+    atomic_store_relaxed(&mutex->holder, (Coroutine *)NULL); /* OWNER */
     self->locks_held--;
     if (atomic_add_seq(&mutex->locked, -1) == 1)
         return;
@@ -178,60 +220,4 @@ void coroutine_fn co_mutex_unlock(CoMutex *mutex)
             return;
         }
     } while (!leave_token(mutex));
-}
-
-/* ---- CoQueue ---- */
-
-void co_queue_init(CoQueue *queue)
-{
-    *queue = (CoQueue){.first = NULL};
-}
-
-bool co_queue_empty(const CoQueue *queue)
-{
-    return queue->first == NULL;
-}
-
-void coroutine_fn co_queue_wait(CoQueue *queue, CoMutex *mutex)
-{
-    Coroutine *self = coroutine_self();
-
-    if (!self)
-        bug("%s outside a coroutine", __func__);
-    self->queue = queue;
-    self->queue_next = NULL;
-    if (queue->first)
-        *queue->last = self;
-    else
-        queue->first = self;
-    queue->last = &self->queue_next;
-
-    if (mutex)
-        co_mutex_unlock(mutex);
-    coroutine_yield_at(__func__);
-    if (self->queue)
-        bug("coroutine %s was woken while it waits in a queue", self->name);
-    if (mutex)
-        co_mutex_lock(mutex);
-}
-
-bool co_queue_next(CoQueue *queue)
-{
-    Coroutine *co = queue->first;
-
-    if (!co)
-        return false;
-    queue->first = co->queue_next;
-    co->queue = NULL;
-    if (in_coroutine())
-        aio_co_wake(co);
-    else
-        aio_co_schedule(co->ctx, co);
-    return true;
-}
-
-void co_queue_restart_all(CoQueue *queue)
-{
-    while (co_queue_next(queue))
-        continue;
 }

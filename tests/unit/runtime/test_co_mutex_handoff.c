@@ -6,7 +6,7 @@
  * happen in the program's order.
  */
 #define SHERD_ATOMIC_HOOK
-#include "runtime/co_lock.c"
+#include "runtime/co_mutex.c"
 
 #include <assert.h>
 #include <setjmp.h>

@@ -186,7 +186,7 @@ static void lock_outside(void)
 static void mistakes_with_a_mutex_abort(void **state)
 {
     assert_bug(end_with_lock, "lock_and_end ended with 1 locks held");
-    assert_bug(unlock_foreign, "by who does not hold it");
+    assert_bug(unlock_foreign, "unlocks a mutex that it does not hold");
     assert_bug(lock_outside, "outside a coroutine");
 }
 
@@ -284,7 +284,7 @@ static void wake_a_waiter_of_a_queue(void)
 
 static void a_wake_around_the_queue_aborts(void **state)
 {
-    assert_bug(wake_a_waiter_of_a_queue, "was woken while it waits in a queue");
+    assert_bug(wake_a_waiter_of_a_queue, "was woken while it waits in co_queue_wait");
 }
 
 int main(void)
