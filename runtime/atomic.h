@@ -3,8 +3,9 @@
 /*
  * atomic - every access to memory that another thread or process may write
  *
- * Why:         one place where the interleaving explorer and the crash points hook in: built with
- *              -DSHERD_ATOMIC_HOOK each access first calls atomic_hook(), which a test defines.
+ * Why:         one place where the interleaving explorer and the crash points hook in. Built with
+ *              -DSHERD_ATOMIC_HOOK each access first calls atomic_hook(), which a test defines;
+ *              with -DSHERD_ATOMIC_SHIM the test makes the access (atomic_shim.h, tests/explore).
  * Use:         plain fixed-width integers as fields, these macros at each access. Data is handed
  *              over by atomic_store_release() and atomic_load_acquire(); atomic_full_fence() is
  *              for store-then-load alone. A read-modify-write here is sequentially consistent,
@@ -18,6 +19,10 @@
 #include <stdint.h>
 
 enum atomic_access { ATOMIC_LOAD, ATOMIC_STORE, ATOMIC_RMW, ATOMIC_FENCE };
+
+#ifdef SHERD_ATOMIC_SHIM
+#include "runtime/atomic_shim.h"
+#else
 
 #ifdef SHERD_ATOMIC_HOOK
 /* Called before the access, with the address (NULL for a fence) and where it stands. */
@@ -72,3 +77,5 @@ static inline void atomic_pause(void)
     __asm__ volatile("yield");
 #endif
 }
+
+#endif /* SHERD_ATOMIC_SHIM */

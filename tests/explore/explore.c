@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * explore - the program: runs scenarios and mutants, and says what it found as TAP
+ */
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/explore/scenarios.h"
+#include "tests/explore/search.h"
+
+static const char usage[] =
+    "usage: explore [OPTION]... [GROUP]...\n"
+    "Runs the scenarios of these groups (all where none is named), and says as TAP how each went.\n"
+    "  --list               name groups and scenarios, and end\n"
+    "  --long               with the long bounds\n"
+    "  --scenario NAME      this one alone\n"
+    "  --preemptions N --stale N --crashes N\n"
+    "                       other bounds\n"
+    "  --random RUNS        so many runs at random, by --seed N\n"
+    "  --replay CHOICES     the run that a failure names, with each step shown\n"
+    "  --x86                with the memory of x86-64\n";
+
+#define X(name) {#name, name##_scenarios},
+static const struct group {
+    const char *name;
+    const struct scenario *scenarios;
+} groups[] = {SCENARIO_GROUPS(X)};
+#undef X
+#define N_GROUPS (sizeof groups / sizeof groups[0])
+
+static struct {
+    struct search_options search;
+    bool longer;
+    bool has_bounds;
+    const char *scenario;
+    uint32_t n_cases;
+    uint32_t n_failed;
+} o;
+
+static bool is_wrong(const struct scenario *scenario)
+{
+    return strncmp(scenario->name, "wrong: ", 7) == 0;
+}
+
+static void say(bool ok, const char *name)
+{
+    printf("%sok %u - %s\n", ok ? "" : "not ", ++o.n_cases, name);
+    o.n_failed += !ok;
+}
+
+static void tell_failure(const struct scenario *scenario, const struct search_report *report)
+{
+    printf("# %s\n# again, with each step: explore --scenario '%s' --preemptions %u --stale %u "
+           "--crashes %u --replay '%s'\n",
+        report->failure, scenario->name, report->failed_bounds.preemptions,
+        report->failed_bounds.stale_loads, report->failed_bounds.crashes, report->choices);
+}
+
+static void run_scenario(const struct scenario *scenario)
+{
+    struct search_options options = o.search;
+    struct search_report report;
+
+    if (!o.has_bounds)
+        options.bounds = o.longer ? scenario->long_bounds : scenario->bounds;
+    search(scenario, &options, &report);
+    say(report.failed == is_wrong(scenario), scenario->name);
+    printf("# %" PRIu64 " runs, %" PRIu64 " of them cut short, %" PRIu64 " steps\n", report.n_runs,
+        report.n_cut, report.n_steps);
+    if (report.failed)
+        tell_failure(scenario, &report);
+}
+
+static bool is_named(const char *group, char **names)
+{
+    if (!*names)
+        return true;
+    for (; *names; names++)
+        if (strcmp(*names, group) == 0)
+            return true;
+    return false;
+}
+
+static void run_groups(char **names)
+{
+    for (size_t i = 0; i < N_GROUPS; i++)
+        for (const struct scenario *scenario = groups[i].scenarios; scenario->name; scenario++)
+            if (o.scenario ? strcmp(o.scenario, scenario->name) == 0
+                           : is_named(groups[i].name, names))
+                run_scenario(scenario);
+}
+
+static void list_all(void)
+{
+    for (size_t i = 0; i < N_GROUPS; i++)
+        for (const struct scenario *scenario = groups[i].scenarios; scenario->name; scenario++)
+            printf("%s: %s\n", groups[i].name, scenario->name);
+}
+
+enum option_code { LIST, LONG, SCENARIO, PREEMPTIONS, STALE, CRASHES, RANDOM, SEED, REPLAY, X86 };
+
+static const struct option options[] = {
+    {"list", no_argument, NULL, LIST},
+    {"long", no_argument, NULL, LONG},
+    {"scenario", required_argument, NULL, SCENARIO},
+    {"preemptions", required_argument, NULL, PREEMPTIONS},
+    {"stale", required_argument, NULL, STALE},
+    {"crashes", required_argument, NULL, CRASHES},
+    {"random", required_argument, NULL, RANDOM},
+    {"seed", required_argument, NULL, SEED},
+    {"replay", required_argument, NULL, REPLAY},
+    {"x86", no_argument, NULL, X86},
+    {NULL},
+};
+
+static void set_bound(uint32_t *bound)
+{
+    *bound = (uint32_t)strtoul(optarg, NULL, 10);
+    o.has_bounds = true;
+}
+
+static void take_option(int option)
+{
+    switch (option) {
+    case LIST:
+        list_all();
+        exit(0);
+    case LONG:
+        o.longer = true;
+        break;
+    case SCENARIO:
+        o.scenario = optarg;
+        break;
+    case PREEMPTIONS:
+        set_bound(&o.search.bounds.preemptions);
+        break;
+    case STALE:
+        set_bound(&o.search.bounds.stale_loads);
+        break;
+    case CRASHES:
+        set_bound(&o.search.bounds.crashes);
+        break;
+    case RANDOM:
+        o.search.n_random_runs = strtoull(optarg, NULL, 10);
+        break;
+    case SEED:
+        o.search.seed = strtoull(optarg, NULL, 10);
+        break;
+    case REPLAY:
+        o.search.replay = optarg;
+        break;
+    case X86:
+        o.search.x86 = true;
+        break;
+    default:
+        fputs(usage, stderr);
+        exit(2);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    int option;
+
+    while ((option = getopt_long(argc, argv, "", options, NULL)) >= 0)
+        take_option(option);
+    run_groups(argv + optind);
+    printf("1..%u\n", o.n_cases);
+    return o.n_failed > 0;
+}

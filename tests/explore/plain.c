@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: MIT */
+#include "tests/explore/inside.h"
+/*
+ * The source under test and the scenarios are compiled with -fsanitize=thread, and linked with the
+ * functions below in place of that sanitizer's: the compiler calls them before each access that is
+ * not atomic and whose address others may know.
+ *
+ * A granule of memory remembers when each thread last read or wrote it, plainly or atomically. An
+ * access must come after all others that conflict with it, which is to say, its thread must have
+ * learnt of them by acquiring what their threads released. That is so for all runs with the same
+ * order of atomic accesses, so plain accesses need not be steps.
+ *
+ * Granules are of 4 bytes: two fields in one granule are taken for one.
+ */
+#include <errno.h>
+#include <string.h>
+
+#define GRANULE   4
+#define N_CELLS   (1u << 15)
+#define MAX_PROBE 512
+
+enum kind { PLAIN_READ, PLAIN_WRITE, ATOMIC_READ, ATOMIC_WRITE, N_KINDS };
+
+struct cell {
+    uintptr_t granule; /* valid in this run */
+    uint32_t run;
+    bool freed;
+    bool dirty;
+    uint16_t last[N_KINDS][MAX_FIBERS]; /* epoch of each one's last access */
+};
+
+static struct {
+    struct cell cells[N_CELLS];
+    uint32_t run;
+} s;
+
+void plain_reset(void)
+{
+    s.run++;
+}
+
+static struct cell *cell_of(uintptr_t granule)
+{
+    size_t i = granule * 0x9e3779b97f4a7c15 >> 49;
+
+    for (uint32_t n = 0; n < MAX_PROBE; n++, i = (i + 1) % N_CELLS) {
+        struct cell *cell = &s.cells[i];
+
+        if (cell->run != s.run) {
+            memset(cell, 0, sizeof *cell);
+            cell->run = s.run;
+            cell->granule = granule;
+        }
+        if (cell->granule == granule)
+            return cell;
+    }
+    explorer_fail("the scenario touches too much memory");
+}
+
+static const char *const kind_names[] = {"a read", "a write", "an atomic load", "an atomic store"};
+
+/* Whom this access races with, or SETUP. */
+static uint32_t racer(const struct cell *cell, enum kind kind)
+{
+    const struct knowledge *now = memory_knowledge(run_self());
+
+    for (uint32_t f = 1; f < MAX_FIBERS; f++)
+        if (cell->last[kind][f] > now->epochs[f])
+            return f;
+    return SETUP;
+}
+
+static void check_against(const struct cell *cell, enum kind kind, enum kind other, void *pc)
+{
+    uint32_t f = racer(cell, other);
+
+    if (f != SETUP && f != run_self())
+        explorer_fail("%s by %s races with %s by %s (at %p, code %p)", kind_names[kind],
+            run_name(run_self()), kind_names[other], run_name(f), (void *)(cell->granule * GRANULE),
+            pc);
+}
+
+static void access_cell(struct cell *cell, enum kind kind, void *pc)
+{
+    bool writes = kind == PLAIN_WRITE || kind == ATOMIC_WRITE;
+    bool atomic = kind == ATOMIC_READ || kind == ATOMIC_WRITE;
+
+    if (cell->freed)
+        explorer_fail("%s by %s of memory that was freed (code %p)", kind_names[kind],
+            run_name(run_self()), pc);
+    check_against(cell, kind, PLAIN_WRITE, pc);
+    if (writes)
+        check_against(cell, kind, PLAIN_READ, pc);
+    if (!atomic)
+        check_against(cell, kind, ATOMIC_WRITE, pc);
+    if (!atomic && writes)
+        check_against(cell, kind, ATOMIC_READ, pc);
+    cell->last[kind][run_self()] = memory_knowledge(run_self())->epochs[run_self()];
+    cell->dirty |= kind == PLAIN_WRITE;
+}
+
+static void access_memory(const volatile void *p, size_t bytes, enum kind kind, void *pc)
+{
+    uintptr_t first = (uintptr_t)p / GRANULE;
+    uintptr_t last = ((uintptr_t)p + bytes - 1) / GRANULE;
+
+    if (p == &errno) /* each thread has one */
+        return;
+    for (uintptr_t granule = first; bytes > 0 && granule <= last; granule++)
+        access_cell(cell_of(granule), kind, pc);
+}
+
+void plain_free(const void *p, size_t bytes)
+{
+    access_memory(p, bytes, PLAIN_WRITE, NULL);
+    for (size_t i = 0; i < bytes; i += GRANULE)
+        cell_of(((uintptr_t)p + i) / GRANULE)->freed = true;
+}
+
+void plain_atomic(const volatile void *p, unsigned size, bool writes)
+{
+    access_memory(p, size, writes ? ATOMIC_WRITE : ATOMIC_READ, NULL);
+}
+
+bool plain_take_dirty(const volatile void *p)
+{
+    struct cell *cell = cell_of((uintptr_t)p / GRANULE);
+    bool dirty = cell->dirty;
+
+    cell->dirty = false;
+    return dirty;
+}
+
+void *explorer_copy(void *to, const void *from, size_t bytes)
+{
+    access_memory(from, bytes, PLAIN_READ, __builtin_return_address(0));
+    access_memory(to, bytes, PLAIN_WRITE, __builtin_return_address(0));
+    return memcpy(to, from, bytes);
+}
+
+/* ---- what the compiler calls ---- */
+
+#define ACCESS(name, kind, bytes)                                   \
+    void name(void *p);                                             \
+    void name(void *p)                                              \
+    {                                                               \
+        access_memory(p, bytes, kind, __builtin_return_address(0)); \
+    }
+#define ACCESSES(bytes)                                     \
+    ACCESS(__tsan_read##bytes, PLAIN_READ, bytes)           \
+    ACCESS(__tsan_write##bytes, PLAIN_WRITE, bytes)         \
+    ACCESS(__tsan_unaligned_read##bytes, PLAIN_READ, bytes) \
+    ACCESS(__tsan_unaligned_write##bytes, PLAIN_WRITE, bytes)
+ACCESSES(1)
+ACCESSES(2)
+ACCESSES(4)
+ACCESSES(8)
+ACCESSES(16)
+
+void __tsan_read_range(void *p, unsigned long bytes);
+void __tsan_read_range(void *p, unsigned long bytes)
+{
+    access_memory(p, bytes, PLAIN_READ, __builtin_return_address(0));
+}
+
+void __tsan_write_range(void *p, unsigned long bytes);
+void __tsan_write_range(void *p, unsigned long bytes)
+{
+    access_memory(p, bytes, PLAIN_WRITE, __builtin_return_address(0));
+}
+
+void __tsan_init(void);
+void __tsan_init(void)
+{
+}
+
+void __tsan_func_entry(void *pc);
+void __tsan_func_entry(void *pc)
+{
+}
+
+void __tsan_func_exit(void);
+void __tsan_func_exit(void)
+{
+}

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * redirect - what the source under test calls in place of libc
+ *
+ * Why:         a blocking call would stop every thread of a scenario, and what malloc() returns
+ *              would differ from run to run.
+ * Use:         included before anything else in each source under test (meson.build, -include)
+ * Concurrency: one OS thread
+ * Not here:    what these do (explorer.h)
+ */
+#include <assert.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/explore/explorer.h"
+
+long explorer_write(int fd, const void *bytes, size_t n);
+long explorer_read(int fd, void *bytes, size_t n);
+void explorer_assert_fail(const char *text, const char *file, unsigned line, const char *function)
+    __attribute__((noreturn));
+
+#ifdef SHERD_ATOMIC_SHIM
+#define write(fd, bytes, n)     explorer_write(fd, bytes, n)
+#define read(fd, bytes, n)      explorer_read(fd, bytes, n)
+#define malloc(bytes)           explorer_alloc(bytes)
+#define calloc(n, bytes)        explorer_alloc((n) * (bytes))
+#define free(p)                 explorer_free(p)
+#define memcpy(to, from, bytes) explorer_copy(to, from, bytes)
+#define __assert_fail           explorer_assert_fail
+#endif
