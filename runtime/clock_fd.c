@@ -18,7 +18,7 @@ static clockid_t clock_id(enum AioClock clock)
     return clock == AIO_CLOCK_REALTIME ? CLOCK_REALTIME : CLOCK_BOOTTIME;
 }
 
-static void on_clock(void *opaque)
+void clock_fd_on_ready(void *opaque)
 {
     struct clock_fd *clock_fd = opaque;
     uint64_t n_expired;
@@ -41,8 +41,8 @@ static bool open_fd(struct clock_fd *clock_fd, enum AioClock clock)
 static bool watch(AioContext *ctx, struct clock_fd *clock_fd)
 {
     if (!clock_fd->is_watched)
-        clock_fd->is_watched =
-            aio_set_fd_handler(ctx, clock_fd->fd, on_clock, NULL, NULL, NULL, clock_fd) == 0;
+        clock_fd->is_watched = aio_set_fd_handler(ctx, clock_fd->fd, clock_fd_on_ready, NULL, NULL,
+                                   NULL, clock_fd) == 0;
     return clock_fd->is_watched;
 }
 

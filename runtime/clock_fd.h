@@ -28,5 +28,8 @@ struct clock_fd {
 bool clock_fd_set(
     AioContext *ctx, struct clock_fd *clock_fd, enum AioClock clock, int64_t first_ns);
 
+/* The fd's callback: aio_poll() tells by it that it is the loop's own, and no progress. */
+void clock_fd_on_ready(void *opaque);
+
 /* Closes it. Nothing watches it any more. */
 void clock_fd_drop(struct clock_fd *clock_fd);

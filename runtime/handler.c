@@ -181,12 +181,18 @@ static struct aio_handler *pop_ready(AioContext *ctx)
     return handler;
 }
 
+/* The loop's own business: no progress, and not counted. */
+static bool is_own(const AioContext *ctx, const struct aio_handler *handler)
+{
+    return handler->fd == ctx->bell.fd || handler->io_read == clock_fd_on_ready;
+}
+
 /* Calls back where handler is still there. Returns whether it did. */
 static bool call_back(AioContext *ctx, const struct aio_handler *handler, IOHandler *cb)
 {
     if (!cb || is_deleted(handler))
         return false;
-    if (handler->fd != ctx->bell.fd)
+    if (!is_own(ctx, handler))
         counter_add(&ctx->instruments.counters->fds_dispatched, 1);
     cb(handler->opaque);
     return true;
@@ -221,7 +227,7 @@ static bool dispatch_one(AioContext *ctx, struct aio_handler *handler)
         called = call_back(ctx, handler, handler->io_read);
     if (revents & write_events)
         called |= call_back(ctx, handler, handler->io_write);
-    return called && handler->fd != ctx->bell.fd;
+    return called && !is_own(ctx, handler);
 }
 
 bool handlers_dispatch(AioContext *ctx)

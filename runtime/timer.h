@@ -84,10 +84,10 @@ typedef struct AioTimer {
     uint32_t clock;
     AioTimerFunc *cb;
     void *opaque;
-    int64_t scale;
     int64_t slack_ns;
     struct AioTimer *next; /* of those due, or spilled */
     struct AioTimer **link;
+    int64_t scale;
 } AioTimer;
 
 /* Not armed, of the monotonic clock, in nanoseconds. Context: any thread. */

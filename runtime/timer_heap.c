@@ -50,34 +50,51 @@ static void sift_up(struct timer_heap *heap, uint32_t place, struct timer_slot s
     set_slot(heap, place, slot);
 }
 
+/* The lesser of two places, without a jump that nobody can foretell. */
+static uint32_t lesser(const struct timer_heap *heap, uint32_t a, uint32_t b)
+{
+    int64_t a_ns = heap->slots[a].latest_ns;
+    int64_t b_ns = heap->slots[b].latest_ns;
+
+    if (__builtin_expect(a_ns == b_ns, 0))
+        return heap->slots[a].timer->order < heap->slots[b].timer->order ? a : b;
+    return a_ns < b_ns ? a : b;
+}
+
 /* The least of place's children; 0 where it has none. */
 static uint32_t least_child(const struct timer_heap *heap, uint32_t place)
 {
     uint32_t child = first_child_of(place);
-    uint32_t end = child + CHILDREN;
+    uint32_t end = heap->end;
+
+    if (child + CHILDREN <= end)
+        return lesser(heap, lesser(heap, child, child + 1), lesser(heap, child + 2, child + 3));
+    if (child >= end)
+        return 0;
     uint32_t least = child;
 
-    if (child >= heap->end)
-        return 0;
-    if (end > heap->end)
-        end = heap->end;
     while (++child < end)
-        if (is_before(&heap->slots[child], &heap->slots[least]))
-            least = child;
+        least = lesser(heap, least, child);
     return least;
 }
 
-/* Fills place, which is free: the least children move up all the way, and slot, which comes from
- * the bottom and mostly goes back there, is put where the way ends. */
-static void fill_hole(struct timer_heap *heap, uint32_t place, struct timer_slot slot)
+/* The way down is a chain of cache misses: ask for all that the next step may need. */
+static void prefetch_grandchildren(const struct timer_heap *heap, uint32_t place)
 {
-    uint32_t top = place;
+    const struct timer_slot *line = &heap->slots[first_child_of(first_child_of(place))];
 
-    for (uint32_t child; (child = least_child(heap, place)) != 0; place = child)
+    for (int i = 0; i < CHILDREN; i++)
+        __builtin_prefetch(line + i * CHILDREN);
+}
+
+/* Puts slot at place, which is free, or below. */
+static void sift_down(struct timer_heap *heap, uint32_t place, struct timer_slot slot)
+{
+    for (uint32_t child; (child = least_child(heap, place)) != 0; place = child) {
+        prefetch_grandchildren(heap, place);
+        if (!is_before(&heap->slots[child], &slot))
+            break;
         set_slot(heap, place, heap->slots[child]);
-    while (place > top && is_before(&slot, &heap->slots[parent_of(place)])) {
-        set_slot(heap, place, heap->slots[parent_of(place)]);
-        place = parent_of(place);
     }
     set_slot(heap, place, slot);
 }
@@ -87,7 +104,7 @@ static void settle(struct timer_heap *heap, uint32_t place, struct timer_slot sl
     if (place > TIMER_ROOT && is_before(&slot, &heap->slots[parent_of(place)]))
         sift_up(heap, place, slot);
     else
-        fill_hole(heap, place, slot);
+        sift_down(heap, place, slot);
 }
 
 /* Room for one more. */

@@ -82,6 +82,30 @@ static void timers_fire_by_expiry_and_equal_ones_as_armed(void **state)
     assert_memory_equal(log.fired, order, sizeof order);
 }
 
+static void many_timers_for_one_time_fire_as_last_armed(void **state)
+{
+    struct loop *loop = *state;
+    struct timed *t = calloc(N_RANDOM, sizeof *t);
+    struct log log = {.n = 0};
+    int n = 0;
+
+    for (int i = 0; i < N_RANDOM; i++) {
+        t[i] = (struct timed){.log = &log, .number = i};
+        aio_timer_init(loop->ctx, &t[i].timer, note_fired, &t[i]);
+        timer_mod_ns(&t[i].timer, 5);
+    }
+    for (int i = 0; i < N_RANDOM; i += 3)
+        timer_mod_ns(&t[i].timer, 5); /* goes to the end */
+    assert_true(aio_poll(loop->ctx, true));
+    assert_int_equal(log.n, N_RANDOM);
+    for (int i = 0; i < N_RANDOM; i++)
+        if (i % 3 != 0)
+            assert_int_equal(log.fired[n++], i);
+    for (int i = 0; i < N_RANDOM; i += 3)
+        assert_int_equal(log.fired[n++], i);
+    free(t);
+}
+
 static void anticipate_only_moves_to_an_earlier_time(void **state)
 {
     struct loop *loop = *state;
@@ -257,6 +281,166 @@ static void far_timer_neither_overflows_nor_spins(void **state)
     assert_int_equal(calls, 1);
 }
 
+static void latest_moment_is_cut_at_the_end_of_time(void **state)
+{
+    struct loop *loop = *state;
+    AioTimer timer;
+    int calls = 0;
+
+    aio_timer_init_full(loop->ctx, &timer, AIO_CLOCK_VIRTUAL, AIO_SCALE_MS, count_call, &calls);
+    aio_timer_set_slack_ns(&timer, INT64_MAX);
+    timer_mod_ns(&timer, 1000);
+    assert_true(aio_clock_deadline_ns(loop->ctx, AIO_CLOCK_VIRTUAL) < 0);
+    timer_mod(&timer, INT64_MAX / 2); /* of ms */
+    assert_true(timer_expire_time_ns(&timer) == INT64_MAX);
+    aio_timer_set_slack_ns(&timer, 0);
+    timer_mod_ns(&timer, INT64_MAX - 1);
+    assert_true(aio_clock_deadline_ns(loop->ctx, AIO_CLOCK_VIRTUAL) == INT64_MAX - 1);
+    assert_false(aio_poll(loop->ctx, false));
+    timer_mod(&timer, INT64_MIN); /* the past */
+    assert_int_equal(timer_expire_time_ns(&timer), 0);
+    assert_true(aio_poll(loop->ctx, true));
+    assert_int_equal(calls, 1);
+}
+
+/* ---- units, the heap, what is told ---- */
+
+static void timer_counts_in_its_own_unit(void **state)
+{
+    struct loop *loop = *state;
+    static const int64_t scales[] = {AIO_SCALE_NS, AIO_SCALE_US, AIO_SCALE_MS, AIO_SCALE_S, 7};
+
+    for (size_t i = 0; i < sizeof scales / sizeof scales[0]; i++) {
+        AioTimer *timer = aio_timer_new(loop->ctx, AIO_CLOCK_VIRTUAL, scales[i], count_call, NULL);
+
+        timer_mod(timer, 6);
+        assert_int_equal(timer_expire_time_ns(timer), 6 * scales[i]);
+        timer_mod_anticipate(timer, 7);
+        assert_int_equal(timer_expire_time_ns(timer), 6 * scales[i]);
+        timer_mod_anticipate(timer, 5);
+        assert_int_equal(timer_expire_time_ns(timer), 5 * scales[i]);
+        aio_timer_free(timer); /* armed: disarms it */
+    }
+    aio_timer_free(NULL);
+    assert_int_equal(aio_clock_deadline_ns(loop->ctx, AIO_CLOCK_VIRTUAL), -1);
+}
+
+static void timer_tells_whether_its_time_has_come(void **state)
+{
+    struct loop *loop = *state;
+    AioTimer timer;
+
+    aio_timer_init(loop->ctx, &timer, count_call, NULL);
+    assert_int_equal(timer_expire_time_ns(&timer), -1);
+    assert_false(timer_expired_ns(&timer, INT64_MAX));
+    timer_mod_ns(&timer, 1000);
+    assert_false(timer_expired_ns(&timer, 999));
+    assert_true(timer_expired_ns(&timer, 1000));
+    timer_del(&timer);
+    assert_false(timer_expired_ns(&timer, 1000));
+}
+
+struct freer {
+    AioTimer *other;
+    int calls;
+};
+
+static void free_other(void *opaque)
+{
+    struct freer *freer = opaque;
+
+    freer->calls++;
+    aio_timer_free(freer->other);
+    freer->other = NULL;
+}
+
+static void callback_may_free_another_timer_of_the_same_turn(void **state)
+{
+    struct loop *loop = *state;
+    struct freer freer = {.calls = 0};
+    AioTimer *first =
+        aio_timer_new(loop->ctx, AIO_CLOCK_MONOTONIC, AIO_SCALE_NS, free_other, &freer);
+
+    freer.other = aio_timer_new(loop->ctx, AIO_CLOCK_MONOTONIC, AIO_SCALE_NS, free_other, &freer);
+    timer_mod_ns(first, 0);
+    timer_mod_ns(freer.other, 0);
+    assert_true(aio_poll(loop->ctx, true));
+    assert_false(aio_poll(loop->ctx, false));
+    assert_int_equal(freer.calls, 1);
+    aio_timer_free(first);
+}
+
+/* ---- slack ---- */
+
+static void timers_that_may_wait_share_a_wake_up(void **state)
+{
+    struct loop *loop = *state;
+    static const struct {
+        int64_t expire_ns, slack_ns;
+    } spec[] = {{10, 30}, {20, 10}, {30, 0}, {31, 100}, {150, 0}};
+    struct log log = {.n = 0};
+    struct timed t[5];
+    int n_wake_ups = 0;
+
+    for (int i = 0; i < 5; i++) {
+        t[i] = (struct timed){.log = &log, .number = i};
+        aio_timer_init_full(
+            loop->ctx, &t[i].timer, AIO_CLOCK_VIRTUAL, AIO_SCALE_NS, note_fired, &t[i]);
+        aio_timer_set_slack_ns(&t[i].timer, spec[i].slack_ns);
+        timer_mod_ns(&t[i].timer, spec[i].expire_ns);
+    }
+    for (int64_t ns; (ns = aio_clock_deadline_ns(loop->ctx, AIO_CLOCK_VIRTUAL)) >= 0;) {
+        aio_virtual_clock_advance_ns(loop->ctx, ns);
+        assert_true(aio_poll(loop->ctx, true));
+        if (n_wake_ups++ == 0) {
+            /* at 30: the latest for the second and the third; the first may fire too */
+            assert_int_equal(aio_clock_get_ns(loop->ctx, AIO_CLOCK_VIRTUAL), 30);
+            assert_int_equal(log.n, 3);
+        }
+    }
+    assert_int_equal(log.n, 5);
+    assert_int_equal(n_wake_ups, 3);
+}
+
+static void timer_without_slack_is_not_late_for_one_that_has(void **state)
+{
+    struct loop *loop = *state;
+    struct log log = {.n = 0};
+    struct timed t[2];
+
+    for (int i = 0; i < 2; i++) {
+        t[i] = (struct timed){.log = &log, .number = i};
+        aio_timer_init_full(
+            loop->ctx, &t[i].timer, AIO_CLOCK_VIRTUAL, AIO_SCALE_NS, note_fired, &t[i]);
+        aio_timer_set_slack_ns(&t[i].timer, i == 0 ? 1000 : 0);
+        timer_mod_ns(&t[i].timer, 10 + i);
+    }
+    assert_int_equal(aio_clock_deadline_ns(loop->ctx, AIO_CLOCK_VIRTUAL), 11);
+    aio_virtual_clock_set_ns(loop->ctx, 10);
+    assert_false(aio_poll(loop->ctx, false));
+    aio_virtual_clock_set_ns(loop->ctx, 11);
+    assert_true(aio_poll(loop->ctx, false));
+    assert_int_equal(log.n, 2);
+}
+
+static void loop_that_sleeps_wakes_once_for_timers_near_each_other(void **state)
+{
+    struct loop *loop = *state;
+    int64_t now_ns = aio_clock_ns();
+    struct log log = {.n = 0};
+    struct timed t[20];
+
+    for (int i = 0; i < 20; i++) {
+        t[i] = (struct timed){.log = &log, .number = i};
+        aio_timer_init(loop->ctx, &t[i].timer, note_fired, &t[i]);
+        aio_timer_set_slack_ns(&t[i].timer, 60 * LOOP_MS);
+        timer_mod_ns(&t[i].timer, now_ns + (20 - i) * LOOP_MS / 10);
+    }
+    while (log.n == 0)
+        aio_poll(loop->ctx, true);
+    assert_int_equal(log.n, 20);
+}
+
 static void *wake_by_timer(void *opaque)
 {
     struct timed *t = opaque;
@@ -351,6 +535,7 @@ int main(void)
         LOOP_CASE(timer_fires_once_and_not_early),
         LOOP_CASE(expiry_is_inclusive_and_the_past_fires_in_the_next_turn),
         LOOP_CASE(timers_fire_by_expiry_and_equal_ones_as_armed),
+        LOOP_CASE(many_timers_for_one_time_fire_as_last_armed),
         LOOP_CASE(anticipate_only_moves_to_an_earlier_time),
         LOOP_CASE(timer_armed_for_the_past_by_its_callback_waits_for_the_next_turn),
         LOOP_CASE(timer_disarmed_by_another_of_the_same_turn_does_not_fire),
@@ -359,6 +544,13 @@ int main(void)
         LOOP_CASE(nested_poll_fires_what_the_outer_one_left),
         LOOP_CASE(timer_of_the_loop_itself_leaves_no_notification_behind),
         LOOP_CASE(far_timer_neither_overflows_nor_spins),
+        LOOP_CASE(latest_moment_is_cut_at_the_end_of_time),
+        LOOP_CASE(timer_counts_in_its_own_unit),
+        LOOP_CASE(timer_tells_whether_its_time_has_come),
+        LOOP_CASE(callback_may_free_another_timer_of_the_same_turn),
+        LOOP_CASE(timers_that_may_wait_share_a_wake_up),
+        LOOP_CASE(timer_without_slack_is_not_late_for_one_that_has),
+        LOOP_CASE(loop_that_sleeps_wakes_once_for_timers_near_each_other),
         LOOP_CASE(earlier_expiry_set_by_another_thread_shortens_the_sleep),
         LOOP_CASE(heap_keeps_order_through_random_changes),
         LOOP_CASE(context_that_ends_with_an_armed_timer_aborts),
