@@ -89,6 +89,15 @@ const char *aio_engine_name(enum aio_engine engine);
 const char *aio_context_engine_flags(const AioContext *ctx);
 
 /*
+ * Disk requests, and entries of aio_add_sqe(), are gathered and handed to the kernel together: at
+ * the end of a phase of the turn, or when as many as the batch have gathered. max_batch is the
+ * most that shall gather, 0 whatever is best; the second tells what holds, which is never more than
+ * io_depth. Context: owner loop.
+ */
+void aio_context_set_aio_params(AioContext *ctx, uint32_t max_batch);
+uint32_t aio_context_aio_batch(const AioContext *ctx);
+
+/*
  * One turn of the loop: waits where blocking is true and nothing is ready, then runs bottom halves,
  * fd callbacks and timers, in this order. Returns whether there was progress: a bottom half that is
  * not idle, an fd callback other than the context's own doorbell, a disk completion, or a timer

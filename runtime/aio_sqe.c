@@ -175,10 +175,12 @@ int aio_add_sqe(AioSqeFunc *prep, void *opaque, AioCqeHandler *handler)
     sqe->user_data = uring_cqe_handler_tag(handler);
     handler->ctx = ctx;
     handler->waits = handler->cancel_waits = false;
-    if (!place)
-        wait_for_place(u, handler);
     u->n_added++;
     u->n_filled++;
+    if (!place)
+        wait_for_place(u, handler);
+    else if (u->n_filled >= ctx->disk.batch && !u->refused)
+        uring_submit(ctx);
     return 0;
 }
 

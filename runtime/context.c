@@ -249,6 +249,7 @@ static void context_free(AioContext *ctx)
         close(ctx->bell.fd);
     pthread_mutex_destroy(&ctx->handler_lock);
     pthread_mutex_destroy(&ctx->user_lock);
+    disk_deinit(ctx);
     free(ctx->own_instruments);
     free(ctx);
 }

@@ -79,8 +79,7 @@ struct AioContext {
     struct thread_pool *pool; /* NULL until first used */
     uint32_t max_threads;
     uint32_t io_depth;
-    struct disk_request *completed;
-    struct disk_request **completed_last;
+    struct disk_queue completed;
     uint32_t n_cqes; /* completions collected for the program's own entries (aio_sqe.c) */
     struct disk_state disk;
     char engine_flags[256];
@@ -139,7 +138,7 @@ void handlers_free_all(AioContext *ctx);
 /* Whether something was collected that the turn has to run. Context: owner loop. */
 static inline bool context_has_completions(const AioContext *ctx)
 {
-    return ctx->completed || ctx->n_cqes > 0;
+    return ctx->completed.first || ctx->n_cqes > 0;
 }
 
 /* aio_sqe.c: calls the handlers of those; returns progress. Context: owner loop. */

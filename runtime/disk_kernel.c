@@ -38,16 +38,10 @@ static int real_uring_enter(int ring_fd, unsigned to_submit, unsigned min_comple
     return r < 0 ? -errno : (int)r;
 }
 
-static ssize_t real_result(const struct disk_request *request, ssize_t result)
-{
-    return result;
-}
-
 const struct disk_kernel disk_kernel_real = {
     .preadv = real_preadv,
     .pwritev = real_pwritev,
     .openat2 = real_openat2,
     .io_submit = io_submit,
     .uring_enter = real_uring_enter,
-    .result = real_result,
 };

@@ -4,8 +4,8 @@
  * engine - how a context does disk I/O: io_uring, linux-aio or worker threads
  *
  * Why:         coroutines call runtime/disk.h and need not know which kernel interface serves them.
- * Use:         runtime/disk.c fills a disk_request on the coroutine's stack, calls submit(), and
- *              yields once unless the request is done already. An engine takes a request whole or
+ * Use:         runtime/disk.c fills a disk_request on the coroutine's stack; disk_run() calls
+ *              submit(), and yields once unless the request is done already. An engine takes a request whole or
  *              refuses it by ending it with an error: a refused one is never left in a queue.
  * Concurrency: owner loop. A worker thread's completion comes in through a bottom half.
  * Lifetime:    a request belongs to the engine from submit() until disk_complete(), which comes
@@ -21,7 +21,8 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
-#include "runtime/coroutine.h"
+#include "runtime/co_wait.h"
+#include "runtime/disk_fixed.h"
 #include "runtime/pool_work.h"
 
 struct disk_kernel;
@@ -47,9 +48,26 @@ enum disk_op {
 #undef X
 };
 
+/* Where a request is, from submit() on; only its cancellation must know. */
+enum disk_place {
+    DISK_NOWHERE,   /* not begun, being submitted, or ended */
+    DISK_WAITS,     /* for a place among those in flight */
+    DISK_QUEUED,    /* in the engine's own queue */
+    DISK_IN_KERNEL, /* the kernel's, or about to be */
+    DISK_IN_WORKER, /* the thread pool's */
+};
+
+/* A read or write touches the first 72 bytes alone, so it is not cleared as a whole. */
 struct disk_request {
-    enum disk_op op;
-    int fd; /* or dirfd */
+    uint8_t op;    /* enum disk_op */
+    uint8_t place; /* enum disk_place */
+    bool done;
+    bool waits;        /* co has yielded; else its end came inside submit() */
+    bool was_asked;    /* by a scope, to end early */
+    bool cancel_waits; /* io_uring's: on its list of cancellations that found no entry */
+    bool no_worker;    /* it ended with an error because no thread could be made */
+    int fd;            /* or dirfd; the plain one */
+    int fixed_file;    /* the place where fd is registered, or -1 */
     uint64_t offset;
     union {
         struct {
@@ -75,26 +93,34 @@ struct disk_request {
             int fallocate_mode;
         };
     };
-    ssize_t result; /* count, 0 or -errno, once done */
-    bool done;
-    bool waits;                /* co has yielded; else its end came inside submit() */
+    ssize_t result;            /* count, 0 or -errno, once done */
+    struct disk_request *next; /* those that wait, engine's queue, then the completed list */
     Coroutine *co;             /* who is woken by disk_dispatch_completed() if it waits */
-    struct disk_request *next; /* engine's queue, then the completed list */
+    struct co_wait wait;
 
     /* While a worker has it. */
     struct pool_work work;
     const struct disk_kernel *kernel;
 };
 
-/* What runtime/disk.c keeps in a context. Owner loop. */
+/* Requests in order of coming; zero bytes are the empty queue. */
+struct disk_queue {
+    struct disk_request *first;
+    struct disk_request *last;
+};
+
+/* What the disk calls keep in a context. Owner loop. */
 struct disk_state {
     uint32_t depth; /* most requests in flight */
     uint32_t n_in_flight;
-    uint32_t n_completed; /* on the completed list */
-    CoQueue waiters;      /* for a place among those in flight, first come, first served */
-    uint64_t turn;        /* the turn that at_once_bytes counts for */
+    uint32_t n_completed;      /* on the completed list */
+    uint32_t max_batch;        /* asked for; 0: whatever is best */
+    uint32_t batch;            /* requests to gather at most before they are submitted */
+    struct disk_queue waiting; /* for a place among those in flight, first come, first served */
+    uint64_t turn;             /* the turn that at_once_bytes counts for */
     uint64_t at_once_bytes;
     const struct disk_kernel *kernel;
+    struct disk_fixed fixed;
 };
 
 struct engine_ops {
@@ -104,15 +130,43 @@ struct engine_ops {
     /* Hands to the kernel what was deferred: after each phase of a turn and before a wait that may
      * block. */
     void (*flush)(AioContext *ctx);
+    /* Somebody would like request, which is queued or in the kernel, to end. True: it is the
+     * caller's again, and will not be completed. False: it is completed as ever, maybe sooner and
+     * with -ECANCELED. */
+    bool (*cancel)(AioContext *ctx, struct disk_request *request);
     void (*destroy)(AioContext *ctx);
 };
 
-/* Before the engine is set up; ctx->io_depth is set. Context: whoever makes ctx. */
+/* Before the engine is set up; ctx->io_depth is set. After it is gone. Context: whoever makes and
+ * frees ctx. */
 void disk_init(AioContext *ctx);
+void disk_deinit(AioContext *ctx);
+
+void disk_queue_push(struct disk_queue *queue, struct disk_request *request);
+struct disk_request *disk_queue_pop(struct disk_queue *queue); /* NULL: empty */
+void disk_queue_remove(struct disk_queue *queue, struct disk_request *request);
+
+/* Runs a request of the current context, whose op, fd, offset and arguments are set, to its end:
+ * count, 0 or -errno. Neither EINTR nor EAGAIN is seen, but for those that disk.h names. */
+ssize_t coroutine_fn disk_run(struct disk_request *request);
+
+/* Whether it is one that moves data, into memory or out of it. */
+static inline bool disk_is_read(const struct disk_request *request)
+{
+    return request->op == DISK_READ || request->op == DISK_READV;
+}
+
+static inline bool disk_is_write(const struct disk_request *request)
+{
+    return request->op == DISK_WRITE || request->op == DISK_WRITEV;
+}
 
 /* Ends a request: inside submit() its coroutine just goes on; later it is put on the completed
  * list. Runs no user code. Context: owner loop. */
 void disk_complete(AioContext *ctx, struct disk_request *request, ssize_t result);
+
+/* For a test that held one back in disk_kernel.hold(). */
+void disk_complete_held(AioContext *ctx, struct disk_request *request, ssize_t result);
 
 /* Wakes whom the requests on the completed list belong to, not those that come meanwhile. Returns
  * progress. Context: owner loop, outside coroutines. */

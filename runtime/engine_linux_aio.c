@@ -64,7 +64,9 @@ struct linux_aio {
     struct slot *free;
     struct slot *pending;
     struct slot **pending_last;
+    uint32_t n_pending;
     uint32_t n_in_kernel;
+    bool refused; /* the kernel took nothing of what it was handed last */
     bool reads_ring;
 };
 
@@ -90,7 +92,7 @@ static void collect_one(struct linux_aio *s, const struct io_event *event)
     s->n_in_kernel--;
     free_slot(s, slot);
     ssize_t result = (long)event->res;
-    disk_complete(s->ctx, request, s->ctx->disk.kernel->result(request, result));
+    disk_complete(s->ctx, request, disk_kernel_result(s->ctx->disk.kernel, request, result));
 }
 
 static void collect_from_ring(struct linux_aio *s)
@@ -129,6 +131,7 @@ static struct slot *pending_pop(struct linux_aio *s)
     s->pending = slot->next;
     if (!s->pending)
         s->pending_last = &s->pending;
+    s->n_pending--;
     return slot;
 }
 
@@ -156,12 +159,13 @@ static int submit_batch(struct linux_aio *s)
     struct iocb *iocbs[BATCH];
     int n = 0;
 
-    for (struct slot *slot = s->pending; slot && n < BATCH; slot = slot->next)
+    int most = s->ctx->disk.batch < BATCH ? (int)s->ctx->disk.batch : BATCH;
+    for (struct slot *slot = s->pending; slot && n < most; slot = slot->next)
         iocbs[n++] = &slot->iocb;
     counter_add(&s->ctx->instruments.counters->io_syscalls, 1);
     int r = s->ctx->disk.kernel->io_submit(s->aio, n, iocbs);
     for (int i = 0; i < r; i++)
-        pending_pop(s);
+        pending_pop(s)->request->place = DISK_IN_KERNEL;
     if (r > 0)
         s->n_in_kernel += (uint32_t)r;
     return r;
@@ -179,7 +183,8 @@ static void flush(AioContext *ctx)
     while (s->pending) {
         int r = submit_batch(s);
 
-        if (r == 0 || r == -EAGAIN || r == -EINTR) {
+        s->refused = r == 0 || r == -EAGAIN || r == -EINTR;
+        if (s->refused) {
             if (s->n_in_kernel == 0)
                 try_again_later(s);
             return;
@@ -219,7 +224,7 @@ static bool is_asynchronous(const struct disk_request *request)
 
 static void prepare(struct iocb *iocb, const struct disk_request *r)
 {
-    switch (r->op) {
+    switch ((enum disk_op)r->op) {
     case DISK_READ:
         io_prep_pread(iocb, r->fd, r->buf, r->len, (long long)r->offset);
         break;
@@ -259,6 +264,28 @@ static void submit(AioContext *ctx, struct disk_request *request)
     io_set_eventfd(&slot->iocb, s->event_fd);
     *s->pending_last = slot;
     s->pending_last = &slot->next;
+    request->place = DISK_QUEUED;
+    if (++s->n_pending >= ctx->disk.batch && !s->refused)
+        flush(ctx);
+}
+
+/* The kernel's cannot be had back: it cancels no I/O of files. */
+static bool cancel(AioContext *ctx, struct disk_request *request)
+{
+    struct linux_aio *s = state_of(ctx);
+    struct slot **link = &s->pending;
+
+    if (request->place != DISK_QUEUED)
+        return false;
+    while ((*link)->request != request)
+        link = &(*link)->next;
+    struct slot *slot = *link;
+    *link = slot->next;
+    if (!*link)
+        s->pending_last = link;
+    s->n_pending--;
+    free_slot(s, slot);
+    return true;
 }
 
 /* ---- life ---- */
@@ -288,6 +315,7 @@ static const struct engine_ops linux_aio_ops = {
     .engine = AIO_ENGINE_LINUX_AIO,
     .submit = submit,
     .flush = flush,
+    .cancel = cancel,
     .destroy = destroy,
 };
 

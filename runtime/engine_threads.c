@@ -67,7 +67,7 @@ static ssize_t or_errno(int r)
 
 static ssize_t request_now(const struct disk_kernel *kernel, struct disk_request *request)
 {
-    switch (request->op) {
+    switch ((enum disk_op)request->op) {
     case DISK_READ:
     case DISK_READV:
         return read_now(kernel, request, 0);
@@ -127,18 +127,21 @@ void disk_submit_to_worker(AioContext *ctx, struct disk_request *request)
         .opaque = request,
         .finish = collect,
     };
+    request->place = DISK_IN_WORKER;
     int r = pool_work_submit(ctx, &request->work);
-    if (r < 0)
+    if (r < 0) {
+        request->no_worker = true;
         disk_complete(ctx, request, r);
-    else
+    } else {
         count_call(ctx);
+    }
 }
 
 /* ---- at once, in the loop ---- */
 
 bool disk_is_direct(const struct disk_request *request)
 {
-    switch (request->op) {
+    switch ((enum disk_op)request->op) {
     case DISK_READ:
     case DISK_READV:
     case DISK_WRITE:
@@ -198,7 +201,7 @@ static bool statx_at_once(AioContext *ctx, struct disk_request *request)
 
 bool disk_try_at_once(AioContext *ctx, struct disk_request *request)
 {
-    switch (request->op) {
+    switch ((enum disk_op)request->op) {
     case DISK_READ:
     case DISK_READV:
         return read_at_once(ctx, request);
@@ -223,6 +226,12 @@ static void threads_flush(AioContext *ctx)
 {
 }
 
+/* A worker's, or ended: this engine has no queue of its own. */
+static bool threads_cancel(AioContext *ctx, struct disk_request *request)
+{
+    return false;
+}
+
 static void threads_destroy(AioContext *ctx)
 {
 }
@@ -231,6 +240,7 @@ static const struct engine_ops threads_ops = {
     .engine = AIO_ENGINE_THREADS,
     .submit = threads_submit,
     .flush = threads_flush,
+    .cancel = threads_cancel,
     .destroy = threads_destroy,
 };
 

@@ -7,14 +7,18 @@
 #include "runtime/uring.h"
 
 /*
- * Requests become entries of the context's ring at once, and are submitted together: by the wait
- * that begins the next turn, or earlier where FLUSH_ENTRIES have gathered. One that finds
- * the queue full, or comes after one that did, waits in a list, so they stay in order.
+ * Requests become entries of the context's ring at once, and are submitted together: when a batch
+ * has gathered, by the wait that begins the next turn, or at the end of a phase that left more than
+ * a few. One that finds the queue full, or comes after one that did, waits in a list, so they stay
+ * in order.
  *
- * What is in memory is read in the loop (disk_try_at_once): the ring would do the same copy in the
- * same thread, and a turn of the loop on top, which with one small read in flight was a fifth to a
- * third of its time (tests/bench/bench_disk.c). Where it is not in memory the try is a system call
- * in vain, so after misses in a row ever more reads go to the ring untried.
+ * A read with next to none in flight is tried in the loop (disk_try_at_once): the ring would do the
+ * same copy in the same thread, and a turn of the loop on top. With more in flight the ring is the
+ * faster way, for one system call serves many. Where the data is not in memory the try is a system
+ * call in vain, so after misses in a row ever more reads go to the ring untried.
+ *
+ * A request that shall end is cancelled by an entry of its own; one that finds no room for that is
+ * put on a list, from which its completion takes it.
  *
  * What the kernel's probe does not list goes to a worker, and so does what comes back with EAGAIN:
  * a read of a file opened with O_NONBLOCK on a file system that can only block (tmpfs) would get
@@ -23,6 +27,7 @@
 
 #define FLUSH_ENTRIES 16
 #define MOST_MISSES   6 /* 1 read in 64 is tried then */
+#define MOST_TO_TRY   2 /* requests in flight, from which on the ring is the faster way */
 
 static const uint8_t opcodes[] = {
 #define X(name, uring_name) [DISK_##name] = uring_name,
@@ -30,14 +35,28 @@ static const uint8_t opcodes[] = {
 #undef X
 };
 
-static void prepare(struct io_uring_sqe *sqe, const struct disk_request *r)
+static void prepare_data(AioContext *ctx, struct io_uring_sqe *sqe, const struct disk_request *r)
 {
-    switch (r->op) {
+    int buffer = disk_fixed_buffer(&ctx->disk.fixed, r->buf, r->len);
+    bool read = r->op == DISK_READ;
+
+    if (buffer < 0) {
+        io_uring_prep_rw(read ? IORING_OP_READ : IORING_OP_WRITE, sqe, r->fd, r->buf,
+            (unsigned)r->len, r->offset);
+        return;
+    }
+    io_uring_prep_rw(read ? IORING_OP_READ_FIXED : IORING_OP_WRITE_FIXED, sqe, r->fd, r->buf,
+        (unsigned)r->len, r->offset);
+    sqe->buf_index = (uint16_t)buffer;
+}
+
+/* Sets every field: the entry was used before. */
+static void prepare(AioContext *ctx, struct io_uring_sqe *sqe, const struct disk_request *r)
+{
+    switch ((enum disk_op)r->op) {
     case DISK_READ:
-        io_uring_prep_read(sqe, r->fd, r->buf, (unsigned)r->len, r->offset);
-        break;
     case DISK_WRITE:
-        io_uring_prep_write(sqe, r->fd, r->buf, (unsigned)r->len, r->offset);
+        prepare_data(ctx, sqe, r);
         break;
     case DISK_READV:
         io_uring_prep_readv(sqe, r->fd, r->iov, (unsigned)r->n_iov, r->offset);
@@ -65,46 +84,104 @@ static void prepare(struct io_uring_sqe *sqe, const struct disk_request *r)
         io_uring_prep_statx(sqe, r->fd, r->statx_path, r->statx_flags, r->statx_mask, r->statx);
         break;
     }
+    if (r->fixed_file >= 0) {
+        sqe->fd = r->fixed_file;
+        sqe->flags |= IOSQE_FIXED_FILE;
+    }
     sqe->user_data = uring_request_tag(r);
 }
 
-static bool fill_one(AioContext *ctx, const struct disk_request *request)
+static bool fill_one(AioContext *ctx, struct disk_request *request)
+{
+    struct uring *u = uring_of(ctx);
+    struct io_uring_sqe *sqe = uring_get_used_sqe(ctx);
+    if (!sqe)
+        return false;
+
+    prepare(ctx, sqe, request);
+    request->place = DISK_IN_KERNEL;
+    u->n_disk++;
+    u->n_filled++;
+    return true;
+}
+
+/* ---- cancelling ---- */
+
+static bool fill_cancel(AioContext *ctx, const struct disk_request *request)
 {
     struct io_uring_sqe *sqe = uring_get_sqe(ctx);
     if (!sqe)
         return false;
 
-    prepare(sqe, request);
-    uring_of(ctx)->n_disk++;
-    uring_of(ctx)->n_filled++;
+    io_uring_prep_cancel64(sqe, uring_request_tag(request), 0);
+    sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+    sqe->user_data = 0;
     return true;
+}
+
+static bool cancel(AioContext *ctx, struct disk_request *request)
+{
+    struct uring *u = uring_of(ctx);
+
+    if (request->place == DISK_QUEUED) {
+        disk_queue_remove(&u->pending, request);
+        return true;
+    }
+    if (!fill_cancel(ctx, request)) {
+        request->cancel_waits = true;
+        request->next = u->cancelling;
+        u->cancelling = request;
+    }
+    return false;
+}
+
+static void forget_cancel(struct uring *u, struct disk_request *request)
+{
+    struct disk_request **link = &u->cancelling;
+
+    while (*link != request)
+        link = &(*link)->next;
+    *link = request->next;
+    request->cancel_waits = false;
 }
 
 void engine_uring_fill(AioContext *ctx)
 {
     struct uring *u = uring_of(ctx);
 
-    while (u->pending && fill_one(ctx, u->pending))
-        u->pending = u->pending->next;
-    if (!u->pending)
-        u->pending_last = &u->pending;
+    while (u->pending.first) {
+        struct disk_request *next = u->pending.first->next;
+
+        if (!fill_one(ctx, u->pending.first))
+            return;
+        u->pending.first = next;
+    }
+    while (u->cancelling && fill_cancel(ctx, u->cancelling))
+        forget_cancel(u, u->cancelling);
 }
 
-static bool is_read(const struct disk_request *request)
+/* ---- submitting ---- */
+
+/* Whether the way through the ring would be the slower one, if the data is in memory. */
+static bool is_worth_a_try(AioContext *ctx, const struct disk_request *request)
 {
-    return request->op == DISK_READ || request->op == DISK_READV;
+    struct uring *u = uring_of(ctx);
+
+    if (ctx->disk.n_in_flight > MOST_TO_TRY)
+        return false;
+    if (u->n_to_skip > 0) {
+        u->n_to_skip--;
+        return false;
+    }
+    return !disk_is_direct(request);
 }
 
 static bool try_read(AioContext *ctx, struct disk_request *request)
 {
     struct uring *u = uring_of(ctx);
 
-    if (disk_is_direct(request))
+    if (!is_worth_a_try(ctx, request))
         return false;
-    if (u->n_to_skip > 0) {
-        u->n_to_skip--;
-        return false;
-    }
     if (disk_try_at_once(ctx, request)) {
         u->n_misses = 0;
         return true;
@@ -115,29 +192,40 @@ static bool try_read(AioContext *ctx, struct disk_request *request)
     return false;
 }
 
+static bool try_at_once(AioContext *ctx, struct disk_request *request)
+{
+    if (disk_is_write(request))
+        return false;
+    return disk_is_read(request) ? try_read(ctx, request) : disk_try_at_once(ctx, request);
+}
+
 static void submit(AioContext *ctx, struct disk_request *request)
 {
     struct uring *u = uring_of(ctx);
 
-    if (is_read(request) ? try_read(ctx, request) : disk_try_at_once(ctx, request))
+    if (try_at_once(ctx, request))
         return;
     if (!(u->supported_ops >> opcodes[request->op] & 1)) {
         disk_submit_to_worker(ctx, request);
         return;
     }
-    if (!u->pending && fill_one(ctx, request))
-        return;
-    request->next = NULL;
-    *u->pending_last = request;
-    u->pending_last = &request->next;
+    if (u->pending.first || !fill_one(ctx, request)) {
+        request->place = DISK_QUEUED;
+        disk_queue_push(&u->pending, request);
+    } else if (u->n_filled >= ctx->disk.batch && !u->refused) {
+        uring_submit(ctx);
+    }
 }
 
 void engine_uring_collect(AioContext *ctx, struct disk_request *request, int32_t result)
 {
-    ssize_t r = ctx->disk.kernel->result(request, result);
+    ssize_t r = disk_kernel_result(ctx->disk.kernel, request, result);
 
     uring_of(ctx)->n_disk--;
-    if (r == -EAGAIN && request->op != DISK_OPENAT2)
+    if (request->cancel_waits)
+        forget_cancel(uring_of(ctx), request);
+    /* The kernel says ECANCELED unasked where it can make no thread of its own. */
+    if ((r == -EAGAIN && request->op != DISK_OPENAT2) || (r == -ECANCELED && !request->was_asked))
         disk_submit_to_worker(ctx, request);
     else
         disk_complete(ctx, request, r);
@@ -160,5 +248,6 @@ const struct engine_ops engine_uring_ops = {
     .engine = AIO_ENGINE_IO_URING,
     .submit = submit,
     .flush = flush,
+    .cancel = cancel,
     .destroy = destroy,
 };

@@ -86,6 +86,14 @@ static int enable(struct uring *u)
     return 0;
 }
 
+int uring_register(AioContext *ctx, unsigned opcode, const void *arg, unsigned n)
+{
+    struct uring *u = uring_of(ctx);
+    int r = enable(u);
+
+    return r < 0 ? r : io_uring_register((unsigned)u->ring.ring_fd, opcode, arg, n);
+}
+
 /* io_uring_enter() with what was filled. How many were taken, or -errno. */
 static int enter(AioContext *ctx, unsigned to_submit, unsigned min_complete, unsigned flags,
     struct io_uring_getevents_arg *arg)
@@ -115,25 +123,35 @@ void uring_submit(AioContext *ctx)
         enter(ctx, n, 0, 0, NULL);
 }
 
-struct io_uring_sqe *uring_try_sqe(AioContext *ctx)
+static struct io_uring_sqe *next_sqe(struct uring *u)
 {
-    struct uring *u = uring_of(ctx);
-
     if (n_unsubmitted(u) == u->ring.sq.ring_entries)
         return NULL;
-    struct io_uring_sqe *sqe = &u->ring.sq.sqes[u->sqe_tail & u->ring.sq.ring_mask];
-    u->sqe_tail++;
-    memset(sqe, 0, sizeof(*sqe));
-    return sqe;
+    return &u->ring.sq.sqes[u->sqe_tail++ & u->ring.sq.ring_mask];
 }
 
-struct io_uring_sqe *uring_get_sqe(AioContext *ctx)
+static struct io_uring_sqe *cleared(struct io_uring_sqe *sqe)
+{
+    return sqe ? memset(sqe, 0, sizeof(*sqe)) : NULL;
+}
+
+struct io_uring_sqe *uring_try_sqe(AioContext *ctx)
+{
+    return cleared(next_sqe(uring_of(ctx)));
+}
+
+struct io_uring_sqe *uring_get_used_sqe(AioContext *ctx)
 {
     struct uring *u = uring_of(ctx);
 
     if (n_unsubmitted(u) == u->ring.sq.ring_entries && !u->refused)
         uring_submit(ctx);
-    return uring_try_sqe(ctx);
+    return next_sqe(u);
+}
+
+struct io_uring_sqe *uring_get_sqe(AioContext *ctx)
+{
+    return cleared(uring_get_used_sqe(ctx));
 }
 
 void uring_put_back_sqe(AioContext *ctx)
@@ -161,21 +179,18 @@ static bool collect_one(AioContext *ctx, const struct io_uring_cqe *cqe)
     }
 }
 
+/* No callback runs here, and nothing is submitted: the head moves once for all. */
 static void collect_all(AioContext *ctx)
 {
     struct uring *u = uring_of(ctx);
+    unsigned head = *u->ring.cq.khead;
+    unsigned tail = atomic_load_acquire(u->ring.cq.ktail); /* CQE */
 
-    while (n_to_collect(u) > 0) {
-        unsigned head = *u->ring.cq.khead;
-        struct io_uring_cqe cqe = {
-            .user_data = u->ring.cq.cqes[head & u->ring.cq.ring_mask].user_data,
-            .res = u->ring.cq.cqes[head & u->ring.cq.ring_mask].res,
-            .flags = u->ring.cq.cqes[head & u->ring.cq.ring_mask].flags,
-        };
-        if (!collect_one(ctx, &cqe))
-            return;
-        atomic_store_release(u->ring.cq.khead, head + 1); /* CQFREE */
-    }
+    if (head == tail)
+        return;
+    while (head != tail && collect_one(ctx, &u->ring.cq.cqes[head & u->ring.cq.ring_mask]))
+        head++;
+    atomic_store_release(u->ring.cq.khead, head); /* CQFREE */
 }
 
 /* An idle loop is no load on the disks: only a wait for one counts as such. */
@@ -188,7 +203,7 @@ static int enter_and_wait(AioContext *ctx, int64_t timeout_ns)
 {
     struct uring *u = uring_of(ctx);
     unsigned to_submit = n_unsubmitted(u);
-    bool blocking = timeout_ns != 0 && n_to_collect(u) == 0 && !context_has_completions(ctx);
+    bool blocking = timeout_ns != 0;
 
     if (u->refused && to_submit > 0 && blocking) {
         /* With something to submit the call would fail again at once instead of waiting. */
@@ -216,6 +231,8 @@ int uring_wait(AioContext *ctx, int64_t timeout_ns)
     fdmon_uring_fill(ctx);
     engine_uring_fill(ctx);
     aio_sqe_fill(ctx);
+    if (timeout_ns != 0 && (n_to_collect(u) > 0 || context_has_completions(ctx)))
+        timeout_ns = 0; /* submitting a batch may have completed it */
     if (timeout_ns != 0 || n_unsubmitted(u) > 0 || kernel_has_more(u))
         r = enter_and_wait(ctx, timeout_ns);
     collect_all(ctx);
@@ -226,8 +243,8 @@ bool uring_needs_wait(const AioContext *ctx)
 {
     const struct uring *u = uring_of(ctx);
 
-    return n_to_collect(u) > 0 || n_unsubmitted(u) > 0 || u->pending || u->sqes_waiting ||
-           u->cancels_waiting || kernel_has_more(u) ||
+    return n_to_collect(u) > 0 || n_unsubmitted(u) > 0 || u->pending.first || u->cancelling ||
+           u->sqes_waiting || u->cancels_waiting || kernel_has_more(u) ||
            atomic_load_relaxed(&u->changed); /* GLANCE */
 }
 
@@ -317,7 +334,6 @@ int fdmon_uring_setup(AioContext *ctx)
     }
     make_identity(&u->ring.sq);
     u->supported_ops = probe_ops(&u->ring);
-    u->pending_last = &u->pending;
     u->sqes_waiting_last = &u->sqes_waiting;
 
     ctx->monitor = &fdmon_uring_ops;

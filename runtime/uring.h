@@ -37,16 +37,16 @@ struct uring {
     unsigned sqe_tail;    /* entries filled, published or not */
     unsigned enter_flags; /* that this kernel knows */
     bool enabled;
-    bool refused;                 /* the kernel took nothing of what it was handed last */
-    uint32_t n_disk;              /* disk requests in the ring or the kernel */
-    uint32_t n_filled;            /* of those and the program's, since the last submission */
-    uint32_t n_added;             /* entries of the program's that have not ended */
-    uint32_t n_misses;            /* reads tried at once in vain, in a row, up to a few */
-    uint32_t n_to_skip;           /* reads not to be tried at once */
-    uint64_t supported_ops;       /* a bit for each IORING_OP_ below 64 */
-    struct disk_request *pending; /* found the submission queue full */
-    struct disk_request **pending_last;
-    struct aio_handler *changed; /* atomic: handlers to watch or to take off */
+    bool refused;                    /* the kernel took nothing of what it was handed last */
+    uint32_t n_disk;                 /* disk requests in the ring or the kernel */
+    uint32_t n_filled;               /* of those and the program's, since the last submission */
+    uint32_t n_added;                /* entries of the program's that have not ended */
+    uint32_t n_misses;               /* reads tried at once in vain, in a row, up to a few */
+    uint32_t n_to_skip;              /* reads not to be tried at once */
+    uint64_t supported_ops;          /* a bit for each IORING_OP_ below 64 */
+    struct disk_queue pending;       /* requests that found the submission queue full */
+    struct disk_request *cancelling; /* in the kernel, whose cancellation found it full */
+    struct aio_handler *changed;     /* atomic: handlers to watch or to take off */
 
     /* aio_sqe.c's */
     struct uring_ready ready;
@@ -69,11 +69,17 @@ struct io_uring_sqe *uring_try_sqe(AioContext *ctx);
 /* As above, but makes room by submitting; NULL where the kernel takes none now. */
 struct io_uring_sqe *uring_get_sqe(AioContext *ctx);
 
+/* As that, with whatever an earlier one left in it: for who sets every field. */
+struct io_uring_sqe *uring_get_used_sqe(AioContext *ctx);
+
 /* The entry got last is not to be used. */
 void uring_put_back_sqe(AioContext *ctx);
 
 /* Submits what was filled, without waiting. */
 void uring_submit(AioContext *ctx);
+
+/* io_uring_register(), in the home thread. A count or 0, or -errno. */
+int uring_register(AioContext *ctx, unsigned opcode, const void *arg, unsigned n);
 
 /* Submits, waits up to timeout_ns (-1: for ever) for a completion, and collects all there are. 0 or
  * -errno; a signal and the end of the time are 0. */
