@@ -76,6 +76,7 @@ void birth_become(struct child *child, struct child_env *ret_env, child_main_fn 
         .core = core_of(s, child->peer),
         .image = &s->image,
         .segment = &s->segment,
+        .peer = child->peer,
     };
 
     if (is_gateway)

@@ -24,7 +24,9 @@
 #include <unistd.h>
 
 #include "runtime/atomic.h"
+#include "runtime/bug.h"
 #include "runtime/doorbell.h"
+#include "shard/firewall.h"
 #include "shard/judge.h"
 
 /* "killed by signal 9 (Killed)"; a description of what waitpid() told. */
@@ -64,6 +66,22 @@ static void note_death(struct child *child, bool crash, uint64_t now_ns)
         show(&control->crashes, control->crashes + 1);
 }
 
+/* Nobody else writes the part of the dead. Returns whether it died within a transition. */
+static bool finish_redo(const struct child *child)
+{
+    const struct segment *seg = &child->supervisor->segment;
+    int r = firewall_open(seg, child->peer);
+
+    if (r < 0)
+        bug("can't mend the part of %s: %s", child->process,
+            strerror(-r)); /* calls would be lost */
+    bool was_under_way = mesh_finish_redo(seg, child->peer);
+
+    atomic_store_release(&segment_part(seg, child->peer)->drained, 0); /* DRAIN: not yet, again */
+    firewall_close(seg, child->peer);
+    return was_under_way;
+}
+
 /* The new incarnation exists from here on, though its process does not yet. */
 static void settle_estate(struct child *child, enum peer_state state)
 {
@@ -71,10 +89,9 @@ static void settle_estate(struct child *child, enum peer_state state)
     struct peer_control *control = segment_control(seg, child->peer);
     struct supervisor_head *head = segment_supervisor(seg);
 
-    if (mesh_finish_redo(seg, child->peer))
+    if (finish_redo(child))
         show(&head->redo_finished, head->redo_finished + 1);
-    atomic_store_release(&segment_part(seg, child->peer)->drained, 0); /* DRAIN: not yet, again */
-    atomic_store_release(&control->state, (uint32_t)state);            /* FAILED */
+    atomic_store_release(&control->state, (uint32_t)state);                /* FAILED */
     atomic_store_release(&control->incarnation, control->incarnation + 1); /* DEATH */
     tell_peers(child);
 }
@@ -149,7 +166,7 @@ static void note_leaving(struct child *child, int status)
     if (s->stage == STAGE_LEAVING && !(WIFEXITED(status) && WEXITSTATUS(status) == 0))
         log_line(s->config.log, LOG_LEVEL_WARNING, "%s did not leave in order: %s", child->process,
             describe(status, how, sizeof(how)));
-    mesh_finish_redo(&s->segment, child->peer);
+    finish_redo(child);
 }
 
 void child_on_exit(void *opaque)

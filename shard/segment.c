@@ -495,6 +495,12 @@ struct serve_slot *segment_serve(
            (uint64_t)among_others(callee, caller) * seg->geometry.slots_shard + slot;
 }
 
+uint64_t segment_part_off(const struct segment *seg, uint32_t peer)
+{
+    return peer == seg->n_peers ? seg->bytes
+                                : seg->parts_off + peer * seg->shard_regions[N_REGIONS];
+}
+
 uint64_t segment_heap_off(const struct segment *seg, uint32_t peer)
 {
     return (uint64_t)(region_of(seg, peer, REGION_HEAP) - seg->base);

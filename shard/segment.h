@@ -353,6 +353,9 @@ static inline uint32_t segment_nested_slots(uint32_t n)
     return n < 8 ? n / SEGMENT_MAX_DEPTH : n / 8;
 }
 
+/* Where peer's part begins, and, for peer n_peers, where the last one ends. */
+uint64_t segment_part_off(const struct segment *seg, uint32_t peer);
+
 /* A peer's heap: [off, off + heap_bytes). */
 uint64_t segment_heap_off(const struct segment *seg, uint32_t peer);
 

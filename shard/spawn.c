@@ -19,6 +19,7 @@
 
 #include "shard/explain.h"
 #include "shard/fd_list.h"
+#include "shard/firewall.h"
 #include "shard/process.h"
 
 pid_t spawn_fork(int *ret_pidfd, char **ret_error)
@@ -160,5 +161,8 @@ int spawn_settle(const struct spawn *spawn, struct log *log, char **ret_error)
     difference = image_difference(&image, spawn->image);
     if (difference)
         return explain(ret_error, -ENOEXEC, "%s differs from the supervisor's", difference);
+    r = firewall_raise(spawn->segment, spawn->peer);
+    if (r < 0)
+        return explain(ret_error, r, "can't protect the segment: %s", strerror(-r));
     return 0;
 }

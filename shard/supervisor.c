@@ -26,6 +26,7 @@
 #include "runtime/doorbell.h"
 #include "shard/bells.h"
 #include "shard/explain.h"
+#include "shard/firewall.h"
 #include "shard/io_depth.h"
 #include "shard/notify.h"
 #include "shard/process.h"
@@ -246,6 +247,11 @@ int supervisor_new(
     if (r < 0) {
         supervisor_free(s);
         return r;
+    }
+    r = firewall_raise(&s->segment, s->segment.n_peers);
+    if (r < 0) {
+        supervisor_free(s);
+        return explain(ret_error, r, "can't protect the segment: %s", strerror(-r));
     }
     s->io_depth = plan_io_depth(s->segment.n_peers);
     image_read(&s->segment, &s->image);

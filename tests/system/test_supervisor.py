@@ -49,6 +49,19 @@ def address_of(pid, path):
         return next(line.split("-")[0] for line in maps if line.split()[4] == inode and "/dev/shm" in line)
 
 
+def writable_pages(pid, path):
+    """Which pages of the file the process may write."""
+    inode, pages = str(os.stat(path).st_ino), set()
+    with open(f"/proc/{pid}/maps") as maps:
+        for line in maps:
+            addresses, access, offset, _, of_inode = line.split()[:5]
+            if of_inode == inode and "/dev/shm" in line and "w" in access:
+                begin, end = (int(address, 16) for address in addresses.split("-"))
+                first = int(offset, 16) // mmap.PAGESIZE
+                pages |= set(range(first, first + (end - begin) // mmap.PAGESIZE))
+    return pages
+
+
 def open_files(pid):
     found = {}
     for fd in os.listdir(f"/proc/{pid}/fd"):
@@ -67,6 +80,21 @@ class Start(harness.TestCase):
         self.assertEqual(instance.stop(), 0)
         self.assertEqual(instance.segments(), [])
         self.assertIsNone(instance.status())
+
+    def test_no_two_processes_may_write_the_same_memory_but_the_commons(self):
+        instance = self.start("--shards", "3")
+        instance.kill_and_wait("shard", 1)
+        instance.wait_for_shard(1, state="up", incarnation=2)
+        segment = os.path.join(instance.runtime_dir, "test", "segment")
+        pages = {p["pid"]: writable_pages(p["pid"], segment) for p in instance.processes()}
+        commons = set.intersection(*pages.values())
+        self.assertEqual(len(pages), 5)
+        self.assertTrue(0 < len(commons) <= 4, commons)
+        for pid, own in pages.items():
+            others = set().union(*(pages[other] for other in pages if other != pid))
+            self.assertEqual(own & others, commons)
+            self.assertTrue(own - commons)
+            self.assertNotIn(0, own)
 
     def test_children_keep_no_fd_that_is_not_theirs(self):
         reader, writer = os.pipe()
