@@ -21,7 +21,7 @@
 
 #define MESSAGE_BYTES 64
 #define MOST_PAIRS    64
-#define REPEATS       20000
+#define REPEATS       4000
 
 /* One connection: the client's end and the server's. */
 struct pair {
