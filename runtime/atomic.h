@@ -20,6 +20,12 @@
 
 enum atomic_access { ATOMIC_LOAD, ATOMIC_STORE, ATOMIC_RMW, ATOMIC_FENCE };
 
+/* Orders this thread's accesses for its own signal handlers, and costs nothing. */
+#define atomic_signal_barrier() __atomic_signal_fence(__ATOMIC_SEQ_CST)
+
+/* Asks for p's cache line for writing, before the access that needs it. No access itself. */
+#define atomic_prefetch_write(p) __builtin_prefetch(p, 1)
+
 #ifdef SHERD_ATOMIC_SHIM
 #include "runtime/atomic_shim.h"
 #else
@@ -60,12 +66,6 @@ void atomic_hook(
 /* Store-then-load: no load after it is satisfied before the stores ahead of it are seen by all. */
 #define atomic_full_fence() \
     (ATOMIC_POINT(ATOMIC_FENCE, NULL), __atomic_thread_fence(__ATOMIC_SEQ_CST))
-
-/* Orders this thread's accesses for its own signal handlers, and costs nothing. */
-#define atomic_signal_barrier() __atomic_signal_fence(__ATOMIC_SEQ_CST)
-
-/* Asks for p's cache line for writing, before the access that needs it. No access itself. */
-#define atomic_prefetch_write(p) __builtin_prefetch(p, 1)
 
 /* Tells the core that this is a busy wait. The condition stands inside because it is one
  * instruction that differs, and nothing where a processor has none. */

@@ -92,6 +92,9 @@ void explorer_wait(const void *key);
 int explorer_futex_wait(uint32_t *word, uint32_t value);
 int explorer_futex_wake(uint32_t *word, int n);
 
+/* Something wrong: wakes by threads that were woken themselves go nowhere. Called in begin(). */
+void explorer_futex_lose_batons(void);
+
 /* Waits until some thread has crashed or all others have ended; true where one crashed. */
 bool explorer_wait_for_crash(void);
 

@@ -8,7 +8,9 @@
  */
 #include "tests/explore/explorer.h"
 
-#define SCENARIO_GROUPS(X) X(doorbell)
+#define SCENARIO_GROUPS(X) \
+    X(doorbell)            \
+    X(lockcnt)
 
 #define X(name) extern const struct scenario name##_scenarios[];
 SCENARIO_GROUPS(X)

@@ -6,7 +6,7 @@
  * that is the running thread's, so that addresses do not depend on the order of steps.
  */
 #include <errno.h>
-#include <stdarg.h>
+#include <linux/futex.h>
 #include <string.h>
 
 #include "tests/explore/redirect.h"
@@ -25,6 +25,8 @@ static struct {
     struct semaphore semaphores[N_SEMAPHORES];
     char arenas[MAX_FIBERS][ARENA_BYTES] __attribute__((aligned(ALIGNMENT)));
     size_t used[MAX_FIBERS];
+    uint32_t has_slept; /* on a futex, a bit each */
+    bool no_baton;
 } w;
 
 void world_reset(void)
@@ -32,6 +34,8 @@ void world_reset(void)
     memset(w.fds, 0, sizeof w.fds);
     memset(w.semaphores, 0, sizeof w.semaphores);
     memset(w.used, 0, sizeof w.used);
+    w.has_slept = 0;
+    w.no_baton = false;
 }
 
 /* ---- event counters ---- */
@@ -119,12 +123,20 @@ int explorer_futex_wait(uint32_t *word, uint32_t value)
         errno = EAGAIN;
         return -1;
     }
+    w.has_slept |= 1u << run_self();
     run_block(word, "a futex");
     return 0;
 }
 
+void explorer_futex_lose_batons(void)
+{
+    w.no_baton = true;
+}
+
 int explorer_futex_wake(uint32_t *word, int n)
 {
+    if (w.no_baton && (w.has_slept & 1u << run_self()))
+        return 0;
     memory_settle();
     run_point();
     memory_kernel_fence();
@@ -176,6 +188,12 @@ long explorer_read(int fd, void *bytes, size_t n)
         return (long)n;
     errno = EAGAIN;
     return -1;
+}
+
+long explorer_futex(uint32_t *word, int op, uint32_t value)
+{
+    return op == FUTEX_WAIT ? explorer_futex_wait(word, value)
+                            : explorer_futex_wake(word, (int)value);
 }
 
 void explorer_assert_fail(const char *text, const char *file, unsigned line, const char *function)
