@@ -72,8 +72,7 @@ void context_nudge_home(AioContext *ctx)
     doorbell_nudge_home(&ctx->bell);
 }
 
-/* Hands deferred disk requests to the kernel and rings whom the sources pushed to. */
-static void aio_flush(AioContext *ctx)
+void context_flush(AioContext *ctx)
 {
     ctx->engine->flush(ctx);
     sources_flush(ctx);
@@ -81,7 +80,7 @@ static void aio_flush(AioContext *ctx)
 
 /* ---- a turn ---- */
 
-static void check_home(AioContext *ctx)
+void context_check_home(AioContext *ctx)
 {
     if (!ctx->has_home) {
         ctx->has_home = true;
@@ -133,24 +132,34 @@ void context_wait_ends(AioContext *ctx, int64_t now_ns)
     ctx->awake_since_ns = ctx->counted_ns = now_ns;
 }
 
+int64_t context_sleep_begins(AioContext *ctx, int64_t timeout_ns)
+{
+    int64_t now_ns = aio_clock_ns();
+
+    counter_add(&ctx->instruments.counters->sleeps, 1);
+    context_wait_begins(ctx, now_ns);
+    recorder_note_at(&ctx->instruments, (uint64_t)now_ns, RECORDER_SLEEP, (uint64_t)timeout_ns, 0);
+    PROBE2(sleep, ctx, timeout_ns);
+    return now_ns;
+}
+
+int64_t context_sleep_ends(AioContext *ctx, int64_t begin_ns)
+{
+    int64_t now_ns = aio_clock_ns();
+
+    context_wait_ends(ctx, now_ns);
+    recorder_note_at(
+        &ctx->instruments, (uint64_t)now_ns, RECORDER_WAKE, (uint64_t)(now_ns - begin_ns), 0);
+    PROBE2(wake, ctx, now_ns - begin_ns);
+    return now_ns;
+}
+
 static void blocking_wait(AioContext *ctx, int64_t timeout_ns)
 {
-    const struct aio_instruments *in = &ctx->instruments;
-    int64_t begin_ns = aio_clock_ns();
-
-    counter_add(&in->counters->sleeps, 1);
-    context_wait_begins(ctx, begin_ns);
-    recorder_note_at(in, (uint64_t)begin_ns, RECORDER_SLEEP, (uint64_t)timeout_ns, 0);
-    PROBE2(sleep, ctx, timeout_ns);
+    int64_t begin_ns = context_sleep_begins(ctx, timeout_ns);
 
     context_monitor_wait(ctx, timeout_ns);
-
-    int64_t end_ns = aio_clock_ns();
-
-    context_wait_ends(ctx, end_ns);
-    recorder_note_at(in, (uint64_t)end_ns, RECORDER_WAKE, (uint64_t)(end_ns - begin_ns), 0);
-    PROBE2(wake, ctx, end_ns - begin_ns);
-    poll_mode_slept(ctx, begin_ns, end_ns);
+    poll_mode_slept(ctx, begin_ns, context_sleep_ends(ctx, begin_ns));
 }
 
 static void look_at_fds(AioContext *ctx)
@@ -190,7 +199,7 @@ static void wait_for_events(AioContext *ctx, bool blocking)
     int64_t timeout_ns = blocking ? aio_compute_timeout(ctx) : 0;
 
     if (timeout_ns != 0)
-        aio_flush(ctx);
+        context_flush(ctx);
     if (poll_mode_is_on(ctx))
         poll_for_events(ctx, timeout_ns);
     else if (timeout_ns != 0)
@@ -200,31 +209,43 @@ static void wait_for_events(AioContext *ctx, bool blocking)
     doorbell_accept(&ctx->bell);
 }
 
-bool aio_poll(AioContext *ctx, bool blocking)
+void context_begin_turn(AioContext *ctx)
 {
-    check_home(ctx);
     assert(!in_coroutine()); /* it would run others on a stack that is not the loop's */
-    PROBE2(poll_begin, ctx, blocking);
     ctx->nesting++;
     counter_add(&ctx->instruments.counters->polls, 1);
     if (ctx->instruments.counters->polls % TURNS_A_COUNT == 0)
         count_busy(ctx, aio_clock_ns());
-    wait_for_events(ctx, blocking);
+}
 
+bool context_end_turn(AioContext *ctx)
+{
     bool progress = disk_dispatch_completed(ctx);
+
     progress |= aio_sqe_dispatch(ctx);
     progress |= sources_dispatch(ctx);
-    aio_flush(ctx);
+    context_flush(ctx);
     progress |= aio_bh_poll(ctx);
-    aio_flush(ctx);
+    context_flush(ctx);
     progress |= handlers_dispatch(ctx);
-    aio_flush(ctx);
+    context_flush(ctx);
 
     /* The outermost turn: no frame holds a handler any more. */
     if (--ctx->nesting == 0)
         handlers_free_deleted(ctx);
     progress |= timers_run(ctx);
-    aio_flush(ctx);
+    context_flush(ctx);
+    return progress;
+}
+
+bool aio_poll(AioContext *ctx, bool blocking)
+{
+    context_check_home(ctx);
+    PROBE2(poll_begin, ctx, blocking);
+    context_begin_turn(ctx);
+    wait_for_events(ctx, blocking);
+    bool progress = context_end_turn(ctx);
+
     PROBE2(poll_end, ctx, progress);
     return progress;
 }

@@ -43,13 +43,24 @@ struct aio_instruments;
 enum aio_engine {
     AIO_ENGINE_AUTO,      /* the best that works: io_uring, else linux-aio, else threads */
     AIO_ENGINE_IO_URING,  /* one ring for fds and disk together */
-    AIO_ENGINE_LINUX_AIO, /* epoll, linux-aio for reads and writes, the thread pool for the rest */
-    AIO_ENGINE_THREADS,   /* epoll, the thread pool for all disk I/O */
+    AIO_ENGINE_LINUX_AIO, /* linux-aio for reads and writes, the thread pool for the rest */
+    AIO_ENGINE_THREADS,   /* the thread pool for all disk I/O */
+};
+
+/* How a context waits for its fds. */
+enum aio_monitor {
+    AIO_MONITOR_AUTO,     /* the engine's ring; else ppoll, and epoll from when there are 64 fds */
+    AIO_MONITOR_PPOLL,    /* a turn costs by what is watched, a change nothing */
+    AIO_MONITOR_EPOLL,    /* a turn costs by what is ready, a change a system call */
+    AIO_MONITOR_IO_URING, /* a turn costs by what is ready, or no system call where nothing is; a
+                             change an entry of the ring */
 };
 
 /* All zero is a fine default. */
 struct aio_config {
     enum aio_engine engine;
+    enum aio_monitor
+        monitor;          /* AIO_ENGINE_IO_URING has its own, and no other with PPOLL or EPOLL */
     uint32_t io_depth;    /* most disk requests in flight; 0: 256. Sizes the linux-aio context. */
     uint32_t max_threads; /* of the thread pool; 0: 16 */
     const struct doorbell *doorbell;           /* NULL: private words and an eventfd of its own */
@@ -59,8 +70,8 @@ struct aio_config {
 /*
  * Makes a context. No thread, ring or epoll set is shared with a parent process: call it after
  * fork. Returns 0, or -errno: -ENOMEM, -EMFILE; with an engine named, what the kernel said of it
- * (-ENOSYS, -EPERM: io_uring is forbidden here; -EAGAIN: fs.aio-max-nr is used up). AIO_ENGINE_AUTO
- * falls back. Context: any thread.
+ * (-ENOSYS, -EPERM: io_uring is forbidden here; -EAGAIN: fs.aio-max-nr is used up); -EINVAL: the
+ * monitor does not go with the engine. AIO_ENGINE_AUTO falls back. Context: any thread.
  */
 int aio_context_new(const struct aio_config *config, AioContext **ret_ctx);
 
@@ -87,6 +98,10 @@ void aio_context_release(AioContext *ctx);
 enum aio_engine aio_context_engine(const AioContext *ctx);
 const char *aio_engine_name(enum aio_engine engine);
 const char *aio_context_engine_flags(const AioContext *ctx);
+
+/* The monitor in use now, never AIO_MONITOR_AUTO; its name ("epoll"). Context: any thread. */
+enum aio_monitor aio_context_monitor(const AioContext *ctx);
+const char *aio_monitor_name(enum aio_monitor monitor);
 
 /*
  * Disk requests, and entries of aio_add_sqe(), are gathered and handed to the kernel together: at

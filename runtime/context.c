@@ -63,6 +63,7 @@ void aio_context_release(AioContext *ctx)
 
 /* ---- engines ---- */
 
+/* With the monitor, which it implies. */
 static int setup_io_uring(AioContext *ctx)
 {
     return fdmon_uring_setup(ctx);
@@ -70,14 +71,14 @@ static int setup_io_uring(AioContext *ctx)
 
 static int setup_linux_aio(AioContext *ctx)
 {
-    int r = fdmon_epoll_setup(ctx);
+    int r = fdmon_setup(ctx, ctx->wanted_monitor);
 
     return r < 0 ? r : engine_linux_aio_setup(ctx, ctx->io_depth);
 }
 
 static int setup_threads(AioContext *ctx)
 {
-    int r = fdmon_epoll_setup(ctx);
+    int r = fdmon_setup(ctx, ctx->wanted_monitor);
 
     return r < 0 ? r : engine_threads_setup(ctx);
 }
@@ -134,6 +135,13 @@ static void note_refusal(AioContext *ctx, const struct engine_choice *choice, in
     context_add_flags(ctx, reason);
 }
 
+/* The io_uring engine is in the ring that is its monitor. */
+static bool goes_with_monitor(const AioContext *ctx, enum aio_engine engine)
+{
+    return engine != AIO_ENGINE_IO_URING || ctx->wanted_monitor == AIO_MONITOR_AUTO ||
+           ctx->wanted_monitor == AIO_MONITOR_IO_URING;
+}
+
 static int choose_engine(AioContext *ctx, enum aio_engine engine)
 {
     int r = -EINVAL;
@@ -142,6 +150,8 @@ static int choose_engine(AioContext *ctx, enum aio_engine engine)
         const struct engine_choice *choice = &engine_choices[i];
 
         if (engine != AIO_ENGINE_AUTO && engine != choice->engine)
+            continue;
+        if (!goes_with_monitor(ctx, choice->engine))
             continue;
         r = try_engine(ctx, choice);
         if (r == 0)
@@ -223,7 +233,9 @@ static AioContext *context_alloc(const struct aio_config *config)
     bh_init(ctx);
     init_user_lock(&ctx->user_lock);
     timers_init(ctx);
+    ctx->watched_last = &ctx->watched;
     ctx->ready_last = &ctx->ready;
+    ctx->wanted_monitor = config->monitor;
     ctx->io_depth = config->io_depth ? config->io_depth : DEFAULT_IO_DEPTH;
     ctx->max_threads = config->max_threads ? config->max_threads : DEFAULT_MAX_THREADS;
     disk_init(ctx);

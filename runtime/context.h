@@ -44,6 +44,9 @@ struct AioContext {
     /* Under handler_lock. */
     struct aio_handler **handlers; /* by fd */
     uint32_t handlers_capacity;
+    struct aio_handler *watched; /* all, first watched first */
+    struct aio_handler **watched_last;
+    uint32_t n_watched;                   /* but the doorbell's; also read without it */
     struct aio_handler *deleted_handlers; /* also looked at without it */
 
     struct timer_group timers; /* each list under its lock */
@@ -77,6 +80,7 @@ struct AioContext {
     const struct engine_ops *engine;
     void *engine_state;
     struct thread_pool *pool; /* NULL until first used */
+    enum aio_monitor wanted_monitor;
     uint32_t max_threads;
     uint32_t io_depth;
     struct disk_queue completed;
@@ -107,6 +111,22 @@ void context_monitor_wait(AioContext *ctx, int64_t timeout_ns);
 /* A wait begins, a wait is over: what lies between is no work. Context: owner loop. */
 void context_wait_begins(AioContext *ctx, int64_t now_ns);
 void context_wait_ends(AioContext *ctx, int64_t now_ns);
+
+/* The same of a wait that may block, for whoever looks in from outside too: counter, recorder, probe.
+ * Both return now; begin_ns is what the first returned. Context: owner loop. */
+int64_t context_sleep_begins(AioContext *ctx, int64_t timeout_ns);
+int64_t context_sleep_ends(AioContext *ctx, int64_t begin_ns);
+
+/* aio_poll() without its wait: makes the calling thread the context's home, or asserts that it is;
+ * begins a turn; runs all that is ready, ends the turn and returns progress. gsource.c has another
+ * wait in between. Context: owner loop. */
+void context_check_home(AioContext *ctx);
+void context_begin_turn(AioContext *ctx);
+bool context_end_turn(AioContext *ctx);
+
+/* Hands deferred disk requests to the kernel and rings whom the sources pushed to: before a wait.
+ * Context: owner loop. */
+void context_flush(AioContext *ctx);
 
 /* Adds words to what aio_context_engine_flags() says, parted by "; ". Cut where too long. */
 void context_add_flags(AioContext *ctx, const char *text);

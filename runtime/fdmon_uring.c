@@ -2,7 +2,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 
 #include "runtime/atomic.h"
 #include "runtime/uring.h"
@@ -148,24 +147,28 @@ void fdmon_uring_collect(
         fdmon_add_ready(ctx, handler, POLLERR); /* an fd closed while watched: let its owner see */
 }
 
-/* ---- the operations ---- */
-
-/* The kernel's poll would call a file that cannot be waited for always ready. */
-static int check_pollable(int fd)
+void fdmon_uring_watch_again(AioContext *ctx)
 {
-    struct stat st;
+    struct uring *u = uring_of(ctx);
 
-    if (fstat(fd, &st) < 0)
-        return -errno;
-    return S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) ? -EPERM : 0;
+    pthread_mutex_lock(&ctx->handler_lock);
+    for (struct aio_handler *handler = ctx->watched; handler; handler = handler->next) {
+        atomic_and_seq(&handler->submit_flags, ~(uint32_t)ARMED);
+        push_changed(u, handler, ADD);
+    }
+    for (struct aio_handler *handler = ctx->deleted_handlers; handler; handler = handler->next)
+        atomic_and_seq(&handler->submit_flags, ~(uint32_t)ARMED);
+    pthread_mutex_unlock(&ctx->handler_lock);
 }
+
+/* ---- the operations ---- */
 
 static int update(AioContext *ctx, struct aio_handler *old, struct aio_handler *new_handler)
 {
     struct uring *u = uring_of(ctx);
 
     if (new_handler) {
-        int r = check_pollable(new_handler->fd);
+        int r = fdmon_check_fd(new_handler->fd);
         if (r < 0)
             return r;
     }
@@ -181,6 +184,21 @@ static bool keeps_deleted(const AioContext *ctx, const struct aio_handler *handl
     return atomic_load_relaxed(&handler->submit_flags) & (ON_LIST | ARMED); /* MINE */
 }
 
+static int64_t outer_prepare(AioContext *ctx, struct fdmon_fds *ret_fds)
+{
+    struct uring *u = uring_of(ctx);
+
+    u->outer = (struct pollfd){.fd = u->ring.ring_fd, .events = POLLIN};
+    *ret_fds = (struct fdmon_fds){.fds = &u->outer, .n = 1};
+    return uring_prepare_wait(ctx);
+}
+
+/* Memory says what the fd may not: completions that came with the submission. */
+static int outer_check(AioContext *ctx, bool is_ready)
+{
+    return is_ready || uring_needs_wait(ctx) ? uring_wait(ctx, 0) : 0;
+}
+
 static void destroy(AioContext *ctx)
 {
     struct uring *u = uring_of(ctx);
@@ -193,10 +211,14 @@ static void destroy(AioContext *ctx)
 }
 
 const struct fdmon_ops fdmon_uring_ops = {
+    .monitor = AIO_MONITOR_IO_URING,
     .name = "io_uring",
     .update = update,
     .wait = uring_wait,
     .need_wait = uring_needs_wait,
     .keeps_deleted = keeps_deleted,
+    .outer_setup = uring_open_for_outer_loop,
+    .outer_prepare = outer_prepare,
+    .outer_check = outer_check,
     .destroy = destroy,
 };

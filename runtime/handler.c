@@ -12,11 +12,15 @@
  * The ready list is the context's and is emptied from its front: a nested aio_poll() goes on where
  * the outer one stopped.
  *
+ * All that are watched are also in a list, in the order in which their fds were first watched, for a
+ * monitor that must know them all.
+ *
  * Orderings        first             then              ordered by               if broken
  *   GONE   all of who takes   deleted = true    release, acquire before    a callback runs after
  *          it off                               each callback              it was taken off
  *   LEFT   (nothing)          deleted_handlers  none: a glance; the lock   a node is freed a turn
  *                                               follows                    later
+ *   COUNT  (see fdmon.c)
  */
 #include <errno.h>
 #include <poll.h>
@@ -24,6 +28,7 @@
 #include <string.h>
 
 #include "runtime/atomic.h"
+#include "runtime/probe.h"
 
 #define FIRST_CAPACITY 64
 
@@ -66,6 +71,31 @@ static void retire(AioContext *ctx, struct aio_handler *handler)
     atomic_store_relaxed(&ctx->deleted_handlers, handler); /* LEFT */
 }
 
+/* One that replaces another takes its place in the list; a new one goes to its end. */
+static void list_update(AioContext *ctx, struct aio_handler *old, struct aio_handler *handler)
+{
+    struct aio_handler **link = old ? old->link : ctx->watched_last;
+    struct aio_handler *next = old ? old->next : NULL;
+
+    if (handler) {
+        handler->link = link;
+        handler->next = next;
+        *link = handler;
+        link = &handler->next;
+    }
+    *link = next;
+    if (next)
+        next->link = link;
+    else
+        ctx->watched_last = link;
+}
+
+static void count(AioContext *ctx, uint32_t fd, int change)
+{
+    if ((int)fd != ctx->bell.fd)
+        atomic_store_relaxed(&ctx->n_watched, ctx->n_watched + (uint32_t)change); /* COUNT */
+}
+
 /* Puts handler, or nothing, in the place of what stood there, which must be owner's where owner is
  * not NULL. Under handler_lock. */
 static int replace(AioContext *ctx, uint32_t fd, struct aio_handler *handler, const void *owner)
@@ -84,6 +114,8 @@ static int replace(AioContext *ctx, uint32_t fd, struct aio_handler *handler, co
     if (r < 0)
         return r;
     ctx->handlers[fd] = handler;
+    list_update(ctx, old, handler);
+    count(ctx, fd, !!handler - !!old);
     if (old)
         retire(ctx, old);
     return 0;
@@ -219,6 +251,7 @@ static bool dispatch_one(AioContext *ctx, struct aio_handler *handler)
     uint32_t write_events = POLLOUT | POLLERR | (handler->io_read ? 0 : POLLHUP);
     bool called = false;
 
+    PROBE3(fd_dispatch, ctx, handler->fd, revents);
     handler->revents = 0;
     handler->poll.is_ready = false;
     if (polled && !(revents & (POLLIN | POLLHUP | POLLERR)))
@@ -267,6 +300,9 @@ void handlers_free_all(AioContext *ctx)
     free(ctx->handlers);
     ctx->handlers = NULL;
     ctx->handlers_capacity = 0;
+    ctx->watched = NULL;
+    ctx->watched_last = &ctx->watched;
+    ctx->n_watched = 0;
     while (ctx->deleted_handlers) {
         struct aio_handler *handler = ctx->deleted_handlers;
 

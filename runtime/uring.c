@@ -24,6 +24,11 @@
  * has it. TASKRUN_FLAG makes the kernel say in memory that such a call is due: looking costs no
  * system call. A full completion queue is said there too, and the same call empties the backlog.
  *
+ * In somebody else's loop (gsource.c) the ring's fd must become readable with each completion. With
+ * DEFER_TASKRUN it does not: the kernel wakes the one that waits in io_uring_enter() and nobody
+ * else (Linux 6.18, and an eventfd registered with the ring is signalled once at most for polls of
+ * eventfds). So there the ring is opened anew without it, before it has anything under way.
+ *
  * Where the kernel takes nothing (EAGAIN: no memory; EBUSY: backlog), what was filled stays, and
  * until it takes something waits end after RETRY_NS: nothing else might wake the loop to try again.
  *
@@ -223,14 +228,19 @@ static int enter_and_wait(AioContext *ctx, int64_t timeout_ns)
     return enter(ctx, to_submit, 1, wait_flags(u) | IORING_ENTER_EXT_ARG, &arg);
 }
 
+static void fill_all(AioContext *ctx)
+{
+    fdmon_uring_fill(ctx);
+    engine_uring_fill(ctx);
+    aio_sqe_fill(ctx);
+}
+
 int uring_wait(AioContext *ctx, int64_t timeout_ns)
 {
     struct uring *u = uring_of(ctx);
     int r = 0;
 
-    fdmon_uring_fill(ctx);
-    engine_uring_fill(ctx);
-    aio_sqe_fill(ctx);
+    fill_all(ctx);
     if (timeout_ns != 0 && (n_to_collect(u) > 0 || context_has_completions(ctx)))
         timeout_ns = 0; /* submitting a batch may have completed it */
     if (timeout_ns != 0 || n_unsubmitted(u) > 0 || kernel_has_more(u))
@@ -246,6 +256,17 @@ bool uring_needs_wait(const AioContext *ctx)
     return n_to_collect(u) > 0 || n_unsubmitted(u) > 0 || u->pending.first || u->cancelling ||
            u->sqes_waiting || u->cancels_waiting || kernel_has_more(u) ||
            atomic_load_relaxed(&u->changed); /* GLANCE */
+}
+
+int64_t uring_prepare_wait(AioContext *ctx)
+{
+    struct uring *u = uring_of(ctx);
+
+    fill_all(ctx);
+    uring_submit(ctx);
+    if (n_unsubmitted(u) > 0 && u->refused && n_to_collect(u) == 0 && !kernel_has_more(u))
+        return RETRY_NS;
+    return uring_needs_wait(ctx) ? 0 : -1;
 }
 
 bool uring_is_in(const AioContext *ctx)
@@ -285,7 +306,8 @@ static int init_ring(struct io_uring *ring, struct io_uring_params *params)
     return r;
 }
 
-static int make_ring(AioContext *ctx, struct uring *u, const char **ret_name)
+/* With for_outer_loop, such that its fd tells of each completion. */
+static int make_ring(AioContext *ctx, struct uring *u, bool for_outer_loop, const char **ret_name)
 {
     int r = -EINVAL;
 
@@ -296,12 +318,14 @@ static int make_ring(AioContext *ctx, struct uring *u, const char **ret_name)
             .cq_entries = cq_entries(ctx),
         };
 
+        if (for_outer_loop && (params.flags & IORING_SETUP_DEFER_TASKRUN))
+            continue;
         r = init_ring(&u->ring, &params);
         if (r < 0)
             continue;
         *ret_name = flavours[i].name;
-        if (params.features & IORING_FEAT_NO_IOWAIT)
-            u->enter_flags = IORING_ENTER_NO_IOWAIT;
+        make_identity(&u->ring.sq);
+        u->enter_flags = params.features & IORING_FEAT_NO_IOWAIT ? IORING_ENTER_NO_IOWAIT : 0;
         if ((params.features & IORING_FEAT_EXT_ARG) && (params.features & IORING_FEAT_NODROP))
             return 0;
         io_uring_queue_exit(&u->ring);
@@ -321,18 +345,50 @@ static uint64_t probe_ops(struct io_uring *ring)
     return ops;
 }
 
+/* Requests under way, files or buffers that it knows. */
+static bool has_more_than_polls(const AioContext *ctx)
+{
+    const struct uring *u = uring_of(ctx);
+
+    return u->n_disk > 0 || u->n_added > 0 || ctx->disk.fixed.fds || ctx->disk.fixed.buffers;
+}
+
+int uring_open_for_outer_loop(AioContext *ctx)
+{
+    struct uring *u = uring_of(ctx);
+    struct uring fresh = {0};
+    const char *name;
+
+    if (!(u->ring.flags & IORING_SETUP_DEFER_TASKRUN))
+        return 0;
+    if (has_more_than_polls(ctx))
+        return -EBUSY;
+    int r = make_ring(ctx, &fresh, true, &name);
+    if (r < 0)
+        return r;
+    /* What was filled is polls alone, which all are made again. */
+    collect_all(ctx);
+    io_uring_queue_exit(&u->ring);
+    u->ring = fresh.ring;
+    u->enter_flags = fresh.enter_flags;
+    u->sqe_tail = 0;
+    u->enabled = u->refused = false;
+    fdmon_uring_watch_again(ctx);
+    context_add_flags(ctx, name);
+    return 0;
+}
+
 int fdmon_uring_setup(AioContext *ctx)
 {
     const char *name;
     struct uring *u = calloc(1, sizeof(*u));
     if (!u)
         return -ENOMEM;
-    int r = make_ring(ctx, u, &name);
+    int r = make_ring(ctx, u, false, &name);
     if (r < 0) {
         free(u);
         return r;
     }
-    make_identity(&u->ring.sq);
     u->supported_ops = probe_ops(&u->ring);
     u->sqes_waiting_last = &u->sqes_waiting;
 

@@ -13,6 +13,7 @@
  * Not here:    what a completion means (fdmon_uring.c, engine_uring.c)
  */
 #include <liburing.h>
+#include <poll.h>
 
 #include "runtime/aio_sqe.h"
 #include "runtime/context.h"
@@ -47,6 +48,7 @@ struct uring {
     struct disk_queue pending;       /* requests that found the submission queue full */
     struct disk_request *cancelling; /* in the kernel, whose cancellation found it full */
     struct aio_handler *changed;     /* atomic: handlers to watch or to take off */
+    struct pollfd outer;             /* the ring's fd, for an outer loop */
 
     /* aio_sqe.c's */
     struct uring_ready ready;
@@ -85,6 +87,14 @@ int uring_register(AioContext *ctx, unsigned opcode, const void *arg, unsigned n
  * -errno; a signal and the end of the time are 0. */
 int uring_wait(AioContext *ctx, int64_t timeout_ns);
 
+/* Submits what was filled, for a wait elsewhere on the ring's fd; see fdmon_ops.outer_prepare. */
+int64_t uring_prepare_wait(AioContext *ctx);
+
+/* Makes the ring's fd tell of each completion. 0, or -errno: -EBUSY where requests are
+ * under way, or files or buffers registered.
+ * Context: owner loop, or before its first turn. */
+int uring_open_for_outer_loop(AioContext *ctx);
+
 /* Whether uring_wait() has something to do or to collect. No system call. */
 bool uring_needs_wait(const AioContext *ctx);
 
@@ -115,6 +125,9 @@ bool aio_sqe_collect(AioContext *ctx, AioCqeHandler *handler, int32_t result, ui
 void fdmon_uring_collect(
     AioContext *ctx, struct aio_handler *handler, int32_t result, uint32_t cqe_flags);
 void engine_uring_collect(AioContext *ctx, struct disk_request *request, int32_t result);
+
+/* All polls are gone with the ring they were in: makes them anew. */
+void fdmon_uring_watch_again(AioContext *ctx);
 
 /* Moves what waits for a place in the submission queue into it. */
 void fdmon_uring_fill(AioContext *ctx);

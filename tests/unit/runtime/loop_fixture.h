@@ -33,7 +33,8 @@
 
 struct loop {
     AioContext *ctx;
-    enum aio_engine engine;
+    enum aio_engine engine; /* io_uring where that is the monitor, else the thread pool */
+    enum aio_monitor monitor;
     int n_fds;
 };
 
@@ -49,23 +50,29 @@ static inline int count_fds(void)
     return n;
 }
 
-static inline AioContext *new_context(enum aio_engine engine)
+static inline AioContext *new_monitored_context(enum aio_engine engine, enum aio_monitor monitor)
 {
-    struct aio_config config = {.engine = engine};
+    struct aio_config config = {.engine = engine, .monitor = monitor};
     AioContext *ctx = NULL;
 
     assert_int_equal(aio_context_new(&config, &ctx), 0);
     return ctx;
 }
 
-/* The initial state is the engine, kept in a pointer. */
+static inline AioContext *new_context(enum aio_engine engine)
+{
+    return new_monitored_context(engine, AIO_MONITOR_AUTO);
+}
+
+/* The initial state is the monitor, kept in a pointer. */
 static inline int loop_setup(void **state)
 {
     struct loop *loop = calloc(1, sizeof *loop);
 
-    loop->engine = (enum aio_engine)(uintptr_t)*state;
+    loop->monitor = (enum aio_monitor)(uintptr_t)*state;
+    loop->engine = loop->monitor == AIO_MONITOR_IO_URING ? AIO_ENGINE_IO_URING : AIO_ENGINE_THREADS;
     loop->n_fds = count_fds();
-    loop->ctx = new_context(loop->engine);
+    loop->ctx = new_monitored_context(loop->engine, loop->monitor);
     aio_context_set_current(loop->ctx);
     *state = loop;
     return 0;
@@ -115,31 +122,30 @@ static inline void set_flag(void *opaque)
 #f, f, loop_setup, loop_teardown, NULL \
     }
 
-/* Runs each case on epoll, and again on io_uring where this kernel lets us. */
+/* Runs each case on each monitor: on io_uring where this kernel lets us. */
 static inline int loop_run(const char *group, const struct CMUnitTest *cases, size_t n_cases)
 {
-    static const enum aio_engine engines[] = {AIO_ENGINE_THREADS, AIO_ENGINE_IO_URING};
+    static const enum aio_monitor monitors[] = {
+        AIO_MONITOR_PPOLL, AIO_MONITOR_EPOLL, AIO_MONITOR_IO_URING};
     struct aio_config uring = {.engine = AIO_ENGINE_IO_URING};
     AioContext *probe;
-    size_t n_engines = 1;
+    size_t n_monitors = 2;
 
     if (aio_context_new(&uring, &probe) == 0) {
         aio_context_unref(probe);
-        n_engines = 2;
+        n_monitors = 3;
     }
-    struct CMUnitTest *all = calloc(2 * n_cases, sizeof *all);
-    char **names = calloc(2 * n_cases, sizeof *names);
+    struct CMUnitTest *all = calloc(n_monitors * n_cases, sizeof *all);
+    char **names = calloc(n_monitors * n_cases, sizeof *names);
     size_t n = 0;
 
-    for (size_t e = 0; e < n_engines; e++) {
+    for (size_t m = 0; m < n_monitors; m++) {
         for (size_t i = 0; i < n_cases; i++, n++) {
-            const char *monitor = e == 0 ? "epoll" : "io_uring";
-
-            if (asprintf(&names[n], "%s (%s)", cases[i].name, monitor) < 0)
+            if (asprintf(&names[n], "%s (%s)", cases[i].name, aio_monitor_name(monitors[m])) < 0)
                 abort();
             all[n] = cases[i];
             all[n].name = names[n];
-            all[n].initial_state = (void *)(uintptr_t)engines[e];
+            all[n].initial_state = (void *)(uintptr_t)monitors[m];
         }
     }
     int failed = _cmocka_run_group_tests(group, all, n, NULL, NULL);

@@ -111,7 +111,8 @@ static void doorbell_and_instruments_handed_in_are_used_and_kept(void **state)
     struct doorbell bell = {.words = &words, .fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
     struct aio_counters own_counters = {0};
     struct aio_instruments instruments = {.counters = &own_counters};
-    struct aio_config config = {loop->engine, 0, 0, &bell, &instruments};
+    struct aio_config config = {
+        .engine = loop->engine, .doorbell = &bell, .instruments = &instruments};
     AioContext *ctx;
 
     assert_int_equal(aio_context_new(&config, &ctx), 0);
