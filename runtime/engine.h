@@ -57,17 +57,23 @@ enum disk_place {
     DISK_IN_WORKER, /* the thread pool's */
 };
 
-/* A read or write touches the first 72 bytes alone, so it is not cleared as a whole. */
+/*
+ * Its first cache line is all that a read or write in the ring needs, and of that only the first
+ * half from its completion to its wake; no request is cleared as a whole.
+ */
 struct disk_request {
     uint8_t op;    /* enum disk_op */
     uint8_t place; /* enum disk_place */
     bool done;
-    bool waits;        /* co has yielded; else its end came inside submit() */
-    bool was_asked;    /* by a scope, to end early */
-    bool cancel_waits; /* io_uring's: on its list of cancellations that found no entry */
-    bool no_worker;    /* it ended with an error because no thread could be made */
-    int fd;            /* or dirfd; the plain one */
-    int fixed_file;    /* the place where fd is registered, or -1 */
+    bool waits;                /* co has yielded; else its end came inside submit() */
+    bool was_asked;            /* by a scope, to end early */
+    bool cancel_waits;         /* io_uring's: on its list of cancellations that found no entry */
+    bool no_worker;            /* it ended with an error because no thread could be made */
+    ssize_t result;            /* count, 0 or -errno, once done */
+    struct disk_request *next; /* those that wait, engine's queue, then the completed list */
+    Coroutine *co;             /* who is woken by disk_dispatch_completed() if it waits */
+    int fd;                    /* or dirfd; the plain one */
+    int fixed_file;            /* the place where fd is registered, or -1 */
     uint64_t offset;
     union {
         struct {
@@ -83,25 +89,22 @@ struct disk_request {
             const struct open_how *how;
         };
         struct {
-            const char *statx_path;
-            struct statx *statx;
-            int statx_flags;
-            unsigned statx_mask;
-        };
-        struct {
             uint64_t fallocate_len;
             int fallocate_mode;
         };
+        struct {
+            const char *statx_path;
+            struct statx *statx;
+        };
     };
-    ssize_t result;            /* count, 0 or -errno, once done */
-    struct disk_request *next; /* those that wait, engine's queue, then the completed list */
-    Coroutine *co;             /* who is woken by disk_dispatch_completed() if it waits */
+    int statx_flags;
+    unsigned statx_mask;
     struct co_wait wait;
 
     /* While a worker has it. */
     struct pool_work work;
     const struct disk_kernel *kernel;
-};
+} __attribute__((aligned(64)));
 
 /* Requests in order of coming; zero bytes are the empty queue. */
 struct disk_queue {
@@ -142,8 +145,27 @@ struct engine_ops {
 void disk_init(AioContext *ctx);
 void disk_deinit(AioContext *ctx);
 
-void disk_queue_push(struct disk_queue *queue, struct disk_request *request);
-struct disk_request *disk_queue_pop(struct disk_queue *queue); /* NULL: empty */
+static inline void disk_queue_push(struct disk_queue *queue, struct disk_request *request)
+{
+    request->next = NULL;
+    if (queue->first)
+        queue->last->next = request;
+    else
+        queue->first = request;
+    queue->last = request;
+}
+
+/* NULL: it is empty. */
+static inline struct disk_request *disk_queue_pop(struct disk_queue *queue)
+{
+    struct disk_request *request = queue->first;
+
+    if (request)
+        queue->first = request->next;
+    return request;
+}
+
+/* Takes out one that is in it. */
 void disk_queue_remove(struct disk_queue *queue, struct disk_request *request);
 
 /* Runs a request of the current context, whose op, fd, offset and arguments are set, to its end:
@@ -164,6 +186,9 @@ static inline bool disk_is_write(const struct disk_request *request)
 /* Ends a request: inside submit() its coroutine just goes on; later it is put on the completed
  * list. Runs no user code. Context: owner loop. */
 void disk_complete(AioContext *ctx, struct disk_request *request, ssize_t result);
+
+/* Puts one that is done already on the completed list. Context: owner loop. */
+void disk_push_completed(AioContext *ctx, struct disk_request *request);
 
 /* For a test that held one back in disk_kernel.hold(). */
 void disk_complete_held(AioContext *ctx, struct disk_request *request, ssize_t result);
