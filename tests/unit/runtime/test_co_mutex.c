@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * CoMutex and CoQueue, in one context and between threads.
+ * CoMutex, in one context and between threads.
  */
 #include "tests/unit/runtime/death.h"
 #include "tests/unit/runtime/loop_thread.h"
 
 #include "runtime/atomic.h"
+#include "runtime/co_cancel.h"
 #include "runtime/coroutine.h"
 
 static AioContext *ctx;
 static CoMutex mutex;
-static CoQueue queue;
 static int order[16];
 static int n_order;
 
@@ -19,7 +19,6 @@ static int setup(void **state)
     ctx = test_context_new();
     aio_context_set_current(ctx);
     co_mutex_init(&mutex);
-    co_queue_init(&queue);
     n_order = 0;
     return 0;
 }
@@ -112,6 +111,53 @@ static void a_zeroed_mutex_is_unlocked(void **state)
     assert_order(1, 1);
 }
 
+static void coroutine_fn try_to_lock(void *opaque)
+{
+    bool *locked = opaque;
+
+    *locked = co_mutex_trylock(&mutex);
+    if (!*locked)
+        return;
+    co_mutex_assert_locked(&mutex);
+    co_mutex_unlock(&mutex);
+}
+
+static void trying_takes_it_where_nobody_has_it(void **state)
+{
+    bool locked = true;
+    Coroutine *holder = start(hold_over_a_yield, NULL);
+
+    start(try_to_lock, &locked);
+    assert_false(locked);
+    coroutine_enter(holder);
+    start(try_to_lock, &locked);
+    assert_true(locked);
+    assert_int_equal(mutex.locked, 0);
+}
+
+static void coroutine_fn lock_in_a_scope_that_is_over(void *opaque)
+{
+    CoScope scope;
+
+    co_scope_begin(&scope, NULL, 0);
+    co_mutex_lock(&mutex);
+    co_mutex_assert_locked(&mutex);
+    co_mutex_unlock(&mutex);
+    co_scope_end(&scope);
+    came(opaque);
+}
+
+static void no_scope_ends_the_wait_for_a_mutex(void **state)
+{
+    Coroutine *holder = start(hold_over_a_yield, (void *)1);
+
+    start(lock_in_a_scope_that_is_over, (void *)2);
+    aio_poll(ctx, false);
+    assert_order(1, 1);
+    coroutine_enter(holder);
+    assert_order(1, 2);
+}
+
 #define N_THREADS    4
 #define N_COROUTINES 8
 #define N_ROUNDS     2000
@@ -183,108 +229,36 @@ static void lock_outside(void)
     co_mutex_lock(&mutex);
 }
 
+static void coroutine_fn lock_twice(void *opaque)
+{
+    co_mutex_lock(&mutex);
+    co_mutex_lock(&mutex);
+}
+
+static void wait_for_oneself(void)
+{
+    start(lock_twice, NULL);
+}
+
+static void coroutine_fn assert_locked(void *opaque)
+{
+    co_mutex_assert_locked(&mutex);
+}
+
+static void assert_what_another_holds(void)
+{
+    start(hold_over_a_yield, NULL);
+    start(assert_locked, NULL);
+}
+
 static void mistakes_with_a_mutex_abort(void **state)
 {
+    assert_bug(wait_for_oneself, "coroutine lock_twice locks a mutex that it holds");
+    assert_bug(
+        assert_what_another_holds, "coroutine assert_locked must hold a mutex, but does not");
     assert_bug(end_with_lock, "lock_and_end ended with 1 locks held");
     assert_bug(unlock_foreign, "unlocks a mutex that it does not hold");
     assert_bug(lock_outside, "outside a coroutine");
-}
-
-/* ---- CoQueue ---- */
-
-static void coroutine_fn wait_in_queue(void *opaque)
-{
-    co_queue_wait(&queue, NULL);
-    came(opaque);
-}
-
-static void a_queue_wakes_first_in_first_out(void **state)
-{
-    assert_true(co_queue_empty(&queue));
-    assert_false(co_queue_next(&queue));
-    for (intptr_t i = 1; i <= 3; i++)
-        start(wait_in_queue, (void *)i);
-    assert_false(co_queue_empty(&queue));
-
-    assert_true(co_queue_next(&queue));
-    assert_order(0);
-    aio_poll(ctx, true);
-    assert_order(1, 1);
-
-    co_queue_restart_all(&queue);
-    assert_true(co_queue_empty(&queue));
-    aio_poll(ctx, true);
-    assert_order(2, 2, 3);
-}
-
-static void coroutine_fn wake_all_then_yield(void *opaque)
-{
-    co_queue_restart_all(&queue);
-    came(opaque);
-    coroutine_yield();
-}
-
-static void whom_a_coroutine_wakes_runs_after_it_yields(void **state)
-{
-    for (intptr_t i = 1; i <= 3; i++)
-        start(wait_in_queue, (void *)i);
-    Coroutine *waker = start(wake_all_then_yield, (void *)9);
-    assert_order(4, 9, 1, 2, 3);
-    coroutine_enter(waker);
-}
-
-static void coroutine_fn wait_again(void *opaque)
-{
-    for (int i = 0; i < 2; i++)
-        co_queue_wait(&queue, NULL);
-    came(opaque);
-}
-
-static void who_waits_again_waits_for_the_next_wake(void **state)
-{
-    start(wait_again, (void *)1);
-    co_queue_restart_all(&queue);
-    aio_poll(ctx, true);
-    assert_order(0);
-    co_queue_restart_all(&queue);
-    aio_poll(ctx, true);
-    assert_order(1, 1);
-}
-
-static void coroutine_fn wait_with_mutex(void *opaque)
-{
-    co_mutex_lock(&mutex);
-    co_queue_wait(&queue, &mutex);
-    assert_ptr_equal(mutex.holder, coroutine_self());
-    came(opaque);
-    co_mutex_unlock(&mutex);
-}
-
-static void coroutine_fn wake_under_mutex(void *opaque)
-{
-    co_mutex_lock(&mutex);
-    co_queue_restart_all(&queue);
-    came(opaque);
-    co_mutex_unlock(&mutex);
-}
-
-static void waiting_lets_the_mutex_go_and_takes_it_again(void **state)
-{
-    start(wait_with_mutex, (void *)1);
-    start(wait_with_mutex, (void *)2);
-    start(wake_under_mutex, (void *)3);
-    assert_order(3, 3, 1, 2);
-    assert_int_equal(mutex.locked, 0);
-}
-
-static void wake_a_waiter_of_a_queue(void)
-{
-    aio_co_wake(start(wait_in_queue, NULL));
-}
-
-static void a_wake_around_the_queue_aborts(void **state)
-{
-    assert_bug(wake_a_waiter_of_a_queue, "was woken while it waits in co_queue_wait");
 }
 
 int main(void)
@@ -294,13 +268,10 @@ int main(void)
         CASE(waiters_get_it_first_come_first_served),
         CASE(nobody_gets_in_before_a_waiter),
         CASE(a_zeroed_mutex_is_unlocked),
+        CASE(trying_takes_it_where_nobody_has_it),
+        CASE(no_scope_ends_the_wait_for_a_mutex),
         CASE(four_threads_count_exactly),
         CASE(mistakes_with_a_mutex_abort),
-        CASE(a_queue_wakes_first_in_first_out),
-        CASE(whom_a_coroutine_wakes_runs_after_it_yields),
-        CASE(who_waits_again_waits_for_the_next_wake),
-        CASE(waiting_lets_the_mutex_go_and_takes_it_again),
-        CASE(a_wake_around_the_queue_aborts),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
