@@ -21,8 +21,9 @@
 #include "runtime/atomic.h"
 #include "runtime/bug.h"
 
-#define DEFAULT_IO_DEPTH    256
-#define DEFAULT_MAX_THREADS 16
+#define DEFAULT_IO_DEPTH       256
+#define DEFAULT_MAX_THREADS    16
+#define DEFAULT_THREAD_IDLE_NS (10 * AIO_SCALE_S)
 
 /* ---- the thread's context ---- */
 
@@ -238,6 +239,7 @@ static AioContext *context_alloc(const struct aio_config *config)
     ctx->wanted_monitor = config->monitor;
     ctx->io_depth = config->io_depth ? config->io_depth : DEFAULT_IO_DEPTH;
     ctx->max_threads = config->max_threads ? config->max_threads : DEFAULT_MAX_THREADS;
+    ctx->thread_idle_ns = DEFAULT_THREAD_IDLE_NS;
     disk_init(ctx);
     ctx->awake_since_ns = ctx->counted_ns = aio_clock_ns();
     return ctx;

@@ -81,7 +81,9 @@ struct AioContext {
     void *engine_state;
     struct thread_pool *pool; /* NULL until first used */
     enum aio_monitor wanted_monitor;
+    uint32_t min_threads;
     uint32_t max_threads;
+    int64_t thread_idle_ns;
     uint32_t io_depth;
     struct disk_queue completed;
     uint32_t n_cqes; /* completions collected for the program's own entries (aio_sqe.c) */

@@ -6,27 +6,30 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <time.h>
 
+#include "runtime/bug.h"
 #include "runtime/context.h"
 #include "runtime/pool_work.h"
 
 /*
- * One mutex guards both queues: work not begun, and work finished. Everything that a worker and the
- * loop hand each other (arguments, result) passes through it, so no weak atomics are needed.
+ * One mutex guards what the loop and the workers hand each other: work not begun, and work finished.
+ * All else (arguments, result) passes with it through that mutex, so no weak atomics are needed. A
+ * condition variable is signalled under the mutex, so nobody touches it once the pool is freed.
  *
  * A worker counts as idle from its creation until it takes work, so "more queued than idle" is
- * exactly when one more is of use, also while earlier ones are still starting.
+ * exactly when one more is of use, also while earlier ones are still starting. The home thread
+ * makes it, so it has the loop's affinity.
  *
- * The worker that makes the finished queue non-empty schedules the bottom half; the loop takes the
- * queue whole. finish() only collects; coroutines run after the queue has been walked, because one
- * of them may run a nested loop by way of what it wakes.
+ * The worker that makes the finished queue non-empty schedules the bottom half, which moves the
+ * queue to one of the loop's own and calls back from there. A callback may run a nested loop, whose
+ * turn must find the rest: so the bottom half is scheduled again before the first call, and
+ * cancelled after the last. Work that was finished meanwhile may have lost its schedule by that:
+ * the queue is looked at once more.
  *
  * Workers are joined, not detached: when thread_pool_free() returns, no instruction of theirs is
- * left to run. One that leaves for lack of work is joined when the next is made, or at the end.
+ * left to run. One that leaves is joined when the next is made, or at the end; it has nothing left
+ * to do but return by then.
  */
-
-#define WORKER_IDLE_NS (10 * 1000000000LL)
 
 struct work_queue {
     struct pool_work *first;
@@ -43,8 +46,8 @@ struct worker {
 struct thread_pool {
     AioContext *ctx;
     BH *reap_bh;
-    struct worker *workers; /* the owner loop's */
-    uint32_t max_threads;
+    struct worker *workers;  /* the owner loop's */
+    struct work_queue ended; /* the owner loop's: to be called back in this order */
 
     pthread_mutex_t lock;
     pthread_cond_t more_work; /* waits on CLOCK_MONOTONIC */
@@ -55,6 +58,8 @@ struct thread_pool {
     uint32_t n_queued;
     uint32_t n_threads;
     uint32_t n_idle;
+    uint32_t min_threads;
+    uint32_t max_threads;
     int64_t idle_ns;
     bool stopping;
 };
@@ -68,48 +73,79 @@ static void queue_init(struct work_queue *queue)
 static void queue_push(struct work_queue *queue, struct pool_work *work)
 {
     work->next = NULL;
+    work->link = queue->last;
     *queue->last = work;
     queue->last = &work->next;
+}
+
+static void queue_remove(struct work_queue *queue, struct pool_work *work)
+{
+    *work->link = work->next;
+    if (work->next)
+        work->next->link = work->link;
+    else
+        queue->last = work->link;
 }
 
 static struct pool_work *queue_pop(struct work_queue *queue)
 {
     struct pool_work *work = queue->first;
 
-    if (work) {
-        queue->first = work->next;
-        if (!queue->first)
-            queue->last = &queue->first;
-    }
+    if (work)
+        queue_remove(queue, work);
     return work;
+}
+
+/* Moves all of from to the end of to. */
+static void queue_append(struct work_queue *to, struct work_queue *from)
+{
+    if (!from->first)
+        return;
+    from->first->link = to->last;
+    *to->last = from->first;
+    to->last = from->last;
+    queue_init(from);
 }
 
 /* ---- the workers' side ---- */
 
-static struct timespec deadline_after(int64_t ns)
+/* Waits under the lock, until something has changed or idle_ns have passed since since_ns. Returns
+ * whether they have. */
+static bool wait_idle(struct thread_pool *pool, int64_t since_ns)
 {
-    struct timespec t;
+    int64_t until_ns = since_ns < INT64_MAX - pool->idle_ns ? since_ns + pool->idle_ns : INT64_MAX;
+    struct timespec until = {.tv_sec = until_ns / AIO_SCALE_S, .tv_nsec = until_ns % AIO_SCALE_S};
 
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    ns += t.tv_nsec;
-    t.tv_sec += ns / 1000000000;
-    t.tv_nsec = ns % 1000000000;
-    return t;
+    return pthread_cond_timedwait(&pool->more_work, &pool->lock, &until) == ETIMEDOUT;
 }
 
 /* Waits for work under the lock. NULL: it is time to leave. */
 static struct pool_work *take_work(struct thread_pool *pool)
 {
-    struct timespec deadline = deadline_after(pool->idle_ns);
-    int r = 0;
+    int64_t since_ns = aio_clock_ns();
+    bool has_waited = false;
 
-    while (!pool->queued.first && !pool->stopping && r != ETIMEDOUT)
-        r = pthread_cond_timedwait(&pool->more_work, &pool->lock, &deadline);
+    while (pool->n_threads <= pool->max_threads) {
+        struct pool_work *work = queue_pop(&pool->queued);
 
-    struct pool_work *work = queue_pop(&pool->queued);
-    if (work)
-        pool->n_queued--;
-    return work;
+        if (work) {
+            work->has_begun = true;
+            pool->n_queued--;
+            return work;
+        }
+        if (pool->stopping)
+            return NULL;
+        if (pool->n_threads <= pool->min_threads)
+            pthread_cond_wait(&pool->more_work, &pool->lock);
+        else if (has_waited)
+            return NULL;
+        else
+            has_waited = wait_idle(pool, since_ns);
+    }
+    /* One too many: what it was woken for is another's. */
+    if (pool->queued.first)
+        pthread_cond_signal(&pool->more_work);
+    return NULL;
 }
 
 /* Called and returns with the lock held; lets go of it while func runs. */
@@ -212,24 +248,47 @@ static int add_worker(struct thread_pool *pool)
     return 0;
 }
 
-/* The bottom half: hands back whatever the workers have finished. */
+/* Moves what the workers have finished to what is to be called back. Returns whether there is any. */
+static bool take_finished(struct thread_pool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    queue_append(&pool->ended, &pool->finished);
+    pthread_mutex_unlock(&pool->lock);
+    return pool->ended.first;
+}
+
+/* The bottom half. */
 static void reap(void *opaque)
 {
     struct thread_pool *pool = opaque;
-    struct work_queue finished;
     struct pool_work *work;
 
-    queue_init(&finished);
-    pthread_mutex_lock(&pool->lock);
-    if (pool->finished.first) {
-        finished = pool->finished;
-        queue_init(&pool->finished);
-    }
-    pthread_mutex_unlock(&pool->lock);
-
-    while ((work = queue_pop(&finished)))
+    take_finished(pool);
+    if (pool->ended.first && pool->ended.first->next)
+        bh_schedule(pool->reap_bh);
+    while ((work = queue_pop(&pool->ended)))
         work->finish(pool->ctx, work);
+    bh_cancel(pool->reap_bh);
+    if (take_finished(pool))
+        bh_schedule(pool->reap_bh);
     disk_dispatch_completed(pool->ctx);
+}
+
+/* Makes workers while there are less than the minimum, or more work than idle ones. Returns the
+ * error of the one that could not be made. */
+static int add_workers(struct thread_pool *pool)
+{
+    for (;;) {
+        pthread_mutex_lock(&pool->lock);
+        bool wanted = pool->n_threads < pool->min_threads ||
+                      (pool->n_queued > pool->n_idle && pool->n_threads < pool->max_threads);
+        pthread_mutex_unlock(&pool->lock);
+        if (!wanted)
+            return 0;
+        int r = add_worker(pool);
+        if (r < 0)
+            return r;
+    }
 }
 
 static int pool_new(AioContext *ctx, struct thread_pool **ret_pool)
@@ -243,8 +302,10 @@ static int pool_new(AioContext *ctx, struct thread_pool **ret_pool)
         return -ENOMEM;
     }
     pool->ctx = ctx;
-    pool->max_threads = ctx->max_threads ? ctx->max_threads : 1;
-    pool->idle_ns = WORKER_IDLE_NS;
+    pool->min_threads = ctx->min_threads;
+    pool->max_threads = ctx->max_threads;
+    pool->idle_ns = ctx->thread_idle_ns;
+    queue_init(&pool->ended);
     queue_init(&pool->queued);
     queue_init(&pool->finished);
     pthread_mutex_init(&pool->lock, NULL);
@@ -265,9 +326,17 @@ static int pool_get(AioContext *ctx, struct thread_pool **ret_pool)
         int r = pool_new(ctx, &ctx->pool);
         if (r < 0)
             return r;
+        (void)add_workers(ctx->pool); /* the minimum, or as many as are to be had */
     }
     *ret_pool = ctx->pool;
     return 0;
+}
+
+static void check_empty(const struct work_queue *queue)
+{
+    if (queue->first)
+        bug("work of function %p is under way at the end of its context",
+            (void *)(uintptr_t)queue->first->func);
 }
 
 void thread_pool_free(struct thread_pool *pool)
@@ -276,7 +345,7 @@ void thread_pool_free(struct thread_pool *pool)
         return;
 
     pthread_mutex_lock(&pool->lock);
-    assert(!pool->queued.first); /* who waits for it would never be woken */
+    check_empty(&pool->queued); /* who waits for it would never be woken */
     pool->stopping = true;
     pthread_cond_broadcast(&pool->more_work);
     pthread_mutex_unlock(&pool->lock);
@@ -288,7 +357,8 @@ void thread_pool_free(struct thread_pool *pool)
         pthread_join(worker->thread, NULL);
         free(worker);
     }
-    assert(!pool->finished.first);
+    check_empty(&pool->finished);
+    check_empty(&pool->ended);
 
     bh_delete(pool->reap_bh);
     pthread_cond_destroy(&pool->more_work);
@@ -299,15 +369,10 @@ void thread_pool_free(struct thread_pool *pool)
 /* Under the lock. Takes work back; false where a worker has had it already. */
 static bool take_back(struct thread_pool *pool, struct pool_work *work)
 {
-    struct pool_work **link = &pool->queued.first;
-
-    while (*link && *link != work)
-        link = &(*link)->next;
-    if (!*link)
+    if (work->has_begun)
         return false;
-    *link = work->next;
-    if (!*link)
-        pool->queued.last = link;
+    work->has_begun = true;
+    queue_remove(&pool->queued, work);
     pool->n_queued--;
     return true;
 }
@@ -330,15 +395,12 @@ int pool_work_submit(AioContext *ctx, struct pool_work *work)
         return r;
 
     pthread_mutex_lock(&pool->lock);
+    work->has_begun = false;
     queue_push(&pool->queued, work);
     pool->n_queued++;
-    bool wants_worker = pool->n_queued > pool->n_idle && pool->n_threads < pool->max_threads;
     pthread_cond_signal(&pool->more_work);
     pthread_mutex_unlock(&pool->lock);
-    if (!wants_worker)
-        return 0;
-
-    r = add_worker(pool);
+    r = add_workers(pool);
     if (r == 0)
         return 0;
 
@@ -347,6 +409,13 @@ int pool_work_submit(AioContext *ctx, struct pool_work *work)
     bool orphaned = pool->n_threads == 0 && take_back(pool, work);
     pthread_mutex_unlock(&pool->lock);
     return orphaned ? r : 0;
+}
+
+void pool_work_finish_later(AioContext *ctx, struct pool_work *work, int ret)
+{
+    work->ret = ret;
+    queue_push(&ctx->pool->ended, work);
+    bh_schedule(ctx->pool->reap_bh);
 }
 
 uint32_t thread_pool_n_threads(AioContext *ctx)
@@ -361,44 +430,38 @@ uint32_t thread_pool_n_threads(AioContext *ctx)
     return n;
 }
 
-int thread_pool_set_idle_ns(AioContext *ctx, int64_t idle_ns)
+/* ---- parameters ---- */
+
+int aio_context_set_thread_pool_params(AioContext *ctx, int64_t min, int64_t max)
 {
-    struct thread_pool *pool;
-    int r = pool_get(ctx, &pool);
-    if (r < 0)
-        return r;
+    struct thread_pool *pool = ctx->pool;
+
+    if (min < 0 || max < 1 || min > max || max > INT32_MAX)
+        return -EINVAL;
+    ctx->min_threads = (uint32_t)min;
+    ctx->max_threads = (uint32_t)max;
+    if (!pool)
+        return 0;
 
     pthread_mutex_lock(&pool->lock);
-    pool->idle_ns = idle_ns;
+    pool->min_threads = ctx->min_threads;
+    pool->max_threads = ctx->max_threads;
+    pthread_cond_broadcast(&pool->more_work);
     pthread_mutex_unlock(&pool->lock);
+    (void)add_workers(pool); /* those who are not to be had now are made when there is work */
     return 0;
 }
 
-/* ---- coroutines ---- */
-
-struct co_call {
-    struct pool_work work;
-    Coroutine *co;
-};
-
-static void co_call_finish(AioContext *ctx, struct pool_work *work)
+void aio_context_set_thread_pool_idle_ns(AioContext *ctx, int64_t idle_ns)
 {
-    struct co_call *call = (struct co_call *)work;
+    struct thread_pool *pool = ctx->pool;
 
-    aio_co_schedule(ctx, call->co);
-}
-
-int coroutine_fn thread_pool_submit_co(ThreadPoolFunc *func, void *opaque)
-{
-    AioContext *ctx = aio_context_current();
-    struct co_call call = {
-        .work = {.func = func, .opaque = opaque, .finish = co_call_finish},
-        .co = coroutine_self(),
-    };
-
-    int r = pool_work_submit(ctx, &call.work);
-    if (r < 0)
-        return r;
-    coroutine_yield();
-    return call.work.ret;
+    assert(idle_ns >= 0);
+    ctx->thread_idle_ns = idle_ns;
+    if (!pool)
+        return;
+    pthread_mutex_lock(&pool->lock);
+    pool->idle_ns = idle_ns;
+    pthread_cond_broadcast(&pool->more_work);
+    pthread_mutex_unlock(&pool->lock);
 }

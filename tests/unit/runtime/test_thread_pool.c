@@ -16,6 +16,7 @@
 #include "runtime/atomic.h"
 #include "runtime/context.h"
 #include "runtime/pool_work.h"
+#include "tests/unit/runtime/death.h"
 
 #define DEADLINE_NS ((int64_t)20 * 1000 * 1000 * 1000)
 
@@ -154,6 +155,14 @@ static void close_gate(void)
     gate.most_waiting = 0;
 }
 
+static void wait_until_at_gate(unsigned n)
+{
+    pthread_mutex_lock(&gate.lock);
+    while (gate.n_waiting < n)
+        pthread_cond_wait(&gate.changed, &gate.lock);
+    pthread_mutex_unlock(&gate.lock);
+}
+
 static void open_gate_when_waiting(unsigned n)
 {
     pthread_mutex_lock(&gate.lock);
@@ -252,7 +261,7 @@ static void workers_without_work_leave_and_others_come(void **state)
 {
     AioContext *ctx = context_with(4);
 
-    assert_int_equal(thread_pool_set_idle_ns(ctx, 1000000), 0);
+    aio_context_set_thread_pool_idle_ns(ctx, 1000000);
     for (int i = 0; i < 5; i++) {
         run_one(ctx);
         wait_for_no_threads(ctx);
@@ -265,7 +274,7 @@ static void work_that_meets_a_leaving_worker_is_done(void **state)
 {
     AioContext *ctx = context_with(2);
 
-    assert_int_equal(thread_pool_set_idle_ns(ctx, 1), 0);
+    aio_context_set_thread_pool_idle_ns(ctx, 1);
     for (int i = 0; i < 300; i++)
         run_one(ctx);
     drop(ctx);
@@ -331,14 +340,328 @@ static void no_thread_to_be_had_is_an_error_and_leaves_nothing_queued(void **sta
     assert_int_equal(pthread_attr_setstacksize(&huge, (size_t)1 << 47), 0);
     assert_int_equal(pthread_setattr_default_np(&huge), 0);
     start(&call);
+    int r = thread_pool_submit_aio(return_zero, NULL, NULL, NULL, NULL);
     assert_int_equal(pthread_setattr_default_np(&usual), 0);
     pthread_attr_destroy(&usual);
     pthread_attr_destroy(&huge);
 
     assert_int_equal(n_ended, 1);
     assert_int_equal(call.result, -EAGAIN);
+    assert_int_equal(r, -EAGAIN);
+    assert_false(aio_poll(ctx, false)); /* nobody is called back */
     run_one(ctx);
     drop(ctx);
+}
+
+/* ---- how many ---- */
+
+static void impossible_numbers_of_threads_are_refused(void **state)
+{
+    static const int64_t bad[][2] = {
+        {-1, 4}, {0, 0}, {5, 4}, {0, -1}, {-2, -1}, {0, INT64_C(1) << 40}};
+    AioContext *ctx = context_with(4);
+
+    for (int twice = 0; twice < 2; twice++) {
+        for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+            assert_int_equal(
+                aio_context_set_thread_pool_params(ctx, bad[i][0], bad[i][1]), -EINVAL);
+        assert_int_equal(aio_context_set_thread_pool_params(ctx, 0, 1), 0);
+        assert_int_equal(aio_context_set_thread_pool_params(ctx, 3, 3), 0);
+        run_one(ctx); /* and again with a pool */
+    }
+    drop(ctx);
+}
+
+static void wait_for_threads(AioContext *ctx, uint32_t n)
+{
+    int64_t deadline_ns = aio_clock_ns() + DEADLINE_NS;
+
+    while (thread_pool_n_threads(ctx) != n) {
+        assert_true(aio_clock_ns() < deadline_ns);
+        sched_yield();
+    }
+}
+
+static void as_many_workers_stay_as_the_minimum_says(void **state)
+{
+    AioContext *ctx = context_with(4);
+
+    assert_int_equal(aio_context_set_thread_pool_params(ctx, 2, 4), 0);
+    assert_int_equal(thread_pool_n_threads(ctx), 0); /* no pool yet */
+    run_one(ctx);
+    assert_int_equal(thread_pool_n_threads(ctx), 2);
+    assert_int_equal(aio_context_set_thread_pool_params(ctx, 4, 4), 0);
+    assert_int_equal(thread_pool_n_threads(ctx), 4);
+    aio_context_set_thread_pool_idle_ns(ctx, 1);
+    assert_int_equal(aio_context_set_thread_pool_params(ctx, 1, 4), 0);
+    for (int i = 0; i < 4; i++)
+        run_one(ctx);
+    wait_for_threads(ctx, 1);
+    run_one(ctx);
+    assert_int_equal(thread_pool_n_threads(ctx), 1);
+    drop(ctx);
+}
+
+static void workers_above_a_lowered_maximum_leave_and_work_goes_on(void **state)
+{
+    enum { N = 8 };
+    AioContext *ctx = context_with(4);
+    struct call calls[N];
+    unsigned n_ended = 0;
+
+    close_gate();
+    for (int i = 0; i < N; i++) {
+        calls[i] = (struct call){.func = wait_at_gate, .n_ended = &n_ended};
+        start(&calls[i]);
+    }
+    wait_until_at_gate(4);
+    assert_int_equal(aio_context_set_thread_pool_params(ctx, 0, 1), 0);
+    open_gate_when_waiting(4);
+    poll_until(ctx, &n_ended, N);
+    wait_for_threads(ctx, 1);
+    drop(ctx);
+}
+
+static void raised_maximum_serves_what_waits_already(void **state)
+{
+    enum { N = 4 };
+    AioContext *ctx = context_with(1);
+    struct call calls[N];
+    unsigned n_ended = 0;
+
+    close_gate();
+    for (int i = 0; i < N; i++) {
+        calls[i] = (struct call){.func = wait_at_gate, .n_ended = &n_ended};
+        start(&calls[i]);
+    }
+    assert_int_equal(thread_pool_n_threads(ctx), 1);
+    assert_int_equal(aio_context_set_thread_pool_params(ctx, 0, N), 0);
+    open_gate_when_waiting(N); /* else they never meet there */
+    poll_until(ctx, &n_ended, N);
+    drop(ctx);
+}
+
+static int count_cpus(void *opaque)
+{
+    cpu_set_t set;
+
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : -1;
+}
+
+static void workers_run_where_the_loop_may_run(void **state)
+{
+    AioContext *ctx = context_with(1);
+    unsigned n_ended = 0;
+    struct call call = {.func = count_cpus, .n_ended = &n_ended};
+    cpu_set_t usual, one;
+
+    assert_int_equal(sched_getaffinity(0, sizeof usual, &usual), 0);
+    CPU_ZERO(&one);
+    for (int cpu = 0; CPU_COUNT(&one) == 0; cpu++)
+        if (CPU_ISSET(cpu, &usual))
+            CPU_SET(cpu, &one);
+    assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0);
+    start(&call);
+    assert_int_equal(sched_setaffinity(0, sizeof usual, &usual), 0);
+    poll_until(ctx, &n_ended, 1);
+    assert_int_equal(call.result, 1);
+    drop(ctx);
+}
+
+/* ---- calls with a callback ---- */
+
+struct done {
+    int result;
+    unsigned n;
+    const unsigned *wait_for; /* another's n: the callback turns the loop until it is not 0 */
+    AioContext *ctx;
+};
+
+static void note_done(void *opaque, int ret)
+{
+    struct done *done = opaque;
+
+    done->result = ret;
+    done->n++;
+    if (done->wait_for)
+        poll_until(done->ctx, done->wait_for, 1);
+}
+
+static int add_one(void *opaque)
+{
+    return *(int *)opaque + 1;
+}
+
+static int count_run(void *opaque)
+{
+    atomic_add_seq((unsigned *)opaque, 1);
+    return 0;
+}
+
+static void callback_gets_the_result_once_and_in_a_later_turn(void **state)
+{
+    AioContext *ctx = context_with(1);
+    struct done done = {.n = 0};
+    int argument = 41;
+
+    assert_int_equal(thread_pool_submit_aio(add_one, &argument, note_done, &done, NULL), 0);
+    assert_int_equal(done.n, 0);
+    poll_until(ctx, &done.n, 1);
+    assert_int_equal(done.result, 42);
+    assert_false(aio_poll(ctx, false));
+    assert_int_equal(done.n, 1);
+    drop(ctx);
+}
+
+static void work_may_be_handed_over_with_nobody_to_call_back(void **state)
+{
+    AioContext *ctx = context_with(1);
+    struct done done = {.n = 0};
+    unsigned n_runs = 0;
+
+    assert_int_equal(thread_pool_submit(count_run, &n_runs), 0);
+    assert_int_equal(thread_pool_submit_aio(count_run, &n_runs, note_done, &done, NULL), 0);
+    poll_until(ctx, &done.n, 1);
+    assert_int_equal(n_runs, 2);
+    drop(ctx);
+}
+
+static void queued_work_can_be_cancelled_and_running_work_cannot(void **state)
+{
+    enum { N = 4 };
+    AioContext *ctx = context_with(1);
+    ThreadPoolCall *running, *queued[N];
+    struct done first = {.n = 0}, done[N] = {{.n = 0}};
+    unsigned n_runs = 0;
+
+    close_gate();
+    assert_int_equal(thread_pool_submit_aio(wait_at_gate, NULL, note_done, &first, &running), 0);
+    for (int i = 0; i < N; i++)
+        assert_int_equal(
+            thread_pool_submit_aio(count_run, &n_runs, note_done, &done[i], &queued[i]), 0);
+    wait_until_at_gate(1);
+    assert_false(thread_pool_cancel(running));
+    assert_true(thread_pool_cancel(queued[3])); /* last, middle, first of those left */
+    assert_true(thread_pool_cancel(queued[1]));
+    assert_true(thread_pool_cancel(queued[0]));
+    assert_false(thread_pool_cancel(queued[0]));
+    assert_int_equal(done[0].n, 0); /* not inside the call */
+    open_gate_when_waiting(1);
+    poll_until(ctx, &first.n, 1);
+    poll_until(ctx, &done[2].n, 1);
+    assert_false(aio_poll(ctx, false));
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(done[i].n, 1);
+        assert_int_equal(done[i].result, i == 2 ? 0 : -ECANCELED);
+    }
+    assert_int_equal(n_runs, 1);
+    assert_int_equal(first.result, 0);
+    drop(ctx);
+}
+
+static void callback_may_wait_for_the_next_in_a_nested_loop(void **state)
+{
+    enum { N = 5 };
+    AioContext *ctx = context_with(1);
+    struct done done[N];
+    unsigned n_runs = 0;
+
+    for (int i = 0; i < N; i++)
+        done[i] = (struct done){.ctx = ctx, .wait_for = i < N - 1 ? &done[i + 1].n : NULL, .n = 0};
+    for (int i = 0; i < N; i++)
+        assert_int_equal(thread_pool_submit_aio(count_run, &n_runs, note_done, &done[i], NULL), 0);
+    /* all finished before the loop looks */
+    while (atomic_load_acquire(&n_runs) < N)
+        sched_yield();
+    poll_until(ctx, &done[0].n, 1);
+    for (int i = 0; i < N; i++)
+        assert_int_equal(done[i].n, 1);
+    assert_false(aio_poll(ctx, false)); /* nothing is left scheduled */
+    drop(ctx);
+}
+
+static void callbacks_come_in_the_order_the_work_was_finished(void **state)
+{
+    AioContext *ctx = context_with(1);
+    struct done done[20];
+
+    for (int round = 0; round < 50; round++) {
+        unsigned n_runs = 0;
+
+        for (int i = 0; i < 20; i++) {
+            done[i] = (struct done){.n = 0};
+            assert_int_equal(
+                thread_pool_submit_aio(count_run, &n_runs, note_done, &done[i], NULL), 0);
+        }
+        for (int i = 19; i >= 0; i--) {
+            poll_until(ctx, &done[i].n, 1);
+            assert_int_equal(done[i].n, 1);
+        }
+    }
+    drop(ctx);
+}
+
+/* ---- scopes ---- */
+
+struct scoped {
+    CoCancel *token;
+    int64_t deadline_ns;
+    unsigned *n_runs;
+    int result;
+    unsigned n_ended;
+};
+
+static void run_scoped(void *opaque)
+{
+    struct scoped *s = opaque;
+    CoScope scope;
+
+    co_scope_begin(&scope, s->token, s->deadline_ns);
+    s->result = thread_pool_submit_co(count_run, s->n_runs);
+    co_scope_end(&scope);
+    s->n_ended++;
+}
+
+static void wait_for_queued_work_ends_with_its_scope(void **state)
+{
+    AioContext *ctx = context_with(1);
+    unsigned n_runs = 0, n_ended = 0;
+    CoCancel token;
+    struct call running = {.func = wait_at_gate, .n_ended = &n_ended};
+    struct scoped scoped[] = {
+        {.token = &token, .deadline_ns = CO_NO_DEADLINE, .n_runs = &n_runs},
+        {.deadline_ns = aio_clock_ns() + 1000000, .n_runs = &n_runs},
+    };
+
+    co_cancel_init(&token);
+    close_gate();
+    start(&running);
+    for (int i = 0; i < 2; i++)
+        coroutine_enter(coroutine_create(run_scoped, &scoped[i]));
+    co_cancel(&token);
+    for (int i = 0; i < 2; i++)
+        poll_until(ctx, &scoped[i].n_ended, 1);
+    assert_int_equal(scoped[0].result, -ECANCELED);
+    assert_int_equal(scoped[1].result, -ETIMEDOUT);
+    open_gate_when_waiting(1);
+    poll_until(ctx, &n_ended, 1);
+    assert_int_equal(n_runs, 0);
+    co_cancel_deinit(&token);
+    drop(ctx);
+}
+
+static void end_with_work_under_way(void)
+{
+    AioContext *ctx = context_with(1);
+    struct done done = {.n = 0};
+
+    assert_int_equal(thread_pool_submit_aio(return_zero, NULL, note_done, &done, NULL), 0);
+    drop(ctx);
+}
+
+static void context_that_ends_with_work_under_way_aborts(void **state)
+{
+    assert_bug(end_with_work_under_way, "is under way at the end of its context");
 }
 
 int main(void)
@@ -353,6 +676,18 @@ int main(void)
         cmocka_unit_test(the_loop_goes_on_while_a_worker_blocks),
         cmocka_unit_test(a_freed_context_leaves_no_thread),
         cmocka_unit_test(no_thread_to_be_had_is_an_error_and_leaves_nothing_queued),
+        cmocka_unit_test(impossible_numbers_of_threads_are_refused),
+        cmocka_unit_test(as_many_workers_stay_as_the_minimum_says),
+        cmocka_unit_test(workers_above_a_lowered_maximum_leave_and_work_goes_on),
+        cmocka_unit_test(raised_maximum_serves_what_waits_already),
+        cmocka_unit_test(workers_run_where_the_loop_may_run),
+        cmocka_unit_test(callback_gets_the_result_once_and_in_a_later_turn),
+        cmocka_unit_test(work_may_be_handed_over_with_nobody_to_call_back),
+        cmocka_unit_test(queued_work_can_be_cancelled_and_running_work_cannot),
+        cmocka_unit_test(callback_may_wait_for_the_next_in_a_nested_loop),
+        cmocka_unit_test(callbacks_come_in_the_order_the_work_was_finished),
+        cmocka_unit_test(wait_for_queued_work_ends_with_its_scope),
+        cmocka_unit_test(context_that_ends_with_work_under_way_aborts),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
