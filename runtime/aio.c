@@ -3,7 +3,8 @@
 /*
  * The order of a turn, and why:
  *
- *   flush            nobody we pushed to may wait for a ring that we sleep on
+ *   flush            nobody we pushed to may wait for a ring that we sleep on; what was submitted
+ *                    between the turns goes out
  *   look busily      where adaptive polling is on (poll_mode.c); if there is something, on to accept
  *   raise notify_me, fence
  *   look             at `notified`, sources, bottom halves, timers: what came before the fence is
@@ -12,7 +13,7 @@
  *   lower notify_me
  *   accept           before any work is looked for: a notification consumed afterwards could be
  *                    that of work which this turn did not see
- *   disk completions, sources, bottom halves, fds, timers; a flush after each
+ *   completions and sources, bottom halves, fds, timers; after each that ran something, a flush
  *
  * Every queue of the turn is the context's, not the frame's: a nested turn goes on where the outer
  * one stopped, and whoever has emptied it leaves nothing for the other.
@@ -117,6 +118,15 @@ static void count_busy(AioContext *ctx, int64_t now_ns)
     ctx->counted_ns = now_ns;
 }
 
+static void count_turn(AioContext *ctx)
+{
+    uint64_t *polls = &ctx->instruments.counters->polls;
+
+    counter_add(polls, 1);
+    if (*polls % TURNS_A_COUNT == 0)
+        count_busy(ctx, aio_clock_ns());
+}
+
 void context_wait_begins(AioContext *ctx, int64_t now_ns)
 {
     struct aio_counters *counters = ctx->instruments.counters;
@@ -198,43 +208,76 @@ static void wait_for_events(AioContext *ctx, bool blocking)
 {
     int64_t timeout_ns = blocking ? aio_compute_timeout(ctx) : 0;
 
-    if (timeout_ns != 0)
-        context_flush(ctx);
+    context_flush(ctx); /* what was done between the turns */
     if (poll_mode_is_on(ctx))
         poll_for_events(ctx, timeout_ns);
     else if (timeout_ns != 0)
         sleep_for_events(ctx);
     else
         look_at_fds(ctx);
-    doorbell_accept(&ctx->bell);
+    if (doorbell_is_rung(&ctx->bell))
+        doorbell_accept(&ctx->bell);
+}
+
+/* What a phase has pushed or submitted goes out at its end. One that had nothing to do is left out,
+ * without a call. */
+static bool run_completions(AioContext *ctx)
+{
+    if (!context_has_completions(ctx) && !ctx->sources)
+        return false;
+    bool progress = disk_dispatch_completed(ctx);
+
+    progress |= aio_sqe_dispatch(ctx);
+    progress |= sources_dispatch(ctx);
+    context_flush(ctx);
+    return progress;
+}
+
+static bool run_bottom_halves(AioContext *ctx)
+{
+    if (!bh_are_queued(ctx))
+        return false;
+    bool progress = aio_bh_poll(ctx);
+
+    context_flush(ctx);
+    return progress;
+}
+
+static bool run_handlers(AioContext *ctx)
+{
+    if (!ctx->ready)
+        return false;
+    bool progress = handlers_dispatch(ctx);
+
+    context_flush(ctx);
+    return progress;
+}
+
+static bool run_timers(AioContext *ctx)
+{
+    if (!timers_are_armed(ctx) || !timers_run(ctx))
+        return false;
+    context_flush(ctx);
+    return true;
 }
 
 void context_begin_turn(AioContext *ctx)
 {
     assert(!in_coroutine()); /* it would run others on a stack that is not the loop's */
     ctx->nesting++;
-    counter_add(&ctx->instruments.counters->polls, 1);
-    if (ctx->instruments.counters->polls % TURNS_A_COUNT == 0)
-        count_busy(ctx, aio_clock_ns());
+    count_turn(ctx);
 }
 
 bool context_end_turn(AioContext *ctx)
 {
-    bool progress = disk_dispatch_completed(ctx);
+    bool progress = run_completions(ctx);
 
-    progress |= aio_sqe_dispatch(ctx);
-    progress |= sources_dispatch(ctx);
-    context_flush(ctx);
-    progress |= aio_bh_poll(ctx);
-    context_flush(ctx);
-    progress |= handlers_dispatch(ctx);
-    context_flush(ctx);
-
+    progress |= run_bottom_halves(ctx);
+    progress |= run_handlers(ctx);
     /* The outermost turn: no frame holds a handler any more. */
-    if (--ctx->nesting == 0)
+    if (--ctx->nesting == 0 && handlers_are_deleted(ctx))
         handlers_free_deleted(ctx);
-    progress |= timers_run(ctx);
-    context_flush(ctx);
+    progress |= run_timers(ctx);
     return progress;
 }
 

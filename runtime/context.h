@@ -163,6 +163,36 @@ static inline bool context_has_completions(const AioContext *ctx)
     return ctx->completed.first || ctx->n_cqes > 0;
 }
 
+/* Whether aio_poll() has to call poll_mode_run(). Context: owner loop. */
+static inline bool poll_mode_is_on(const AioContext *ctx)
+{
+    return atomic_load_relaxed(&ctx->poll.max_ns) > 0 ||
+           ctx->poll.polled; /* PARAM in poll_mode.c */
+}
+
+/* Whether there is something for handlers_free_deleted(). Context: owner loop. */
+static inline bool handlers_are_deleted(const AioContext *ctx)
+{
+    return atomic_load_relaxed(&ctx->deleted_handlers); /* LEFT in handler.c */
+}
+
+/* Whether there is something for aio_bh_poll(). Context: owner loop. */
+static inline bool bh_are_queued(const AioContext *ctx)
+{
+    return ctx->bh_own || ctx->bh_taken || atomic_load_relaxed(&ctx->bh_list); /* LINK in bh.c */
+}
+
+/* Whether timers_run() need look. Context: owner loop. */
+static inline bool timers_are_armed(const AioContext *ctx)
+{
+    bool armed = false;
+
+    for (unsigned clock = 0; clock < N_CLOCKS; clock++)
+        armed |=
+            atomic_load_relaxed(&ctx->timers.first_ns[clock]) != TIMER_NEVER; /* SLEEP in timer.c */
+    return armed;
+}
+
 /* aio_sqe.c: calls the handlers of those; returns progress. Context: owner loop. */
 bool aio_sqe_dispatch(AioContext *ctx);
 

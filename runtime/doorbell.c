@@ -27,8 +27,6 @@
 #include <errno.h>
 #include <unistd.h>
 
-#include "runtime/atomic.h"
-
 #define NOTIFY_ME_STEP 2 /* bit 0 is a GLib source's */
 
 static void write_eventfd(int fd)
@@ -95,11 +93,6 @@ bool doorbell_accept(const struct doorbell *bell)
     atomic_xchg_seq(&bell->words->notified, 0);
     atomic_full_fence(); /* TAKE */
     return true;
-}
-
-bool doorbell_is_rung(const struct doorbell *bell)
-{
-    return atomic_load_acquire(&bell->words->notified) != 0; /* PUB, SLEEP */
 }
 
 void doorbell_drain_fd(const struct doorbell *bell)

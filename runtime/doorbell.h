@@ -17,6 +17,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "runtime/atomic.h"
+
 /* Both words stand in one cache line that both sides write: the exception to one writer a line. */
 struct doorbell_words {
     uint32_t notify_me; /* written by the sleeper: how deep it is between prepare and end, in steps
@@ -62,7 +64,10 @@ void doorbell_end_sleep(const struct doorbell *bell);
 bool doorbell_accept(const struct doorbell *bell);
 
 /* Whether a notification waits: what a busy-polling loop looks at. Context: owner loop. */
-bool doorbell_is_rung(const struct doorbell *bell);
+static inline bool doorbell_is_rung(const struct doorbell *bell)
+{
+    return atomic_load_acquire(&bell->words->notified) != 0; /* PUB, SLEEP in doorbell.c */
+}
 
 /* Empties the eventfd's counter: the fd handler of the owner loop. */
 void doorbell_drain_fd(const struct doorbell *bell);

@@ -274,8 +274,6 @@ bool handlers_dispatch(AioContext *ctx)
 
 void handlers_free_deleted(AioContext *ctx)
 {
-    if (!atomic_load_relaxed(&ctx->deleted_handlers)) /* LEFT */
-        return;
     pthread_mutex_lock(&ctx->handler_lock);
     struct aio_handler **link = &ctx->deleted_handlers;
 

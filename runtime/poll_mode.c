@@ -73,11 +73,6 @@ static int64_t max_ns(const AioContext *ctx)
     return atomic_load_relaxed(&ctx->poll.max_ns); /* PARAM */
 }
 
-bool poll_mode_is_on(const AioContext *ctx)
-{
-    return max_ns(ctx) > 0 || ctx->poll.polled;
-}
-
 /* ---- the list of polled handlers ---- */
 
 static bool is_deleted(const struct aio_handler *handler)

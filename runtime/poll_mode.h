@@ -46,9 +46,6 @@ struct polled {
     bool is_running;           /* io_poll_ready */
 };
 
-/* Whether poll_mode_run() has something to do. */
-bool poll_mode_is_on(const AioContext *ctx);
-
 /*
  * Looks at everything: once where timeout_ns is 0; else until there is something, and for as long
  * as the longest while, but not beyond timeout_ns (-1: no end). Returns whether there is something,

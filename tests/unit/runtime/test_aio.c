@@ -126,6 +126,59 @@ static void doorbell_and_instruments_handed_in_are_used_and_kept(void **state)
     assert_int_equal(close(bell.fd), 0);
 }
 
+/* ---- the lock for users ---- */
+
+struct holder {
+    AioContext *ctx;
+    bool holds;     /* atomic */
+    bool may_leave; /* atomic */
+};
+
+static void *hold_thread(void *opaque)
+{
+    struct holder *holder = opaque;
+
+    aio_context_acquire(holder->ctx);
+    atomic_store_release(&holder->holds, true);
+    while (!atomic_load_acquire(&holder->may_leave))
+        sched_yield();
+    aio_context_release(holder->ctx);
+    return NULL;
+}
+
+static void lock_of_the_context_is_recursive_and_the_loop_never_takes_it(void **state)
+{
+    struct loop *loop = *state;
+    struct holder holder = {.ctx = loop->ctx};
+    pthread_t thread;
+    int calls = 0;
+
+    assert_int_equal(pthread_create(&thread, NULL, hold_thread, &holder), 0);
+    while (!atomic_load_acquire(&holder.holds))
+        sched_yield();
+    aio_bh_schedule_oneshot(loop->ctx, count_call, &calls);
+    assert_true(aio_poll(loop->ctx, true));
+    atomic_store_release(&holder.may_leave, true);
+    aio_context_acquire(loop->ctx);
+    aio_context_acquire(loop->ctx);
+    aio_context_release(loop->ctx);
+    aio_context_release(loop->ctx);
+    pthread_join(thread, NULL);
+}
+
+static void release_unacquired(void)
+{
+    AioContext *ctx;
+
+    if (aio_context_new(NULL, &ctx) == 0)
+        aio_context_release(ctx);
+}
+
+static void release_of_a_context_not_acquired_aborts(void **state)
+{
+    assert_bug(release_unacquired, "has not acquired it");
+}
+
 /* ---- notifications ---- */
 
 static void poll_without_work_is_no_progress(void **state)
@@ -371,7 +424,7 @@ static void turn_has_its_phases_in_order_and_flushes_after_each(void **state)
     timer_mod_ns(&timer, 0);
     aio_bh_schedule_oneshot(loop->ctx, trace_bh, &trace);
     assert_true(aio_poll(loop->ctx, true));
-    assert_string_equal(trace.text, "s.b.f.t.");
+    assert_string_equal(trace.text, ".s.b.f.t.");
     aio_remove_source(loop->ctx, &source);
     aio_set_fd_handler(loop->ctx, fds[0], NULL, NULL, NULL, NULL, NULL);
     close(fds[0]);
@@ -404,7 +457,7 @@ static void sources_are_taken_off_in_any_order(void **state)
     }
     aio_remove_source(loop->ctx, &sources[1]);
     aio_poll(loop->ctx, false);
-    assert_memory_equal(trace.text, "ss..", 4);
+    assert_memory_equal(trace.text, "..ss..", 6);
     aio_remove_source(loop->ctx, &sources[2]);
     aio_remove_source(loop->ctx, &sources[0]);
     assert_null(loop->ctx->sources);
@@ -469,6 +522,8 @@ int main(void)
         LOOP_CASE(last_reference_may_be_dropped_by_another_thread),
         LOOP_CASE(poll_from_a_thread_that_is_not_home_aborts),
         LOOP_CASE(doorbell_and_instruments_handed_in_are_used_and_kept),
+        LOOP_CASE(lock_of_the_context_is_recursive_and_the_loop_never_takes_it),
+        LOOP_CASE(release_of_a_context_not_acquired_aborts),
         LOOP_CASE(poll_without_work_is_no_progress),
         LOOP_CASE(notification_before_a_blocking_poll_lets_it_return_once),
         LOOP_CASE(notification_ends_a_wait_and_is_counted_by_its_sender),

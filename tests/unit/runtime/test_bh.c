@@ -41,6 +41,7 @@ static void oneshot_runs_once_and_frees_itself(void **state)
 struct order {
     int seen[2 * N_ORDER];
     int n;
+    AioContext *ctx;
 };
 
 struct ordered {
@@ -64,6 +65,38 @@ static void bhs_run_first_in_first_out(void **state)
     for (int i = 0; i < N_ORDER; i++) {
         items[i] = (struct ordered){&order, i};
         aio_bh_schedule_oneshot(loop->ctx, note_order, &items[i]);
+    }
+    aio_poll(loop->ctx, true);
+    assert_int_equal(order.n, N_ORDER);
+    for (int i = 0; i < N_ORDER; i++)
+        assert_int_equal(order.seen[i], i);
+}
+
+static void *schedule_one(void *opaque)
+{
+    struct ordered *item = opaque;
+
+    aio_bh_schedule_oneshot(item->order->ctx, note_order, item);
+    return NULL;
+}
+
+/* One thread after the other: the queue that the loop keeps for itself must not overtake. */
+static void order_holds_between_threads_that_take_turns(void **state)
+{
+    struct loop *loop = *state;
+    struct order order = {.ctx = loop->ctx};
+    struct ordered items[N_ORDER];
+
+    for (int i = 0; i < N_ORDER; i++) {
+        items[i] = (struct ordered){&order, i};
+        if (i % 2 == 0) {
+            aio_bh_schedule_oneshot(loop->ctx, note_order, &items[i]);
+        } else {
+            pthread_t thread;
+
+            assert_int_equal(pthread_create(&thread, NULL, schedule_one, &items[i]), 0);
+            pthread_join(thread, NULL);
+        }
     }
     aio_poll(loop->ctx, true);
     assert_int_equal(order.n, N_ORDER);
@@ -223,6 +256,40 @@ static void each_sequence_of_operations_ends_as_its_last_words_say(void **state)
     }
 }
 
+static void flags_tell_what_a_bh_is_asked_for(void **state)
+{
+    struct loop *loop = *state;
+    int calls = 0;
+    BH *bh = aio_bh_new(loop->ctx, count_call, &calls);
+
+    assert_int_equal(bh_flags(bh), 0);
+    bh_schedule_idle(bh);
+    assert_int_equal(bh_flags(bh), BH_PENDING | BH_IDLE);
+    bh_schedule(bh);
+    assert_int_equal(bh_flags(bh), BH_PENDING | BH_IDLE | BH_SCHEDULED);
+    bh_cancel(bh);
+    assert_int_equal(bh_flags(bh), BH_PENDING);
+    assert_false(aio_poll(loop->ctx, false));
+    assert_int_equal(bh_flags(bh), 0);
+    bh_delete(bh);
+    assert_int_equal(bh_flags(bh), BH_PENDING | BH_DELETED);
+}
+
+static void call_runs_it_at_once_and_leaves_it_scheduled(void **state)
+{
+    struct loop *loop = *state;
+    int calls = 0;
+    BH *bh = aio_bh_new(loop->ctx, count_call, &calls);
+
+    bh_schedule(bh);
+    aio_bh_call(bh);
+    assert_int_equal(calls, 1);
+    assert_true(aio_bh_poll(loop->ctx));
+    assert_int_equal(calls, 2);
+    assert_false(aio_bh_poll(loop->ctx));
+    bh_delete(bh);
+}
+
 static void delete_of_null_does_nothing(void **state)
 {
     bh_delete(NULL);
@@ -241,6 +308,21 @@ static void abandon_bh(void)
 static void context_that_ends_with_a_queued_bh_aborts_and_names_it(void **state)
 {
     assert_bug(abandon_bh, "bottom half the_abandoned_one");
+}
+
+static void forget_bh(void)
+{
+    AioContext *ctx;
+
+    if (aio_context_new(NULL, &ctx) == 0) {
+        aio_bh_new_full(ctx, count_call, NULL, "the_forgotten_one");
+        aio_context_unref(ctx);
+    }
+}
+
+static void context_that_ends_with_a_bh_never_scheduled_nor_deleted_aborts_too(void **state)
+{
+    assert_bug(forget_bh, "bottom half the_forgotten_one");
 }
 
 static void context_that_ends_with_a_deleted_bh_frees_it(void **state)
@@ -430,11 +512,15 @@ int main(void)
         LOOP_CASE(scheduled_bh_runs_once_and_is_progress),
         LOOP_CASE(oneshot_runs_once_and_frees_itself),
         LOOP_CASE(bhs_run_first_in_first_out),
+        LOOP_CASE(order_holds_between_threads_that_take_turns),
         LOOP_CASE(what_is_scheduled_during_a_poll_waits_for_the_next),
         LOOP_CASE(nested_poll_runs_what_the_outer_one_left_then_its_own),
         LOOP_CASE(each_sequence_of_operations_ends_as_its_last_words_say),
+        LOOP_CASE(flags_tell_what_a_bh_is_asked_for),
+        LOOP_CASE(call_runs_it_at_once_and_leaves_it_scheduled),
         LOOP_CASE(delete_of_null_does_nothing),
         LOOP_CASE(context_that_ends_with_a_queued_bh_aborts_and_names_it),
+        LOOP_CASE(context_that_ends_with_a_bh_never_scheduled_nor_deleted_aborts_too),
         LOOP_CASE(context_that_ends_with_a_deleted_bh_frees_it),
         LOOP_CASE(idle_bh_is_no_progress),
         LOOP_CASE(idle_bh_that_schedules_itself_lets_the_loop_sleep),
