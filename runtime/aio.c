@@ -118,15 +118,6 @@ static void count_busy(AioContext *ctx, int64_t now_ns)
     ctx->counted_ns = now_ns;
 }
 
-static void count_turn(AioContext *ctx)
-{
-    uint64_t *polls = &ctx->instruments.counters->polls;
-
-    counter_add(polls, 1);
-    if (*polls % TURNS_A_COUNT == 0)
-        count_busy(ctx, aio_clock_ns());
-}
-
 void context_wait_begins(AioContext *ctx, int64_t now_ns)
 {
     struct aio_counters *counters = ctx->instruments.counters;
@@ -140,6 +131,26 @@ void context_wait_begins(AioContext *ctx, int64_t now_ns)
 void context_wait_ends(AioContext *ctx, int64_t now_ns)
 {
     ctx->awake_since_ns = ctx->counted_ns = now_ns;
+}
+
+/* A loop that finds something at each look has no wait that the clock was read for: what lies between
+ * two counts is then its longest turn at most. */
+static void count_turn(AioContext *ctx)
+{
+    uint64_t *polls = &ctx->instruments.counters->polls;
+
+    counter_add(polls, 1);
+    if (*polls % TURNS_A_COUNT != 0)
+        return;
+    int64_t now_ns = aio_clock_ns();
+
+    if (ctx->poll.found_at_once) {
+        ctx->poll.found_at_once = false;
+        context_wait_begins(ctx, now_ns);
+        context_wait_ends(ctx, now_ns);
+    } else {
+        count_busy(ctx, now_ns);
+    }
 }
 
 int64_t context_sleep_begins(AioContext *ctx, int64_t timeout_ns)

@@ -319,8 +319,10 @@ void poll_mode_learn(AioContext *ctx)
 {
     int64_t block_ns = ctx->poll.now_ns - ctx->poll.began_ns;
 
-    if (ctx->poll.began_ns == 0)
-        return; /* at once: no while could be better */
+    if (ctx->poll.began_ns == 0) {
+        ctx->poll.found_at_once = true; /* no while could be better */
+        return;
+    }
     if (block_ns > max_ns(ctx))
         shrink_all(ctx);
     else

@@ -31,7 +31,8 @@ struct poll_mode {
     int64_t began_ns;           /* this wait; 0: it was over before the clock was read */
     int64_t now_ns;             /* when the clock was last read in it */
     bool was_asked;             /* the monitor, with the answer in the ready list */
-    bool in_callback;           /* io_poll, io_poll_begin or io_poll_end runs */
+    bool found_at_once; /* some wait was over before the clock was read; the turn resets it */
+    bool in_callback;   /* io_poll, io_poll_begin or io_poll_end runs */
 };
 
 /* One handler's part. Owner loop, but for the callbacks, which are set under handler_lock. */
