@@ -123,12 +123,12 @@ static void redo_note(struct mesh *mesh, const struct redo_record *note)
     struct redo_record *redo = &mesh->part->redo;
     uint64_t kind = note->kind;
 
-    redo->pair = note->pair;
-    redo->slot = note->slot;
-    redo->word = note->word;
-    redo->value = note->value;
-    redo->end = note->end;
-    atomic_store_release(&redo->kind, kind); /* REDO */
+    atomic_store_relaxed(&redo->pair, note->pair);   /* REDO: the kind follows */
+    atomic_store_relaxed(&redo->slot, note->slot);   /* REDO */
+    atomic_store_relaxed(&redo->word, note->word);   /* REDO */
+    atomic_store_relaxed(&redo->value, note->value); /* REDO */
+    atomic_store_relaxed(&redo->end, note->end);     /* REDO */
+    atomic_store_release(&redo->kind, kind);         /* REDO */
 }
 
 static void redo_clear(struct mesh *mesh)
@@ -185,8 +185,8 @@ static void fill_slot(struct mesh *mesh, const struct mesh_call *call, struct ca
 
     shared->position = mesh->links[call->target].tx.next;
     shared->deadline_ns = (uint64_t)call->deadline_ns;
-    shared->args_off = out->args_off;
-    shared->args_len = (uint32_t)call->args_len;
+    atomic_store_relaxed(&shared->args_off, out->args_off);            /* SLOT */
+    atomic_store_relaxed(&shared->args_len, (uint32_t)call->args_len); /* SLOT */
     shared->method = call->method;
     shared->depth = call->depth;
     shared->flags = method && method->flags & SERVICE_IDEMPOTENT ? CALL_IDEMPOTENT : 0;

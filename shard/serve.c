@@ -90,8 +90,8 @@ void coroutine_fn serve_put_reply(struct service_call *call, const void *data, s
     }
     call->reply_off = take_room(call->mesh, len);
     memcpy(call->mesh->seg.base + call->reply_off, data, len);
-    serve->answer_off = call->reply_off;
-    serve->answer_len = (uint32_t)len;
+    atomic_store_relaxed(&serve->answer_off, call->reply_off);         /* KEPT */
+    atomic_store_relaxed(&serve->answer_len, (uint32_t)len);           /* KEPT */
     atomic_store_release(&serve->answer_generation, call->generation); /* KEPT */
 }
 

@@ -15,6 +15,7 @@
 #define COMMANDS_TOOLS(X)                          \
     X(status, "show an instance's processes")      \
     X(queues, "show who queued how much for whom") \
+    X(audit, "count again whether all that was submitted has ended or is under way") \
     X(submit, "have the shards do something")      \
     X(stop, "finish what is in flight, then end an instance")
 

@@ -11,7 +11,7 @@
 
 #include "runtime/instruments.h"
 #include "runtime/probe.h"
-#include "shard/segment.h"
+#include "shard/audit.h"
 #include "tools/pair_figures.h"
 
 static void entry(const char *term, const char *text)
@@ -66,6 +66,13 @@ static void print_pair_figures(void)
 #undef X
 }
 
+static void print_audit_accounts(void)
+{
+#define X(name, expected, found) printf("- %s; %s\n", expected, found);
+    AUDIT_ACCOUNTS(X)
+#undef X
+}
+
 static void print_probes(void)
 {
 #define X(name, arguments, when) printf("*%s* (%s)\n\t%s\n\n", #name, arguments, when);
@@ -74,11 +81,12 @@ static void print_probes(void)
 }
 
 /* X(the line, what prints the table) */
-#define TABLES(X)                           \
-    X("@PEER_STATES@", print_peer_states)   \
-    X("@CALL_ENDS@", print_call_ends)       \
-    X("@AIO_COUNTERS@", print_aio_counters) \
-    X("@PAIR_FIGURES@", print_pair_figures) \
+#define TABLES(X)                               \
+    X("@PEER_STATES@", print_peer_states)       \
+    X("@CALL_ENDS@", print_call_ends)           \
+    X("@AIO_COUNTERS@", print_aio_counters)     \
+    X("@PAIR_FIGURES@", print_pair_figures)     \
+    X("@AUDIT_ACCOUNTS@", print_audit_accounts) \
     X("@PROBES@", print_probes)
 
 static int print_table(const char *line)

@@ -2,6 +2,7 @@
 """What people type: sherd's commands, their output, errors, exit statuses, manual and completion."""
 import contextlib
 import json
+import mmap
 import os
 import pty
 import re
@@ -9,6 +10,7 @@ import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import unittest
@@ -17,7 +19,7 @@ import harness
 
 TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MAN = os.path.join(TREE, "docs", "man")
-COMMANDS = ("run", "status", "queues", "submit", "stop")
+COMMANDS = ("run", "status", "queues", "audit", "submit", "stop")
 ROOTS = ("--root", "/usr", "--root", "/etc")
 
 
@@ -63,7 +65,7 @@ class Help(unittest.TestCase):
 
     def test_wrong_usage_is_one_line_and_exit_status_2(self):
         for arguments, text in (
-                (("nonsense",), "no such command: nonsense; there are: run status queues submit stop"),
+                (("nonsense",), "no such command: nonsense; there are: run status queues audit submit stop"),
                 ((), "--help"),
                 (("status", "--nonsense"), "no such option: --nonsense"),
                 (("status", "--wait", "soon"), "expected a number of seconds"),
@@ -121,7 +123,7 @@ class Looking(harness.TestCase):
 
     def test_an_instance_that_is_not_there_is_refused_and_others_are_named(self):
         there = self.start("--shards", "1", name="there")
-        for command in ("status", "queues", "stop"):
+        for command in ("status", "queues", "audit", "stop"):
             result = sherd(command, "--instance", "elsewhere", "--wait", "0.1", env=there.environment)
             self.assertRefused(result, "elsewhere", "there")
         result = sherd("submit", "--instance", "elsewhere", "--wait", "0.1", "sys.ping",
@@ -212,6 +214,39 @@ class Looking(harness.TestCase):
         self.assertRegex(people, r"(?m)^shard 1 +50 +50 +0 ")
         listed = self.assertDone(instance.command("queues", "--list")).stdout
         self.assertRegex(listed, r"(?m)^gateway +shard 1 +0 ")
+
+    def test_the_accounts_balance_under_load_and_after_deaths(self):
+        instance = self.start("--shards", "2")
+        load = instance.popen("submit", "sys.ping", "--count", "100000", stdout=subprocess.DEVNULL)
+        self.assertDone(instance.command("audit", "--count", "300"))
+        instance.kill_and_wait("shard", 1)
+        self.assertDone(instance.command("audit", "--count", "300"))
+        self.assertEqual(load.wait(4 * harness.DEADLINE), 0)
+        told = json.loads(self.assertDone(instance.command("audit", "--json")).stdout)
+        self.assertTrue(told["balanced"])
+        self.assertEqual(told["findings"], [])
+        self.assertGreaterEqual(told["submitted"], 100000)
+        self.assertEqual((told["under_way"], told["requests_in_flight"]), (0, 0))
+        self.assertEqual(told["submitted"], sum(told["ends"].values()))
+
+    def test_an_account_that_is_wrong_is_told_by_name(self):
+        instance = self.start("--shards", "2")
+        with open(os.path.join(instance.runtime_dir, "test", "segment"), "r+b") as file, \
+                mmap.mmap(file.fileno(), 0) as segment:
+            parts, = struct.unpack_from("<Q", segment, 144)
+            head, counters = struct.unpack_from("<II", segment, 188)
+            pair, = struct.unpack_from("<I", segment, 204)
+            submitted_to_shard_1 = parts + head + -(-counters // 64) * 64 + pair + 24
+            segment[submitted_to_shard_1] += 1
+            result = instance.command("audit")
+            told = json.loads(instance.command("audit", "--json").stdout)
+            segment[submitted_to_shard_1] -= 1  # else it would wait for that call when it ends
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("shard 0 to shard 1: 0 calls that ended or hold a slot, but 1 calls submitted",
+                      result.stdout)
+        self.assertFalse(told["balanced"])
+        self.assertEqual([(f["from"], f["to"], f["found"]) for f in told["findings"]],
+                         [("shard 0", "shard 1", 1)])
 
     def test_queues_stay_readable_with_16_shards_and_are_a_list_beyond(self):
         instance = self.start("--shards", "16")
@@ -582,7 +617,7 @@ class Manual(harness.TestCase):
             instance = self.start("--shards", "2", *ROOTS, "--root", folder + ":rw", name="demo")
             environment = {**instance.environment,
                            "PATH": bin_folder + os.pathsep + os.environ["PATH"]}
-            for name in ("sherd-status", "sherd-queues", "sherd-submit", "sherd-stop"):
+            for name in ("sherd-status", "sherd-queues", "sherd-audit", "sherd-submit", "sherd-stop"):
                 examples = re.findall(r"^```\n(.*?)^```", section(page(name), "EXAMPLES"), re.M | re.S)
                 for line in "".join(examples).splitlines():
                     if "jq" in line and not shutil.which("jq"):
@@ -607,7 +642,7 @@ class Manual(harness.TestCase):
         with open(os.path.join(TREE, "tools", "pair_figures.h"), encoding="utf-8") as header:
             figures = set(re.findall(r"^    X\((\w+),", header.read(), re.M))
         instance = self.start("--shards", "2")
-        for command, generated in (("status", {"counters"}), ("queues", {"ends"})):
+        for command, generated in (("status", {"counters"}), ("queues", {"ends"}), ("audit", {"ends"})):
             told = json.loads(self.assertDone(instance.command(command, "--json")).stdout)
             named = set(re.findall(r"\w+", page("sherd-" + command))) | figures
             self.assertEqual(set(members(told, generated)) - named, set())

@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: MIT */
+#include "shard/audit.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/unit/shard/mesh_rig.h"
+
+#define LONG_ARGS 5000
+
+static int coroutine_fn run_echo(struct service_call *call)
+{
+    size_t len;
+    const void *args = service_args(call, &len);
+
+    return service_reply(call, args, len);
+}
+
+static const struct service_method methods[] = {
+    {.name = "echo", .run = run_echo, .flags = SERVICE_IDEMPOTENT, .help = "args back"},
+};
+static const struct service test_service = {
+    .abi = SERVICE_ABI, .name = "test", .help = "for tests", .methods = methods, .n_methods = 1};
+
+/* ---- auditing ---- */
+
+struct found {
+    struct audit_finding last;
+    struct audit_result result;
+};
+
+static void keep_last(void *opaque, const struct audit_finding *finding)
+{
+    ((struct found *)opaque)->last = *finding;
+}
+
+static struct found audit(const struct rig *rig)
+{
+    struct found found = {.last = {.from = UINT32_MAX}};
+
+    assert_int_equal(audit_run(&rig->seg, keep_last, &found, &found.result), 0);
+    return found;
+}
+
+static void assert_balanced(const struct rig *rig)
+{
+    struct found found = audit(rig);
+
+    if (found.result.n_findings)
+        fail_msg("%u to %u: %llu %s, but %llu %s", found.last.from, found.last.to,
+            (unsigned long long)found.last.expected, audit_expected_text(found.last.account),
+            (unsigned long long)found.last.found, audit_found_text(found.last.account));
+}
+
+static void assert_wrong(
+    const struct rig *rig, enum audit_account account, uint32_t from, uint32_t to)
+{
+    struct found found = audit(rig);
+
+    assert_int_equal(found.result.n_findings, 1);
+    assert_int_equal(found.last.account, account);
+    assert_int_equal(found.last.from, from);
+    assert_int_equal(found.last.to, to);
+}
+
+/* ---- a segment with one pair's accounts filled in by hand, and nobody at work ---- */
+
+static int open_still(void **state)
+{
+    static struct rig rig;
+
+    rig_open(&rig, 2, &test_service);
+    *state = &rig;
+    return 0;
+}
+
+static int close_rig(void **state)
+{
+    rig_close(*state);
+    return 0;
+}
+
+static struct call_slot *hold_slot(struct rig *rig, uint32_t slot, uint64_t generation)
+{
+    struct call_slot *call = segment_call(&rig->seg, 0, 1, slot);
+
+    call->word = generation << 8 | CALL_WAITING;
+    segment_pair(&rig->seg, 0, 1)->calls_submitted++;
+    return call;
+}
+
+static void slots_and_ends_make_up_what_was_submitted(void **state)
+{
+    struct rig *rig = *state;
+
+    hold_slot(rig, 0, 1);
+    segment_pair(&rig->seg, 0, 1)->calls_submitted += 2;
+    segment_pair(&rig->seg, 0, 1)->ends[CALL_END_DONE] = 1;
+    segment_pair(&rig->seg, 0, 1)->ends[CALL_END_NONE] = 1;
+    struct found found = audit(rig);
+
+    assert_int_equal(found.result.n_findings, 0);
+    assert_int_equal(found.result.submitted, 3);
+    assert_int_equal(found.result.under_way, 1);
+    assert_int_equal(found.result.ended[CALL_END_DONE], 1);
+}
+
+static void a_call_that_was_lost_is_found(void **state)
+{
+    struct rig *rig = *state;
+
+    hold_slot(rig, 0, 1)->word = UINT64_C(1) << 8 | CALL_FREE;
+    assert_wrong(rig, AUDIT_CALLS, 0, 1);
+}
+
+static void a_call_that_ended_twice_is_found(void **state)
+{
+    struct rig *rig = *state;
+
+    hold_slot(rig, 0, 1)->word = UINT64_C(1) << 8 | CALL_FREE;
+    segment_pair(&rig->seg, 0, 1)->ends[CALL_END_DONE] = 2;
+    assert_wrong(rig, AUDIT_CALLS, 0, 1);
+}
+
+static void a_death_within_a_submission_leaves_balanced_accounts(void **state)
+{
+    struct rig *rig = *state;
+    struct redo_record *redo = &segment_part(&rig->seg, 0)->redo;
+
+    hold_slot(rig, 3, 1);
+    segment_pair(&rig->seg, 0, 1)->calls_submitted = 0;
+    *redo = (struct redo_record){.kind = REDO_SUBMIT,
+        .pair = 1,
+        .slot = 3,
+        .word = UINT64_C(1) << 8 | CALL_WAITING,
+        .value = 1};
+    assert_balanced(rig);
+    redo->kind = REDO_NONE;
+    assert_wrong(rig, AUDIT_CALLS, 0, 1);
+}
+
+static void a_death_before_a_submission_counts_nothing(void **state)
+{
+    struct rig *rig = *state;
+
+    segment_part(&rig->seg, 0)->redo = (struct redo_record){.kind = REDO_SUBMIT,
+        .pair = 1,
+        .slot = 3,
+        .word = UINT64_C(1) << 8 | CALL_WAITING,
+        .value = 1};
+    assert_balanced(rig);
+}
+
+static void a_death_within_an_end_leaves_balanced_accounts(void **state)
+{
+    struct rig *rig = *state;
+    struct call_slot *call = hold_slot(rig, 3, 1);
+
+    segment_part(&rig->seg, 0)->redo = (struct redo_record){.kind = REDO_END,
+        .pair = 1,
+        .slot = 3,
+        .word = UINT64_C(1) << 8 | CALL_FREE,
+        .value = 1,
+        .end = CALL_END_DONE};
+    assert_balanced(rig);
+    call->word = UINT64_C(1) << 8 | CALL_FREE;
+    assert_balanced(rig);
+    segment_pair(&rig->seg, 0, 1)->ends[CALL_END_DONE] = 1;
+    assert_balanced(rig);
+}
+
+static void a_method_begun_for_nobody_is_found(void **state)
+{
+    struct rig *rig = *state;
+
+    segment_pair(&rig->seg, 1, 0)->calls_started = 1;
+    assert_wrong(rig, AUDIT_STARTED, 0, 1);
+}
+
+static void more_messages_than_a_ring_has_room_for_are_found(void **state)
+{
+    struct rig *rig = *state;
+
+    *segment_tail(&rig->seg, 0, 1) = segment_ring_slots(&rig->seg, 0, 1) + 1;
+    assert_wrong(rig, AUDIT_RING, 0, 1);
+}
+
+static void two_calls_with_one_buffer_are_found(void **state)
+{
+    struct rig *rig = *state;
+    uint64_t heap = segment_heap_off(&rig->seg, 0);
+    struct call_slot *first = hold_slot(rig, 0, 1), *second = hold_slot(rig, 1, 1);
+
+    first->args_off = heap;
+    first->args_len = 5000;
+    second->args_off = heap + 8192;
+    second->args_len = 5000;
+    assert_balanced(rig);
+    second->args_off = heap + 4096;
+    assert_wrong(rig, AUDIT_SHARED_BUFFER, 0, 1);
+    segment_serve(&rig->seg, 1, 0, 0)->started =
+        UINT64_C(1) << 24 | 1; /* its arguments are copied */
+    assert_balanced(rig);
+}
+
+static void an_answer_in_the_buffer_of_another_call_is_found(void **state)
+{
+    struct rig *rig = *state;
+    uint64_t heap = segment_heap_off(&rig->seg, 0);
+    struct call_slot *call = hold_slot(rig, 0, 1);
+
+    call->args_off = heap;
+    call->args_len = 5000;
+    *segment_serve(&rig->seg, 0, 1, 7) =
+        (struct serve_slot){.answer_generation = 1, .answer_off = heap, .answer_len = 300};
+    assert_int_equal(audit(rig).last.account, AUDIT_SHARED_BUFFER);
+}
+
+static void a_buffer_outside_its_heap_is_found(void **state)
+{
+    struct rig *rig = *state;
+    struct call_slot *call = hold_slot(rig, 0, 1);
+
+    call->args_off = segment_heap_off(&rig->seg, 1);
+    call->args_len = 5000;
+    assert_wrong(rig, AUDIT_BUFFER, 0, 1);
+}
+
+static void a_request_of_a_client_that_was_lost_is_found(void **state)
+{
+    struct rig *rig = *state;
+    struct part_head *gateway = segment_part(&rig->seg, 2);
+
+    gateway->requests_accepted = 5;
+    gateway->requests_ended = 3;
+    gateway->requests_in_flight = 2;
+    assert_balanced(rig);
+    gateway->requests_in_flight = 1;
+    assert_wrong(rig, AUDIT_REQUESTS, 2, 2);
+}
+
+/* ---- ends at work ---- */
+
+static void coroutine_fn call_without_end(void *opaque)
+{
+    struct rig_end *end = opaque;
+    static const uint8_t args[LONG_ARGS];
+
+    for (uint32_t i = 0; !atomic_load(&end->rig->board->leave); i++) {
+        struct call_answer answer;
+
+        assert_int_equal(shard_call(end->mesh,
+                             &(struct call_request){.target = !end->peer,
+                                 .args = args,
+                                 .args_len = i % 8 ? 16 : LONG_ARGS,
+                                 .deadline_ns = INT64_MAX},
+                             &answer),
+            0);
+        call_answer_deinit(&answer);
+        atomic_fetch_add(&end->rig->board->words[end->peer], 1);
+    }
+    atomic_fetch_add(&end->rig->board->words[2], 1);
+}
+
+static bool both_are_done(void *opaque)
+{
+    struct rig_end *end = opaque;
+
+    return atomic_load(&end->rig->board->words[2]) == 2 * 16;
+}
+
+static void call_and_serve(struct rig_end *end)
+{
+    for (int i = 0; i < 16; i++)
+        coroutine_enter(coroutine_create(call_without_end, end));
+    rig_poll_until(end, both_are_done, end);
+}
+
+static void under_load_nothing_is_found_a_thousand_times(void **state)
+{
+    struct rig rig;
+
+    rig_open(&rig, 2, &test_service);
+    rig_thread(&rig, 0, call_and_serve);
+    rig_thread(&rig, 1, call_and_serve);
+    rig_wait_word(&rig, 0, 100);
+    rig_wait_word(&rig, 1, 100);
+    for (int i = 0; i < 1000; i++)
+        assert_balanced(&rig);
+    atomic_store(&rig.board->leave, 1);
+    rig_join(&rig, 0);
+    rig_join(&rig, 1);
+    assert_balanced(&rig);
+    assert_int_equal(audit(&rig).result.under_way, 0);
+    rig_close(&rig);
+}
+
+int main(void)
+{
+#define still(test) cmocka_unit_test_setup_teardown(test, open_still, close_rig)
+    const struct CMUnitTest tests[] = {
+        still(slots_and_ends_make_up_what_was_submitted),
+        still(a_call_that_was_lost_is_found),
+        still(a_call_that_ended_twice_is_found),
+        still(a_death_within_a_submission_leaves_balanced_accounts),
+        still(a_death_before_a_submission_counts_nothing),
+        still(a_death_within_an_end_leaves_balanced_accounts),
+        still(a_method_begun_for_nobody_is_found),
+        still(more_messages_than_a_ring_has_room_for_are_found),
+        still(two_calls_with_one_buffer_are_found),
+        still(an_answer_in_the_buffer_of_another_call_is_found),
+        still(a_buffer_outside_its_heap_is_found),
+        still(a_request_of_a_client_that_was_lost_is_found),
+        cmocka_unit_test(under_load_nothing_is_found_a_thousand_times),
+    };
+#undef still
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * sherd audit - counts again whether everything submitted has ended or is under way
+ *
+ * With --count it does so again and again, which is how tests watch an instance under load.
+ */
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "shard/audit.h"
+#include "tools/command.h"
+#include "tools/commands.h"
+#include "tools/instance.h"
+#include "tools/json.h"
+#include "tools/text.h"
+
+struct values {
+    const char *instance;
+    int64_t wait_ns;
+    uint32_t count;
+    bool json;
+};
+
+static const struct command_option options[] = {
+    COMMAND_INSTANCE_OPTIONS(struct values),
+    {"count", 0, "N", "do it N times, until something is wrong (default: 1)", command_u32,
+        offsetof(struct values, count)},
+    {"json", 0, NULL, "print JSON", command_flag, offsetof(struct values, json)},
+    {0},
+};
+
+static const struct command_example examples[] = {
+    {"sherd audit --instance demo", "whether the accounts balance"},
+    {"sherd audit --instance demo --count 1000", "a thousand times, under load"},
+    {"sherd audit --instance demo --json", "the same, for programs"},
+    {0},
+};
+
+static const struct command command = {
+    .name = "audit",
+    .operands = "",
+    .summary = "Recomputes an instance's accounts: what was submitted has ended or is under way.",
+    .details = "Exit status 1 says that an account is wrong, and a line for each says which.\n"
+               "It reads shared memory and asks nobody.",
+    .options = options,
+    .examples = examples,
+};
+
+/* ---- what is wrong ---- */
+
+struct report {
+    const struct instance *in;
+    json_t *findings; /* NULL: for people */
+};
+
+static json_t *finding_json(const struct instance *in, const struct audit_finding *f)
+{
+    char name[INSTANCE_PEER_NAME];
+    json_t *o = json_object();
+
+    json_set_text(o, "from", instance_peer_name(in, f->from, name));
+    json_set_text(o, "to", instance_peer_name(in, f->to, name));
+    json_set_text(o, "expected_is", audit_expected_text(f->account));
+    json_set_u64(o, "expected", f->expected);
+    json_set_text(o, "found_is", audit_found_text(f->account));
+    json_set_u64(o, "found", f->found);
+    return o;
+}
+
+static void print_finding(const struct instance *in, const struct audit_finding *f)
+{
+    char from[INSTANCE_PEER_NAME], to[INSTANCE_PEER_NAME], who[2 * INSTANCE_PEER_NAME + 8];
+
+    instance_peer_name(in, f->from, from);
+    instance_peer_name(in, f->to, to);
+    snprintf(who, sizeof who, f->from == f->to ? "%s" : "%s to %s", from, to);
+    printf("%s: %" PRIu64 " %s, but %" PRIu64 " %s\n", who, f->expected,
+        audit_expected_text(f->account), f->found, audit_found_text(f->account));
+}
+
+static void on_finding(void *opaque, const struct audit_finding *finding)
+{
+    const struct report *report = opaque;
+
+    if (report->findings)
+        json_array_append_new(report->findings, finding_json(report->in, finding));
+    else
+        print_finding(report->in, finding);
+}
+
+/* ---- what was counted ---- */
+
+static uint64_t sum_of_ends(const struct audit_result *result)
+{
+    uint64_t sum = 0;
+
+    for (int end = 0; end < N_CALL_ENDS; end++)
+        sum += result->ended[end];
+    return sum;
+}
+
+static void print_counted(const struct audit_result *result)
+{
+    char figure[TEXT_FIGURE];
+
+    printf("calls: %s submitted, ", text_exact(result->submitted, figure));
+    printf("%s ended, ", text_exact(sum_of_ends(result), figure));
+    printf("%s under way\n", text_exact(result->under_way, figure));
+    printf("requests of clients: %s accepted, ", text_exact(result->requests_accepted, figure));
+    printf("%s ended, ", text_exact(result->requests_ended, figure));
+    printf("%s under way\n", text_exact(result->requests_in_flight, figure));
+    puts(result->n_findings ? "The accounts do not balance." : "The accounts balance.");
+}
+
+static json_t *counted_json(
+    const struct instance *in, const struct audit_result *result, json_t *findings)
+{
+    json_t *o = json_object(), *ends = json_object();
+
+    json_set_text(o, "instance", in->name);
+    json_object_set_new(o, "balanced", json_boolean(result->n_findings == 0));
+    json_set_u64(o, "submitted", result->submitted);
+#define X(name, number, text) json_set_u64(ends, text, result->ended[CALL_END_##name]);
+    CALL_ENDS(X)
+#undef X
+    json_set_u64(ends, "abandoned", result->ended[CALL_END_NONE]);
+    json_object_set_new(o, "ends", ends);
+    json_set_u64(o, "under_way", result->under_way);
+    json_set_u64(o, "requests_accepted", result->requests_accepted);
+    json_set_u64(o, "requests_ended", result->requests_ended);
+    json_set_u64(o, "requests_in_flight", result->requests_in_flight);
+    json_object_set_new(o, "findings", findings);
+    return o;
+}
+
+/* ---- the command ---- */
+
+/* One audit after another until one finds something; the last one's result. */
+static int audit_often(struct report *report, uint32_t count, struct audit_result *ret_result)
+{
+    int r;
+
+    do
+        r = audit_run(&report->in->segment, on_finding, report, ret_result);
+    while (r == 0 && ret_result->n_findings == 0 && --count > 0);
+    return r;
+}
+
+static int audit_instance(const struct instance *in, const struct values *values)
+{
+    struct report report = {.in = in, .findings = values->json ? json_array() : NULL};
+    struct audit_result result;
+    int r = audit_often(&report, values->count, &result), status = EXIT_DONE;
+
+    if (r < 0) {
+        json_decref(report.findings);
+        return command_error("audit of %s: %s", in->name, strerror(-r));
+    }
+    if (values->json)
+        status = json_print(counted_json(in, &result, report.findings));
+    else
+        print_counted(&result);
+    if (status == EXIT_DONE)
+        status = command_finish_output();
+    return result.n_findings ? EXIT_WORK_FAILED : status;
+}
+
+int audit_command(int argc, char **argv)
+{
+    struct values values = {.wait_ns = COMMAND_WAIT_NS, .count = 1};
+    struct instance in;
+    char **operands;
+    int n = command_parse(&command, argc, argv, &values, &operands);
+
+    if (n < 0)
+        return command_exit_status(n);
+    if (values.count == 0)
+        return command_usage(&command, "--count must be at least 1");
+    if (instance_open(values.instance, values.wait_ns, INSTANCE_THERE, &in))
+        return EXIT_WORK_FAILED;
+    int status = audit_instance(&in, &values);
+    instance_close(&in);
+    return status;
+}
