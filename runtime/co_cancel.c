@@ -18,6 +18,7 @@
  * Orderings  first                          then               ordered by              if broken
  *   SET    what co_cancel()'s caller did  co_cancelled() true  release, acquire       stale reasons
  */
+#include <assert.h>
 #include <errno.h>
 
 #include "runtime/atomic.h"
@@ -90,6 +91,7 @@ static void post(CoScope *scope)
 
 void co_cancel(CoCancel *token)
 {
+    assert(token);
     pthread_mutex_lock(&token->lock);
     atomic_store_release(&token->cancelled, (uint32_t)1); /* SET */
     while (token->waiting) {

@@ -110,7 +110,7 @@ static inline void actor_do(struct actor *actor, ActorFunc *call)
 /* Ends what the actor waits for. Its token is a new one afterwards. */
 static inline void actor_cancel(struct actor *actor)
 {
-    co_cancel(&actor->token);
+    co_cancel(&actor->token); /* where it was called before, this does nothing */
     settle();
     co_cancel_deinit(&actor->token);
     co_cancel_init(&actor->token);

@@ -183,6 +183,19 @@ static void a_deadline_ends_a_wait(void **state)
     assert_true(aio_clock_ns() >= w.deadline_ns);
 }
 
+static void an_event_before_the_deadline_disarms_it(void **state)
+{
+    struct loop *loop = *state;
+    struct test_wait w = new_wait(loop->ctx, NULL);
+
+    w.deadline_ns = aio_clock_ns() + FAR_NS;
+    begin_wait(&w);
+    assert_true(aio_clock_deadline_ns(loop->ctx, AIO_CLOCK_MONOTONIC) > 0);
+    aio_co_wake(w.co);
+    assert_int_equal(w.result, 0);
+    assert_int_equal(aio_clock_deadline_ns(loop->ctx, AIO_CLOCK_MONOTONIC), -1);
+}
+
 static void the_earlier_of_two_nested_deadlines_counts(void **state)
 {
     struct loop *loop = *state;
@@ -493,6 +506,7 @@ int main(void)
         LOOP_CASE(what_cannot_be_withdrawn_ends_with_its_event),
         LOOP_CASE(a_wait_in_a_scope_that_is_over_does_not_begin),
         LOOP_CASE(a_deadline_ends_a_wait),
+        LOOP_CASE(an_event_before_the_deadline_disarms_it),
         LOOP_CASE(the_earlier_of_two_nested_deadlines_counts),
         LOOP_CASE(the_token_of_an_outer_scope_ends_a_wait),
         LOOP_CASE(both_tokens_at_once_end_a_wait_once),

@@ -243,12 +243,13 @@ static void who_gives_up_has_the_lock_again_and_uses_no_wake(void **state)
     actors_stop(a, 2);
 }
 
-static void a_wake_just_before_the_cancel_is_had(void **state)
+static void a_wake_before_the_cancel_came_is_had(void **state)
 {
     struct actor a;
 
     actor_start(&a);
     actor_do(&a, wait_locked);
+    co_cancel(&a.token);
     co_queue_next(&queue);
     actor_cancel(&a);
     assert_int_equal(a.result, 0);
@@ -454,7 +455,7 @@ int main(int argc, char **argv)
         QUEUE_CASE(entering_the_next_lets_the_lock_go_around_it),
         QUEUE_CASE(entering_all_enters_those_that_wait_at_the_call),
         QUEUE_CASE(who_gives_up_has_the_lock_again_and_uses_no_wake),
-        QUEUE_CASE(a_wake_just_before_the_cancel_is_had),
+        QUEUE_CASE(a_wake_before_the_cancel_came_is_had),
         QUEUE_CASE(random_steps_end_as_the_reference_says),
         QUEUE_CASE(threads_under_one_lock_lose_no_wake),
         QUEUE_CASE(mistakes_with_a_queue_abort),
