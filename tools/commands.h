@@ -12,11 +12,11 @@
 #define COMMANDS_SHERD(X) X(run, "run an instance: supervisor, gateway and shards")
 
 /* In sherd-tools. */
-#define COMMANDS_TOOLS(X)                          \
-    X(status, "show an instance's processes")      \
-    X(queues, "show who queued how much for whom") \
+#define COMMANDS_TOOLS(X)                                                            \
+    X(status, "show an instance's processes")                                        \
+    X(queues, "show who queued how much for whom")                                   \
     X(audit, "count again whether all that was submitted has ended or is under way") \
-    X(submit, "have the shards do something")      \
+    X(submit, "have the shards do something")                                        \
     X(stop, "finish what is in flight, then end an instance")
 
 #define COMMANDS(X) COMMANDS_SHERD(X) COMMANDS_TOOLS(X)
