@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/explore/mutants.h"
 #include "tests/explore/scenarios.h"
 #include "tests/explore/search.h"
 
@@ -16,6 +17,9 @@ static const char usage[] =
     "Runs the scenarios of these groups (all where none is named), and says as TAP how each went.\n"
     "  --list               name groups and scenarios, and end\n"
     "  --long               with the long bounds\n"
+    "  --mutants FOLDER     instead: is each mutant of the sources in FOLDER noticed as its row "
+    "says?\n"
+    "                       With --long also: do those said to be harmless stay unnoticed?\n"
     "  --scenario NAME      this one alone\n"
     "  --preemptions N --stale N --crashes N\n"
     "                       other bounds\n"
@@ -23,27 +27,15 @@ static const char usage[] =
     "  --replay CHOICES     the run that a failure names, with each step shown\n"
     "  --x86                with the memory of x86-64\n";
 
-#define X(name) {#name, name##_scenarios},
-static const struct group {
-    const char *name;
-    const struct scenario *scenarios;
-} groups[] = {SCENARIO_GROUPS(X)};
-#undef X
-#define N_GROUPS (sizeof groups / sizeof groups[0])
-
 static struct {
     struct search_options search;
     bool longer;
     bool has_bounds;
     const char *scenario;
+    const char *mutants;
     uint32_t n_cases;
     uint32_t n_failed;
 } o;
-
-static bool is_wrong(const struct scenario *scenario)
-{
-    return strncmp(scenario->name, "wrong: ", 7) == 0;
-}
 
 static void say(bool ok, const char *name)
 {
@@ -67,7 +59,7 @@ static void run_scenario(const struct scenario *scenario)
     if (!o.has_bounds)
         options.bounds = o.longer ? scenario->long_bounds : scenario->bounds;
     search(scenario, &options, &report);
-    say(report.failed == is_wrong(scenario), scenario->name);
+    say(report.failed == scenario_is_wrong(scenario), scenario->name);
     printf("# %" PRIu64 " runs, %" PRIu64 " of them cut short, %" PRIu64 " steps\n", report.n_runs,
         report.n_cut, report.n_steps);
     if (report.failed)
@@ -86,25 +78,40 @@ static bool is_named(const char *group, char **names)
 
 static void run_groups(char **names)
 {
-    for (size_t i = 0; i < N_GROUPS; i++)
-        for (const struct scenario *scenario = groups[i].scenarios; scenario->name; scenario++)
+    for (size_t i = 0; i < scenario_n_groups; i++)
+        for (const struct scenario *scenario = scenario_groups[i].scenarios; scenario->name;
+             scenario++)
             if (o.scenario ? strcmp(o.scenario, scenario->name) == 0
-                           : is_named(groups[i].name, names))
+                           : is_named(scenario_groups[i].name, names))
                 run_scenario(scenario);
 }
 
 static void list_all(void)
 {
-    for (size_t i = 0; i < N_GROUPS; i++)
-        for (const struct scenario *scenario = groups[i].scenarios; scenario->name; scenario++)
-            printf("%s: %s\n", groups[i].name, scenario->name);
+    for (size_t i = 0; i < scenario_n_groups; i++)
+        for (const struct scenario *scenario = scenario_groups[i].scenarios; scenario->name;
+             scenario++)
+            printf("%s: %s\n", scenario_groups[i].name, scenario->name);
 }
 
-enum option_code { LIST, LONG, SCENARIO, PREEMPTIONS, STALE, CRASHES, RANDOM, SEED, REPLAY, X86 };
+enum option_code {
+    LIST,
+    LONG,
+    MUTANTS,
+    SCENARIO,
+    PREEMPTIONS,
+    STALE,
+    CRASHES,
+    RANDOM,
+    SEED,
+    REPLAY,
+    X86
+};
 
 static const struct option options[] = {
     {"list", no_argument, NULL, LIST},
     {"long", no_argument, NULL, LONG},
+    {"mutants", required_argument, NULL, MUTANTS},
     {"scenario", required_argument, NULL, SCENARIO},
     {"preemptions", required_argument, NULL, PREEMPTIONS},
     {"stale", required_argument, NULL, STALE},
@@ -130,6 +137,9 @@ static void take_option(int option)
         exit(0);
     case LONG:
         o.longer = true;
+        break;
+    case MUTANTS:
+        o.mutants = optarg;
         break;
     case SCENARIO:
         o.scenario = optarg;
@@ -167,7 +177,10 @@ int main(int argc, char **argv)
 
     while ((option = getopt_long(argc, argv, "", options, NULL)) >= 0)
         take_option(option);
-    run_groups(argv + optind);
+    if (o.mutants)
+        mutants_check(o.mutants, o.longer, say);
+    else
+        run_groups(argv + optind);
     printf("1..%u\n", o.n_cases);
     return o.n_failed > 0;
 }

@@ -52,7 +52,8 @@ struct explorer_bounds {
 struct explorer_thread {
     const char *name;
     void (*run)(void);
-    bool may_crash; /* may stop for ever before any of its steps */
+    bool may_crash;         /* may stop for ever before any of its steps */
+    const char *crashes_in; /* only before accesses in this function; NULL: anywhere */
 };
 
 /* An array of them ends with a NULL name. */
@@ -88,6 +89,10 @@ bool explorer_fd_read(int fd);
 void explorer_post(const void *key);
 void explorer_wait(const void *key);
 
+/* A mutex by this key. */
+void explorer_lock(const void *key);
+void explorer_unlock(const void *key);
+
 /* As the system call. Whom a wake finds is a choice. */
 int explorer_futex_wait(uint32_t *word, uint32_t value);
 int explorer_futex_wake(uint32_t *word, int n);
@@ -95,7 +100,7 @@ int explorer_futex_wake(uint32_t *word, int n);
 /* Something wrong: wakes by threads that were woken themselves go nowhere. Called in begin(). */
 void explorer_futex_lose_batons(void);
 
-/* Waits until some thread has crashed or all others have ended; true where one crashed. */
+/* Waits until a thread has crashed, or those that may have ended: true where one crashed. */
 bool explorer_wait_for_crash(void);
 
 /* The place of the running thread in its scenario's table. */

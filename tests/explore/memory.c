@@ -171,6 +171,7 @@ static uint32_t locate(const volatile void *p, unsigned size, bool writes)
 
 /* ---- the three kinds of access ---- */
 
+/* Each step adds to its thread's history, be it that the thread has gone on by one. */
 static void note_history(struct location *at, uint64_t hash)
 {
     uint64_t before = at->hash;
@@ -300,11 +301,11 @@ static enum order order_of(enum mutation mutation, enum order order, enum order 
 }
 
 /* A store held back comes after this access, unless it is to the same place. */
-static void before_access(const volatile void *p)
+static void before_access(const struct atomic_site *site, const volatile void *p)
 {
     if (self()->held.site && self()->held.p == p)
         memory_settle();
-    run_point();
+    run_point_in(site->function);
 }
 
 /* ---- what the macros of atomic.h call ---- */
@@ -312,7 +313,7 @@ static void before_access(const volatile void *p)
 /* Counters that one thread writes and nobody waits for. */
 static bool is_of_no_interest(const struct atomic_site *site)
 {
-    return strstr(site->file, "instruments.h") != NULL;
+    return strstr(site->address, "counters->") != NULL;
 }
 
 uint64_t atomic_shim_load(const struct atomic_site *site, const volatile void *p, unsigned size)
@@ -322,7 +323,7 @@ uint64_t atomic_shim_load(const struct atomic_site *site, const volatile void *p
 
     if (is_of_no_interest(site))
         return read_memory(p, size);
-    before_access(p);
+    before_access(site, p);
     uint64_t value = do_load(p, size, order_of(mutant_at(site), order, ACQUIRE), &age);
 
     trace_access(site, value, age > 0 ? "%u stores ago" : NULL, age);
@@ -341,12 +342,14 @@ void atomic_shim_store(
         memcpy((void *)p, &value, size);
         return;
     }
-    before_access(p);
+    before_access(site, p);
     order = order_of(mutation, order, RELEASE);
     if (mutation == MUTATION_drop) {
+        run_note(0);
         trace_access(site, value, "left out");
     } else if (mutation == MUTATION_swap) {
         memory_settle();
+        run_note(0);
         self()->held = (struct held_store){site, p, size, value, order};
         return;
     } else {
@@ -375,7 +378,7 @@ uint64_t atomic_shim_rmw(
     enum mutation mutation = mutant_at(site);
     uint64_t old;
 
-    before_access(p);
+    before_access(site, p);
     if (mutation == MUTATION_split) {
         old = split_rmw(site, p, size, operand);
     } else {
@@ -396,8 +399,8 @@ static bool cas_fails(volatile void *p, unsigned size, void *expected, enum orde
     const struct store *newest = &m.stores[m.locations[l].newest];
     bool fails = newest->value != read_memory(expected, size);
 
+    run_note(newest->hash);
     if (fails) {
-        run_note(newest->hash);
         see(l, newest, order & ACQUIRE);
         memcpy(expected, &newest->value, size);
         next_epoch();
@@ -411,7 +414,7 @@ bool atomic_shim_cas(const struct atomic_site *site, volatile void *p, unsigned 
     enum mutation mutation = mutant_at(site);
     enum order order = order_of(mutation, BOTH, BOTH);
 
-    before_access(p);
+    before_access(site, p);
     if (m.x86)
         do_fence();
     bool fails = cas_fails(p, size, expected, order);
@@ -433,8 +436,9 @@ bool atomic_shim_cas(const struct atomic_site *site, volatile void *p, unsigned 
 
 void atomic_shim_fence(const struct atomic_site *site)
 {
-    run_point();
+    run_point_in(site->function);
     if (mutant_at(site) == MUTATION_drop) {
+        run_note(0);
         trace_access(site, 0, "left out");
     } else {
         do_fence();

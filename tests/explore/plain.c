@@ -183,3 +183,9 @@ void __tsan_func_exit(void);
 void __tsan_func_exit(void)
 {
 }
+
+/* There are no signal handlers here. */
+void __tsan_atomic_signal_fence(int order);
+void __tsan_atomic_signal_fence(int order)
+{
+}

@@ -10,6 +10,7 @@
  * Not here:    what these do (explorer.h)
  */
 #include <assert.h>
+#include <pthread.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +32,11 @@ void explorer_assert_fail(const char *text, const char *file, unsigned line, con
 #define calloc(n, bytes)                      explorer_alloc((n) * (bytes))
 #define free(p)                               explorer_free(p)
 #define memcpy(to, from, bytes)               explorer_copy(to, from, bytes)
+#define aligned_alloc(to, bytes)              explorer_alloc(bytes)
+#define pthread_mutex_init(m, a)              ((void)(m))
+#define pthread_mutex_destroy(m)              ((void)(m))
+#define pthread_mutex_lock(m)                 explorer_lock(m)
+#define pthread_mutex_unlock(m)               explorer_unlock(m)
 #define syscall(number, word, op, value, ...) explorer_futex(word, op, value) /* SYS_futex alone */
 #define __assert_fail                         explorer_assert_fail
 #endif

@@ -28,6 +28,7 @@ struct fiber {
     uint32_t pauses_for; /* it spins: these step first, each a bit */
     const void *waits_for;
     const char *waits_how;
+    bool waits_for_time; /* too */
     void *position;
     uint64_t hash;
     uint8_t locals[MAX_THREAD_BYTES];
@@ -45,6 +46,7 @@ static struct {
     char failure[512];
     void *locals;
     size_t locals_bytes;
+    const char *function; /* in which the next step is */
 } r;
 
 static char stacks[MAX_FIBERS][STACK_BYTES] __attribute__((aligned(4096)));
@@ -202,12 +204,32 @@ static void switch_to(uint32_t f)
     co_switch(&from->position, r.fibers[f].position);
 }
 
+/* Where nothing else goes on, those wake who wait for a time. */
+static bool let_time_pass(void)
+{
+    bool some = false;
+
+    for (uint32_t f = 1; f < MAX_FIBERS; f++) {
+        struct fiber *fiber = &r.fibers[f];
+
+        if (fiber->state != ASLEEP || !fiber->waits_for_time)
+            continue;
+        fiber->state = READY;
+        some = true;
+    }
+    return some;
+}
+
 /* Whether the running thread stops for ever, here. */
 static bool choose_crash(void)
 {
     struct fiber *self = &r.fibers[r.self];
 
-    if (!self->thread->may_crash || r.left.crashes == 0 || search_choose(2) == 0)
+    if (!self->thread->may_crash || r.left.crashes == 0)
+        return false;
+    if (self->thread->crashes_in && strcmp(self->thread->crashes_in, r.function) != 0)
+        return false;
+    if (search_choose(2) == 0)
         return false;
     r.left.crashes--;
     trace_note("stops for ever");
@@ -230,8 +252,10 @@ static void go_on(void)
     }
     if (n == 0 && all_ended())
         leave(RUN_ENDED);
-    if (n == 0)
+    if (n == 0 && !let_time_pass())
         fail_asleep();
+    if (n == 0)
+        n = list_next(list);
     if (search_was_here(state_hash(), r.left.preemptions))
         leave(RUN_CUT);
     uint32_t next = list[n == 1 ? 0 : search_choose(n)];
@@ -239,6 +263,13 @@ static void go_on(void)
     if (next != r.self && can_step(r.self))
         r.left.preemptions--;
     switch_to(next);
+}
+
+void run_point_in(const char *function)
+{
+    r.function = function;
+    run_point();
+    r.function = "";
 }
 
 void run_point(void)
@@ -256,13 +287,14 @@ void run_pause(void)
     if (r.self == SETUP)
         return;
     run_point();
+    run_note(3);
     r.fibers[r.self].pauses_for = ready_bits() & ~(1u << r.self);
     go_on();
 }
 
 /* ---- sleep ---- */
 
-void run_block(const void *key, const char *what)
+static void block(const void *key, const char *what, bool for_time)
 {
     struct fiber *self = &r.fibers[r.self];
 
@@ -270,18 +302,24 @@ void run_block(const void *key, const char *what)
         explorer_fail("begin() or end() waits for %s", what);
     self->waits_for = key;
     self->waits_how = what;
+    self->waits_for_time = for_time;
     trace_note("sleeps: %s", what);
     if (!choose_crash())
         self->state = ASLEEP;
     go_on();
 }
 
-void run_block_or_not(const void *key, const char *what)
+void run_block(const void *key, const char *what)
+{
+    block(key, what, false);
+}
+
+void run_block_for_time(const void *key, const char *what)
 {
     if (search_choose(2) == 0)
-        run_block(key, what);
+        block(key, what, true);
     else
-        trace_note("does not sleep any more: %s", what);
+        trace_note("its time is over: %s", what);
 }
 
 /* Those that wait for the key, in their order. */
@@ -314,27 +352,33 @@ uint32_t run_wake(const void *key, uint32_t n)
     return n_woken;
 }
 
-static bool others_ended(void)
+static bool can_anybody_crash(void)
 {
     for (uint32_t f = 1; f < MAX_FIBERS; f++)
-        if (f != r.self && (r.fibers[f].state == READY || r.fibers[f].state == ASLEEP))
-            return false;
-    return true;
+        if (r.fibers[f].thread && r.fibers[f].thread->may_crash && r.fibers[f].state != ENDED)
+            return true;
+    return false;
 }
 
-static bool some_crashed(void)
+/* Who sees that a thread has died sees all that it did. */
+static bool see_crash(void)
 {
     for (uint32_t f = 1; f < MAX_FIBERS; f++)
-        if (r.fibers[f].state == CRASHED)
+        if (r.fibers[f].state == CRASHED) {
+            learn(memory_knowledge(r.self), memory_knowledge(f));
             return true;
+        }
     return false;
 }
 
 bool explorer_wait_for_crash(void)
 {
-    while (!some_crashed() && !others_ended())
-        run_block(&run_failure, "somebody's end");
-    return some_crashed();
+    while (!see_crash()) {
+        if (!can_anybody_crash())
+            return false;
+        run_block(&run_failure, "a crash");
+    }
+    return true;
 }
 
 /* ---- stale loads ---- */
@@ -369,6 +413,7 @@ static void prepare(const struct scenario *scenario, const struct explorer_bound
     memset(&r, 0, sizeof r);
     r.scenario = scenario;
     r.left = *bounds;
+    r.function = "";
     world_reset();
     plain_reset();
     for (uint32_t i = 0; i < EXPLORER_MAX_THREADS && scenario->threads[i].run; i++) {

@@ -9,9 +9,23 @@
 #include "tests/explore/explorer.h"
 
 #define SCENARIO_GROUPS(X) \
+    X(bh)                  \
+    X(co_mutex)            \
     X(doorbell)            \
-    X(lockcnt)
+    X(lockcnt)             \
+    X(ring)
 
 #define X(name) extern const struct scenario name##_scenarios[];
 SCENARIO_GROUPS(X)
 #undef X
+
+struct scenario_group {
+    const char *name;
+    const struct scenario *scenarios;
+};
+
+extern const struct scenario_group scenario_groups[];
+extern const size_t scenario_n_groups;
+
+bool scenario_is_wrong(const struct scenario *scenario);
+const struct scenario *scenario_find(const char *name);

@@ -55,7 +55,7 @@ void explorer_fd_wait(int fd, bool may_time_out)
     run_point();
     while (memory_kernel_add(&w.fds[fd], 0, false) == 0)
         if (may_time_out) {
-            run_block_or_not(&w.fds[fd], "an eventfd, or a time");
+            run_block_for_time(&w.fds[fd], "an eventfd, or a time");
             return;
         } else {
             run_block(&w.fds[fd], "an eventfd");
@@ -109,6 +109,27 @@ void explorer_wait(const void *key)
     while (memory_kernel_add(&semaphore->count, 0, true) == 0)
         run_block(semaphore, "a post");
     memory_kernel_add(&semaphore->count, (uint64_t)-1, true);
+}
+
+void explorer_lock(const void *key)
+{
+    struct semaphore *semaphore = semaphore_of(key);
+
+    memory_settle();
+    run_point();
+    while (memory_kernel_add(&semaphore->count, 0, true) != 0)
+        run_block(semaphore, "a mutex");
+    memory_kernel_add(&semaphore->count, 1, true);
+}
+
+void explorer_unlock(const void *key)
+{
+    struct semaphore *semaphore = semaphore_of(key);
+
+    memory_settle();
+    run_point();
+    memory_kernel_add(&semaphore->count, (uint64_t)-1, true);
+    run_wake(semaphore, UINT32_MAX);
 }
 
 /* ---- futex ---- */

@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: MIT */
+#include "tests/explore/mutants.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "tests/explore/mutant.h"
+#include "tests/explore/scenarios.h"
+#include "tests/explore/search.h"
+#include "tests/explore/site.h"
+
+static const char *const mutation_names[] = {[MUTATION_none] = "none",
+#define X(name, help) [MUTATION_##name] = #name,
+    MUTATIONS(X)
+#undef X
+};
+
+#define N_MUTATIONS (sizeof mutation_names / sizeof mutation_names[0])
+
+static const char *const files[] = {
+    "aio_wait.c", "bh.c", "co_mutex.c", "doorbell.c", "lockcnt.c", "ring.c"};
+#define N_FILES (sizeof files / sizeof files[0])
+
+static const struct mutant_row {
+    const char *file;
+    const char *function;
+    enum atomic_op op;
+    unsigned nth;
+    enum mutation mutation;
+    const char *noticed_by; /* a scenario, or NULL */
+    const char *why_not;    /* what makes it no mistake, or NULL */
+} rows[] = {
+#define NOTICED(file, function, op, nth, mutation, scenario) \
+    {#file ".c", #function, ATOMIC_OP_##op, nth, MUTATION_##mutation, scenario, NULL},
+#define HARMLESS(file, function, op, nth, mutation, reason) \
+    {#file ".c", #function, ATOMIC_OP_##op, nth, MUTATION_##mutation, NULL, reason},
+#include "tests/explore/mutant_rows.h"
+#undef NOTICED
+#undef HARMLESS
+};
+#define N_ROWS (sizeof rows / sizeof rows[0])
+
+/* Ways in which this operation can be done wrong, a bit each. */
+static unsigned mutations_of(enum atomic_op op)
+{
+    switch (op) {
+    case ATOMIC_OP_full_fence:
+        return 1u << MUTATION_drop;
+    case ATOMIC_OP_load_acquire:
+        return 1u << MUTATION_relax;
+    case ATOMIC_OP_store_relaxed:
+        return 1u << MUTATION_swap;
+    case ATOMIC_OP_store_release:
+        return 1u << MUTATION_relax | 1u << MUTATION_swap;
+    case ATOMIC_OP_load_relaxed:
+    case ATOMIC_OP_pause:
+        return 0;
+    default:
+        return 1u << MUTATION_relax | 1u << MUTATION_split;
+    }
+}
+
+static const struct mutant_row *find_row(
+    const char *file, const struct site *site, enum mutation mutation)
+{
+    for (size_t i = 0; i < N_ROWS; i++)
+        if (strcmp(rows[i].file, file) == 0 && strcmp(rows[i].function, site->function) == 0 &&
+            rows[i].op == site->op && rows[i].nth == site->nth && rows[i].mutation == mutation)
+            return &rows[i];
+    return NULL;
+}
+
+/* Whether the scenario fails with the mutant that is set. */
+static bool notices(const struct scenario *scenario)
+{
+    struct search_report report;
+
+    search(scenario, &(struct search_options){.bounds = scenario->bounds}, &report);
+    return report.failed;
+}
+
+/* The first that does, or NULL. */
+static const char *who_notices(void)
+{
+    for (size_t i = 0; i < scenario_n_groups; i++)
+        for (const struct scenario *s = scenario_groups[i].scenarios; s->name; s++)
+            if (!scenario_is_wrong(s) && notices(s))
+                return s->name;
+    return NULL;
+}
+
+static void name_row(const char *file, const struct site *site, enum mutation mutation,
+    const char *verdict, char *ret, size_t bytes)
+{
+    snprintf(ret, bytes, "%s: %s: %s %u (%s), %s: %s", file, site->function, site_op_name(site->op),
+        site->nth, site->ordering[0] ? site->ordering : "-", mutation_names[mutation], verdict);
+}
+
+/* The row that is missing. */
+static void suggest(const char *file, const struct site *site, enum mutation mutation)
+{
+    const char *scenario = who_notices();
+
+    printf("# %s(%.*s, %s, %s, %u, %s, \"%s\")\n", scenario ? "NOTICED" : "HARMLESS",
+        (int)strcspn(file, "."), file, site->function, site_op_name(site->op), site->nth,
+        mutation_names[mutation],
+        scenario           ? scenario
+        : mutant_was_met() ? "..."
+                           : "never met");
+}
+
+static bool row_is_right(const struct mutant_row *row, bool thorough)
+{
+    if (row->noticed_by) {
+        const struct scenario *scenario = scenario_find(row->noticed_by);
+
+        return scenario && notices(scenario);
+    }
+    return !thorough || !who_notices();
+}
+
+static void check_mutation(const char *file, const struct site *site, enum mutation mutation,
+    bool thorough, void (*say)(bool ok, const char *name))
+{
+    const struct mutant mutant = {.mutation = mutation,
+        .file = file,
+        .op = site->op,
+        .first_line = site->first_line,
+        .last_line = site->last_line};
+    const struct mutant_row *row = find_row(file, site, mutation);
+    char name[512];
+
+    mutant_set(&mutant);
+    name_row(file, site, mutation,
+        !row              ? "has no row"
+        : row->noticed_by ? row->noticed_by
+                          : row->why_not,
+        name, sizeof name);
+    say(row && row_is_right(row, thorough), name);
+    if (!row)
+        suggest(file, site, mutation);
+    mutant_set(NULL);
+}
+
+static void check_file(
+    const char *folder, const char *file, bool thorough, void (*say)(bool ok, const char *name))
+{
+    struct sites sites;
+    char path[4096];
+
+    snprintf(path, sizeof path, "%s/%s", folder, file);
+    if (sites_read(path, &sites) < 0) {
+        say(false, path);
+        return;
+    }
+    for (size_t i = 0; i < sites.n; i++)
+        for (unsigned m = 1; m < N_MUTATIONS; m++)
+            if (mutations_of(sites.all[i].op) & 1u << m)
+                check_mutation(file, &sites.all[i], (enum mutation)m, thorough, say);
+    sites_free(&sites);
+}
+
+void mutants_check(const char *folder, bool thorough, void (*say)(bool ok, const char *name))
+{
+    for (size_t i = 0; i < N_FILES; i++)
+        check_file(folder, files[i], thorough, say);
+}

@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What stands for the parts of runtime/ that the scenarios do without: a loop whose only fd is its
+ * doorbell, and coroutines that are the scenario's threads themselves. Weak, so that a part that the
+ * library needs after all takes their place.
+ */
+#include "tests/explore/parts.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/aio_sqe.h"
+#include "runtime/bug.h"
+#include "tests/explore/explorer.h"
+
+#define PART __attribute__((weak))
+
+static struct {
+    AioContext *current[EXPLORER_MAX_THREADS + 1];
+    Coroutine coroutines[EXPLORER_MAX_THREADS];
+    struct aio_counters counters[EXPLORER_MAX_THREADS];
+    uint32_t n_contexts;
+} p;
+
+/* ---- contexts ---- */
+
+static int wait_for_bell(AioContext *ctx, int64_t timeout_ns)
+{
+    if (timeout_ns != 0)
+        explorer_fd_wait(ctx->bell.fd, timeout_ns > 0);
+    ctx->monitor_state = ctx; /* something for parts' handlers_dispatch() */
+    return 0;
+}
+
+static bool need_no_wait(const AioContext *ctx)
+{
+    return false;
+}
+
+static void flush_nothing(AioContext *ctx)
+{
+}
+
+static const struct fdmon_ops monitor = {
+    .name = "explorer", .wait = wait_for_bell, .need_wait = need_no_wait};
+static const struct engine_ops engine = {.flush = flush_nothing};
+
+void parts_reset(void)
+{
+    memset(&p, 0, sizeof p);
+}
+
+void parts_context_init(AioContext *ctx)
+{
+    memset(ctx, 0, sizeof *ctx);
+    ctx->refs = 1;
+    ctx->bell = (struct doorbell){.words = &ctx->own_words, .fd = (int)p.n_contexts};
+    ctx->monitor = &monitor;
+    ctx->engine = &engine;
+    ctx->instruments.counters = &p.counters[p.n_contexts++];
+    bh_init(ctx);
+}
+
+PART AioContext *aio_context_current(void)
+{
+    return p.current[explorer_self() + 1];
+}
+
+PART void aio_context_set_current(AioContext *ctx)
+{
+    p.current[explorer_self() + 1] = ctx;
+}
+
+PART AioContext *aio_context_ref(AioContext *ctx)
+{
+    return ctx;
+}
+
+PART void aio_context_unref(AioContext *ctx)
+{
+}
+
+/* ---- what else is in a turn ---- */
+
+PART bool handlers_dispatch(AioContext *ctx)
+{
+    if (ctx->monitor_state)
+        doorbell_drain_fd(&ctx->bell);
+    ctx->monitor_state = NULL;
+    return false;
+}
+
+PART void handlers_free_deleted(AioContext *ctx)
+{
+}
+
+PART bool timers_run(AioContext *ctx)
+{
+    return false;
+}
+
+PART int64_t timers_timeout_ns(AioContext *ctx)
+{
+    return -1;
+}
+
+PART bool disk_dispatch_completed(AioContext *ctx)
+{
+    return false;
+}
+
+PART bool aio_sqe_dispatch(AioContext *ctx)
+{
+    return false;
+}
+
+PART bool poll_mode_is_on(const AioContext *ctx)
+{
+    return false;
+}
+
+PART bool poll_mode_run(AioContext *ctx, int64_t timeout_ns)
+{
+    return false;
+}
+
+PART void poll_mode_slept(AioContext *ctx, int64_t begin_ns, int64_t end_ns)
+{
+}
+
+PART void poll_mode_learn(AioContext *ctx)
+{
+}
+
+PART int64_t aio_clock_ns(void)
+{
+    return 0;
+}
+
+PART void recorder_note_at(const struct aio_instruments *in, uint64_t now_ns,
+    enum recorder_kind kind, uint64_t a, uint64_t b)
+{
+}
+
+void bug(const char *format, ...)
+{
+    char text[256];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    explorer_fail("bug: %s", text);
+}
+
+/* ---- coroutines ---- */
+
+void parts_begin_coroutine(AioContext *ctx)
+{
+    p.coroutines[explorer_self()].ctx = ctx;
+}
+
+/* Outside of them for a thread that has not begun one. */
+PART Coroutine *coroutine_self(void)
+{
+    Coroutine *self = &p.coroutines[explorer_self()];
+
+    return self->ctx ? self : NULL;
+}
+
+PART bool in_coroutine(void)
+{
+    return coroutine_self() != NULL;
+}
+
+PART void coroutine_fn coroutine_yield_at(const char *why)
+{
+    explorer_wait(coroutine_self());
+}
+
+PART void aio_co_wake(Coroutine *co)
+{
+    explorer_post(co);
+}
