@@ -115,11 +115,6 @@ PART bool aio_sqe_dispatch(AioContext *ctx)
     return false;
 }
 
-PART bool poll_mode_is_on(const AioContext *ctx)
-{
-    return false;
-}
-
 PART bool poll_mode_run(AioContext *ctx, int64_t timeout_ns)
 {
     return false;
