@@ -29,7 +29,7 @@ static int wait_for_bell(AioContext *ctx, int64_t timeout_ns)
 {
     if (timeout_ns != 0)
         explorer_fd_wait(ctx->bell.fd, timeout_ns > 0);
-    ctx->monitor_state = ctx; /* something for parts' handlers_dispatch() */
+    ctx->ready = (void *)ctx; /* some handler: handlers_dispatch() below takes no look at it */
     return 0;
 }
 
@@ -85,9 +85,8 @@ PART void aio_context_unref(AioContext *ctx)
 
 PART bool handlers_dispatch(AioContext *ctx)
 {
-    if (ctx->monitor_state)
-        doorbell_drain_fd(&ctx->bell);
-    ctx->monitor_state = NULL;
+    doorbell_drain_fd(&ctx->bell);
+    ctx->ready = NULL;
     return false;
 }
 
