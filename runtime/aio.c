@@ -276,6 +276,7 @@ void context_begin_turn(AioContext *ctx)
 {
     assert(!in_coroutine()); /* it would run others on a stack that is not the loop's */
     ctx->nesting++;
+    ctx->note_clock.uses_left = 0;
     count_turn(ctx);
 }
 

@@ -104,13 +104,14 @@ static void collect(struct co_registry *registry)
 
 static void fill_entry(struct co_entry *entry, const Coroutine *co)
 {
-    size_t name_bytes = strnlen(co->name, sizeof entry->name - 1);
+    const char *name = co->name;
 
     entry->entry = (uint64_t)(uintptr_t)co->entry;
     entry->created_ns = co->created_ns;
     atomic_store_relaxed(&entry->wait_site, (uint64_t)0); /* WAIT */
-    memcpy(entry->name, co->name, name_bytes);
-    memset(entry->name + name_bytes, 0, sizeof entry->name - name_bytes);
+    memset(entry->name, 0, sizeof entry->name);
+    for (size_t i = 0; i < sizeof entry->name - 1 && name[i]; i++)
+        entry->name[i] = name[i];
     atomic_store_release(&entry->id, co->registry_id); /* LIST */
 }
 
@@ -152,6 +153,14 @@ void co_registry_remove(Coroutine *co)
     collect(registry);
     free_slot(registry, co->registry_slot);
     one_less(registry, 1);
+}
+
+void co_registry_leave_for(AioContext *to, Coroutine *co)
+{
+    AioContext *here = aio_context_current();
+
+    if (here && here != to && co->registry == here->co_registry)
+        co_registry_remove(co);
 }
 
 /* ---- from other threads, and the end ---- */

@@ -32,3 +32,7 @@ void co_registry_remove(Coroutine *co);
 
 /* Takes co off the registry that lists it. Context: any thread that may enter co. */
 void co_registry_remove_from_afar(Coroutine *co);
+
+/* Takes co off, where this thread may do so at once, because it is about to be handed to another
+ * context. Context: any thread that may enter co. */
+void co_registry_leave_for(AioContext *to, Coroutine *co);

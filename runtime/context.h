@@ -26,6 +26,12 @@ struct cancel_inbox {
     BH *bh; /* takes them out */
 };
 
+/* A clock that is read once for many notes: the loop makes it look again in each turn. */
+struct note_clock {
+    uint64_t now_ns;
+    uint32_t uses_left;
+};
+
 struct AioContext {
     /* Written by any thread. */
     uint32_t refs;
@@ -92,6 +98,7 @@ struct AioContext {
 
     /* What it tells of itself. */
     struct aio_instruments instruments;
+    struct note_clock note_clock;
     void *own_instruments; /* to free, or NULL */
 };
 
@@ -129,6 +136,20 @@ bool context_end_turn(AioContext *ctx);
 /* Hands deferred disk requests to the kernel and rings whom the sources pushed to: before a wait.
  * Context: owner loop. */
 void context_flush(AioContext *ctx);
+
+/* CLOCK_MONOTONIC for a note that is made often: as of this turn, and not older than 32 such notes.
+ * Context: owner loop, coroutine. */
+static inline uint64_t context_note_ns(AioContext *ctx)
+{
+    struct note_clock *clock = &ctx->note_clock;
+
+    if (clock->uses_left == 0) {
+        clock->now_ns = (uint64_t)aio_clock_ns();
+        clock->uses_left = 32;
+    }
+    clock->uses_left--;
+    return clock->now_ns;
+}
 
 /* Adds words to what aio_context_engine_flags() says, parted by "; ". Cut where too long. */
 void context_add_flags(AioContext *ctx, const char *text);

@@ -34,15 +34,26 @@ typedef void CoroutineEntry(void *opaque); /* coroutine_fn */
 
 #define COROUTINE_STACK_BYTES ((size_t)256 * 1024) /* default; only touched pages cost memory */
 
-/* NULL where there is no memory or no map left for a stack. The name is kept as a pointer.
- * Context: any thread. */
+/*
+ * Makes a coroutine, which belongs to this thread's current context (none: to no context, until it
+ * is entered or scheduled). stack_bytes 0: COROUTINE_STACK_BYTES; else it is rounded up to a power
+ * of two of at least 16 KiB. The name is kept as a pointer. NULL with errno: ENOMEM (no memory, or
+ * no map left for a stack and its guard), EINVAL (stack_bytes is absurd). Context: any thread.
+ */
 Coroutine *coroutine_create_full(
     CoroutineEntry *entry, void *opaque, const char *name, size_t stack_bytes);
 #define coroutine_create(entry, opaque) coroutine_create_full(entry, opaque, #entry, 0)
 
+/* Frees a coroutine that was never entered; NULL does nothing. Aborts where it was, or is scheduled:
+ * what has begun ends by returning. Context: any thread. */
+void coroutine_delete(Coroutine *co);
+
 /* Runs co in this thread's current context until it yields or ends, then what it woke meanwhile.
  * Aborts where co runs already or is scheduled. Context: owner loop | coroutine. */
 void coroutine_enter(Coroutine *co);
+
+/* coroutine_enter() unless coroutine_entered(). Context: home thread of where co runs. */
+void coroutine_enter_if_inactive(Coroutine *co);
 
 /* Back to whoever entered. The string says why, for tools; it must be a constant. */
 void coroutine_fn coroutine_yield_at(const char *why);
@@ -52,8 +63,19 @@ void coroutine_fn coroutine_yield_at(const char *why);
 Coroutine *coroutine_self(void);
 bool in_coroutine(void);
 
-/* Entered and not yet back (it may have entered another one). */
+/* Entered and not yet back (it may have entered another one). Context: home thread of where co
+ * runs. */
 bool coroutine_entered(const Coroutine *co);
+
+/* The context it runs or last ran in; before its first enter the one it was made in. NULL: none.
+ * Context: any thread; of use where co can't move meanwhile. */
+AioContext *coroutine_get_aio_context(const Coroutine *co);
+
+/* Bytes of its stack, and how many of them it has touched at most, in whole pages. A stack that was
+ * used before counts what its former users touched. Asks the kernel: for tools and tests. Context:
+ * any thread, while co exists. */
+size_t coroutine_stack_bytes(const Coroutine *co);
+size_t coroutine_stack_high_water(const Coroutine *co);
 
 /* Runs co later in ctx. It must have yielded, unless ctx is where it runs now. A second call before
  * it has run aborts, naming both callers. Context: any thread. */
@@ -65,9 +87,9 @@ void aio_co_schedule_at(AioContext *ctx, Coroutine *co, const char *site);
  */
 void aio_co_enter(AioContext *ctx, Coroutine *co);
 
-/* aio_co_enter() with the context co last ran in. Aborts where co was never entered. It may come
- * before the yield it answers, so wait like this: start it; coroutine_yield() once. Context: any
- * thread. */
+/* aio_co_enter() with coroutine_get_aio_context(): a new coroutine begins. Aborts where that is
+ * NULL. It may come before the yield it answers, so wait like this: start it; coroutine_yield()
+ * once. Context: any thread. */
 void aio_co_wake(Coroutine *co);
 
 /* Moves the running coroutine to another context of this process, when its stack is at rest. */

@@ -3,10 +3,13 @@
 /*
  * coroutine_inside - what a coroutine is made of, for the files of runtime/ alone
  *
- * It lies at the top of its own stack. Fields are grouped by who writes them. The home thread of
- * the context it runs in writes most; they pass to another thread with the coroutine itself,
- * through a list that the one pushes to (read-modify-write) and the other takes whole.
+ * It lies at the top of its own stack, in the page that its first frames touch anyway. The home
+ * thread of the context it runs in writes most fields; they pass to another thread with the
+ * coroutine itself, through a list that the one pushes to (read-modify-write) and the other takes
+ * whole.
  */
+#include <assert.h>
+
 #include "runtime/atomic.h"
 #include "runtime/context.h"
 #include "runtime/coroutine.h"
@@ -15,47 +18,57 @@
 
 struct co_registry;
 
-/* One of the two stacks that a coroutine switches between. */
-struct co_side {
-    void *position; /* where to go on, for co_switch() */
-    struct co_sanitize sanitize;
+/* Coroutines in the order they were woken: a ring through next, known by its last. */
+struct co_list {
+    Coroutine *last; /* NULL: empty */
 };
 
-/* Coroutines in order of waking, linked by next. */
-struct co_list {
-    Coroutine *first;
-    Coroutine **last; /* valid where first is not NULL */
-};
+/* What the loop that entered a coroutine does once the switch back is complete. */
+enum co_after { CO_AFTER_YIELD, CO_AFTER_MOVE, CO_AFTER_END };
 
 struct Coroutine {
+    /* ---- the cache line that each switch touches ---- */
+
     /* Any thread, by compare-and-swap: who has taken the right to enter it, NULL nobody. The string
      * is the caller's name. Whoever holds it also writes next. */
     const char *scheduled;
-    Coroutine *next;
 
     /* The thread that runs it. */
-    struct co_side inside;  /* its own stack */
-    struct co_side outside; /* the stack that entered it */
-    AioContext *ctx;        /* where it runs or last ran, NULL: never in a context */
-    AioContext *move_to;    /* once its switch is complete, schedule it there */
-    struct co_list woken;   /* to enter when it has yielded */
-    struct CoScope *scope;  /* the innermost it is in, or NULL */
+    void *inside;            /* where its own stack goes on, for co_switch() */
+    void *outside;           /* the stack that entered it */
+    AioContext *ctx;         /* where it runs or last ran, at first where it was made; or NULL */
+    struct co_list woken;    /* to enter when it is back */
+    struct co_entry *listed; /* its entry in the registry, or NULL */
+    const char *name;        /* constant */
+    bool entered;            /* from coroutine_enter() to its yield or end */
+    bool begun;              /* entered at all */
+    bool counted;            /* as created, in some context */
+    uint8_t after;           /* enum co_after */
     uint32_t locks_held;
-    bool entered; /* from coroutine_enter() to its yield or end */
-    bool ended;
-    bool counted;                 /* as created, in some context */
+
+    /* ---- the rest ---- */
+
+    Coroutine *next;
+    AioContext *move_to;          /* with CO_AFTER_MOVE */
+    struct CoScope *scope;        /* the innermost it is in, or NULL */
     struct co_registry *registry; /* where it is counted alive, or NULL */
-    uint32_t registry_slot;
     uint64_t registry_id;
-    struct co_entry *listed; /* its entry there, or NULL */
+    uint32_t registry_slot;
 
     /* Constant. */
     CoroutineEntry *entry;
     void *opaque;
-    const char *name;
     uint64_t created_ns; /* CLOCK_MONOTONIC */
-    struct co_stack stack;
+    struct co_stack *stack;
+
+    struct co_sanitize own;     /* what a sanitizer knows of its stack */
+    struct co_sanitize enterer; /* and of the one that entered it */
 };
+
+static_assert(offsetof(Coroutine, next) == 64, "one cache line for the switch");
+
+/* Enters co in ctx, this thread's, and then whom it woke. Nobody holds the right to enter co. */
+void co_enter_in(AioContext *ctx, Coroutine *co);
 
 /* Takes the right to enter co for site; aborts, naming both, where somebody has it. Context: any
  * thread. */
@@ -63,3 +76,19 @@ void co_claim(Coroutine *co, const char *site);
 
 /* Gives it back, just before co is entered. Context: owner loop. */
 void co_unclaim(Coroutine *co);
+
+/* co_schedule.c: hands over a coroutine that is claimed, and whose switch is complete. Context: any
+ * thread. */
+void co_schedule_claimed(AioContext *ctx, Coroutine *co);
+
+/* Puts co last. */
+static inline void co_list_append(struct co_list *list, Coroutine *co)
+{
+    if (list->last) {
+        co->next = list->last->next;
+        list->last->next = co;
+    } else {
+        co->next = co;
+    }
+    list->last = co;
+}

@@ -5,29 +5,46 @@
  *
  * Why:         a stack must fault when it overflows, cost only the pages touched, and be there in
  *              nanoseconds for who makes a coroutine for each request.
- * Use:         struct co_stack stack;
- *              if (!co_stack_take(0, &stack)) … errno
- *              … runs on [stack.low, stack.low + stack.bytes) …
- *              co_stack_give(&stack);
- * Concurrency: a stack may be given back by another thread than the one that took it. Each thread
- *              keeps up to CO_STACK_POOL_MAX stacks of the default size for itself.
- * Lifetime:    what a thread keeps is unmapped when the thread ends.
+ * Use:         struct co_stack *stack = co_stack_take(0);  if (!stack) … errno
+ *              … runs on [stack->low, (char *)stack), downwards …
+ *              co_stack_give(stack);
+ * Concurrency: a stack may be given back by another thread than the one that took it; it goes home
+ *              to the pool of the one that mapped it.
+ * Lifetime:    a thread keeps what it may need again, up to as many as it had out at once lately
+ *              and to CO_STACK_POOL_MAX, until it ends.
  */
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
-/* Idle stacks a thread keeps; each holds the pages it has touched. */
-#define CO_STACK_POOL_MAX 1024
+/* Idle stacks that a thread keeps, of all sizes together; each holds the pages it has touched. */
+#define CO_STACK_POOL_MIN 64
+#define CO_STACK_POOL_MAX 16384
 
+/* Lies at the top of the stack that it describes, at a multiple of 64 less its own size. */
 struct co_stack {
-    void *low;    /* lowest usable byte, just above the guard page */
-    size_t bytes; /* usable */
+    char *low;    /* lowest usable byte, just above the guard page */
+    size_t bytes; /* mapped above low */
+    struct co_stack_pool *home;
+    struct co_stack *next; /* in a list of idle ones */
 };
 
-/* Bytes may be 0: COROUTINE_STACK_BYTES. It is rounded up to pages, and to a minimum that leaves
- * room for signal handlers. False with errno where the kernel refuses: ENOMEM (no memory, or
- * vm.max_map_count is reached), EINVAL (bytes is absurd). Context: any thread. */
-bool co_stack_take(size_t bytes, struct co_stack *ret_stack);
+/* Bytes may be 0: COROUTINE_STACK_BYTES. It is rounded up to a power of two of 16 KiB at least,
+ * which leaves room for signal handlers; above 8 MiB to pages, and such a stack is not kept. NULL
+ * with errno: ENOMEM (no memory, or no map left for a guard), EINVAL (bytes is absurd). Context: any
+ * thread. */
+struct co_stack *co_stack_take(size_t bytes);
 
 /* Takes it back; nothing runs on it any more. Context: any thread. */
-void co_stack_give(const struct co_stack *stack);
+void co_stack_give(struct co_stack *stack);
+
+/* Bytes that can be used, and whether address is in the guard below them. */
+static inline size_t co_stack_bytes(const struct co_stack *stack)
+{
+    return (size_t)((const char *)stack - stack->low);
+}
+bool co_stack_guards(const struct co_stack *stack, const void *address);
+
+/* Bytes from the top to the lowest page that somebody has touched since the stack was mapped. A page
+ * that was swapped out counts as untouched. Context: any thread. */
+size_t co_stack_high_water(const struct co_stack *stack);

@@ -26,3 +26,7 @@ void *co_switch_prepare(void *low, size_t bytes, void (*entry)(void *opaque), vo
 /* Stores where this stack is left, then goes on at to. Returns when somebody goes on with
  * *ret_from. Context: any thread. */
 void co_switch(void **ret_from, void *to);
+
+/* Returns. After a switch the processor's idea of where returns lead is out of step; who ends with
+ * a call of this goes back to its own caller by a jump instead. Context: any thread. */
+void co_switch_return(void);

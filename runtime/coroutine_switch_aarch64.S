@@ -113,6 +113,17 @@ co_switch_prepare:
         .cfi_endproc
         .size   co_switch_prepare, . - co_switch_prepare
 
+/* void co_switch_return(void) */
+        .p2align 4
+        .globl  co_switch_return
+        .hidden co_switch_return
+        .type   co_switch_return, %function
+co_switch_return:
+        .cfi_startproc
+        br      x30
+        .cfi_endproc
+        .size   co_switch_return, . - co_switch_return
+
 /* The outermost frame of a coroutine: has no return address, which ends a backtrace. */
         .p2align 4
         .type   co_switch_start, %function

@@ -1,25 +1,177 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What coroutines cost, in ns, and as a part of what swapcontext() takes for the same in this run.
- * Each figure is the median of ROUNDS rounds.
+ * What coroutines cost beside a bare switch of stacks: Boost.Context's jump_fcontext() where its
+ * library was there at build time, and always co_switch() alone and swapcontext().
+ *
+ * Round robin enters coroutine after coroutine; the baseline switches between as many bare stacks,
+ * which lie as malloc() has them. In the last rows a repeat is one coroutine.
  */
+#include <pthread.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #include "runtime/aio.h"
+#include "runtime/atomic.h"
 #include "runtime/coroutine.h"
+#include "runtime/coroutine_switch.h"
+#include "tests/bench/compare.h"
 
-#define ROUNDS  9
-#define REPEATS 1000000
-#define MANY    4096
+#define MANY       16384
+#define ALIVE      100000
+#define BARE_BYTES ((size_t)16 * 1024)
 
 static AioContext *ctx;
 static Coroutine *yielder;
-static Coroutine *all[MANY];
-static ucontext_t outside;
-static ucontext_t inside;
+static Coroutine *all[ALIVE];
+static uint64_t n_all;
+
+static void *must(void *made)
+{
+    if (!made) {
+        fprintf(stderr, "bench_coroutine: no memory\n");
+        exit(1);
+    }
+    return made;
+}
+
+/* ---- baselines ---- */
+
+static void *bare_outside;
+static void *bare_inside;
+
+static void bare_forever(void *opaque)
+{
+    for (;;)
+        co_switch(&bare_inside, bare_outside);
+}
+
+static void bare_pair(uint64_t repeats)
+{
+    for (uint64_t i = 0; i < repeats; i++)
+        co_switch(&bare_outside, bare_inside);
+}
+
+static ucontext_t swap_outside;
+static ucontext_t swap_inside;
+
+static void swap_forever(void)
+{
+    for (;;)
+        swapcontext(&swap_inside, &swap_outside);
+}
+
+static void swap_pair(uint64_t repeats)
+{
+    for (uint64_t i = 0; i < repeats; i++)
+        swapcontext(&swap_outside, &swap_inside);
+}
+
+#ifdef WITH_BOOST
+/* As <boost/context/detail/fcontext.hpp> declares them, for C. */
+struct transfer {
+    void *from;
+    void *data;
+};
+struct transfer jump_fcontext(void *to, void *data);
+void *make_fcontext(void *top, size_t bytes, void (*entry)(struct transfer from));
+
+#define FAST_NAME "jump_fcontext"
+static void *boost_one;
+static void *boost_all[MANY];
+static char *boost_stack;
+
+static void boost_forever(struct transfer from)
+{
+    for (;;)
+        from = jump_fcontext(from.from, NULL);
+}
+
+static void *boost_new(void)
+{
+    char *stack = must(malloc(BARE_BYTES));
+
+    return make_fcontext(stack + BARE_BYTES, BARE_BYTES, boost_forever);
+}
+
+static void fast_pair(uint64_t repeats)
+{
+    for (uint64_t i = 0; i < repeats; i++)
+        boost_one = jump_fcontext(boost_one, NULL).from;
+}
+
+static void fast_create(uint64_t repeats)
+{
+    for (uint64_t i = 0; i < repeats; i++)
+        jump_fcontext(make_fcontext(boost_stack + BARE_BYTES, BARE_BYTES, boost_forever), NULL);
+}
+
+static void fast_robin(uint64_t repeats, uint64_t n)
+{
+    for (uint64_t i = 0; i < repeats; i++)
+        boost_all[i % n] = jump_fcontext(boost_all[i % n], NULL).from;
+}
+
+static void fast_prepare(void)
+{
+    boost_one = boost_new();
+    boost_stack = must(malloc(BARE_BYTES));
+    for (int i = 0; i < MANY; i++)
+        boost_all[i] = boost_new();
+}
+#else
+#define FAST_NAME "co_switch"
+static void *bare_all[MANY];
+
+static void bare_robin_forever(void *opaque)
+{
+    for (;;)
+        co_switch(opaque, bare_outside);
+}
+
+static void fast_pair(uint64_t repeats)
+{
+    bare_pair(repeats);
+}
+
+static void fast_create(uint64_t repeats)
+{
+    static char stack[BARE_BYTES];
+
+    for (uint64_t i = 0; i < repeats; i++) {
+        bare_inside = co_switch_prepare(stack, sizeof stack, bare_forever, NULL);
+        co_switch(&bare_outside, bare_inside);
+    }
+}
+
+static void fast_robin(uint64_t repeats, uint64_t n)
+{
+    for (uint64_t i = 0; i < repeats; i++)
+        co_switch(&bare_outside, bare_all[i % n]);
+}
+
+static void fast_prepare(void)
+{
+    for (int i = 0; i < MANY; i++)
+        bare_all[i] = co_switch_prepare(
+            must(malloc(BARE_BYTES)), BARE_BYTES, bare_robin_forever, &bare_all[i]);
+}
+#endif
+
+static void fast_robin_4096(uint64_t repeats)
+{
+    fast_robin(repeats, 4096);
+}
+
+static void fast_robin_16384(uint64_t repeats)
+{
+    fast_robin(repeats, 16384);
+}
+
+/* ---- ours ---- */
 
 static void coroutine_fn yield_forever(void *opaque)
 {
@@ -31,94 +183,236 @@ static void coroutine_fn do_nothing(void *opaque)
 {
 }
 
-static void swap_forever(void)
+static void coroutine_fn yield_once(void *opaque)
 {
-    for (;;)
-        swapcontext(&inside, &outside);
+    coroutine_yield();
 }
 
-static void swap_there_and_back(void)
+static void enter_and_yield(uint64_t repeats)
 {
-    for (int i = 0; i < REPEATS / 10; i++)
-        swapcontext(&outside, &inside);
-}
-
-static void enter_and_yield(void)
-{
-    for (int i = 0; i < REPEATS; i++)
+    for (uint64_t i = 0; i < repeats; i++)
         coroutine_enter(yielder);
 }
 
-static void enter_and_yield_many(void)
+static void create_run_end(uint64_t repeats)
 {
-    for (int i = 0; i < REPEATS; i++)
-        coroutine_enter(all[i % MANY]);
+    for (uint64_t i = 0; i < repeats; i++)
+        coroutine_enter(must(coroutine_create(do_nothing, NULL)));
 }
 
-static void create_run_end(void)
+static void schedule_and_poll(uint64_t repeats)
 {
-    for (int i = 0; i < REPEATS; i++)
-        coroutine_enter(coroutine_create(do_nothing, NULL));
-}
-
-static void schedule_and_poll(void)
-{
-    for (int i = 0; i < REPEATS; i++) {
+    for (uint64_t i = 0; i < repeats; i++) {
         aio_co_schedule(ctx, yielder);
         aio_poll(ctx, false);
     }
 }
 
-static int compare(const void *a, const void *b)
+static void robin(uint64_t repeats, uint64_t n)
 {
-    double difference = *(const double *)a - *(const double *)b;
-
-    return (difference > 0) - (difference < 0);
+    for (; n_all < n; n_all++)
+        all[n_all] = must(coroutine_create(yield_forever, NULL));
+    for (uint64_t i = 0; i < repeats; i++)
+        coroutine_enter(all[i % n]);
 }
 
-static double median_ns(void (*round)(void), int repeats)
+static void robin_4096(uint64_t repeats)
 {
-    double ns[ROUNDS];
+    robin(repeats, 4096);
+}
 
-    for (int i = 0; i < ROUNDS; i++) {
-        int64_t begin_ns = aio_clock_ns();
+static void robin_16384(uint64_t repeats)
+{
+    robin(repeats, 16384);
+}
 
-        round();
-        ns[i] = (double)(aio_clock_ns() - begin_ns) / repeats;
+static void coroutine_fn nest(void *opaque)
+{
+    uint64_t depth = (uint64_t)(uintptr_t)opaque;
+
+    if (depth > 1)
+        coroutine_enter(must(coroutine_create(nest, (void *)(uintptr_t)(depth - 1))));
+}
+
+static void nest_deep(uint64_t repeats)
+{
+    coroutine_enter(must(coroutine_create(nest, (void *)(uintptr_t)repeats)));
+}
+
+static void live_at_once(uint64_t repeats)
+{
+    static Coroutine *living[ALIVE];
+
+    for (uint64_t i = 0; i < repeats; i++)
+        coroutine_enter(living[i] = must(coroutine_create(yield_once, NULL)));
+    for (uint64_t i = 0; i < repeats; i++)
+        coroutine_enter(living[i]);
+}
+
+/* ---- two threads ---- */
+
+struct peer {
+    AioContext *ctx;
+    pthread_t thread;
+    int stop;
+    uint64_t line __attribute__((aligned(64)));
+};
+
+static struct peer peer;
+static int hopped;
+
+static void *poll_busily(void *opaque)
+{
+    aio_context_set_current(peer.ctx);
+    while (!atomic_load_acquire(&peer.stop))
+        aio_poll(peer.ctx, false);
+    aio_context_set_current(NULL);
+    return NULL;
+}
+
+static void coroutine_fn hop(void *opaque)
+{
+    uint64_t n = *(uint64_t *)opaque;
+
+    for (uint64_t i = 0; i < n; i += 2) {
+        aio_co_reschedule_self(peer.ctx);
+        aio_co_reschedule_self(ctx);
     }
-    qsort(ns, ROUNDS, sizeof *ns, compare);
-    return ns[ROUNDS / 2];
+    hopped = 1;
 }
 
-static void measure(const char *what, void (*round)(void), double baseline_ns)
+static void hop_to_and_fro(uint64_t repeats)
 {
-    double ns = median_ns(round, REPEATS);
+    hopped = 0;
+    coroutine_enter(must(coroutine_create(hop, &repeats)));
+    while (!hopped)
+        aio_poll(ctx, false);
+}
 
-    printf("%-44s %8.1f ns %8.3f\n", what, ns, ns / baseline_ns);
+static void *answer_line(void *opaque)
+{
+    for (uint64_t i = 1; i < UINT64_MAX; i += 2) {
+        while (atomic_load_acquire(&peer.line) < i)
+            atomic_pause();
+        if (atomic_load_acquire(&peer.line) == UINT64_MAX)
+            return NULL;
+        atomic_store_release(&peer.line, i + 1);
+    }
+    return NULL;
+}
+
+static void line_to_and_fro(uint64_t repeats)
+{
+    pthread_t thread;
+
+    atomic_store_release(&peer.line, (uint64_t)0);
+    if (pthread_create(&thread, NULL, answer_line, NULL) != 0)
+        exit(1);
+    for (uint64_t i = 0; i < repeats; i += 2) {
+        atomic_store_release(&peer.line, i + 1);
+        while (atomic_load_acquire(&peer.line) != i + 2)
+            atomic_pause();
+    }
+    atomic_store_release(&peer.line, UINT64_MAX);
+    pthread_join(thread, NULL);
+}
+
+/* Two threads that poll busily on one core would wait for each other's time slices to end. */
+static bool has_two_cores(void)
+{
+    cpu_set_t mine;
+
+    return sched_getaffinity(0, sizeof mine, &mine) == 0 && CPU_COUNT(&mine) >= 2;
+}
+
+static void compare_hops(void)
+{
+    if (!has_two_cores() || aio_context_new(NULL, &peer.ctx) != 0)
+        return;
+    if (pthread_create(&peer.thread, NULL, poll_busily, NULL) != 0)
+        exit(1);
+    compare_row(&(struct compare){.what = "hop to another thread",
+        .run = hop_to_and_fro,
+        .repeats = 20000,
+        .rounds = 9,
+        .goal = "at most 500 ns"});
+    atomic_store_release(&peer.stop, 1);
+    pthread_join(peer.thread, NULL);
+    compare_row(&(struct compare){.what = "a cache line to another thread",
+        .run = line_to_and_fro,
+        .repeats = 20000,
+        .rounds = 9});
+    aio_context_unref(peer.ctx);
+}
+
+/* ---- memory ---- */
+
+static long resident_pages(void)
+{
+    long total, resident = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+
+    if (!f || fscanf(f, "%ld %ld", &total, &resident) != 2)
+        resident = 0;
+    if (f)
+        fclose(f);
+    return resident;
+}
+
+static void print_memory(void)
+{
+    long before = resident_pages();
+    uint64_t first = n_all;
+
+    for (; n_all < ALIVE; n_all++)
+        coroutine_enter(all[n_all] = must(coroutine_create(yield_forever, NULL)));
+    printf("memory of a coroutine that yields at once: %.0f bytes of %ld-byte pages\n",
+        (double)(resident_pages() - before) * (double)sysconf(_SC_PAGESIZE) /
+            (double)(n_all - first),
+        sysconf(_SC_PAGESIZE));
+}
+
+static void prepare(void)
+{
+    static char swap_stack[64 * 1024];
+    static char bare_stack[BARE_BYTES];
+
+    if (aio_context_new(NULL, &ctx) != 0 || getcontext(&swap_inside) != 0)
+        exit(1);
+    aio_context_set_current(ctx);
+    swap_inside.uc_stack.ss_sp = swap_stack;
+    swap_inside.uc_stack.ss_size = sizeof swap_stack;
+    makecontext(&swap_inside, swap_forever, 0);
+    bare_inside = co_switch_prepare(bare_stack, sizeof bare_stack, bare_forever, NULL);
+    fast_prepare();
+    yielder = must(coroutine_create(yield_forever, NULL));
 }
 
 int main(void)
 {
-    static char stack[64 * 1024];
+    static const struct compare rows[] = {
+        {"enter + yield", enter_and_yield, FAST_NAME " pair", fast_pair, 200000, 0, 0,
+            "at most 1.6 of jump_fcontext"},
+        {"enter + yield", enter_and_yield, "swapcontext pair", swap_pair, 200000, 20000, 0, NULL},
+        {"co_switch pair", bare_pair, FAST_NAME " pair", fast_pair, 200000, 0, 0, NULL},
+        {"create, run, end", create_run_end, FAST_NAME " the same", fast_create, 100000, 0, 0,
+            "at most 30 ns"},
+        {"schedule, poll, enter, yield", schedule_and_poll, NULL, NULL, 100000, 0, 0, NULL},
+        {"enter + yield, 4,096 in turn", robin_4096, FAST_NAME " in turn", fast_robin_4096, 100000,
+            0, 0, NULL},
+        {"enter + yield, 16,384 in turn", robin_16384, FAST_NAME " in turn", fast_robin_16384,
+            100000, 0, 0, NULL},
+        {"nested 100 deep, each", nest_deep, NULL, NULL, 100, 0, 0, NULL},
+        {"nested 10,000 deep, each", nest_deep, NULL, NULL, 10000, 0, 0, "as 100 deep"},
+        {"1,000 alive, each", live_at_once, NULL, NULL, 1000, 0, 0, NULL},
+        {"100,000 alive, each", live_at_once, NULL, NULL, ALIVE, 0, 5, "as 1,000"},
+    };
 
-    if (aio_context_new(NULL, &ctx) != 0 || getcontext(&inside) != 0)
-        return 1;
-    aio_context_set_current(ctx);
-    inside.uc_stack.ss_sp = stack;
-    inside.uc_stack.ss_size = sizeof stack;
-    makecontext(&inside, swap_forever, 0);
-    double baseline_ns = median_ns(swap_there_and_back, REPEATS / 10);
-    printf("%-44s %8.1f ns    ratio\n", "swapcontext there and back", baseline_ns);
-
-    yielder = coroutine_create(yield_forever, NULL);
-    if (!yielder)
-        return 1;
-    measure("enter and yield", enter_and_yield, baseline_ns);
-    measure("create, run, end", create_run_end, baseline_ns);
-    measure("schedule, poll, enter, yield", schedule_and_poll, baseline_ns);
-    for (int i = 0; i < MANY; i++)
-        if (!(all[i] = coroutine_create(yield_forever, NULL)))
-            return 1;
-    measure("enter and yield, 4,096 in turn", enter_and_yield_many, baseline_ns);
+    prepare();
+    compare_head();
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        compare_row(&rows[i]);
+    compare_hops();
+    print_memory();
     return 0;
 }

@@ -565,9 +565,23 @@ static void wake_twice(void)
     start(wake_other_twice, start(just_yield, NULL));
 }
 
-static void wake_unborn(void)
+static void wake_of_no_context(void)
 {
+    aio_context_set_current(NULL);
     aio_co_wake(coroutine_create(just_yield, NULL));
+}
+
+static void delete_begun(void)
+{
+    coroutine_delete(start(just_yield, NULL));
+}
+
+static void delete_scheduled(void)
+{
+    Coroutine *co = coroutine_create(just_yield, NULL);
+
+    aio_co_schedule_at(ctx, co, "a_site");
+    coroutine_delete(co);
 }
 
 static void yield_outside(void)
@@ -615,7 +629,9 @@ static void mistakes_abort_and_say_which(void **state)
     assert_bug(enter_scheduled, "was entered, but is scheduled by first_site");
     assert_bug(enter_running, "enter_self was entered while it runs");
     assert_bug(wake_twice, "scheduled by aio_co_enter, but was already by aio_co_enter");
-    assert_bug(wake_unborn, "was woken before it ran");
+    assert_bug(wake_of_no_context, "was woken, but belongs to no context");
+    assert_bug(delete_begun, "just_yield is deleted, but has begun");
+    assert_bug(delete_scheduled, "is deleted, but is scheduled by a_site");
     assert_bug(yield_outside, "outside a coroutine");
     assert_bug(move_outside, "outside a coroutine");
     assert_bug(end_scheduled, "ended, but was scheduled by a_site");

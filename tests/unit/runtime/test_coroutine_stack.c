@@ -6,13 +6,18 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 
 #include "runtime/coroutine.h"
 #include "runtime/coroutine_sanitize.h"
 #include "runtime/coroutine_stack.h"
+#include "runtime/kernel.h"
 
 #if defined(CO_WITH_ASAN) || defined(CO_WITH_TSAN)
 #define MANY            2000
@@ -128,25 +133,26 @@ static void sizes_are_rounded_up_and_absurd_ones_refused(void **state)
     assert_int_equal(errno, EINVAL);
 }
 
+static void write_below(struct co_stack *stack)
+{
+    assert(stack);
+    ((volatile char *)stack->low)[0] = 1;
+    ((volatile char *)stack->low)[-1] = 1;
+}
+
 static void write_to_guard(void)
 {
-    struct co_stack first;
-    struct co_stack second;
+    struct co_stack *first = co_stack_take(0);
+    struct co_stack *second = co_stack_take(0);
 
-    assert(co_stack_take(0, &first) && co_stack_take(0, &second));
-    co_stack_give(&second);
-    assert(co_stack_take(0, &second)); /* from the pool, and still guarded */
-    ((volatile char *)second.low)[0] = 1;
-    ((volatile char *)second.low)[-1] = 1;
+    assert(first && second);
+    co_stack_give(second);
+    write_below(co_stack_take(0)); /* from the pool, and still guarded */
 }
 
 static void write_to_odd_guard(void)
 {
-    struct co_stack stack;
-
-    assert(co_stack_take(100000, &stack));
-    ((volatile char *)stack.low)[0] = 1;
-    ((volatile char *)stack.low)[-1] = 1;
+    write_below(co_stack_take(100000));
 }
 
 static void coroutine_fn recurse(void *opaque)
@@ -216,24 +222,212 @@ static void a_thread_keeps_stacks_until_it_ends(void **state)
     assert_true(inside_kib - mapped_kib() >= 1000 * (long)COROUTINE_STACK_BYTES / 1024);
 }
 
+#define STACK_KIB ((long)COROUTINE_STACK_BYTES / 1024)
+#define BURST     1000
+
+static struct co_stack *stacks[CO_STACK_POOL_MAX + 100];
+
+static void take(int n)
+{
+    for (int i = 0; i < n; i++)
+        assert_non_null(stacks[i] = co_stack_take(0));
+}
+
+static void give(int n)
+{
+    for (int i = 0; i < n; i++)
+        co_stack_give(stacks[i]);
+}
+
+/* Sanitizers map memory of their own at any time. */
+static void assert_kib_freed(long before_kib, long expected_kib)
+{
+    assert_true(UNDER_SANITIZER || before_kib - mapped_kib() >= expected_kib);
+}
+
+static void a_thread_keeps_what_it_had_out_at_once(void **state)
+{
+    take(BURST);
+    give(BURST);
+    long idle_kib = mapped_kib();
+    take(BURST);
+    assert_true(mapped_kib() - idle_kib < STACK_KIB);
+    give(BURST);
+}
+
+static void a_burst_is_forgotten_with_use(void **state)
+{
+    take(BURST);
+    give(BURST);
+    long idle_kib = mapped_kib();
+    for (int i = 0; i < 300000; i++)
+        co_stack_give(co_stack_take(0));
+    assert_kib_freed(idle_kib, (BURST - 2 * CO_STACK_POOL_MIN) * STACK_KIB);
+}
+
 static void a_thread_keeps_no_more_than_the_limit(void **state)
 {
-    static struct co_stack stacks[CO_STACK_POOL_MAX + 100];
-    size_t n = sizeof stacks / sizeof *stacks;
-
-    for (size_t i = 0; i < n; i++)
-        assert_true(co_stack_take(0, &stacks[i]));
+    if (UNDER_SANITIZER)
+        skip();
+    take(CO_STACK_POOL_MAX + 100);
     long all_kib = mapped_kib();
-    for (size_t i = 0; i < n; i++)
-        co_stack_give(&stacks[i]);
-    assert_true(all_kib - mapped_kib() >= 100 * (long)COROUTINE_STACK_BYTES / 1024);
+    give(CO_STACK_POOL_MAX + 100);
+    assert_kib_freed(all_kib, 100 * STACK_KIB);
+}
 
-    long idle_kib = mapped_kib();
-    for (size_t i = 0; i < CO_STACK_POOL_MAX; i++)
-        assert_true(co_stack_take(0, &stacks[i]));
-    assert_true(mapped_kib() - idle_kib < (long)COROUTINE_STACK_BYTES / 1024);
-    for (size_t i = 0; i < CO_STACK_POOL_MAX; i++)
-        co_stack_give(&stacks[i]);
+static void in_a_thread(void *(*fn)(void *))
+{
+    pthread_t thread;
+
+    assert_int_equal(pthread_create(&thread, NULL, fn, NULL), 0);
+    pthread_join(thread, NULL);
+}
+
+static void *give_burst(void *opaque)
+{
+    give(BURST);
+    return NULL;
+}
+
+static void *take_burst(void *opaque)
+{
+    take(BURST);
+    return NULL;
+}
+
+static int compare_addresses(const void *a, const void *b)
+{
+    uintptr_t left = *(const uintptr_t *)a;
+    uintptr_t right = *(const uintptr_t *)b;
+
+    return (left > right) - (left < right);
+}
+
+/* In a thread whose pool is empty. */
+static void *take_the_same_thrice(void *opaque)
+{
+    static struct co_stack *before[BURST];
+
+    for (int round = 0; round < 3; round++) {
+        take(BURST);
+        qsort(stacks, BURST, sizeof *stacks, compare_addresses);
+        if (round > 0)
+            assert_memory_equal(stacks, before, sizeof before);
+        memcpy(before, stacks, sizeof before);
+        in_a_thread(give_burst);
+    }
+    return NULL;
+}
+
+static void what_another_thread_gives_back_goes_home(void **state)
+{
+    in_a_thread(take_the_same_thrice);
+}
+
+static void stacks_outlive_the_thread_that_mapped_them(void **state)
+{
+    in_a_thread(take_burst);
+    for (int i = 0; i < BURST; i++)
+        memset(stacks[i]->low, 1, 100);
+    long kib = mapped_kib();
+    give(BURST);
+    assert_kib_freed(kib, BURST * STACK_KIB);
+}
+
+static void other_sizes_are_kept_too(void **state)
+{
+    struct co_stack *small = co_stack_take(20000);
+
+    assert_non_null(small);
+    assert_in_range(co_stack_bytes(small), 20000, 32 * 1024);
+    co_stack_give(small);
+    assert_ptr_equal(co_stack_take(32 * 1024), small);
+    co_stack_give(small);
+}
+
+/* ---- guards by mprotect() ---- */
+
+/* As a kernel before 6.13: no guard markers. */
+static bool refuse_guard_markers(void)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_madvise, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, MADV_GUARD_INSTALL, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EINVAL),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = sizeof filter / sizeof *filter, .filter = filter};
+
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+static void *make_many(void *opaque)
+{
+    int n = 0;
+
+    while (n < MANY && (stacks[0] = co_stack_take(16 * 1024)))
+        n++;
+    assert(n == MANY || errno == ENOMEM);
+    *(int *)opaque = n;
+    return NULL;
+}
+
+/* The pool of a thread has not looked yet which guards there are. */
+static void make_without_markers(void)
+{
+    pthread_t thread;
+    int n = 0;
+
+    if (!refuse_guard_markers())
+        _exit(77);
+    assert(pthread_create(&thread, NULL, make_many, &n) == 0);
+    pthread_join(thread, NULL);
+    assert(n > 1000);
+    /* others still find maps */
+    for (int i = 0; i < 1000; i++)
+        assert(mmap(NULL, 4096, i & 1 ? PROT_READ : PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+                   0) != MAP_FAILED);
+    _exit(n == MANY ? 77 : 0);
+}
+
+static void guards_by_mprotect_leave_maps_to_others(void **state)
+{
+    char said[4096];
+    int status = run_in_child(make_without_markers, said, sizeof said);
+
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+        skip(); /* no filter of system calls here, or too many maps are allowed */
+    assert_int_equal(status, 0);
+}
+
+/* ---- how deep ---- */
+
+static void coroutine_fn use_some(void *opaque)
+{
+    char used[40000];
+
+    memset(used, *(int *)opaque, sizeof used);
+    __asm__ volatile("" ::"r"(used) : "memory");
+    coroutine_yield();
+}
+
+static void the_high_water_mark_tells_how_deep_it_went(void **state)
+{
+    int n = 1;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    Coroutine *shallow = coroutine_create_full(yield_once, &n, "shallow", (size_t)16 << 20);
+    Coroutine *deep = coroutine_create_full(use_some, &n, "deep", (size_t)16 << 20);
+
+    coroutine_enter(shallow);
+    coroutine_enter(deep);
+    assert_true(coroutine_stack_bytes(deep) > (size_t)15 << 20);
+    assert_in_range(coroutine_stack_high_water(shallow), 1, UNDER_SANITIZER ? 16 * page : page);
+    assert_in_range(coroutine_stack_high_water(deep), 40000, 40000 + 16 * page);
+    coroutine_enter(shallow);
+    coroutine_enter(deep);
 }
 
 int main(void)
@@ -243,7 +437,14 @@ int main(void)
         cmocka_unit_test(sizes_are_rounded_up_and_absurd_ones_refused),
         cmocka_unit_test(an_overflow_faults),
         cmocka_unit_test(a_thread_keeps_stacks_until_it_ends),
+        cmocka_unit_test(a_thread_keeps_what_it_had_out_at_once),
+        cmocka_unit_test(a_burst_is_forgotten_with_use),
         cmocka_unit_test(a_thread_keeps_no_more_than_the_limit),
+        cmocka_unit_test(what_another_thread_gives_back_goes_home),
+        cmocka_unit_test(stacks_outlive_the_thread_that_mapped_them),
+        cmocka_unit_test(other_sizes_are_kept_too),
+        cmocka_unit_test(guards_by_mprotect_leave_maps_to_others),
+        cmocka_unit_test(the_high_water_mark_tells_how_deep_it_went),
         cmocka_unit_test(a_hundred_thousand_live_or_creation_fails_in_order),
     };
 
