@@ -250,6 +250,8 @@ static AioContext *context_alloc(const struct aio_config *config)
 static void context_free(AioContext *ctx)
 {
     assert(ctx->nesting == 0);
+    if (ctx->outer)
+        ctx->free_outer(ctx->outer);
     thread_pool_free(ctx->pool);
     if (ctx->engine) {
         ctx->engine->destroy(ctx);

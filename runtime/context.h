@@ -96,6 +96,10 @@ struct AioContext {
     struct disk_state disk;
     char engine_flags[256];
 
+    /* Its place in an outer loop (gsource.c), or NULL, and how that is freed. */
+    void *outer;
+    void (*free_outer)(void *outer);
+
     /* What it tells of itself. */
     struct aio_instruments instruments;
     struct note_clock note_clock;

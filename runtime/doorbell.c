@@ -27,7 +27,8 @@
 #include <errno.h>
 #include <unistd.h>
 
-#define NOTIFY_ME_STEP 2 /* bit 0 is a GLib source's */
+#define NOTIFY_ME_OUTER 1 /* an outer loop's, between prepare and end */
+#define NOTIFY_ME_STEP  2
 
 static void write_eventfd(int fd)
 {
@@ -83,6 +84,23 @@ void doorbell_end_sleep(const struct doorbell *bell)
     uint32_t *notify_me = &bell->words->notify_me;
 
     atomic_store_release(notify_me, atomic_load_relaxed(notify_me) - NOTIFY_ME_STEP); /* DOWN */
+}
+
+bool doorbell_prepare_outer(const struct doorbell *bell)
+{
+    uint32_t *notify_me = &bell->words->notify_me;
+
+    atomic_store_relaxed(notify_me, atomic_load_relaxed(notify_me) | NOTIFY_ME_OUTER); /* SLEEP */
+    atomic_full_fence();                                                               /* SLEEP */
+    return !doorbell_is_rung(bell);
+}
+
+void doorbell_end_outer(const struct doorbell *bell)
+{
+    uint32_t *notify_me = &bell->words->notify_me;
+
+    atomic_store_release(
+        notify_me, atomic_load_relaxed(notify_me) & ~(uint32_t)NOTIFY_ME_OUTER); /* DOWN */
 }
 
 bool doorbell_accept(const struct doorbell *bell)

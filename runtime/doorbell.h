@@ -59,6 +59,11 @@ void doorbell_knock(const struct doorbell *bell);
 bool doorbell_prepare_sleep(const struct doorbell *bell);
 void doorbell_end_sleep(const struct doorbell *bell);
 
+/* The same for a wait in somebody else's loop (gsource.h), where a second prepare may come without an
+ * end in between. Context: owner loop. */
+bool doorbell_prepare_outer(const struct doorbell *bell);
+void doorbell_end_outer(const struct doorbell *bell);
+
 /* Takes the notification, so that what is published from now on rings again. Call before looking
  * for work, never after. Returns whether there was one. Context: owner loop. */
 bool doorbell_accept(const struct doorbell *bell);

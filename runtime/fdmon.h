@@ -12,6 +12,7 @@
  * Concurrency: update(): any thread, under the context's handler lock. The rest: owner loop.
  * Lifetime:    made with the context, destroyed with it.
  */
+#include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
 

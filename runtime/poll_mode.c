@@ -236,6 +236,12 @@ static bool look_for(AioContext *ctx, int64_t while_ns)
     }
 }
 
+bool poll_mode_leave(AioContext *ctx)
+{
+    ctx->poll.was_asked = false;
+    return tell_end(ctx) && ask_handlers(ctx);
+}
+
 bool poll_mode_run(AioContext *ctx, int64_t timeout_ns)
 {
     assert(!ctx->poll.in_callback); /* a callback of this file's turns the loop */
@@ -253,8 +259,7 @@ bool poll_mode_run(AioContext *ctx, int64_t timeout_ns)
         if (look_for(ctx, while_ns))
             return true;
     }
-    ctx->poll.was_asked = false;
-    return tell_end(ctx) && ask_handlers(ctx);
+    return poll_mode_leave(ctx);
 }
 
 /* ---- learning ---- */

@@ -55,6 +55,9 @@ struct polled {
  */
 bool poll_mode_run(AioContext *ctx, int64_t timeout_ns);
 
+/* Tells all that the loop sleeps, in whatever wait. Returns whether there is something after all. */
+bool poll_mode_leave(AioContext *ctx);
+
 /* This wait has slept. */
 void poll_mode_slept(AioContext *ctx, int64_t begin_ns, int64_t end_ns);
 

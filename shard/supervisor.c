@@ -198,7 +198,8 @@ static int make_loop(struct supervisor *s, char **ret_error)
     uint32_t own = s->segment.n_peers;
     struct doorbell bell = {
         .words = &segment_bell(&s->segment, own)->words, .fd = s->bell_fds[own]};
-    struct aio_config config = {.engine = AIO_ENGINE_THREADS, .doorbell = &bell};
+    struct aio_config config = {
+        .engine = AIO_ENGINE_THREADS, .monitor = AIO_MONITOR_EPOLL, .doorbell = &bell};
     int r;
 
     r = watch_signals(s, ret_error);
