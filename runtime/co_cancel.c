@@ -282,9 +282,17 @@ static void coroutine_fn yield_until(
     timer_del(&timer);
 }
 
-static int coroutine_fn wait_in_scopes(
-    Coroutine *self, CoScope *innermost, struct co_wait *wait, const char *why)
+const CoScope *co_scope_innermost(void)
 {
+    const Coroutine *self = coroutine_self();
+
+    return self ? self->scope : NULL;
+}
+
+int coroutine_fn co_wait_in_scopes(struct co_wait *wait, const char *why)
+{
+    Coroutine *self = coroutine_self();
+    CoScope *innermost = self->scope;
     struct scoped_wait waiting = {.wait = wait, .co = self};
     int over = status_of(innermost);
 
@@ -303,16 +311,6 @@ static int coroutine_fn wait_in_scopes(
         if (s->token)
             detach(s);
     return waiting.result;
-}
-
-int coroutine_fn co_wait(struct co_wait *wait, const char *why)
-{
-    Coroutine *self = self_in(why);
-
-    if (self->scope && wait->withdraw)
-        return wait_in_scopes(self, self->scope, wait, why);
-    coroutine_yield_at(why);
-    return 0;
 }
 
 /* ---- a context's part ---- */

@@ -28,4 +28,19 @@ struct co_wait {
  * said true. Without a scope it is a yield. Aborts where something wakes the coroutine elsewhere
  * than in its context.
  */
-int coroutine_fn co_wait(struct co_wait *wait, const char *why);
+static inline int coroutine_fn co_wait(struct co_wait *wait, const char *why);
+
+/* The scope that the running coroutine began last, or NULL. */
+const CoScope *co_scope_innermost(void);
+
+/* As co_wait(), for a coroutine that is in a scope. */
+int coroutine_fn co_wait_in_scopes(struct co_wait *wait, const char *why);
+
+/* Inlined, for each frame between a yield and its loop costs a mispredicted return. */
+static inline int coroutine_fn co_wait(struct co_wait *wait, const char *why)
+{
+    if (wait->withdraw && co_scope_innermost())
+        return co_wait_in_scopes(wait, why);
+    coroutine_yield_at(why);
+    return 0;
+}

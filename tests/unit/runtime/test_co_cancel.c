@@ -343,6 +343,68 @@ static void a_wait_ends_in_the_thread_it_waits_in(void **state)
     co_cancel_deinit(&token);
 }
 
+struct traveller {
+    struct co_wait wait;
+    AioContext *here;
+    AioContext *there;
+    CoCancel token;
+    pthread_t withdrawn_in;
+    int n_withdrawn;
+    bool done;
+};
+
+static bool note_thread(struct co_wait *wait)
+{
+    struct traveller *t = (struct traveller *)wait;
+
+    t->withdrawn_in = pthread_self();
+    t->n_withdrawn++;
+    return true;
+}
+
+static void wake_traveller(void *opaque)
+{
+    aio_co_wake(opaque);
+}
+
+static void coroutine_fn wait_here_and_there(void *opaque)
+{
+    struct traveller *t = opaque;
+    AioContext *here = t->here;
+    CoScope scope;
+
+    co_scope_begin(&scope, &t->token, aio_clock_ns() + FAR_NS);
+    aio_bh_schedule_oneshot(here, wake_traveller, coroutine_self());
+    assert_int_equal(co_wait(&t->wait, "here"), 0);
+    aio_co_reschedule_self(t->there);
+    assert_int_equal(co_wait(&t->wait, "there"), -ECANCELED);
+    assert_int_equal(co_scope_status(), -ECANCELED);
+    aio_co_reschedule_self(here);
+    assert_int_equal(co_wait(&t->wait, "here again"), -ECANCELED);
+    co_scope_end(&scope);
+    t->done = true;
+}
+
+static void a_scope_goes_with_its_coroutine_to_another_context(void **state)
+{
+    struct loop *loop = *state;
+    struct loop_thread other;
+    struct traveller t = {.wait.withdraw = note_thread, .here = loop->ctx};
+
+    loop_thread_start(&other);
+    t.there = other.ctx;
+    coroutine_enter(coroutine_create(wait_here_and_there, &t));
+    while (aio_poll(loop->ctx, false))
+        continue;
+    co_cancel(&t.token);
+    loop_until(loop, &t.done);
+    assert_int_equal(t.n_withdrawn, 2);
+    assert_true(pthread_equal(t.withdrawn_in, pthread_self()));
+    assert_int_equal(aio_clock_deadline_ns(other.ctx, AIO_CLOCK_MONOTONIC), -1);
+    loop_thread_stop(&other);
+    co_cancel_deinit(&t.token);
+}
+
 #define N_RACES 100
 
 /* A wait whose event another thread brings while a third one cancels. */
@@ -490,8 +552,22 @@ static void drop_a_token_in_use(void)
     co_cancel_deinit(&token);
 }
 
+static void move_while_it_waits(void)
+{
+    CoCancel token = {0};
+    AioContext *other = new_context(AIO_ENGINE_THREADS);
+    struct test_wait w = new_wait(aio_context_current(), &token);
+
+    begin_wait(&w);
+    aio_co_schedule(other, w.co);
+    aio_context_set_current(NULL);
+    aio_context_set_current(other);
+    aio_poll(other, false);
+}
+
 static void mistakes_with_scopes_abort(void **state)
 {
+    assert_bug(move_while_it_waits, "coroutine wait_in_scopes_of was moved while it waits in test");
     assert_bug(leave_a_scope_open, "end_in_a_scope ended in a scope that it began");
     assert_bug(end_scopes_in_wrong_order, "ends a scope that is not its innermost");
     assert_bug(drop_a_token_in_use, "while coroutine wait_in_scopes_of waits in a scope of it");
@@ -514,6 +590,7 @@ int main(void)
         LOOP_CASE(a_shield_keeps_outer_scopes_off),
         LOOP_CASE(without_a_scope_a_wait_is_a_yield),
         LOOP_CASE(a_wait_ends_in_the_thread_it_waits_in),
+        LOOP_CASE(a_scope_goes_with_its_coroutine_to_another_context),
         LOOP_CASE(an_event_and_a_cancel_in_two_threads_give_one_wake),
         LOOP_CASE(mistakes_with_scopes_abort),
     };
