@@ -224,10 +224,11 @@ static void init_user_lock(pthread_mutex_t *lock)
 
 static AioContext *context_alloc(const struct aio_config *config)
 {
-    AioContext *ctx = calloc(1, sizeof *ctx);
+    AioContext *ctx = aligned_alloc(_Alignof(AioContext), sizeof *ctx);
 
     if (!ctx)
         return NULL;
+    memset(ctx, 0, sizeof *ctx);
     ctx->refs = 1;
     ctx->bell.fd = -1;
     pthread_mutex_init(&ctx->handler_lock, NULL);

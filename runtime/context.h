@@ -32,14 +32,22 @@ struct note_clock {
     uint32_t uses_left;
 };
 
+#define CONTEXT_LINE 64
+
 struct AioContext {
-    /* Written by any thread. */
-    uint32_t refs;
-    BH *bh_list;                     /* pushed by bh enqueue, taken whole by the loop */
-    Coroutine *scheduled_coroutines; /* likewise */
+    /* Constant, and read by any thread. */
     struct doorbell bell;
-    struct doorbell_words own_words;
-    struct cancel_inbox cancel_inbox;
+
+    /* Any thread writes notified, and reads notify_me. */
+    struct doorbell_words own_words __attribute__((aligned(CONTEXT_LINE)));
+
+    /* The inbox: any thread pushes, the loop takes each list whole. Both want the line for writing. */
+    BH *bh_list __attribute__((aligned(CONTEXT_LINE)));
+    Coroutine *scheduled_coroutines;
+    uint32_t refs;
+
+    /* Written by any thread, seldom. */
+    struct cancel_inbox cancel_inbox __attribute__((aligned(CONTEXT_LINE)));
     pthread_mutex_t handler_lock; /* aio_handlers, monitor updates */
     pthread_mutex_t bh_lock;      /* bhs */
     pthread_mutex_t user_lock;    /* aio_context_acquire()'s; the loop never takes it */
@@ -58,7 +66,7 @@ struct AioContext {
     struct timer_group timers; /* each list under its lock */
 
     /* The owner loop's own. */
-    pthread_t home;
+    pthread_t home __attribute__((aligned(CONTEXT_LINE)));
     bool has_home;
     uint32_t nesting; /* aio_poll calls on the stack */
     BH *bh_own;       /* scheduled by this thread */
