@@ -11,8 +11,8 @@
  *              aio_set_fd_handler(ctx, fd, on_readable, NULL, NULL, NULL, opaque);
  *              while (!done) aio_poll(ctx, true);
  *              aio_context_unref(ctx);
- * Concurrency: a context has one home thread: the one that first polls it. Only that one may call
- *              aio_poll(). What may be called from elsewhere says so.
+ * Concurrency: a context has one home thread: the first that makes it current, or polls it. Only
+ *              that one may call aio_poll(). What may be called from elsewhere says so.
  * Lifetime:    reference-counted; whoever created it holds the first reference.
  * Not here:    coroutines (sherd/coroutine.h), disk I/O for coroutines (sherd/disk.h), timers
  *              (sherd/timer.h), waiting for another loop outside a coroutine (sherd/aio_wait.h)
@@ -80,7 +80,9 @@ int aio_context_new(const struct aio_config *config, AioContext **ret_ctx);
 AioContext *aio_context_ref(AioContext *ctx);
 void aio_context_unref(AioContext *ctx);
 
-/* The context whose home is this thread, or NULL. A thread sets it once (NULL takes it back). */
+/* The context whose home is this thread, or NULL. A thread sets it once (NULL takes it back; where
+ * it was never polled, another thread may then become its home). Aborts where another thread is
+ * ctx's home. */
 AioContext *aio_context_current(void);
 void aio_context_set_current(AioContext *ctx);
 

@@ -41,6 +41,10 @@ __attribute__((noinline)) void aio_context_set_current(AioContext *ctx)
 {
     __asm__ volatile("");
     assert(!current_context || !ctx);
+    if (ctx)
+        context_check_home(ctx); /* what its home thread does needs no atomics, so there is one */
+    else if (current_context && current_context->instruments.counters->polls == 0)
+        current_context->has_home = false;
     current_context = ctx;
 }
 

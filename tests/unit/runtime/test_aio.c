@@ -104,6 +104,44 @@ static void poll_from_a_thread_that_is_not_home_aborts(void **state)
     assert_bug(poll_from_two_threads, "home");
 }
 
+static void *make_current(void *opaque)
+{
+    aio_context_set_current(opaque);
+    aio_context_set_current(NULL);
+    return NULL;
+}
+
+static void make_current_in_two_threads(void)
+{
+    AioContext *ctx;
+    pthread_t thread;
+
+    if (aio_context_new(NULL, &ctx) == 0) {
+        aio_context_set_current(ctx);
+        pthread_create(&thread, NULL, make_current, ctx);
+        pthread_join(thread, NULL);
+    }
+}
+
+static void being_current_in_a_second_thread_aborts(void **state)
+{
+    assert_bug(make_current_in_two_threads, "home");
+}
+
+static void a_context_never_polled_may_become_anothers(void **state)
+{
+    AioContext *ctx;
+    pthread_t thread;
+
+    assert_int_equal(aio_context_new(NULL, &ctx), 0);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(pthread_create(&thread, NULL, make_current, ctx), 0);
+        assert_int_equal(pthread_join(thread, NULL), 0);
+    }
+    aio_poll(ctx, false);
+    aio_context_unref(ctx);
+}
+
 static void doorbell_and_instruments_handed_in_are_used_and_kept(void **state)
 {
     struct loop *loop = *state;
@@ -521,6 +559,8 @@ int main(void)
         LOOP_CASE(context_without_fds_to_have_is_refused_and_leaves_none),
         LOOP_CASE(last_reference_may_be_dropped_by_another_thread),
         LOOP_CASE(poll_from_a_thread_that_is_not_home_aborts),
+        LOOP_CASE(being_current_in_a_second_thread_aborts),
+        LOOP_CASE(a_context_never_polled_may_become_anothers),
         LOOP_CASE(doorbell_and_instruments_handed_in_are_used_and_kept),
         LOOP_CASE(lock_of_the_context_is_recursive_and_the_loop_never_takes_it),
         LOOP_CASE(release_of_a_context_not_acquired_aborts),
