@@ -6,6 +6,7 @@
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 
+#include "runtime/coroutine.h"
 #include "runtime/source.h"
 #include "tests/unit/runtime/death.h"
 
@@ -79,6 +80,44 @@ static void last_reference_may_be_dropped_by_another_thread(void **state)
     assert_int_equal(pthread_create(&thread, NULL, unref_thread, ctx), 0);
     aio_context_unref(ctx);
     pthread_join(thread, NULL);
+}
+
+struct brief {
+    AioContext *ctx;
+    bool over; /* the loop's */
+};
+
+static void coroutine_fn end_brief(void *opaque)
+{
+    ((struct brief *)opaque)->over = true;
+}
+
+/* Has the only reference. */
+static void *brief_thread(void *opaque)
+{
+    struct brief *brief = opaque;
+
+    aio_context_set_current(brief->ctx);
+    while (!brief->over)
+        aio_poll(brief->ctx, true);
+    aio_context_set_current(NULL);
+    aio_context_unref(brief->ctx);
+    return NULL;
+}
+
+static void who_schedules_a_coroutine_keeps_the_context_that_it_ends(void **state)
+{
+    struct loop *loop = *state;
+
+    for (int i = 0; i < 200; i++) {
+        struct brief brief = {.ctx = new_context(loop->engine)};
+        Coroutine *co = coroutine_create(end_brief, &brief);
+        pthread_t thread;
+
+        assert_int_equal(pthread_create(&thread, NULL, brief_thread, &brief), 0);
+        aio_co_schedule(brief.ctx, co);
+        pthread_join(thread, NULL);
+    }
 }
 
 static void *poll_thread(void *opaque)
@@ -558,6 +597,7 @@ int main(void)
         LOOP_CASE(engine_has_a_name_and_says_why_no_better_one_was_taken),
         LOOP_CASE(context_without_fds_to_have_is_refused_and_leaves_none),
         LOOP_CASE(last_reference_may_be_dropped_by_another_thread),
+        LOOP_CASE(who_schedules_a_coroutine_keeps_the_context_that_it_ends),
         LOOP_CASE(poll_from_a_thread_that_is_not_home_aborts),
         LOOP_CASE(being_current_in_a_second_thread_aborts),
         LOOP_CASE(a_context_never_polled_may_become_anothers),

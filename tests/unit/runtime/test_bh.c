@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/unit/runtime/loop_fixture.h"
 
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -167,11 +168,15 @@ static void nested_poll_runs_what_the_outer_one_left_then_its_own(void **state)
  * ask for happens, once, and nothing else. */
 enum op { OP_SCHEDULE, OP_IDLE, OP_CANCEL, OP_DELETE, N_OPS };
 
+enum place { OUTSIDE, INSIDE, INSIDE_THEN_NESTED, N_PLACES };
+
 struct script {
+    AioContext *ctx;
     BH *bh;
     enum op ops[4];
-    bool inside;
+    enum place place;
     int calls;
+    int calls_inside; /* of the nested poll */
 };
 
 static void play(struct script *script)
@@ -198,10 +203,16 @@ static void run_script(void *opaque)
     struct script *script = opaque;
 
     script->calls++;
-    if (script->inside) {
-        script->inside = false;
-        play(script);
-    }
+    if (script->place == OUTSIDE)
+        return;
+    bool nests = script->place == INSIDE_THEN_NESTED;
+
+    script->place = OUTSIDE;
+    script->calls = 0;
+    play(script);
+    if (nests)
+        aio_poll(script->ctx, false); /* frees it, where it is deleted, in its own callback */
+    script->calls_inside = script->calls;
 }
 
 static bool script_deletes(const struct script *script)
@@ -223,25 +234,25 @@ static int calls_expected(const struct script *script)
     return wants && !script_deletes(script);
 }
 
-static void check_script(AioContext *ctx, unsigned code, bool inside)
+static void check_script(AioContext *ctx, unsigned code, enum place place)
 {
-    struct script script = {.inside = inside};
+    struct script script = {.ctx = ctx, .place = place};
 
     for (int i = 0; i < 4; i++, code /= N_OPS)
         script.ops[i] = (enum op)(code % N_OPS);
     script.bh = aio_bh_new(ctx, run_script, &script);
-    if (inside) {
+    if (place == OUTSIDE) {
+        play(&script);
+    } else {
         bh_schedule(script.bh);
         aio_poll(ctx, false);
-        assert_int_equal(script.calls, 1);
-        script.calls = 0;
-    } else {
-        play(&script);
+        assert_int_equal(
+            script.calls_inside, place == INSIDE_THEN_NESTED ? calls_expected(&script) : 0);
     }
-    aio_poll(ctx, false);
-    assert_int_equal(script.calls, calls_expected(&script));
-    aio_poll(ctx, false);
-    assert_int_equal(script.calls, calls_expected(&script));
+    for (int turn = 0; turn < 2; turn++) {
+        aio_poll(ctx, false);
+        assert_int_equal(script.calls, calls_expected(&script));
+    }
     if (!script_deletes(&script))
         bh_delete(script.bh);
 }
@@ -250,10 +261,9 @@ static void each_sequence_of_operations_ends_as_its_last_words_say(void **state)
 {
     struct loop *loop = *state;
 
-    for (unsigned code = 0; code < N_OPS * N_OPS * N_OPS * N_OPS; code++) {
-        check_script(loop->ctx, code, false);
-        check_script(loop->ctx, code, true);
-    }
+    for (unsigned code = 0; code < N_OPS * N_OPS * N_OPS * N_OPS; code++)
+        for (enum place place = 0; place < N_PLACES; place++)
+            check_script(loop->ctx, code, place);
 }
 
 static void flags_tell_what_a_bh_is_asked_for(void **state)
@@ -481,6 +491,120 @@ static void no_schedule_of_any_thread_is_lost(void **state)
     bh_delete(post.bh);
 }
 
+struct letter {
+    uint64_t *sum; /* the loop's own */
+    bool *all_came;
+    uint64_t worth;
+};
+
+static void read_letter(void *opaque)
+{
+    struct letter *letter = opaque;
+
+    *letter->sum += letter->worth;
+    if (*letter->sum == N_POSTERS * (uint64_t)N_POSTS)
+        set_flag(letter->all_came);
+    free(letter);
+}
+
+struct writer {
+    AioContext *ctx;
+    uint64_t *sum;
+    bool *all_came;
+};
+
+static void *write_letters(void *opaque)
+{
+    const struct writer *writer = opaque;
+
+    for (int i = 0; i < N_POSTS; i++) {
+        struct letter *letter = malloc(sizeof *letter);
+
+        *letter = (struct letter){writer->sum, writer->all_came, 1};
+        assert_int_equal(aio_bh_schedule_oneshot(writer->ctx, read_letter, letter), 0);
+    }
+    return NULL;
+}
+
+/* Each may have run, and be gone, before the call that scheduled it returns. */
+static void oneshots_of_other_threads_each_run_once(void **state)
+{
+    struct loop *loop = *state;
+    uint64_t sum = 0;
+    bool all_came = false;
+    struct writer writer = {loop->ctx, &sum, &all_came};
+    pthread_t threads[N_POSTERS];
+
+    for (int i = 0; i < N_POSTERS; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, write_letters, &writer), 0);
+    loop_until(loop, &all_came);
+    for (int i = 0; i < N_POSTERS; i++)
+        pthread_join(threads[i], NULL);
+    aio_poll(loop->ctx, false);
+    assert_int_equal(sum, N_POSTERS * N_POSTS);
+}
+
+static bool is_eventfd_written(const AioContext *ctx)
+{
+    struct pollfd pfd = {.fd = ctx->bell.fd, .events = POLLIN};
+
+    return poll(&pfd, 1, 0) == 1;
+}
+
+static void bh_of_the_loop_itself_costs_no_ring_and_no_empty_turn(void **state)
+{
+    struct loop *loop = *state;
+    int calls = 0;
+    BH *bh = aio_bh_new(loop->ctx, count_call, &calls);
+
+    bh_schedule(bh);
+    aio_bh_schedule_oneshot(loop->ctx, count_call, &calls);
+    bh_schedule_idle(bh);
+    assert_false(doorbell_is_rung(&loop->ctx->bell));
+    assert_false(is_eventfd_written(loop->ctx));
+    assert_true(aio_poll(loop->ctx, true));
+    assert_int_equal(calls, 2);
+    bh_delete(bh);
+    aio_poll(loop->ctx, false);
+    /* Nothing is left that would keep the loop from sleeping. */
+    assert_true(aio_compute_timeout(loop->ctx) != 0);
+    assert_false(doorbell_is_rung(&loop->ctx->bell));
+}
+
+/* A thread's own signal handler between the last look and the wait. */
+static void bh_scheduled_while_notify_me_is_up_rings_at_home_too(void **state)
+{
+    struct loop *loop = *state;
+    int calls = 0;
+    BH *bh = aio_bh_new(loop->ctx, count_call, &calls);
+
+    assert_true(doorbell_prepare_sleep(&loop->ctx->bell));
+    bh_schedule(bh);
+    assert_true(is_eventfd_written(loop->ctx));
+    doorbell_end_sleep(&loop->ctx->bell);
+    assert_true(aio_poll(loop->ctx, true));
+    bh_delete(bh);
+}
+
+/* A signal handler that interrupts a change of the loop's own queue takes the other list. */
+static void bh_scheduled_within_a_change_of_the_loops_queue_is_run(void **state)
+{
+    struct loop *loop = *state;
+    struct order order = {.ctx = loop->ctx};
+    struct ordered items[3];
+
+    for (int i = 0; i < 3; i++) {
+        items[i] = (struct ordered){&order, i};
+        loop->ctx->bh_own_busy = i == 1;
+        aio_bh_schedule_oneshot(loop->ctx, note_order, &items[i]);
+        loop->ctx->bh_own_busy = false;
+    }
+    assert_true(aio_poll(loop->ctx, true));
+    assert_int_equal(order.n, 3);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(order.seen[i], i);
+}
+
 static BH *signalled_bh; /* a handler is given nothing else */
 
 static void on_alarm(int signal_number)
@@ -527,6 +651,10 @@ int main(void)
         LOOP_CASE(schedule_on_top_of_idle_is_urgent_and_progress),
         LOOP_CASE(idle_bh_of_another_thread_wakes_a_sleeping_loop),
         LOOP_CASE(no_schedule_of_any_thread_is_lost),
+        LOOP_CASE(oneshots_of_other_threads_each_run_once),
+        LOOP_CASE(bh_of_the_loop_itself_costs_no_ring_and_no_empty_turn),
+        LOOP_CASE(bh_scheduled_while_notify_me_is_up_rings_at_home_too),
+        LOOP_CASE(bh_scheduled_within_a_change_of_the_loops_queue_is_run),
         LOOP_CASE(bh_scheduled_by_a_signal_handler_ends_the_wait),
     };
 
