@@ -156,6 +156,7 @@ static void make_current_in_two_threads(void)
     pthread_t thread;
 
     if (aio_context_new(NULL, &ctx) == 0) {
+        aio_context_set_current(NULL); /* the fixture's */
         aio_context_set_current(ctx);
         pthread_create(&thread, NULL, make_current, ctx);
         pthread_join(thread, NULL);
