@@ -22,11 +22,11 @@ extern "C" {
 
 /* The fields are its own. */
 typedef struct CoSemaphore {
-    CoQueue waiters; /* its lock guards all */
-    uint64_t available;
+    CoQueue waiters;
+    uint64_t word; /* how many nobody has, and whether somebody waits */
 } CoSemaphore;
 
-/* Context: any thread. */
+/* With 2^63 - 1 at most. Context: any thread. */
 void co_semaphore_init(CoSemaphore *semaphore, uint64_t available);
 
 /* Aborts where a coroutine waits. Context: any thread. */
@@ -39,11 +39,11 @@ int coroutine_fn co_semaphore_acquire(CoSemaphore *semaphore, uint64_t n);
 /* Takes n where they are there and nobody waits: whether it did. Context: any thread. */
 bool co_semaphore_try_acquire(CoSemaphore *semaphore, uint64_t n);
 
-/* Gives back n, or adds them. Aborts where the count would overflow. Context: any thread. */
+/* Gives back n, or adds them. Aborts where there would be more than 2^63 - 1. Context: any thread. */
 void co_semaphore_release(CoSemaphore *semaphore, uint64_t n);
 
 /* How many nobody has, a moment ago. Context: any thread. */
-uint64_t co_semaphore_available(CoSemaphore *semaphore);
+uint64_t co_semaphore_available(const CoSemaphore *semaphore);
 
 #ifdef __cplusplus
 }

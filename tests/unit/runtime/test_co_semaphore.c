@@ -263,11 +263,34 @@ static void between_threads_nothing_is_lost_and_the_limit_holds(void **state)
     co_semaphore_deinit(&semaphore);
 }
 
+static void coroutine_fn take_and_give_quickly(void *opaque)
+{
+    for (int i = 0; i < 3000; i++) {
+        assert(co_semaphore_acquire(&semaphore, 1) == 0);
+        if (atomic_add_seq(&in_use, 1) >= 2)
+            atomic_add_seq(&n_over_limit, 1);
+        atomic_add_seq(&in_use, -1);
+        co_semaphore_release(&semaphore, 1);
+    }
+    thread_done();
+}
+
+static void between_threads_who_does_not_wait_and_who_does_share_the_count(void **state)
+{
+    in_use = 0;
+    n_over_limit = 0;
+    co_semaphore_init(&semaphore, 2);
+    run_in_threads(take_and_give_quickly, NULL);
+    assert_int_equal(n_over_limit, 0);
+    assert_int_equal(co_semaphore_available(&semaphore), 2);
+    co_semaphore_deinit(&semaphore);
+}
+
 /* ---- broken contracts ---- */
 
 static void release_too_many(void)
 {
-    co_semaphore_init(&semaphore, UINT64_MAX);
+    co_semaphore_init(&semaphore, INT64_MAX);
     co_semaphore_release(&semaphore, 1);
 }
 
@@ -283,7 +306,7 @@ static void drop_one_in_use(void)
 
 static void mistakes_with_a_semaphore_abort(void **state)
 {
-    assert_bug(release_too_many, "a CoSemaphore of 18446744073709551615 is released by 1 more");
+    assert_bug(release_too_many, "a CoSemaphore of 9223372036854775807 is released by 1 more");
     assert_bug(drop_one_in_use, "a CoSemaphore ends while coroutine test waits in it");
 }
 
@@ -298,6 +321,7 @@ int main(int argc, char **argv)
         CASE(what_is_released_after_the_cancel_stays),
         CASE(random_steps_end_as_the_reference_says),
         CASE(between_threads_nothing_is_lost_and_the_limit_holds),
+        CASE(between_threads_who_does_not_wait_and_who_does_share_the_count),
         CASE(mistakes_with_a_semaphore_abort),
     };
 
