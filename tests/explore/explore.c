@@ -175,6 +175,7 @@ int main(int argc, char **argv)
 {
     int option;
 
+    setvbuf(stdout, NULL, _IOLBF, 0);
     while ((option = getopt_long(argc, argv, "", options, NULL)) >= 0)
         take_option(option);
     if (o.mutants)

@@ -56,6 +56,7 @@ enum run_result { RUN_ENDED, RUN_CUT, RUN_FAILED };
 
 enum run_result run_once(const struct scenario *scenario, const struct explorer_bounds *bounds);
 const char *run_failure(void);
+void run_catch_faults(void); /* from now on, for this process */
 uint32_t run_steps(void);
 
 uint32_t run_self(void);

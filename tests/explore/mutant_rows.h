@@ -1,1 +1,193 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * mutant_rows - the table of mutants.c: each access of the files, each way to do it wrong, and who notices
+ *
+ * Included there, between the macros that make rows of it. It has no guard for that reason, and is not
+ * formatted: a row is a row.
+ */
+/* clang-format off */
+
+NOTICED("aio_wait.c", add_waiter, store_relaxed, 1, swap,
+    "a_kick_wakes_who_waits_for_a_condition")
+NOTICED("aio_wait.c", aio_wait_begin, full_fence, 1, drop,
+    "a_kick_wakes_who_waits_for_a_condition")
+NOTICED("aio_wait.c", aio_wait_kick, full_fence, 1, drop,
+    "a_kick_wakes_who_waits_for_a_condition")
+NOTICED("aio_wait.c", run_errand, store_release, 1, relax,
+    "who_sends_on_an_errand_sees_what_it_did")
+NOTICED("aio_wait.c", run_errand, store_release, 1, swap,
+    "who_sends_on_an_errand_sees_what_it_did")
+NOTICED("aio_wait.c", aio_wait_bh_oneshot, load_acquire, 1, relax,
+    "who_sends_on_an_errand_sees_what_it_did")
+
+NOTICED("bh.c", push, cas_seq, 1, relax,
+    "a_bottom_half_runs_after_each_schedule_and_sees_what_came_before")
+NOTICED("bh.c", push, cas_seq, 1, split,
+    "a_oneshot_runs_once_with_what_it_was_given")
+NOTICED("bh.c", enqueue, or_seq, 1, relax,
+    "a_bottom_half_runs_after_each_schedule_and_sees_what_came_before")
+NOTICED("bh.c", enqueue, or_seq, 1, split,
+    "a_bottom_half_runs_after_each_schedule_and_sees_what_came_before")
+NOTICED("bh.c", bh_cancel, and_seq, 1, relax,
+    "who_cancels_sees_what_came_before_the_schedule_it_took_back")
+NOTICED("bh.c", bh_cancel, and_seq, 1, split,
+    "who_cancels_sees_what_came_before_the_schedule_it_took_back")
+NOTICED("bh.c", take_pushed, xchg_seq, 1, relax,
+    "a_bottom_half_runs_after_each_schedule_and_sees_what_came_before")
+NOTICED("bh.c", take_pushed, xchg_seq, 1, split,
+    "a_oneshot_runs_once_with_what_it_was_given")
+NOTICED("bh.c", claim_flags, and_seq, 1, relax,
+    "a_bottom_half_runs_after_each_schedule_and_sees_what_came_before")
+NOTICED("bh.c", claim_flags, and_seq, 1, split,
+    "a_bottom_half_runs_after_each_schedule_and_sees_what_came_before")
+NOTICED("bh.c", bh_timeout_ns, load_acquire, 1, relax,
+    "a_bottom_half_runs_after_each_schedule_and_sees_what_came_before")
+HARMLESS("bh.c", bh_flags, load_acquire, 1, relax,
+    "a oneshot's flags come with its link; of others it is a hint: claim_flags() acquires")
+HARMLESS("bh.c", claim_flags, load_acquire, 1, relax,
+    "the read-modify-write behind it acquires; a oneshot's flags come with its link")
+
+NOTICED("co_mutex.c", push_waiter, cas_seq, 1, relax,
+    "it_can_be_taken_again_at_once")
+NOTICED("co_mutex.c", pop_waiter, xchg_seq, 1, relax,
+    "it_can_be_taken_again_at_once")
+NOTICED("co_mutex.c", pop_waiter, xchg_seq, 1, split,
+    "it_can_be_taken_again_at_once")
+NOTICED("co_mutex.c", spin_lock, cas_seq, 1, relax,
+    "two_lockers_and_an_unlocker_hand_it_on")
+NOTICED("co_mutex.c", spin_lock, cas_seq, 1, split,
+    "two_lockers_and_an_unlocker_hand_it_on")
+NOTICED("co_mutex.c", wait_for_turn, full_fence, 1, drop,
+    "it_can_be_taken_again_at_once")
+NOTICED("co_mutex.c", lock_without_queue, cas_seq, 1, relax,
+    "two_lockers_and_an_unlocker_hand_it_on")
+NOTICED("co_mutex.c", lock_without_queue, cas_seq, 1, split,
+    "two_lockers_and_an_unlocker_hand_it_on")
+NOTICED("co_mutex.c", co_mutex_lock, add_seq, 1, relax,
+    "it_can_be_taken_again_at_once")
+NOTICED("co_mutex.c", co_mutex_lock, add_seq, 1, split,
+    "it_can_be_taken_again_at_once")
+NOTICED("co_mutex.c", leave_token, store_release, 1, swap,
+    "it_can_be_taken_again_at_once")
+NOTICED("co_mutex.c", leave_token, full_fence, 1, drop,
+    "it_can_be_taken_again_at_once")
+NOTICED("co_mutex.c", co_mutex_unlock, store_relaxed, 1, swap,
+    "two_lockers_and_an_unlocker_hand_it_on")
+NOTICED("co_mutex.c", co_mutex_unlock, add_seq, 1, relax,
+    "two_lockers_and_an_unlocker_hand_it_on")
+NOTICED("co_mutex.c", co_mutex_unlock, add_seq, 1, split,
+    "it_can_be_taken_again_at_once")
+NOTICED("co_mutex.c", push_waiter, cas_seq, 1, split,
+    "lockers_that_do_not_spin_hand_it_on")
+HARMLESS("co_mutex.c", pop_waiter, store_relaxed, 1, swap,
+    "the wake or the token that hands the list on comes later still")
+HARMLESS("co_mutex.c", pop_waiter, store_relaxed, 2, swap,
+    "a hint for those who spin")
+NOTICED("co_mutex.c", take_token, cas_seq, 1, relax,
+    "lockers_that_do_not_spin_hand_it_on")
+NOTICED("co_mutex.c", take_token, cas_seq, 1, split,
+    "lockers_that_do_not_spin_hand_it_on")
+HARMLESS("co_mutex.c", became_holder, store_relaxed, 1, swap,
+    "a hint for those who spin")
+HARMLESS("co_mutex.c", became_holder, store_relaxed, 2, swap,
+    "whoever reads it looks for itself, and sees its own store")
+NOTICED("co_mutex.c", co_mutex_trylock, cas_seq, 1, relax,
+    "who_tries_has_it_or_not")
+NOTICED("co_mutex.c", co_mutex_trylock, cas_seq, 1, split,
+    "who_tries_has_it_or_not")
+NOTICED("co_mutex.c", leave_token, store_release, 1, relax,
+    "lockers_that_do_not_spin_hand_it_on")
+
+HARMLESS("doorbell.c", doorbell_nudge_home, load_acquire, 1, relax,
+    "the wait that ended was a system call, which nothing overtakes")
+NOTICED("doorbell.c", doorbell_nudge, full_fence, 1, drop,
+    "a_bottom_half_runs_after_each_schedule_and_sees_what_came_before")
+NOTICED("doorbell.c", doorbell_ring, store_release, 1, relax,
+    "a_ring_reaches_a_loop_that_goes_to_sleep")
+NOTICED("doorbell.c", doorbell_ring, store_release, 1, swap,
+    "a_kick_wakes_who_waits_for_a_condition")
+NOTICED("doorbell.c", doorbell_knock, store_release, 1, relax,
+    "a_knock_makes_up_for_a_sender_that_died_on_the_way")
+HARMLESS("doorbell.c", doorbell_knock, store_release, 1, swap,
+    "what follows is a system call, before which all stores are made")
+NOTICED("doorbell.c", doorbell_prepare_sleep, store_relaxed, 1, swap,
+    "a_bottom_half_runs_after_each_schedule_and_sees_what_came_before")
+NOTICED("doorbell.c", doorbell_prepare_sleep, full_fence, 1, drop,
+    "a_bottom_half_runs_after_each_schedule_and_sees_what_came_before")
+HARMLESS("doorbell.c", doorbell_end_sleep, store_release, 1, relax,
+    "the wait before it is a system call, which nothing overtakes")
+HARMLESS("doorbell.c", doorbell_end_sleep, store_release, 1, swap,
+    "a sender that sees it late writes the eventfd for nothing")
+HARMLESS("doorbell.c", doorbell_accept, xchg_seq, 1, relax,
+    "the fence behind it acquires what it read")
+HARMLESS("doorbell.c", doorbell_accept, xchg_seq, 1, split,
+    "work whose notification falls in between is looked for again behind SLEEP's fence")
+HARMLESS("doorbell.c", doorbell_accept, full_fence, 1, drop,
+    "the xchg acquires what it takes; the rest is looked for again behind SLEEP's fence")
+
+HARMLESS("doorbell.h", doorbell_is_rung, load_acquire, 1, relax,
+    "what it saw is acquired by doorbell_accept()")
+
+NOTICED("lockcnt.c", sleep_on, cas_seq, 1, split,
+    "nothing_is_freed_under_a_visitor_and_all_in_the_end")
+NOTICED("lockcnt.c", lockcnt_inc, cas_seq, 1, relax,
+    "nothing_is_freed_under_a_visitor_and_all_in_the_end")
+NOTICED("lockcnt.c", lockcnt_inc, cas_seq, 1, split,
+    "nothing_is_freed_under_a_visitor_and_all_in_the_end")
+NOTICED("lockcnt.c", lockcnt_dec, add_seq, 1, split,
+    "a_visitor_that_needs_no_lock_passes_its_wake_on")
+NOTICED("lockcnt.c", dec_last, cas_seq, 1, relax,
+    "nothing_is_freed_under_a_visitor_and_all_in_the_end")
+NOTICED("lockcnt.c", dec_last, cas_seq, 1, split,
+    "nothing_is_freed_under_a_visitor_and_all_in_the_end")
+NOTICED("lockcnt.c", lockcnt_dec_and_lock, cas_seq, 1, relax,
+    "nothing_is_freed_under_a_visitor_and_all_in_the_end")
+NOTICED("lockcnt.c", lockcnt_dec_and_lock, cas_seq, 1, split,
+    "nothing_is_freed_under_a_visitor_and_all_in_the_end")
+NOTICED("lockcnt.c", lockcnt_lock, cas_seq, 1, relax,
+    "nothing_is_freed_under_a_visitor_and_all_in_the_end")
+NOTICED("lockcnt.c", lockcnt_lock, cas_seq, 1, split,
+    "nothing_is_freed_under_a_visitor_and_all_in_the_end")
+NOTICED("lockcnt.c", lockcnt_inc_and_unlock, cas_seq, 1, relax,
+    "the_lock_is_one_threads_alone")
+NOTICED("lockcnt.c", lockcnt_inc_and_unlock, cas_seq, 1, split,
+    "the_lock_is_one_threads_alone")
+NOTICED("lockcnt.c", lockcnt_unlock, and_seq, 1, relax,
+    "nothing_is_freed_under_a_visitor_and_all_in_the_end")
+NOTICED("lockcnt.c", lockcnt_unlock, and_seq, 1, split,
+    "nothing_is_freed_under_a_visitor_and_all_in_the_end")
+HARMLESS("lockcnt.c", sleep_on, cas_seq, 1, relax,
+    "it hands nothing over, and keeps what the last release before it did")
+NOTICED("lockcnt.c", lockcnt_dec, add_seq, 1, relax,
+    "who_changes_frees_only_where_nobody_visits")
+NOTICED("lockcnt.c", lockcnt_count, load_acquire, 1, relax,
+    "who_changes_frees_only_where_nobody_visits")
+
+NOTICED("ring.c", tx_refresh_head, load_acquire, 1, relax,
+    "what_is_popped_is_whole_and_in_order")
+NOTICED("ring.c", ring_push, store_release, 1, relax,
+    "what_is_popped_is_whole_and_in_order")
+NOTICED("ring.c", ring_push, store_release, 1, swap,
+    "a_producer_that_dies_is_replaced_without_loss_or_doubles")
+NOTICED("ring.c", ring_peek, load_acquire, 1, relax,
+    "what_is_popped_is_whole_and_in_order")
+NOTICED("ring.c", ring_advance, store_release, 1, relax,
+    "what_is_popped_is_whole_and_in_order")
+HARMLESS("ring.c", ring_tx_init, load_acquire, 1, relax,
+    "who replaces a dead producer has learnt of its death, and of its stores with it")
+HARMLESS("ring.c", ring_tx_init, store_release, 1, relax,
+    "the consumer goes by the slots, and ring_depth() is stale at any time")
+HARMLESS("ring.c", ring_tx_init, store_release, 1, swap,
+    "the consumer goes by the slots, and ring_depth() is stale at any time")
+HARMLESS("ring.c", ring_push, store_release, 2, relax,
+    "the consumer goes by the slots, and so does who replaces a dead producer")
+HARMLESS("ring.c", ring_push, store_release, 2, swap,
+    "the consumer goes by the slots, and so does who replaces a dead producer")
+HARMLESS("ring.c", ring_advance, store_release, 1, swap,
+    "a slot that is freed late is free late")
+HARMLESS("ring.c", ring_depth, load_acquire, 1, relax,
+    "it may be stale, and is clamped")
+HARMLESS("ring.c", ring_depth, load_acquire, 2, relax,
+    "it may be stale, and is clamped")
+
+/* clang-format on */

@@ -18,7 +18,7 @@ static const char *const mutation_names[] = {[MUTATION_none] = "none",
 #define N_MUTATIONS (sizeof mutation_names / sizeof mutation_names[0])
 
 static const char *const files[] = {
-    "aio_wait.c", "bh.c", "co_mutex.c", "doorbell.c", "lockcnt.c", "ring.c"};
+    "aio_wait.c", "bh.c", "co_mutex.c", "doorbell.c", "doorbell.h", "lockcnt.c", "ring.c"};
 #define N_FILES (sizeof files / sizeof files[0])
 
 static const struct mutant_row {
@@ -31,9 +31,9 @@ static const struct mutant_row {
     const char *why_not;    /* what makes it no mistake, or NULL */
 } rows[] = {
 #define NOTICED(file, function, op, nth, mutation, scenario) \
-    {#file ".c", #function, ATOMIC_OP_##op, nth, MUTATION_##mutation, scenario, NULL},
+    {file, #function, ATOMIC_OP_##op, nth, MUTATION_##mutation, scenario, NULL},
 #define HARMLESS(file, function, op, nth, mutation, reason) \
-    {#file ".c", #function, ATOMIC_OP_##op, nth, MUTATION_##mutation, NULL, reason},
+    {file, #function, ATOMIC_OP_##op, nth, MUTATION_##mutation, NULL, reason},
 #include "tests/explore/mutant_rows.h"
 #undef NOTICED
 #undef HARMLESS
@@ -60,13 +60,18 @@ static unsigned mutations_of(enum atomic_op op)
     }
 }
 
+static bool row_was_used[N_ROWS];
+
 static const struct mutant_row *find_row(
     const char *file, const struct site *site, enum mutation mutation)
 {
-    for (size_t i = 0; i < N_ROWS; i++)
+    for (size_t i = 0; i < N_ROWS; i++) {
         if (strcmp(rows[i].file, file) == 0 && strcmp(rows[i].function, site->function) == 0 &&
-            rows[i].op == site->op && rows[i].nth == site->nth && rows[i].mutation == mutation)
+            rows[i].op == site->op && rows[i].nth == site->nth && rows[i].mutation == mutation) {
+            row_was_used[i] = true;
             return &rows[i];
+        }
+    }
     return NULL;
 }
 
@@ -101,9 +106,8 @@ static void suggest(const char *file, const struct site *site, enum mutation mut
 {
     const char *scenario = who_notices();
 
-    printf("# %s(%.*s, %s, %s, %u, %s, \"%s\")\n", scenario ? "NOTICED" : "HARMLESS",
-        (int)strcspn(file, "."), file, site->function, site_op_name(site->op), site->nth,
-        mutation_names[mutation],
+    printf("# %s(\"%s\", %s, %s, %u, %s, \"%s\")\n", scenario ? "NOTICED" : "HARMLESS", file,
+        site->function, site_op_name(site->op), site->nth, mutation_names[mutation],
         scenario           ? scenario
         : mutant_was_met() ? "..."
                            : "never met");
@@ -164,4 +168,12 @@ void mutants_check(const char *folder, bool thorough, void (*say)(bool ok, const
 {
     for (size_t i = 0; i < N_FILES; i++)
         check_file(folder, files[i], thorough, say);
+    for (size_t i = 0; i < N_ROWS; i++)
+        if (!row_was_used[i]) {
+            char name[256];
+
+            snprintf(name, sizeof name, "%s: %s: %s %u: the row has no access", rows[i].file,
+                rows[i].function, site_op_name(rows[i].op), rows[i].nth);
+            say(false, name);
+        }
 }

@@ -9,6 +9,7 @@
  * The state of a run is told by one hash: the sum of what each thread has seen (which, the source
  * being deterministic, says where it stands) and of each location's history.
  */
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -131,6 +132,24 @@ void explorer_fail(const char *format, ...)
     vsnprintf(r.failure, sizeof r.failure, format, args);
     va_end(args);
     leave(RUN_FAILED);
+}
+
+/* The source under test went astray, as a mutant may: a failure like any other. */
+static void on_fault(int signal, siginfo_t *info, void *context)
+{
+    explorer_fail("%s touches %p, where nothing is", run_name(r.self), info->si_addr);
+}
+
+void run_catch_faults(void)
+{
+    static char stack[64 * 1024];
+    const stack_t alternative = {.ss_sp = stack, .ss_size = sizeof stack};
+    const struct sigaction action = {
+        .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
+
+    sigaltstack(&alternative, NULL);
+    sigaction(SIGSEGV, &action, NULL);
+    sigaction(SIGBUS, &action, NULL);
 }
 
 /* All that are left sleep, and nobody will wake them. */

@@ -23,6 +23,8 @@ struct parcel {
 
 static struct {
     AioContext ctx;
+    AioContext other;
+    uint32_t errand; /* a plain word */
     BH *bh;
     uint32_t stored[N_SENDERS];
     uint32_t wanted; /* by sender, a bit each */
@@ -89,6 +91,12 @@ static void begin_nested(void)
 {
     begin_two();
     s.nests = true;
+}
+
+static void begin_with_another(void)
+{
+    begin();
+    parts_context_init(&s.other);
 }
 
 /* Nothing is left, and nothing is linked twice. */
@@ -210,6 +218,19 @@ static void fulfil_and_kick(void)
     aio_wait_kick(&s.ctx);
 }
 
+static void on_errand(void *opaque)
+{
+    s.errand = 1;
+    s.ends = true;
+}
+
+static void send_on_an_errand(void)
+{
+    aio_context_set_current(&s.other);
+    explorer_check(aio_wait_bh_oneshot(&s.ctx, on_errand, NULL) == 0);
+    explorer_check(s.errand == 1);
+}
+
 /* Wrong: a notification is no mailbox, and this is one. */
 static void set_a_flag_and_notify(void)
 {
@@ -256,6 +277,8 @@ const struct scenario bh_scenarios[] = {
             {"second", schedule_after_a_crash}, {"loop", take_turns}}},
     {"a_kick_wakes_who_waits_for_a_condition", begin, end, DAILY, LONG,
         {{"kicker", fulfil_and_kick}, {"waiter", wait_while}}},
+    {"who_sends_on_an_errand_sees_what_it_did", begin_with_another, end, DAILY, LONG,
+        {{"sender", send_on_an_errand}, {"loop", take_turns_until_told}}},
     {"wrong: nobody kicks who waits for a condition", begin, end, DAILY, LONG,
         {{"kicker", set_a_flag_and_notify}, {"waiter", wait_while}}},
     {NULL},

@@ -45,6 +45,32 @@ static void lock_and_unlock(void)
     co_mutex_unlock(&s.mutex);
 }
 
+/* In a context that all share, so that nobody spins. */
+static void queue_and_unlock(void)
+{
+    parts_begin_coroutine(&s.contexts[0]);
+    co_mutex_lock(&s.mutex);
+    explorer_check(s.n_inside++ == 0);
+    s.n_inside--;
+    co_mutex_unlock(&s.mutex);
+}
+
+static void queue_twice(void)
+{
+    queue_and_unlock();
+    queue_and_unlock();
+}
+
+static void try_and_unlock(void)
+{
+    enter();
+    if (!co_mutex_trylock(&s.mutex))
+        return;
+    explorer_check(s.n_inside++ == 0);
+    s.n_inside--;
+    co_mutex_unlock(&s.mutex);
+}
+
 static void lock_twice(void)
 {
     lock_and_unlock();
@@ -83,6 +109,12 @@ static void end_unlocked(void)
 const struct scenario co_mutex_scenarios[] = {
     {"two_lockers_and_an_unlocker_hand_it_on", begin, end, DAILY, LONG,
         {{"first", lock_and_unlock}, {"second", lock_and_unlock}, {"third", lock_and_unlock}}},
+    {"lockers_that_do_not_spin_hand_it_on", begin, end, DAILY, LONG,
+        {{"first", queue_and_unlock}, {"second", queue_and_unlock}, {"third", queue_and_unlock}}},
+    {"who_unlocks_and_locks_again_hands_it_on", begin, end, {.preemptions = 3, .stale_loads = 1},
+        LONG, {{"first", queue_twice}, {"second", queue_and_unlock}}},
+    {"who_tries_has_it_or_not", begin, end, DAILY, LONG,
+        {{"first", try_and_unlock}, {"second", try_and_unlock}}},
     {"it_can_be_taken_again_at_once", begin, end, {.preemptions = 3, .stale_loads = 1}, LONG,
         {{"first", lock_twice}, {"second", lock_twice}}},
     {"an_unlock_waits_for_nobody_who_has_counted_itself_in", begin, end_unlocked,

@@ -93,6 +93,13 @@ static void visit(void)
     leave();
 }
 
+static void visit_and_go(void)
+{
+    lockcnt_inc(&s.cnt);
+    look();
+    lockcnt_dec(&s.cnt);
+}
+
 static void change(void)
 {
     lockcnt_lock(&s.cnt);
@@ -152,6 +159,8 @@ const struct scenario lockcnt_scenarios[] = {
         {{"visitor", visit}, {"other visitor", visit}, {"changer", change}}},
     {"the_last_visitor_frees_what_was_taken_off_meanwhile", begin_with_a_visitor, end_freed, DAILY,
         LONG, {{"visitor", leave}, {"changer", change}}},
+    {"who_changes_frees_only_where_nobody_visits", begin, end, DAILY, LONG,
+        {{"visitor", visit_and_go}, {"changer", change}}},
     {"a_visitor_that_needs_no_lock_passes_its_wake_on", begin_locked, end,
         {.preemptions = 1, .stale_loads = 1}, LONG,
         {{"visitor", come_and_go}, {"other visitor", come_and_go}, {"third visitor", come_and_go},

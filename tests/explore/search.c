@@ -205,6 +205,7 @@ void search(const struct scenario *scenario, const struct search_options *option
     struct search_report *ret_report)
 {
     *ret_report = (struct search_report){.n_runs = 0};
+    run_catch_faults();
     if (options->replay) {
         read_choices(options->replay);
         trace_enable(true);
