@@ -125,6 +125,15 @@ HARMLESS("doorbell.c", doorbell_accept, xchg_seq, 1, split,
 HARMLESS("doorbell.c", doorbell_accept, full_fence, 1, drop,
     "the xchg acquires what it takes; the rest is looked for again behind SLEEP's fence")
 
+NOTICED("doorbell.c", doorbell_prepare_outer, store_relaxed, 1, swap,
+    "a_ring_reaches_a_loop_within_an_outer_one")
+NOTICED("doorbell.c", doorbell_prepare_outer, full_fence, 1, drop,
+    "a_ring_reaches_a_loop_within_an_outer_one")
+HARMLESS("doorbell.c", doorbell_end_outer, store_release, 1, relax,
+    "the wait before it is a system call, which nothing overtakes")
+HARMLESS("doorbell.c", doorbell_end_outer, store_release, 1, swap,
+    "a sender that sees it late writes the eventfd for nothing")
+
 HARMLESS("doorbell.h", doorbell_is_rung, load_acquire, 1, relax,
     "what it saw is acquired by doorbell_accept()")
 

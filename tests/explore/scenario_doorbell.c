@@ -141,6 +141,25 @@ static void turn(void)
         doorbell_drain_fd(&s.bell);
 }
 
+/* In somebody else's loop. */
+static void outer_turn(void)
+{
+    if (doorbell_prepare_outer(&s.bell)) {
+        explorer_fd_wait(BELL_FD, false);
+        doorbell_drain_fd(&s.bell);
+    }
+    doorbell_end_outer(&s.bell);
+    doorbell_accept(&s.bell);
+    take_work();
+}
+
+static void take_outer_turns(void)
+{
+    while (!has_all())
+        outer_turn();
+    explorer_check(atomic_load_relaxed(&s.words.notify_me) == 0);
+}
+
 static void take_turns(void)
 {
     while (!has_all())
@@ -228,6 +247,8 @@ static void take_turns_until_death(void)
 const struct scenario doorbell_scenarios[] = {
     {"a_ring_reaches_a_loop_that_goes_to_sleep", begin, NULL, DAILY, LONG,
         {{"sender", send_and_ring}, {"loop", take_turns}}},
+    {"a_ring_reaches_a_loop_within_an_outer_one", begin, NULL, DAILY, LONG,
+        {{"sender", send_and_ring}, {"outer loop", take_outer_turns}}},
     {"a_nudge_reaches_a_loop_that_looks_at_the_work_itself", begin_looking, NULL, DAILY, LONG,
         {{"sender", send_and_nudge}, {"loop", take_turns}}},
     {"two_rings_at_once_are_both_heard", begin_two, NULL, DAILY, LONG,
