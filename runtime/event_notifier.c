@@ -64,3 +64,9 @@ int aio_set_event_notifier(AioContext *ctx, EventNotifier *e, EventNotifierHandl
 {
     return aio_set_fd_handler(ctx, e->fd, io_read, NULL, io_poll, io_poll_ready, e);
 }
+
+int aio_set_event_notifier_poll(AioContext *ctx, EventNotifier *e,
+    EventNotifierHandler *io_poll_begin, EventNotifierHandler *io_poll_end)
+{
+    return aio_set_fd_poll(ctx, e->fd, io_poll_begin, io_poll_end);
+}

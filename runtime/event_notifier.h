@@ -62,6 +62,11 @@ int event_notifier_get_fd(const EventNotifier *e);
 int aio_set_event_notifier(AioContext *ctx, EventNotifier *e, EventNotifierHandler *io_read,
     AioPollFn *io_poll, EventNotifierHandler *io_poll_ready);
 
+/* As aio_set_fd_poll() for its fd: what is told when the loop begins to ask io_poll, and when it
+ * ends. Context: any thread. */
+int aio_set_event_notifier_poll(AioContext *ctx, EventNotifier *e,
+    EventNotifierHandler *io_poll_begin, EventNotifierHandler *io_poll_end);
+
 #ifdef __cplusplus
 }
 #endif

@@ -186,6 +186,31 @@ static void a_signal_handler_wakes_the_loop_and_spares_errno(void **state)
     ignore(loop, &listener);
 }
 
+static bool look(void *opaque)
+{
+    return ((struct listener *)opaque)->called;
+}
+
+/* What then happens is tested with poll_mode.c. */
+static void begin_and_end_of_polling_are_those_of_its_fd(void **state)
+{
+    struct loop *loop = *state;
+    struct listener listener;
+
+    listen_to(loop, &listener, false);
+    assert_int_equal(aio_set_event_notifier_poll(loop->ctx, &listener.e, count_call, set_flag),
+        -ENOENT); /* has no io_poll */
+    assert_int_equal(aio_set_event_notifier(loop->ctx, &listener.e, on_event, look, on_event), 0);
+    assert_int_equal(aio_set_event_notifier_poll(loop->ctx, &listener.e, count_call, set_flag), 0);
+    const struct aio_handler *handler = loop->ctx->handlers[event_notifier_get_fd(&listener.e)];
+
+    assert_ptr_equal(handler->io_poll, look);
+    assert_ptr_equal(handler->poll.begin, count_call);
+    assert_ptr_equal(handler->poll.end, set_flag);
+    assert_ptr_equal(handler->opaque, &listener.e);
+    ignore(loop, &listener);
+}
+
 int main(void)
 {
     static const struct CMUnitTest event_notifier[] = {
@@ -196,6 +221,7 @@ int main(void)
         LOOP_CASE(a_set_notifier_runs_its_callback_until_it_is_cleared),
         LOOP_CASE(one_that_was_set_before_it_was_watched_is_reported),
         LOOP_CASE(a_thread_wakes_a_loop_that_sleeps),
+        LOOP_CASE(begin_and_end_of_polling_are_those_of_its_fd),
         LOOP_CASE(a_signal_handler_wakes_the_loop_and_spares_errno),
     };
 

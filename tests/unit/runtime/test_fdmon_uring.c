@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <liburing.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -19,7 +20,10 @@
 
 #include "runtime/atomic.h"
 #include "runtime/context.h"
+#include "runtime/coroutine.h"
+#include "runtime/disk.h"
 #include "runtime/disk_kernel.h"
+#include "runtime/kernel.h"
 
 /* What is particular to watching fds through io_uring; what every monitor promises is tested with
  * the loop. */
@@ -474,6 +478,95 @@ static void looking_at_a_quiet_ring_costs_no_system_call(void **state)
     close(e.fd);
 }
 
+static void looking_at_a_ring_with_many_idle_fds_costs_no_system_call(void **state)
+{
+    AioContext *ctx = *state;
+    struct disk_kernel counting = disk_kernel_real;
+    struct event *events = calloc(1000, sizeof *events);
+
+    if (!may_open(1100)) {
+        free(events);
+        skip();
+    }
+    for (unsigned i = 0; i < 1000; i++) {
+        event_init(&events[i], ctx);
+        assert_int_equal(watch(&events[i]), 0);
+    }
+    poll_for_ns(ctx, 1000000);
+    aio_poll(ctx, false);
+
+    counting.uring_enter = count_enter;
+    ctx->disk.kernel = &counting;
+    n_enters = 0;
+    for (int i = 0; i < 100; i++)
+        aio_poll(ctx, false);
+    assert_int_equal(n_enters, 0);
+    ctx->disk.kernel = &disk_kernel_real;
+    for (unsigned i = 0; i < 1000; i++) {
+        take_off(&events[i]);
+        close(events[i].fd);
+    }
+    free(events);
+}
+
+static unsigned wait_flags; /* of the last wait that could sleep */
+static unsigned n_waits;
+
+static int note_flags(int ring_fd, unsigned to_submit, unsigned min_complete, unsigned flags,
+    void *arg, size_t arg_bytes)
+{
+    if (min_complete > 0) {
+        wait_flags = flags;
+        n_waits++;
+    }
+    return disk_kernel_real.uring_enter(ring_fd, to_submit, min_complete, flags, arg, arg_bytes);
+}
+
+/* Whether the kernel has it; where it has not, it would refuse a wait that asks for it. */
+static bool has_no_iowait(void)
+{
+    struct io_uring ring;
+    struct io_uring_params params = {0};
+
+    assert_int_equal(io_uring_queue_init_params(4, &ring, &params), 0);
+    io_uring_queue_exit(&ring);
+    return params.features & IORING_FEAT_NO_IOWAIT;
+}
+
+static void coroutine_fn sync_it(void *opaque)
+{
+    struct event *e = opaque;
+
+    assert_int_equal(co_fsync(e->fd), 0);
+    e->n_calls = 1;
+}
+
+static void an_idle_loop_is_not_shown_as_waiting_for_a_disk(void **state)
+{
+    AioContext *ctx = *state;
+    struct disk_kernel noting = disk_kernel_real;
+    char path[] = "/tmp/test_fdmon_uring.XXXXXX";
+    struct event file = {.ctx = ctx, .fd = mkostemp(path, O_CLOEXEC)};
+    unsigned expected = has_no_iowait() ? IORING_ENTER_NO_IOWAIT : 0;
+
+    unlink(path);
+    noting.uring_enter = note_flags;
+    ctx->disk.kernel = &noting;
+    n_waits = 0;
+    poll_for_ns(ctx, 1000000);
+    assert_true(n_waits > 0);
+    assert_int_equal(wait_flags & IORING_ENTER_NO_IOWAIT, expected);
+
+    /* But one that does wait for a disk is. */
+    n_waits = 0;
+    coroutine_enter(coroutine_create(sync_it, &file));
+    poll_until(ctx, &file.n_calls, 1);
+    if (n_waits > 0)
+        assert_int_equal(wait_flags & IORING_ENTER_NO_IOWAIT, 0);
+    ctx->disk.kernel = &disk_kernel_real;
+    close(file.fd);
+}
+
 static void an_idle_ring_wakes_nobody(void **state)
 {
     AioContext *ctx = *state;
@@ -538,6 +631,8 @@ int main(void)
         cmocka_unit_test(a_ring_made_here_works_in_the_thread_that_polls_it),
         CASE(signals_in_a_wait_cost_neither_events_nor_timers),
         CASE(looking_at_a_quiet_ring_costs_no_system_call),
+        CASE(looking_at_a_ring_with_many_idle_fds_costs_no_system_call),
+        CASE(an_idle_loop_is_not_shown_as_waiting_for_a_disk),
         CASE(an_idle_ring_wakes_nobody),
         CASE(a_ring_that_refuses_now_and_then_reports_all_the_same),
     };

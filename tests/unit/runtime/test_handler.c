@@ -253,6 +253,62 @@ static void nested_poll_calls_what_the_outer_one_left(void **state)
     close_end(&ends[1]);
 }
 
+static void read_within(void *opaque)
+{
+    struct end *end = opaque;
+
+    on_read(end);
+    if (end->reads == 1) {
+        /* Nobody has read what is there: this turn is told of it too. */
+        while (end->reads == 1)
+            aio_poll(end->ctx, false);
+    } else {
+        on_read_drain(end);
+    }
+}
+
+static void nested_poll_is_told_again_of_what_the_outer_callback_has_not_read(void **state)
+{
+    struct loop *loop = *state;
+    struct end end;
+
+    open_end(loop, &end);
+    watch(&end, read_within, NULL);
+    send_byte(&end);
+    loop_until(loop, &end.called);
+    while (aio_poll(loop->ctx, false))
+        continue;
+    assert_int_equal(end.reads, 3); /* the outer, the inner and its on_read_drain() */
+    close_end(&end);
+}
+
+static void callback_whose_data_somebody_else_has_read_does_no_harm(void **state)
+{
+    struct loop *loop = *state;
+    struct end ends[2];
+
+    /* Two fds of one socket: whoever comes first reads all there is. */
+    open_end(loop, &ends[0]);
+    ends[1] = ends[0];
+    ends[1].fd = dup(ends[0].fd);
+    ends[1].peer = -1;
+    watch(&ends[0], on_read_drain, NULL);
+    watch(&ends[1], on_read_drain, NULL);
+    while (aio_poll(loop->ctx, false))
+        continue;
+    for (int i = 1; i <= 20; i++) {
+        send_byte(&ends[0]);
+        while (ends[0].reads + ends[1].reads < i)
+            aio_poll(loop->ctx, true);
+        while (aio_poll(loop->ctx, false))
+            continue;
+        ends[0].reads = i;
+        ends[1].reads = 0;
+    }
+    close_end(&ends[1]);
+    close_end(&ends[0]);
+}
+
 static void what_cannot_be_watched_is_refused_and_changes_nothing(void **state)
 {
     struct loop *loop = *state;
@@ -446,6 +502,8 @@ int main(void)
         LOOP_CASE(handler_taken_off_by_a_sibling_of_the_same_turn_is_not_called),
         LOOP_CASE(callback_may_take_itself_off_and_free_what_it_works_on),
         LOOP_CASE(nested_poll_calls_what_the_outer_one_left),
+        LOOP_CASE(nested_poll_is_told_again_of_what_the_outer_callback_has_not_read),
+        LOOP_CASE(callback_whose_data_somebody_else_has_read_does_no_harm),
         LOOP_CASE(what_cannot_be_watched_is_refused_and_changes_nothing),
         LOOP_CASE(fd_far_up_is_watched_like_any_other),
         LOOP_CASE(fd_added_by_another_thread_reaches_a_wait_that_has_begun),
