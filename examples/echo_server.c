@@ -10,7 +10,6 @@
 #include <sherd/co_socket.h>
 
 #define SERVERS 256 /* coroutines; each has one client, and who comes when all are busy waits */
-#define MS_NS   INT64_C(1000000)
 
 static CoFd listener;
 static CoCancel stop;
@@ -40,7 +39,7 @@ static void coroutine_fn serve(void *opaque)
         if (co_fd_init(&client, co_accept(&listener, NULL, NULL)) == 0)
             echo(&client);
         else
-            co_sleep_ns(100 * MS_NS); /* no fd is left, perhaps: not again at once */
+            co_sleep_ns(100 * AIO_SCALE_MS); /* no fd is left, perhaps: not again at once */
     co_scope_end(&scope);
     n_running--;
 }
@@ -64,7 +63,7 @@ int main(int argc, char **argv)
         bind(listener.fd, (void *)&at, sizeof at) < 0 || listen(listener.fd, SERVERS) < 0 ||
         aio_context_new(NULL, &ctx) < 0 || !(stop_bh = aio_bh_new(ctx, on_stop, NULL)))
         err(1, "echo_server PATH IDLE_MS");
-    idle_ns = atoi(argv[2]) * MS_NS;
+    idle_ns = atoi(argv[2]) * AIO_SCALE_MS;
     aio_context_set_current(ctx);
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The programs in examples/ that use the runtime alone."""
+"""The programs in examples/ that use the runtime alone, and the pages that explain them."""
 import hashlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,8 +12,10 @@ import unittest
 
 import harness
 
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 BUILD = os.path.dirname(os.path.realpath(harness.program()))
 FILE_COPY = os.path.join(BUILD, "examples", "file_copy")
+TWO_LOOPS = os.path.join(BUILD, "examples", "two_loops")
 ECHO_SERVER = os.path.join(BUILD, "examples", "echo_server")
 FAR_MS = 600_000
 
@@ -137,6 +140,53 @@ class EchoServer(unittest.TestCase):
         client = self.connect()
         self.assertEqual(client.recv(1), b"")
         self.check_end(server, signal.SIGTERM)
+
+
+class TwoLoops(unittest.TestCase):
+    def test_all_of_it_happens(self):
+        result = subprocess.run([TWO_LOOPS], capture_output=True, text=True, timeout=harness.DEADLINE)
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        lines = result.stdout.splitlines()
+        self.assertEqual(sorted(lines), ["a bottom half ran", "a coroutine is in the helper's thread",
+                                         "it is back, and has slept", "the timer fired"])
+        self.assertLess(lines.index("a coroutine is in the helper's thread"),
+                        lines.index("it is back, and has slept"))
+
+
+def text_of(*path):
+    with open(os.path.join(ROOT, *path), encoding="utf-8") as file:
+        return file.read()
+
+
+def files_of(folder, pattern):
+    return [text_of(folder, name) for name in os.listdir(os.path.join(ROOT, folder))
+            if re.fullmatch(pattern, name)]
+
+
+def called(text):
+    """The functions and macros that text names: `aio_poll()`, `co_pread(fd, …)`."""
+    return re.findall(r"`(\w+)\(", text)
+
+
+class Pages(unittest.TestCase):
+    def test_the_code_in_the_loop_page_is_that_of_the_examples(self):
+        blocks = re.findall(r"^```c\n(.*?)^```$", text_of("docs", "loop.md"), re.M | re.S)
+        examples = files_of("examples", r".*\.c")
+        self.assertGreater(len(blocks), 8)
+        for block in blocks:
+            self.assertTrue(any(block in example for example in examples), block)
+
+    def test_each_function_that_the_pages_name_is_there(self):
+        headers = "\n".join(files_of("runtime", r".*\.h") + [text_of("shard", "service.h")])
+        names = set(called(text_of("docs", "loop.md")))
+        for line in text_of("docs", "concepts.md").splitlines():
+            cells = line.split(" | ")
+            if len(cells) == 3 and not line.startswith("|---"):
+                ours = cells[0].replace("qemu_", "") if cells[1].strip() == "the same" else cells[1]
+                names.update(called(ours))
+        self.assertGreater(len(names), 60)
+        there = set(re.findall(r"\w+", headers)) | {"getaddrinfo"}
+        self.assertEqual(names - there - {"serve"}, set())
 
 
 if __name__ == "__main__":
