@@ -61,41 +61,6 @@ static struct aio_counters *counters(AioContext *ctx)
     return ctx->instruments.counters;
 }
 
-/* ---- places among those in flight ---- */
-
-/* 0, or the error of the scope that ended meanwhile. */
-static int coroutine_fn NOINLINE wait_for_place(
-    struct disk_state *disk, struct disk_request *request)
-{
-    request->place = DISK_WAITS;
-    disk_queue_push(&disk->waiting, request);
-    return co_wait(&request->wait, "disk queue");
-}
-
-static INLINE int coroutine_fn take_place(struct disk_state *disk, struct disk_request *request)
-{
-    if (disk->n_in_flight >= disk->depth)
-        return wait_for_place(disk, request);
-    disk->n_in_flight++;
-    return 0;
-}
-
-static void NOINLINE hand_place_on(struct disk_state *disk)
-{
-    struct disk_request *next = disk_queue_pop(&disk->waiting);
-
-    next->place = DISK_NOWHERE;
-    aio_co_wake(next->co);
-}
-
-static INLINE void give_up_place(struct disk_state *disk)
-{
-    if (disk->waiting.first)
-        hand_place_on(disk);
-    else
-        disk->n_in_flight--;
-}
-
 /* ---- the end of a scope ---- */
 
 static bool withdraw(struct co_wait *wait)
@@ -129,15 +94,46 @@ static ssize_t coroutine_fn NOINLINE result_in_scope(const struct disk_request *
     return over < 0 ? over : r;
 }
 
-/* A wait that a scope may end. */
-static void coroutine_fn NOINLINE wait_in_scope(struct disk_request *request)
+/* 0, or the error of the scope that ended meanwhile: then nobody has the request any more. */
+static int coroutine_fn NOINLINE wait_in_scope(struct disk_request *request, const char *why)
 {
-    int over = co_wait(&request->wait, "disk");
+    request->wait.withdraw = request->op == DISK_CLOSE ? NULL : withdraw;
+    return co_wait(&request->wait, why);
+}
 
-    if (over < 0) {
-        request->result = over;
-        request->done = true;
-    }
+/* ---- places among those in flight ---- */
+
+/* 0, or the error of the scope that ended meanwhile. */
+static int coroutine_fn NOINLINE wait_for_place(
+    struct disk_state *disk, struct disk_request *request)
+{
+    request->place = DISK_WAITS;
+    disk_queue_push(&disk->waiting, request);
+    return wait_in_scope(request, "disk queue");
+}
+
+static INLINE int coroutine_fn take_place(struct disk_state *disk, struct disk_request *request)
+{
+    if (disk->n_in_flight >= disk->depth)
+        return wait_for_place(disk, request);
+    disk->n_in_flight++;
+    return 0;
+}
+
+static void NOINLINE hand_place_on(struct disk_state *disk)
+{
+    struct disk_request *next = disk_queue_pop(&disk->waiting);
+
+    next->place = DISK_NOWHERE;
+    aio_co_wake(next->co);
+}
+
+static INLINE void give_up_place(struct disk_state *disk)
+{
+    if (disk->waiting.first)
+        hand_place_on(disk);
+    else
+        disk->n_in_flight--;
 }
 
 /* ---- one request ---- */
@@ -178,6 +174,16 @@ static bool NOINLINE must_go_round(AioContext *ctx, const struct disk_request *r
     return disk->at_once_bytes > AT_ONCE_BYTES;
 }
 
+static void coroutine_fn NOINLINE wait_for_end_in_scope(struct disk_request *request)
+{
+    int over = wait_in_scope(request, "disk");
+
+    if (over < 0) {
+        request->result = over;
+        request->done = true;
+    }
+}
+
 /* With a place: from submit() to the end. */
 static INLINE void coroutine_fn submit_and_wait(AioContext *ctx, struct disk_request *request)
 {
@@ -189,7 +195,7 @@ static INLINE void coroutine_fn submit_and_wait(AioContext *ctx, struct disk_req
         if (request->done)
             disk_push_completed(ctx, request);
         if (request->co->scope)
-            wait_in_scope(request);
+            wait_for_end_in_scope(request);
         else
             coroutine_yield_at("disk");
     }
@@ -266,7 +272,6 @@ static INLINE ssize_t coroutine_fn run(struct disk_request *request)
     request->co = coroutine_self();
     assert(request->co && request->co->ctx);
     AioContext *ctx = request->co->ctx;
-    request->wait.withdraw = request->op == DISK_CLOSE ? NULL : withdraw;
     request->fixed_file = -1;
     if (disk_fd_is_fixed(request->fd)) {
         int r = resolve_fixed(ctx, request);

@@ -9,11 +9,22 @@
  * Concurrency: coroutine_fn, all of them. Several coroutines may use one fd at once.
  * Lifetime:    buffers, paths and the fd stay valid until the call returns; it returns when the
  *              kernel is done with them, never earlier.
- * Not here:    pipes, sockets and other fds without offsets: watch those (sherd/aio.h)
+ * Not here:    pipes, sockets and other fds without offsets: watch those (sherd/aio.h). Files and
+ *              buffers that are used often can be registered (sherd/aio_register.h); then fd may be
+ *              AIO_FIXED_FD(place).
  *
  * All return a count or 0, or -errno as the system call would. A read returns its whole count,
- * short only at the end of the file; a write its whole count, or an error. EINTR and EAGAIN are not
- * seen by callers, but for an openat2 that asks for EAGAIN (RESOLVE_CACHED, O_NONBLOCK).
+ * short only at the end of the file; a write its whole count, or an error (-ENOSPC where the file
+ * takes nothing more and the kernel has no error for it), after which an unknown part is written.
+ *
+ * EINTR and EAGAIN are not seen by callers, but for an openat2 that asks for EAGAIN (RESOLVE_CACHED,
+ * O_NONBLOCK), and for -EAGAIN where a call needs a worker thread and, tried for some milliseconds,
+ * not even one can be made (RLIMIT_NPROC).
+ *
+ * The end of a scope (sherd/co_cancel.h) ends all but co_close() with -ECANCELED or -ETIMEDOUT: at
+ * once where the kernel or a worker has not begun; with io_uring also later, as soon as the kernel
+ * has let go; else not, and the call returns what it would have. What was moved until then is not
+ * told.
  *
  * What is in memory is read without a way through another thread. The same goes for an openat2 with
  * O_NONBLOCK or O_PATH, and for a statx of an open fd (an empty path with AT_EMPTY_PATH) with

@@ -3,7 +3,7 @@
  * bench_disk - what the runtime adds to a read
  *
  * Random reads of 4 KiB, a coroutine for each that is in flight, beside a bare liburing loop with the
- * same flags, depth, file and buffers. Both sides run in turns of half a millisecond; the ratio is
+ * same flags, depth, file and buffers. Both sides run in turns of a millisecond; the ratio is
  * the median of the turns', and below 1 the runtime is the faster. The first row measures the bare
  * loop against itself: where that is not near 1.00, the machine is too busy to tell anything.
  *
@@ -31,8 +31,8 @@
 #define MOST_DEPTH 128
 #define RING_FLAGS \
     (IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG)
-#define HOT_REPEATS 768 /* half a millisecond, which mostly is one time slice */
-#define HOT_ROUNDS  1001
+#define HOT_REPEATS 1536 /* a good millisecond, which mostly is one time slice */
+#define HOT_ROUNDS  501
 #define MOST_NOISE  0.03 /* of the bare loop against itself */
 
 /* What a row measures. The callbacks of compare.h take no argument. */
