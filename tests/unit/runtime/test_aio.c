@@ -244,7 +244,7 @@ static void lock_of_the_context_is_recursive_and_the_loop_never_takes_it(void **
     pthread_join(thread, NULL);
 }
 
-static void release_unacquired(void)
+__attribute__((unused)) static void release_unacquired(void)
 {
     AioContext *ctx;
 
@@ -254,7 +254,11 @@ static void release_unacquired(void)
 
 static void release_of_a_context_not_acquired_aborts(void **state)
 {
+#ifdef __SANITIZE_THREAD__
+    skip(); /* which says so itself, in its own words */
+#else
     assert_bug(release_unacquired, "has not acquired it");
+#endif
 }
 
 /* ---- notifications ---- */
