@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * CoSemaphore: who gets how much when, and that nothing is lost.
+ * CoSemaphore: who gets how much when, and that nothing is lost. Its source is compiled in here, with the
+ * hook on, in place of the library's, so that a case can come in before any access to its word.
  */
-#include "tests/unit/runtime/co_actor.h"
+#define SHERD_ATOMIC_HOOK
+#include "runtime/co_semaphore.c"
 
 #include <errno.h>
 
-#include "runtime/co_semaphore.h"
+#include "tests/unit/runtime/co_actor.h"
 
 static CoSemaphore semaphore;
 
@@ -132,6 +134,47 @@ static void what_is_released_after_the_cancel_stays(void **state)
     assert_int_equal(co_semaphore_available(&semaphore), 1);
     actor_stop(&a);
     co_semaphore_deinit(&semaphore);
+}
+
+/* ---- at each access ---- */
+
+static int before_access; /* of the word, counted down to the one before which a release comes in */
+static bool is_given;
+
+void atomic_hook(
+    enum atomic_access access, const volatile void *address, const char *file, int line)
+{
+    if (address == &semaphore.word && before_access > 0 && --before_access == 0)
+        is_given = give_quickly(&semaphore, 1);
+}
+
+/* Whether the acquire made so many accesses. A release that can't be quick waits for the lock. */
+static bool acquire_with_release_before(struct actor *actor, int access)
+{
+    co_semaphore_init(&semaphore, 0);
+    is_given = false;
+    before_access = access;
+    begin_acquire(actor, 1);
+    bool came_in = before_access == 0;
+    before_access = 0;
+    if (!is_given)
+        release(1);
+    assert_false(actor->is_busy);
+    assert_int_equal(co_semaphore_available(&semaphore), 0);
+    co_semaphore_deinit(&semaphore);
+    return came_in;
+}
+
+static void a_release_before_any_access_of_who_comes_to_wait_reaches_it(void **state)
+{
+    struct actor a;
+    int n_accesses = 0;
+
+    actor_start(&a);
+    while (acquire_with_release_before(&a, n_accesses + 1))
+        n_accesses++;
+    assert_in_range(n_accesses, 3, 20);
+    actor_stop(&a);
 }
 
 /* ---- against a reference ---- */
@@ -319,6 +362,7 @@ int main(int argc, char **argv)
         CASE(those_behind_one_that_gives_up_are_served),
         CASE(what_was_given_before_the_cancel_came_is_kept),
         CASE(what_is_released_after_the_cancel_stays),
+        CASE(a_release_before_any_access_of_who_comes_to_wait_reaches_it),
         CASE(random_steps_end_as_the_reference_says),
         CASE(between_threads_nothing_is_lost_and_the_limit_holds),
         CASE(between_threads_who_does_not_wait_and_who_does_share_the_count),
