@@ -150,6 +150,7 @@ int spawn_settle(const struct spawn *spawn, struct log *log, char **ret_error)
 
     log_process(log, spawn->process);
     prctl(PR_SET_NAME, spawn->comm);
+    prctl(PR_SET_TIMERSLACK, 1); /* else the kernel ends a sleep up to 50 us late */
     r = reset_signals();
     if (r < 0)
         return explain(ret_error, r, "can't reset signals: %s", strerror(-r));

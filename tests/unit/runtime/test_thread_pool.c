@@ -2,79 +2,11 @@
 #include "runtime/thread_pool.h"
 
 #include <dirent.h>
-#include <errno.h>
-#include <pthread.h>
 #include <sched.h>
-#include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stdlib.h>
 #include <unistd.h>
 
-#include <cmocka.h>
-
-#include "runtime/atomic.h"
-#include "runtime/context.h"
-#include "runtime/pool_work.h"
-#include "tests/unit/runtime/death.h"
-
-#define DEADLINE_NS ((int64_t)20 * 1000 * 1000 * 1000)
-
-static AioContext *context_with(uint32_t max_threads)
-{
-    AioContext *ctx;
-    struct aio_config config = {.engine = AIO_ENGINE_THREADS, .max_threads = max_threads};
-
-    assert_int_equal(aio_context_new(&config, &ctx), 0);
-    aio_context_set_current(ctx);
-    return ctx;
-}
-
-static void drop(AioContext *ctx)
-{
-    aio_context_set_current(NULL);
-    aio_context_unref(ctx);
-}
-
-static void fail_late(void *opaque)
-{
-    fail_msg("the state waited for did not come");
-}
-
-static void poll_until(AioContext *ctx, const unsigned *value, unsigned target)
-{
-    AioTimer deadline;
-
-    aio_timer_init(ctx, &deadline, fail_late, NULL);
-    timer_mod_ns(&deadline, aio_clock_ns() + DEADLINE_NS);
-    while (*value < target)
-        aio_poll(ctx, true);
-    timer_del(&deadline);
-}
-
-/* A coroutine that has func run and keeps what came back. */
-struct call {
-    ThreadPoolFunc *func;
-    void *opaque;
-    int result;
-    unsigned *n_ended;
-};
-
-static void run_call(void *opaque)
-{
-    struct call *call = opaque;
-
-    call->result = thread_pool_submit_co(call->func, call->opaque);
-    ++*call->n_ended;
-}
-
-static void start(struct call *call)
-{
-    Coroutine *co = coroutine_create(run_call, call);
-
-    assert_non_null(co);
-    coroutine_enter(co);
-}
+#include "tests/unit/runtime/thread_pool_fixture.h"
 
 static unsigned count_threads(void)
 {
@@ -126,53 +58,6 @@ static void work_runs_in_a_thread_that_takes_no_signals(void **state)
     drop(ctx);
 }
 
-/* A gate that work waits at, and how many wait there. */
-static struct {
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    unsigned n_waiting;
-    unsigned most_waiting;
-    bool open;
-} gate = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
-
-static int wait_at_gate(void *opaque)
-{
-    pthread_mutex_lock(&gate.lock);
-    if (++gate.n_waiting > gate.most_waiting)
-        gate.most_waiting = gate.n_waiting;
-    pthread_cond_broadcast(&gate.changed);
-    while (!gate.open)
-        pthread_cond_wait(&gate.changed, &gate.lock);
-    gate.n_waiting--;
-    pthread_mutex_unlock(&gate.lock);
-    return 0;
-}
-
-static void close_gate(void)
-{
-    gate.open = false;
-    gate.n_waiting = 0;
-    gate.most_waiting = 0;
-}
-
-static void wait_until_at_gate(unsigned n)
-{
-    pthread_mutex_lock(&gate.lock);
-    while (gate.n_waiting < n)
-        pthread_cond_wait(&gate.changed, &gate.lock);
-    pthread_mutex_unlock(&gate.lock);
-}
-
-static void open_gate_when_waiting(unsigned n)
-{
-    pthread_mutex_lock(&gate.lock);
-    while (gate.n_waiting < n)
-        pthread_cond_wait(&gate.changed, &gate.lock);
-    gate.open = true;
-    pthread_cond_broadcast(&gate.changed);
-    pthread_mutex_unlock(&gate.lock);
-}
-
 static void as_many_run_at_once_as_there_may_be_threads(void **state)
 {
     enum { N = 20, MAX = 3 };
@@ -219,11 +104,6 @@ static void work_is_done_first_in_first_out(void **state)
     for (int i = 0; i < N; i++)
         assert_int_equal(noted.order[i], i);
     drop(ctx);
-}
-
-static int return_zero(void *opaque)
-{
-    return 0;
 }
 
 static void run_one(AioContext *ctx)
@@ -485,202 +365,6 @@ static void workers_run_where_the_loop_may_run(void **state)
     drop(ctx);
 }
 
-/* ---- calls with a callback ---- */
-
-struct done {
-    int result;
-    unsigned n;
-    const unsigned *wait_for; /* another's n: the callback turns the loop until it is not 0 */
-    AioContext *ctx;
-};
-
-static void note_done(void *opaque, int ret)
-{
-    struct done *done = opaque;
-
-    done->result = ret;
-    done->n++;
-    if (done->wait_for)
-        poll_until(done->ctx, done->wait_for, 1);
-}
-
-static int add_one(void *opaque)
-{
-    return *(int *)opaque + 1;
-}
-
-static int count_run(void *opaque)
-{
-    atomic_add_seq((unsigned *)opaque, 1);
-    return 0;
-}
-
-static void callback_gets_the_result_once_and_in_a_later_turn(void **state)
-{
-    AioContext *ctx = context_with(1);
-    struct done done = {.n = 0};
-    int argument = 41;
-
-    assert_int_equal(thread_pool_submit_aio(add_one, &argument, note_done, &done, NULL), 0);
-    assert_int_equal(done.n, 0);
-    poll_until(ctx, &done.n, 1);
-    assert_int_equal(done.result, 42);
-    assert_false(aio_poll(ctx, false));
-    assert_int_equal(done.n, 1);
-    drop(ctx);
-}
-
-static void work_may_be_handed_over_with_nobody_to_call_back(void **state)
-{
-    AioContext *ctx = context_with(1);
-    struct done done = {.n = 0};
-    unsigned n_runs = 0;
-
-    assert_int_equal(thread_pool_submit(count_run, &n_runs), 0);
-    assert_int_equal(thread_pool_submit_aio(count_run, &n_runs, note_done, &done, NULL), 0);
-    poll_until(ctx, &done.n, 1);
-    assert_int_equal(n_runs, 2);
-    drop(ctx);
-}
-
-static void queued_work_can_be_cancelled_and_running_work_cannot(void **state)
-{
-    enum { N = 4 };
-    AioContext *ctx = context_with(1);
-    ThreadPoolCall *running, *queued[N];
-    struct done first = {.n = 0}, done[N] = {{.n = 0}};
-    unsigned n_runs = 0;
-
-    close_gate();
-    assert_int_equal(thread_pool_submit_aio(wait_at_gate, NULL, note_done, &first, &running), 0);
-    for (int i = 0; i < N; i++)
-        assert_int_equal(
-            thread_pool_submit_aio(count_run, &n_runs, note_done, &done[i], &queued[i]), 0);
-    wait_until_at_gate(1);
-    assert_false(thread_pool_cancel(running));
-    assert_true(thread_pool_cancel(queued[3])); /* last, middle, first of those left */
-    assert_true(thread_pool_cancel(queued[1]));
-    assert_true(thread_pool_cancel(queued[0]));
-    assert_false(thread_pool_cancel(queued[0]));
-    assert_int_equal(done[0].n, 0); /* not inside the call */
-    open_gate_when_waiting(1);
-    poll_until(ctx, &first.n, 1);
-    poll_until(ctx, &done[2].n, 1);
-    assert_false(aio_poll(ctx, false));
-    for (int i = 0; i < N; i++) {
-        assert_int_equal(done[i].n, 1);
-        assert_int_equal(done[i].result, i == 2 ? 0 : -ECANCELED);
-    }
-    assert_int_equal(n_runs, 1);
-    assert_int_equal(first.result, 0);
-    drop(ctx);
-}
-
-static void callback_may_wait_for_the_next_in_a_nested_loop(void **state)
-{
-    enum { N = 5 };
-    AioContext *ctx = context_with(1);
-    struct done done[N];
-    unsigned n_runs = 0;
-
-    for (int i = 0; i < N; i++)
-        done[i] = (struct done){.ctx = ctx, .wait_for = i < N - 1 ? &done[i + 1].n : NULL, .n = 0};
-    for (int i = 0; i < N; i++)
-        assert_int_equal(thread_pool_submit_aio(count_run, &n_runs, note_done, &done[i], NULL), 0);
-    /* all finished before the loop looks */
-    while (atomic_load_acquire(&n_runs) < N)
-        sched_yield();
-    poll_until(ctx, &done[0].n, 1);
-    for (int i = 0; i < N; i++)
-        assert_int_equal(done[i].n, 1);
-    assert_false(aio_poll(ctx, false)); /* nothing is left scheduled */
-    drop(ctx);
-}
-
-static void callbacks_come_in_the_order_the_work_was_finished(void **state)
-{
-    AioContext *ctx = context_with(1);
-    struct done done[20];
-
-    for (int round = 0; round < 50; round++) {
-        unsigned n_runs = 0;
-
-        for (int i = 0; i < 20; i++) {
-            done[i] = (struct done){.n = 0};
-            assert_int_equal(
-                thread_pool_submit_aio(count_run, &n_runs, note_done, &done[i], NULL), 0);
-        }
-        for (int i = 19; i >= 0; i--) {
-            poll_until(ctx, &done[i].n, 1);
-            assert_int_equal(done[i].n, 1);
-        }
-    }
-    drop(ctx);
-}
-
-/* ---- scopes ---- */
-
-struct scoped {
-    CoCancel *token;
-    int64_t deadline_ns;
-    unsigned *n_runs;
-    int result;
-    unsigned n_ended;
-};
-
-static void run_scoped(void *opaque)
-{
-    struct scoped *s = opaque;
-    CoScope scope;
-
-    co_scope_begin(&scope, s->token, s->deadline_ns);
-    s->result = thread_pool_submit_co(count_run, s->n_runs);
-    co_scope_end(&scope);
-    s->n_ended++;
-}
-
-static void wait_for_queued_work_ends_with_its_scope(void **state)
-{
-    AioContext *ctx = context_with(1);
-    unsigned n_runs = 0, n_ended = 0;
-    CoCancel token;
-    struct call running = {.func = wait_at_gate, .n_ended = &n_ended};
-    struct scoped scoped[] = {
-        {.token = &token, .deadline_ns = CO_NO_DEADLINE, .n_runs = &n_runs},
-        {.deadline_ns = aio_clock_ns() + 1000000, .n_runs = &n_runs},
-    };
-
-    co_cancel_init(&token);
-    close_gate();
-    start(&running);
-    for (int i = 0; i < 2; i++)
-        coroutine_enter(coroutine_create(run_scoped, &scoped[i]));
-    co_cancel(&token);
-    for (int i = 0; i < 2; i++)
-        poll_until(ctx, &scoped[i].n_ended, 1);
-    assert_int_equal(scoped[0].result, -ECANCELED);
-    assert_int_equal(scoped[1].result, -ETIMEDOUT);
-    open_gate_when_waiting(1);
-    poll_until(ctx, &n_ended, 1);
-    assert_int_equal(n_runs, 0);
-    co_cancel_deinit(&token);
-    drop(ctx);
-}
-
-static void end_with_work_under_way(void)
-{
-    AioContext *ctx = context_with(1);
-    struct done done = {.n = 0};
-
-    assert_int_equal(thread_pool_submit_aio(return_zero, NULL, note_done, &done, NULL), 0);
-    drop(ctx);
-}
-
-static void context_that_ends_with_work_under_way_aborts(void **state)
-{
-    assert_bug(end_with_work_under_way, "is under way at the end of its context");
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -698,13 +382,6 @@ int main(void)
         cmocka_unit_test(workers_above_a_lowered_maximum_leave_and_work_goes_on),
         cmocka_unit_test(raised_maximum_serves_what_waits_already),
         cmocka_unit_test(workers_run_where_the_loop_may_run),
-        cmocka_unit_test(callback_gets_the_result_once_and_in_a_later_turn),
-        cmocka_unit_test(work_may_be_handed_over_with_nobody_to_call_back),
-        cmocka_unit_test(queued_work_can_be_cancelled_and_running_work_cannot),
-        cmocka_unit_test(callback_may_wait_for_the_next_in_a_nested_loop),
-        cmocka_unit_test(callbacks_come_in_the_order_the_work_was_finished),
-        cmocka_unit_test(wait_for_queued_work_ends_with_its_scope),
-        cmocka_unit_test(context_that_ends_with_work_under_way_aborts),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

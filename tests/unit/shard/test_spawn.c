@@ -168,6 +168,16 @@ static void child_is_named_in_ps_and_in_the_log(void **state)
     assert_int_equal(status_of_child(*state, is_named), 0);
 }
 
+static int sleeps_are_stretched(struct fixture *f)
+{
+    return prctl(PR_GET_TIMERSLACK) > 1;
+}
+
+static void child_wakes_when_its_timers_say(void **state)
+{
+    assert_int_equal(status_of_child(*state, sleeps_are_stretched), 0);
+}
+
 static int runs_where_it_did(struct fixture *f)
 {
     cpu_set_t cpus;
@@ -299,6 +309,7 @@ int main(void)
         CASE(child_that_misses_an_fd_of_its_list_is_refused),
         CASE(child_ignores_what_is_sent_to_all_and_blocks_nothing),
         CASE(child_is_named_in_ps_and_in_the_log),
+        CASE(child_wakes_when_its_timers_say),
         CASE(child_runs_on_its_core_or_without_where_that_is_gone),
         CASE(child_of_another_image_is_refused),
         CASE(each_fact_of_the_image_counts_and_is_named),
