@@ -83,14 +83,11 @@ static void one_less(struct co_registry *registry, uint64_t n)
     counter_set(&registry->instruments.counters->co_alive, registry->n_alive);
 }
 
-/* Frees the slots of those that others took away. */
-static void collect(struct co_registry *registry)
+__attribute__((noinline, cold)) static void collect_left(struct co_registry *registry)
 {
-    if (atomic_load_relaxed(&registry->left) == 0 &&        /* HINT */
-        atomic_load_relaxed(&registry->left_unlisted) == 0) /* HINT */
-        return;
     uint32_t left = atomic_xchg_seq(&registry->left, 0); /* LEFT */
     uint32_t n = atomic_xchg_seq(&registry->left_unlisted, 0);
+
     while (left != 0) {
         uint32_t slot = left - 1;
 
@@ -100,6 +97,14 @@ static void collect(struct co_registry *registry)
     }
     atomic_add_seq(&registry->refs, n);
     one_less(registry, n);
+}
+
+/* Frees the slots of those that others took away. */
+static inline void collect(struct co_registry *registry)
+{
+    if (atomic_load_relaxed(&registry->left) != 0 ||        /* HINT */
+        atomic_load_relaxed(&registry->left_unlisted) != 0) /* HINT */
+        collect_left(registry);
 }
 
 static void fill_entry(struct co_entry *entry, const Coroutine *co)

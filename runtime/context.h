@@ -149,7 +149,7 @@ bool context_end_turn(AioContext *ctx);
  * Context: owner loop. */
 void context_flush(AioContext *ctx);
 
-/* CLOCK_MONOTONIC for a note that is made often: as of this turn, and not older than 32 such notes.
+/* CLOCK_MONOTONIC for a note that is made often: as of this turn, and not older than 64 such notes.
  * Context: owner loop, coroutine. */
 static inline uint64_t context_note_ns(AioContext *ctx)
 {
@@ -157,7 +157,7 @@ static inline uint64_t context_note_ns(AioContext *ctx)
 
     if (clock->uses_left == 0) {
         clock->now_ns = (uint64_t)aio_clock_ns();
-        clock->uses_left = 32;
+        clock->uses_left = 64;
     }
     clock->uses_left--;
     return clock->now_ns;

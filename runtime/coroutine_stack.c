@@ -48,6 +48,7 @@
 #define MIN_STACK_BYTES ((size_t)16 * 1024)
 #define MAX_STACK_BYTES ((size_t)1 << 40)
 #define N_CLASSES       10 /* 16 KiB to 8 MiB */
+#define DEFAULT_CLASS   4  /* COROUTINE_STACK_BYTES */
 #define CACHE_LINE      64
 #define COLOURS         32   /* cache lines; half a page, so that a shallow stack stays in one */
 #define LIMIT_DECAY     4096 /* stacks given back between two looks at the limit */
@@ -64,7 +65,7 @@ struct co_stack_pool {
     /* Its own thread. */
     struct co_stack *idle[N_CLASSES] __attribute__((aligned(CACHE_LINE)));
     uint32_t n_idle;
-    uint32_t n_out;   /* given to somebody, or returned and not collected */
+    uint32_t n_owned; /* idle, in use, or returned and not collected */
     uint32_t limit;   /* of n_idle */
     uint32_t n_given; /* towards LIMIT_DECAY */
     uint32_t n_mapped;
@@ -91,6 +92,8 @@ static size_t page_bytes(void)
 {
     return (size_t)sysconf(_SC_PAGESIZE);
 }
+
+static_assert(MIN_STACK_BYTES << DEFAULT_CLASS == COROUTINE_STACK_BYTES, "the default has a class");
 
 /* N_CLASSES and more: too large to be kept. */
 static uint32_t class_of(size_t bytes)
@@ -217,6 +220,7 @@ static bool drop_idle(struct co_stack_pool *pool)
         unmap_all(pool->idle[i], pool->guard);
         pool->idle[i] = NULL;
     }
+    pool->n_owned -= pool->n_idle;
     pool->n_idle = 0;
     return any;
 }
@@ -225,8 +229,8 @@ static void keep_or_unmap(struct co_stack_pool *pool, struct co_stack *stack)
 {
     uint32_t class = class_of(stack->bytes);
 
-    pool->n_out--;
     if (class >= N_CLASSES || pool->n_idle >= pool->limit) {
+        pool->n_owned--;
         unmap(stack, pool->guard);
         return;
     }
@@ -259,7 +263,7 @@ static void close_pool(void *opaque)
     this_pool = NULL;
     collect(pool, CLOSED);
     drop_idle(pool);
-    if (atomic_add_seq(&pool->refs, pool->n_out - OPEN) == OPEN - pool->n_out)
+    if (atomic_add_seq(&pool->refs, pool->n_owned - OPEN) == OPEN - pool->n_owned)
         free(pool);
 }
 
@@ -302,10 +306,13 @@ static struct co_stack *pop_idle(struct co_stack_pool *pool, uint32_t class)
     return stack;
 }
 
-static void raise_limit(struct co_stack_pool *pool, uint32_t to)
+/* It keeps as many as were in use at once. */
+static inline void raise_limit(struct co_stack_pool *pool)
 {
-    if (pool->limit < to && pool->limit < CO_STACK_POOL_MAX)
-        pool->limit = to < CO_STACK_POOL_MAX ? to : CO_STACK_POOL_MAX;
+    uint32_t n_used = pool->n_owned - pool->n_idle;
+
+    if (pool->limit < n_used && pool->limit < CO_STACK_POOL_MAX)
+        pool->limit = n_used < CO_STACK_POOL_MAX ? n_used : CO_STACK_POOL_MAX;
 }
 
 /* None is idle here: one that others gave back, or a new one. */
@@ -320,30 +327,38 @@ static struct co_stack *fetch(struct co_stack_pool *pool, uint32_t class, size_t
     struct co_stack *stack = map(pool, bytes);
     if (!stack && errno == ENOMEM && drop_idle(pool))
         stack = map(pool, bytes);
-    raise_limit(pool, pool->n_out + pool->n_idle + 1);
+    if (stack)
+        pool->n_owned++;
+    return stack;
+}
+
+USES_THIS_POOL __attribute__((cold)) static struct co_stack *take_slowly(
+    uint32_t class, size_t bytes)
+{
+    struct co_stack_pool *pool = this_pool ? this_pool : open_pool();
+    size_t page = page_bytes();
+
+    if (!pool)
+        return NULL;
+    if (bytes > MAX_STACK_BYTES) {
+        errno = EINVAL;
+        return NULL;
+    }
+    bytes = class < N_CLASSES ? MIN_STACK_BYTES << class : (bytes + page - 1) / page * page;
+    struct co_stack *stack = fetch(pool, class, bytes);
+    raise_limit(pool);
     return stack;
 }
 
 USES_THIS_POOL struct co_stack *co_stack_take(size_t bytes)
 {
-    struct co_stack_pool *pool = this_pool ? this_pool : open_pool();
-    uint32_t class = class_of(bytes ? bytes : COROUTINE_STACK_BYTES);
+    struct co_stack_pool *pool = this_pool;
+    uint32_t class = bytes ? class_of(bytes) : DEFAULT_CLASS;
+    struct co_stack *stack = pool && class < N_CLASSES ? pop_idle(pool, class) : NULL;
 
-    if (!pool)
-        return NULL;
-    struct co_stack *stack = class < N_CLASSES ? pop_idle(pool, class) : NULL;
-    if (!stack) {
-        if (bytes > MAX_STACK_BYTES) {
-            errno = EINVAL;
-            return NULL;
-        }
-        size_t page = page_bytes();
-        bytes = class < N_CLASSES ? MIN_STACK_BYTES << class : (bytes + page - 1) / page * page;
-        stack = fetch(pool, class, bytes);
-        if (!stack)
-            return NULL;
-    }
-    raise_limit(pool, ++pool->n_out);
+    if (!stack)
+        return take_slowly(class, bytes);
+    raise_limit(pool);
     return stack;
 }
 
@@ -351,13 +366,10 @@ USES_THIS_POOL struct co_stack *co_stack_take(size_t bytes)
 
 static void forget_a_little(struct co_stack_pool *pool)
 {
-    uint32_t limit = pool->limit - pool->limit / 16;
-
-    if (limit < pool->n_out)
-        limit = pool->n_out;
-    pool->limit = limit > CO_STACK_POOL_MAX   ? CO_STACK_POOL_MAX
-                  : limit < CO_STACK_POOL_MIN ? CO_STACK_POOL_MIN
-                                              : limit;
+    pool->limit -= pool->limit / 16;
+    if (pool->limit < CO_STACK_POOL_MIN)
+        pool->limit = CO_STACK_POOL_MIN;
+    raise_limit(pool);
 }
 
 /* From another thread than its own: the last that this one does with the pool is to count it. */

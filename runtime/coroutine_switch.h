@@ -19,13 +19,16 @@
  */
 #include <stddef.h>
 
-/* A position at which entry(opaque) begins, with the floating-point control bits of the caller, on
- * the stack [low, low + bytes). entry must not return. Context: any thread. */
+/* A position at which entry(opaque) begins, with the floating-point control bits of whoever goes on
+ * there, on the stack [low, low + bytes). entry must not return. Context: any thread. */
 void *co_switch_prepare(void *low, size_t bytes, void (*entry)(void *opaque), void *opaque);
 
 /* Stores where this stack is left, then goes on at to. Returns when somebody goes on with
  * *ret_from. Context: any thread. */
 void co_switch(void **ret_from, void *to);
+
+/* Goes on at to, and leaves this stack for good. Context: any thread. */
+__attribute__((noreturn)) void co_switch_last(void *to);
 
 /* Returns. After a switch the processor's idea of where returns lead is out of step; who ends with
  * a call of this goes back to its own caller by a jump instead. Context: any thread. */

@@ -55,6 +55,12 @@ void co_switch(void **ret_from, void *to)
         bug("swapcontext failed");
 }
 
+void co_switch_last(void *to)
+{
+    setcontext(to);
+    bug("setcontext failed");
+}
+
 void co_switch_return(void)
 {
 }

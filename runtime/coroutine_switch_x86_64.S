@@ -4,7 +4,7 @@
  *
  * A position is the stack pointer with this below the return address:
  *
- *      sp + 0    MXCSR (4 bytes), x87 control word (2), unused (2)
+ *      sp + 0    MXCSR (4 bytes), x87 control word (2), not 0: leave both as they are (2)
  *      sp + 8    r15, r14, r13, r12, rbx, rbp
  *      sp + 56   where to go on
  *
@@ -15,7 +15,7 @@
  * each time.
  *
  * How the control words are loaded depends on the processor, by which the dynamic linker picks one
- * of two co_switch. On Intel's, loading MXCSR costs some 50 ns where the sticky status flags differ,
+ * of two. On Intel's, loading MXCSR costs some 50 ns where the sticky status flags differ,
  * so the control bits are compared, and it is loaded when one of those differs. On AMD's, a load
  * costs 0.4 ns in any case, and to read back what was just stored four times that.
  */
@@ -46,6 +46,26 @@
         .cfi_adjust_cfa_offset 8
         stmxcsr (%rsp)
         fnstcw  4(%rsp)
+        movw    $0, 6(%rsp)
+.endm
+
+/* Goes to the label `same` where the control words of the position at `to` are in force, or are not
+ * to be loaded. Those in force are at `now`. */
+.macro compare now, to, same
+        cmpw    $0, 6+\to
+        jne     \same
+        movl    \now, %eax
+        xorl    \to, %eax
+        andl    $~STICKY, %eax
+        movzwl  4+\now, %ecx
+        xorw    4+\to, %cx
+        orl     %ecx, %eax
+        jz      \same
+.endm
+
+.macro load
+        ldmxcsr (%rsp)
+        fldcw   4(%rsp)
 .endm
 
 /* Pops a position whose control words are loaded, and goes on there. */
@@ -82,21 +102,12 @@
 switch_comparing:
         .cfi_startproc
         save
-        movl    (%rsp), %eax
-        xorl    (%rsi), %eax
-        andl    $~STICKY, %eax
-        movzwl  4(%rsp), %ecx
-        xorw    4(%rsi), %cx
         movq    %rsp, (%rdi)
+        movq    %rsp, %rdx
         movq    %rsi, %rsp
-        orl     %ecx, %eax
-        jnz     2f
-1:      .cfi_remember_state
-        go_on
-        .cfi_restore_state
-2:      ldmxcsr (%rsp)
-        fldcw   4(%rsp)
-        jmp     1b
+        compare 0(%rdx), 0(%rsp), 1f
+        load
+1:      go_on
         .cfi_endproc
         .size   switch_comparing, . - switch_comparing
 
@@ -107,16 +118,45 @@ switch_loading:
         save
         movq    %rsp, (%rdi)
         movq    %rsi, %rsp
-        ldmxcsr (%rsp)
-        fldcw   4(%rsp)
-        go_on
+        cmpw    $0, 6(%rsp)
+        jne     1f
+        load
+1:      go_on
         .cfi_endproc
         .size   switch_loading, . - switch_loading
 
-/* Called once, by the dynamic linker: the address of the co_switch to be used. */
+/* To the last switch from a stack it does not matter what that stack has. */
         .p2align 4
-        .type   choose, @function
-choose:
+        .type   last_comparing, @function
+last_comparing:
+        .cfi_startproc
+        .cfi_undefined %rip
+        stmxcsr -8(%rsp)
+        fnstcw  -4(%rsp)
+        movq    %rsp, %rdx
+        movq    %rdi, %rsp
+        compare -8(%rdx), 0(%rsp), 1f
+        load
+1:      go_on
+        .cfi_endproc
+        .size   last_comparing, . - last_comparing
+
+        .p2align 4
+        .type   last_loading, @function
+last_loading:
+        .cfi_startproc
+        .cfi_undefined %rip
+        movq    %rdi, %rsp
+        load
+        go_on
+        .cfi_endproc
+        .size   last_loading, . - last_loading
+
+/* Called once for each, by the dynamic linker: which function `name` is. */
+.macro choose name, loading, comparing
+        .p2align 4
+        .type   choose_\name, @function
+choose_\name:
         .cfi_startproc
         pushq   %rbx
         .cfi_adjust_cfa_offset 8
@@ -124,20 +164,24 @@ choose:
         xorl    %eax, %eax
         cpuid
         cmpl    $0x444d4163, %ecx       /* "cAMD": AuthenticAMD */
-        leaq    switch_comparing(%rip), %rax
-        leaq    switch_loading(%rip), %rcx
+        leaq    \comparing(%rip), %rax
+        leaq    \loading(%rip), %rcx
         cmoveq  %rcx, %rax
         popq    %rbx
         .cfi_adjust_cfa_offset -8
         .cfi_restore %rbx
         ret
         .cfi_endproc
-        .size   choose, . - choose
+        .size   choose_\name, . - choose_\name
 
-        .globl  co_switch
-        .hidden co_switch
-        .type   co_switch, @gnu_indirect_function
-        .set    co_switch, choose
+        .globl  \name
+        .hidden \name
+        .type   \name, @gnu_indirect_function
+        .set    \name, choose_\name
+.endm
+
+        choose  co_switch, switch_loading, switch_comparing
+        choose  co_switch_last, last_loading, last_comparing
 
 /* void *co_switch_prepare(void *low, size_t bytes, void (*entry)(void *), void *opaque) */
         .p2align 4
@@ -149,9 +193,7 @@ co_switch_prepare:
         leaq    (%rdi, %rsi), %rax
         andq    $-16, %rax
         subq    $FRAME_BYTES, %rax
-        stmxcsr (%rax)
-        fnstcw  4(%rax)
-        movw    $0, 6(%rax)
+        movq    $-1, (%rax)             /* no control words */
         movq    $0, 8(%rax)             /* r15 */
         movq    $0, 16(%rax)            /* r14 */
         movq    %rcx, 24(%rax)          /* r13: opaque */
