@@ -306,13 +306,10 @@ static struct co_stack *pop_idle(struct co_stack_pool *pool, uint32_t class)
     return stack;
 }
 
-/* It keeps as many as were in use at once. */
-static inline void raise_limit(struct co_stack_pool *pool)
+static inline void raise_limit(struct co_stack_pool *pool, uint32_t n)
 {
-    uint32_t n_used = pool->n_owned - pool->n_idle;
-
-    if (pool->limit < n_used && pool->limit < CO_STACK_POOL_MAX)
-        pool->limit = n_used < CO_STACK_POOL_MAX ? n_used : CO_STACK_POOL_MAX;
+    if (pool->limit < n && pool->limit < CO_STACK_POOL_MAX)
+        pool->limit = n < CO_STACK_POOL_MAX ? n : CO_STACK_POOL_MAX;
 }
 
 /* None is idle here: one that others gave back, or a new one. */
@@ -346,7 +343,7 @@ USES_THIS_POOL __attribute__((cold)) static struct co_stack *take_slowly(
     }
     bytes = class < N_CLASSES ? MIN_STACK_BYTES << class : (bytes + page - 1) / page * page;
     struct co_stack *stack = fetch(pool, class, bytes);
-    raise_limit(pool);
+    raise_limit(pool, pool->n_owned);
     return stack;
 }
 
@@ -358,7 +355,7 @@ USES_THIS_POOL struct co_stack *co_stack_take(size_t bytes)
 
     if (!stack)
         return take_slowly(class, bytes);
-    raise_limit(pool);
+    raise_limit(pool, pool->n_owned - pool->n_idle);
     return stack;
 }
 
@@ -369,7 +366,7 @@ static void forget_a_little(struct co_stack_pool *pool)
     pool->limit -= pool->limit / 16;
     if (pool->limit < CO_STACK_POOL_MIN)
         pool->limit = CO_STACK_POOL_MIN;
-    raise_limit(pool);
+    raise_limit(pool, pool->n_owned - pool->n_idle);
 }
 
 /* From another thread than its own: the last that this one does with the pool is to count it. */
