@@ -70,7 +70,8 @@ struct co_entry {
     X(CALL_START, "method begins; a: method, b: caller and slot")    \
     X(CALL_END, "method ended; a: status, b: caller and slot")       \
     X(JUDGE, "calls to a dead peer judged; a: peer, b: incarnation") \
-    X(STATE, "process changed state; a: new state")
+    X(STATE, "process changed state; a: new state")                  \
+    X(CO_OVERFLOW, "coroutine overflowed; a: id, b: fault address")
 
 enum recorder_kind {
 #define X(name, help) RECORDER_##name,
@@ -78,6 +79,7 @@ enum recorder_kind {
 #undef X
 };
 
+/* CO_CREATE and CO_END bear the time of their turn, and lag by 64 such events at most. */
 struct recorder_event {
     uint64_t ns; /* CLOCK_MONOTONIC; stored last (release) */
     uint64_t kind;

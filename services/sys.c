@@ -2,6 +2,7 @@
 #include "services/sys.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -92,6 +93,21 @@ static void die_by_segv(void)
     raise(SIGSEGV);
 }
 
+/* Not a tail call, and not a loop: what it returns is used afterwards. */
+static int recurse(volatile int *depth)
+{
+    volatile int below = *depth + 1;
+
+    return below < INT_MAX ? recurse(&below) + *depth : 0;
+}
+
+static void die_by_overflow(void)
+{
+    volatile int depth = 0;
+
+    exit(recurse(&depth));
+}
+
 static void die_by_kill(void)
 {
     raise(SIGKILL);
@@ -103,10 +119,11 @@ static void die_by_exit(void)
 }
 
 /* X(word, how) */
-#define DEATHS(X)          \
-    X("abort", abort)      \
-    X("segv", die_by_segv) \
-    X("kill", die_by_kill) \
+#define DEATHS(X)                  \
+    X("abort", abort)              \
+    X("segv", die_by_segv)         \
+    X("overflow", die_by_overflow) \
+    X("kill", die_by_kill)         \
     X("exit", die_by_exit)
 
 static int coroutine_fn run_crash(struct service_call *call)
@@ -150,7 +167,7 @@ static const struct service_method methods[] = {
     {"echo", run_echo, SERVICE_IDEMPOTENT, "answers with its arguments"},
     {"sleep", run_sleep, SERVICE_IDEMPOTENT, "MS: answers after MS milliseconds"},
     {"methods", run_methods, SERVICE_IDEMPOTENT, "lists the methods: name, kind, help"},
-    {"crash", run_crash, SERVICE_TEST, "[abort|segv|kill|exit]: ends the shard so"},
+    {"crash", run_crash, SERVICE_TEST, "[abort|segv|overflow|kill|exit]: ends the shard so"},
     {"spin", run_spin, SERVICE_TEST | SERVICE_IDEMPOTENT, "MS: keeps the shard busy for MS ms"},
 };
 

@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -165,6 +166,22 @@ static void emit(struct log *log, enum log_level level, const char *text)
     else
         log->dropped = 0;
     free(line);
+}
+
+void log_from_signal(const struct log *log, enum log_level level, const char *text)
+{
+    char prefix[] = {'<', (char)('0' + levels[level].priority), '>', '\0'};
+    const char *parts[] = {
+        log->journal ? prefix : "", log->process, " ", levels[level].text, " ", text, "\n"};
+    enum { N_PARTS = sizeof parts / sizeof *parts };
+    struct iovec line[N_PARTS];
+
+    for (int i = 0; i < N_PARTS; i++)
+        line[i] =
+            (struct iovec){.iov_base = (char *)(uintptr_t)parts[i], .iov_len = strlen(parts[i])};
+    /* Nothing can be done about an error here. */
+    ssize_t n = writev(log->fd, line, N_PARTS);
+    (void)n;
 }
 
 void log_flush(struct log *log)

@@ -45,6 +45,9 @@ void log_process(struct log *log, const char *process);
 void log_line(struct log *log, enum log_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* A line in one write(2), without the time, which can't be told there. Context: signal handler. */
+void log_from_signal(const struct log *log, enum log_level level, const char *text);
+
 /* Writes how often the last line was repeated. Whoever logs in a loop calls it within a second of
  * repeats growing. */
 void log_flush(struct log *log);

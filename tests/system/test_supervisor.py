@@ -387,6 +387,16 @@ class Deaths(harness.TestCase):
                                          r"\d+ ms after its start; replaced at once")
         self.assertRegex(instance.log(), r"shard 1 is up again: pid \d+, incarnation 2, \d+\.\d ms after the death")
 
+    def test_log_names_the_coroutine_whose_stack_overflowed(self):
+        instance = self.start("--shards", "2", "--enable-test-methods")
+        before = instance.shard(1)
+        instance.command("submit", "sys.crash", "--shard", "1", "overflow")
+        instance.wait_for_shard(1, incarnation=before["incarnation"] + 1)
+        self.assertRegex(instance.log(), r"shard 1 error coroutine \S+ overflowed its stack of \d+ bytes, fault at 0x")
+        self.assertRegex(instance.log(), r"shard 1 crashed: signal 11 \(Segmentation fault\)")
+        self.assertEqual(instance.shard(1)["crashes"], 1)
+        self.assertEqual(instance.stop(), 0)
+
     def test_two_hundred_kills_leak_no_fd_and_no_mapping(self):
         instance = self.start("--shards", "2")
         instance.kill_and_wait("shard", 0)

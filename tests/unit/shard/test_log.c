@@ -78,6 +78,18 @@ static void a_line_has_time_process_level_and_text(void **state)
     assert_int_equal(n_lines(capture->text), 1);
 }
 
+static void a_line_from_a_signal_handler_has_no_time(void **state)
+{
+    struct capture *capture = *state;
+
+    log_process(&capture->log, "shard 1");
+    log_from_signal(&capture->log, LOG_LEVEL_ERROR, "fault");
+    assert_string_equal(written(capture), "shard 1 error fault\n");
+    capture->log.journal = true;
+    log_from_signal(&capture->log, LOG_LEVEL_NOTICE, "more");
+    assert_string_equal(written(capture), "shard 1 error fault\n<5>shard 1 notice more\n");
+}
+
 static void lines_above_the_level_are_left_out(void **state)
 {
     struct capture *capture = *state;
@@ -212,6 +224,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(a_line_has_time_process_level_and_text),
+        CASE(a_line_from_a_signal_handler_has_no_time),
         CASE(lines_above_the_level_are_left_out),
         CASE(under_the_journal_a_priority_stands_for_the_time),
         CASE(another_stream_in_the_environment_is_not_the_journal),
