@@ -75,8 +75,10 @@ void context_nudge_home(AioContext *ctx)
 
 void context_flush(AioContext *ctx)
 {
-    ctx->engine->flush(ctx);
-    sources_flush(ctx);
+    if (ctx->engine->flush)
+        ctx->engine->flush(ctx);
+    if (ctx->sources)
+        sources_flush(ctx);
 }
 
 /* ---- a turn ---- */

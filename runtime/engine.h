@@ -130,8 +130,8 @@ struct engine_ops {
     enum aio_engine engine;
     /* Takes request. Submission may be deferred to flush(). */
     void (*submit)(AioContext *ctx, struct disk_request *request);
-    /* Hands to the kernel what was deferred: after each phase of a turn and before a wait that may
-     * block. */
+    /* Hands to the kernel what was deferred: when a turn begins, so before any wait, and after each
+     * phase that ran something. NULL: nothing ever is. */
     void (*flush)(AioContext *ctx);
     /* Somebody would like request, which is queued or in the kernel, to end. True: it is the
      * caller's again, and will not be completed. False: it is completed as ever, maybe sooner and

@@ -222,10 +222,6 @@ static void threads_submit(AioContext *ctx, struct disk_request *request)
         disk_submit_to_worker(ctx, request);
 }
 
-static void threads_flush(AioContext *ctx)
-{
-}
-
 /* A worker's, or ended: this engine has no queue of its own. */
 static bool threads_cancel(AioContext *ctx, struct disk_request *request)
 {
@@ -239,7 +235,6 @@ static void threads_destroy(AioContext *ctx)
 static const struct engine_ops threads_ops = {
     .engine = AIO_ENGINE_THREADS,
     .submit = threads_submit,
-    .flush = threads_flush,
     .cancel = threads_cancel,
     .destroy = threads_destroy,
 };
