@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 #include "runtime/co_cancel.h"
 /*
- * A scope costs nothing until its coroutine waits: then the scope, if it has a token, is linked in the
- * token's list, and the earliest deadline arms a timer. Afterwards both are taken back.
+ * A scope costs nothing until its coroutine waits: then the scope, if it has a token, is linked in
+ * the token's list, and the earliest deadline arms a timer. Afterwards both are taken back.
  *
- * Everything about one wait but the cancelling happens in one thread, the home of the context in which
- * the coroutine waits. co_cancel() moves each scope from its token's list to the inbox of that context
- * and schedules the context's bottom half, all under the token's lock. So nothing is allocated, and a
- * coroutine that is woken otherwise takes its scope back from wherever it is by then: with the token's
- * lock taken nobody else is about to touch the scope, or the context.
+ * Everything about one wait but the cancelling happens in one thread, the home of the context in
+ * which the coroutine waits. co_cancel() moves each scope from its token's list to the inbox of
+ * that context and schedules the context's bottom half, all under the token's lock. So nothing is
+ * allocated, and a coroutine that is woken otherwise takes its scope back from wherever it is by
+ * then: with the token's lock taken nobody else is about to touch the scope, or the context.
  *
- * The bottom half, or the timer, asks withdraw(), outside the coroutine. Only where that says that the
- * event will not come is the coroutine woken here, so there is one wake always.
+ * The bottom half, or the timer, asks withdraw(), outside the coroutine. Only where that says that
+ * the event will not come is the coroutine woken here, so there is one wake always.
  *
  * Locks: token, then inbox. No callback runs under either.
  *
@@ -178,7 +178,7 @@ int coroutine_fn co_scope_status(void)
 
 /* ---- the end of a wait ---- */
 
-/* A scope is over, or can't be watched. Returns whether the wait is, which then has its result. */
+/* A scope is over. Returns whether the wait is, which then has its result. */
 static bool withdraw(struct scoped_wait *waiting, int error)
 {
     if (waiting->was_asked)

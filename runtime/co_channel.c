@@ -3,8 +3,9 @@
 /*
  * A ring of elements, and one queue of coroutines: senders wait only where the ring is full and
  * receivers only where it is empty, so never both. Who comes serves who waits: a sender puts its
- * element where the first receiver wants it, and a receiver refills the ring with the first sender's. A
- * coroutine so wakes with its part done, and one that gives up has given or taken nothing.
+ * element where the first receiver wants it, and a receiver refills the ring with the first
+ * sender's. A coroutine so wakes with its part done, and one that gives up has given or taken
+ * nothing.
  */
 #include <errno.h>
 #include <stdlib.h>

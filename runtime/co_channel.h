@@ -10,7 +10,8 @@
  *              int r = co_channel_new(64, sizeof(struct job *), &jobs);
  *              r = co_channel_send(jobs, &job);
  *              while (co_channel_recv(jobs, &job) == 0) work(job);
- *              co_channel_close(jobs);       when no more come; and in the end, co_channel_free(jobs)
+ *              co_channel_close(jobs);       when no more come
+ *              co_channel_free(jobs);        in the end
  * Concurrency: coroutines of any contexts; trying and closing, any thread. Elements come out in the
  *              order they went in; senders and receivers are served first come, first served.
  * Lifetime:    from new to free. Elements are copied, under a lock: send pointers to what is large.
@@ -35,8 +36,8 @@ int co_channel_new(size_t capacity, size_t element_bytes, CoChannel **ret_channe
  * thread. */
 void co_channel_free(CoChannel *channel);
 
-/* Waits for room. 0; -EPIPE: it is, or was meanwhile, closed; -ECANCELED or -ETIMEDOUT: a scope ended
- * first. Where it fails nobody gets the element. */
+/* Waits for room. 0; -EPIPE: it is, or was meanwhile, closed; -ECANCELED or -ETIMEDOUT: a scope
+ * ended first. Where it fails nobody gets the element. */
 int coroutine_fn co_channel_send(CoChannel *channel, const void *element);
 
 /* Waits for an element. 0; -EPIPE: closed, and all was received; -ECANCELED or -ETIMEDOUT: a scope

@@ -1,29 +1,32 @@
 /* SPDX-License-Identifier: MIT */
 #include "runtime/co_mutex.h"
 /*
- * CoMutex counts in `locked` its holder and all who want it. Who counts itself in from 0 holds it; the
- * others push a record that lies on their stack and yield. Ownership passes on directly, in the order
- * of pushing: who unlocks takes the oldest record and wakes that coroutine, which then holds it, so
- * that no newcomer gets in between.
+ * CoMutex counts in `locked` its holder and all who want it. Who counts itself in from 0 holds it;
+ * the others push a record that lies on their stack and yield. Ownership passes on directly, in the
+ * order of pushing: who unlocks takes the oldest record and wakes that coroutine, which then holds
+ * it, so that no newcomer gets in between.
  *
- * The records are two lists: from_push, newest first, onto which any thread pushes, and to_pop, oldest
- * first, which belongs to whoever is responsible for the next hand-over. That is the holder, until it
- * finds in unlock that somebody is counted in but has not pushed yet. It does not wait for that: it
- * leaves a token in `handoff`, and responsibility is with the one who swaps the token for 0. A locker
- * looks for a token after its push, the unlocker looks for records after its token, with a fence
- * between in both, so at least one sees the other; where both do, the swap decides. Tokens are
- * numbered, else a locker that looked long ago could take a later one, with to_pop in use.
+ * The records are two lists: from_push, newest first, onto which any thread pushes, and to_pop,
+ * oldest first, which belongs to whoever is responsible for the next hand-over. That is the holder,
+ * until it finds in unlock that somebody is counted in but has not pushed yet. It does not wait for
+ * that: it leaves a token in `handoff`, and responsibility is with the one who swaps the token for
+ * 0. A locker looks for a token after its push, the unlocker looks for records after its token,
+ * with a fence between in both, so at least one sees the other; where both do, the swap decides.
+ * Tokens are numbered, else a locker that looked long ago could take a later one, with to_pop in
+ * use.
  *
  * A locker spins before it queues only while there is one holder, which runs in another context:
  * in its own it could not get on meanwhile.
  *
- * Orderings        first            then                 ordered by                        if broken
- *   PUSH     record, its co     record popped          push CAS, take xchg               wakes garbage
- *   HANDOFF  own record/token   other's token/record   seq_cst fence on both sides       lock free, yet all sleep
- *   TOKEN    to_pop             to_pop by the next     token release, swap CAS           record popped twice
- *   POP      to_pop             whether it is empty    none: a hint, see has_waiters()   -
- *   SPIN     holder's context   spin or not            none: a hint                      -
- *   OWNER    the lock           holder is oneself      none: only oneself writes that    -
+ * Orderings       first           then              ordered by                   if broken
+ *   PUSH     record, its co     record popped     push CAS, take xchg          wakes garbage
+ *   HANDOFF  own record (or     other's token     seq_cst fence on both sides  lock free, yet all
+ *            token)             (or record)                                    sleep
+ *   TOKEN    to_pop             to_pop by next    token release, swap CAS      record popped twice
+ *   POP      to_pop             is it empty?      none: a hint, has_waiters()  -
+ *   SPIN     holder's context   spin or not       none: a hint                 -
+ *   OWNER    the lock           is it oneself?    none: only oneself writes    -
+ *                                                 that
  */
 #include "runtime/atomic.h"
 #include "runtime/bug.h"
@@ -52,7 +55,8 @@ static void push_waiter(CoMutex *mutex, struct co_mutex_waiter *record)
     } while (!atomic_cas_seq(&mutex->from_push, &first, record)); /* PUSH */
 }
 
-/* Takes the oldest record, NULL where there is none. Only by who is responsible for the hand-over. */
+/* Takes the oldest record, NULL where there is none. Only by who is responsible for the
+ * hand-over. */
 static Coroutine *pop_waiter(CoMutex *mutex)
 {
     struct co_mutex_waiter *oldest = atomic_load_relaxed(&mutex->to_pop); /* POP */
@@ -77,8 +81,9 @@ static Coroutine *pop_waiter(CoMutex *mutex)
 }
 
 /*
- * Is either list non-empty? Asked after a fence by one who left a token, or saw one. Who moves records
- * from one list to the other meanwhile has swapped the token, so a wrong answer meets a failing swap.
+ * Is either list non-empty? Asked after a fence by one who left a token, or saw one. Who moves
+ * records from one list to the other meanwhile has swapped the token, so a wrong answer meets a
+ * failing swap.
  */
 static bool has_waiters(CoMutex *mutex)
 {
@@ -189,8 +194,8 @@ void coroutine_fn co_mutex_assert_locked(const CoMutex *mutex)
 
 /* ---- unlock ---- */
 
-/* Leaves the hand-over to a locker that is counted in but has not pushed its record. False where one
- * has pushed by now and the hand-over is the caller's again. */
+/* Leaves the hand-over to a locker that is counted in but has not pushed its record. False where
+ * one has pushed by now and the hand-over is the caller's again. */
 static bool leave_token(CoMutex *mutex)
 {
     uint32_t token = ++mutex->sequence;

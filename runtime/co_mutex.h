@@ -7,7 +7,8 @@
  * Why:         a critical section that waits for a disk must not block its thread meanwhile.
  * Use:         co_mutex_lock(&mutex);  … may yield …  co_mutex_unlock(&mutex);
  * Concurrency: coroutines of any contexts of this process. Those that wait get it first come, first
- *              served; nobody gets in before them. Not recursive: a second lock by the holder aborts.
+ *              served; nobody gets in before them. Not recursive: a second lock by the holder
+ *              aborts.
  * Lifetime:    the caller embeds it. A coroutine must not end with it held.
  * Not here:    waiting for a condition (sherd/co_condition.h, sherd/co_queue.h); ending the wait by
  *              a scope: a lock is taken for a short time, and always.

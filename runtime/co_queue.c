@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 #include "runtime/co_queue.h"
 /*
- * Waiters are a list under the queue's own lock, which is held for a few instructions and never over
- * a call. Who takes a waiter out of the list wakes its coroutine, once and without the lock; so a wake
- * and the end of a scope that come together are decided by who takes it first, and neither is lost.
+ * Waiters are a list under the queue's own lock, which is held for a few instructions and never
+ * over a call. Who takes a waiter out of the list wakes its coroutine, once and without the lock;
+ * so a wake and the end of a scope that come together are decided by who takes it first, and
+ * neither is lost.
  *
- * The caller's lock, where there is one, is let go after the waiter is in the list. Who looks at the
- * list with that lock held therefore sees everyone who waits, and need not take the queue's lock to
- * find that nobody does.
+ * The caller's lock, where there is one, is let go after the waiter is in the list. Who looks at
+ * the list with that lock held therefore sees everyone who waits, and need not take the queue's
+ * lock to find that nobody does.
  *
- * Outside coroutines a wake would run the woken coroutine within the waker. co_queue_next() schedules
- * instead; co_enter_next() runs it, and lets the caller's lock go for that: the coroutine takes it.
+ * Outside coroutines a wake would run the woken coroutine within the waker. co_queue_next()
+ * schedules instead; co_enter_next() runs it, and lets the caller's lock go for that: the coroutine
+ * takes it.
  *
  * Orderings  first                  then           ordered by                       if broken
  *   EMPTY  waiter in the list   looks whether  the caller's lock, or one thread  a waiter is missed

@@ -4,8 +4,8 @@
 /*
  * co_queue - coroutines that wait for a condition, first in first out
  *
- * Why:         the condition is the caller's own, under a lock of the caller's choice or, within one
- *              context, under none.
+ * Why:         the condition is the caller's own, under a lock of the caller's choice or, within
+ *              one context, under none.
  * Use:         co_mutex_lock(&mutex);
  *              while (r == 0 && !condition) r = co_queue_wait(&queue, &mutex);
  *              … and who makes it true, with the mutex held: co_queue_next(&queue);
@@ -82,9 +82,9 @@ int coroutine_fn co_queue_wait(CoQueue *queue, struct CoMutex *mutex);
 bool co_queue_next(CoQueue *queue);
 void co_queue_restart_all(CoQueue *queue);
 
-/* Outside coroutines, with lock held: lets lock go, enters the first, or one after the other all that
- * wait now, and takes lock again. A coroutine of another context is scheduled there. co_enter_next()
- * returns whether there was one. Context: any thread. */
+/* Outside coroutines, with lock held: lets lock go, enters the first, or one after the other all
+ * that wait now, and takes lock again. A coroutine of another context is scheduled there.
+ * co_enter_next() returns whether there was one. Context: any thread. */
 bool co_enter_next(CoQueue *queue, CoLockable lock);
 void co_enter_all(CoQueue *queue, CoLockable lock);
 

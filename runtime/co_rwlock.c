@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "runtime/co_rwlock.h"
 /*
- * Waiters are one queue of readers and writers. Whatever makes the lock free for the first of them, a
- * wake or a waiter that gives up, makes it an owner there and then, and the readers next to it: they
- * wake as owners, and nobody gets in between.
+ * Waiters are one queue of readers and writers. Whatever makes the lock free for the first of them,
+ * a wake or a waiter that gives up, makes it an owner there and then, and the readers next to it:
+ * they wake as owners, and nobody gets in between.
  */
 #include "runtime/bug.h"
 #include "runtime/co_waiter.h"

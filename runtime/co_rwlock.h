@@ -31,8 +31,8 @@ void co_rwlock_init(CoRwlock *lock);
 /* Aborts where a coroutine waits. Context: any thread. */
 void co_rwlock_deinit(CoRwlock *lock);
 
-/* Wait for it. 0; -ECANCELED or -ETIMEDOUT where a scope ended first: it is not held. Abort where the
- * running coroutine has it as writer. */
+/* Wait for it. 0; -ECANCELED or -ETIMEDOUT where a scope ended first: it is not held. Abort where
+ * the running coroutine has it as writer. */
 int coroutine_fn co_rwlock_rdlock(CoRwlock *lock);
 int coroutine_fn co_rwlock_wrlock(CoRwlock *lock);
 
@@ -41,8 +41,8 @@ void coroutine_fn co_rwlock_unlock(CoRwlock *lock);
 
 /*
  * From reader to writer. Not in one step: unless it is the only owner and nobody waits, others that
- * came before may write in between, and what was read must be read again. Errors as above: then it is
- * not held at all any more.
+ * came before may write in between, and what was read must be read again. Errors as above: then it
+ * is not held at all any more.
  */
 int coroutine_fn co_rwlock_upgrade(CoRwlock *lock);
 

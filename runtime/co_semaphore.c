@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 #include "runtime/co_semaphore.h"
 /*
- * `word` is how many nobody has, and a bit for "somebody waits, or has the lock". While that is clear,
- * anybody changes the word by compare-and-swap. Who sets it has the lock, and while it is set only who has
- * the lock changes the word: so there one can count, look at those who wait and decide at leisure. It stays
- * set as long as somebody waits.
+ * `word` is how many nobody has, and a bit for "somebody waits, or has the lock". While that is
+ * clear, anybody changes the word by compare-and-swap. Who sets it has the lock, and while it is
+ * set only who has the lock changes the word: so there one can count, look at those who wait and
+ * decide at leisure. It stays set as long as somebody waits.
  *
- * What is released goes to those who wait, in order and as far as it reaches, before the lock is let
- * go: they wake with it in hand, and nobody can get in between. Who gives up lets those behind it go
- * who want less.
+ * What is released goes to those who wait, in order and as far as it reaches, before the lock is
+ * let go: they wake with it in hand, and nobody can get in between. Who gives up lets those behind
+ * it go who want less.
  *
  * Orderings  first                  then                     ordered by             if broken
  *   GIVE   what the giver did     taken by who sees it     release, CAS and or    stale data

@@ -39,7 +39,8 @@ int coroutine_fn co_semaphore_acquire(CoSemaphore *semaphore, uint64_t n);
 /* Takes n where they are there and nobody waits: whether it did. Context: any thread. */
 bool co_semaphore_try_acquire(CoSemaphore *semaphore, uint64_t n);
 
-/* Gives back n, or adds them. Aborts where there would be more than 2^63 - 1. Context: any thread. */
+/* Gives back n, or adds them. Aborts where there would be more than 2^63 - 1. Context: any
+ * thread. */
 void co_semaphore_release(CoSemaphore *semaphore, uint64_t n);
 
 /* How many nobody has, a moment ago. Context: any thread. */

@@ -2,8 +2,9 @@
 #include "runtime/co_sleep.h"
 /*
  * The sleeper and its timer lie on the coroutine's stack. Who takes the sleeper out of its CoSleep,
- * under the lock, ends the sleep: the timer, a waker, or the end of a scope. The timer's callback runs
- * in the thread of the sleeper, so that it can't be under way when the coroutine goes on and disarms it.
+ * under the lock, ends the sleep: the timer, a waker, or the end of a scope. The timer's callback
+ * runs in the thread of the sleeper, so that it can't be under way when the coroutine goes on and
+ * disarms it.
  *
  * The sleeper holds the right to enter itself, so that anyone else who wakes it aborts instead of
  * leaving an armed timer on a stack that is used otherwise. Who ends the sleep gives it up first.

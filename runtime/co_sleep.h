@@ -4,9 +4,11 @@
 /*
  * co_sleep - a coroutine that waits for a time, or to be told not to wait any longer
  *
- * Why:         pauses between attempts, and pacing, that end early where they have become pointless.
+ * Why:         pauses between attempts, and pacing, that end early where they have become
+ *              pointless.
  * Use:         co_sleep_ns(5 * MS_NS);
- *              or, with a CoSleep that others can see: co_sleep_ns_wakeable(&sleep, AIO_CLOCK_MONOTONIC, 5 * MS_NS);
+ *              or, with a CoSleep that others can see:
+ *              co_sleep_ns_wakeable(&sleep, AIO_CLOCK_MONOTONIC, 5 * MS_NS);
  *              and in any thread: co_sleep_wake(&sleep);
  * Concurrency: one sleeper at a time; waking, any thread
  * Lifetime:    the caller embeds a CoSleep
@@ -42,7 +44,8 @@ void co_sleep_deinit(CoSleep *sleep);
 /* Sleeps for ns of CLOCK_MONOTONIC; 0 and less is one turn of the loop. 0, or an error as above. */
 int coroutine_fn co_sleep_ns(int64_t ns);
 
-/* Until co_sleep_wake(), or for ns of clock at most. 1: it was woken; 0: the time is over; or an error. */
+/* Until co_sleep_wake(), or for ns of clock at most. 1: it was woken; 0: the time is over; or an
+ * error. */
 int coroutine_fn co_sleep_ns_wakeable(CoSleep *sleep, enum AioClock clock, int64_t ns);
 
 /* Until co_sleep_wake(). 1, or an error. */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "runtime/co_timeout.h"
 /*
- * Caller and function share a record, freed by the later one. `outcome` decides which of them came first:
- * the end of the function or the caller's leaving. It may have ended, in another thread, after the
- * caller's wait and before its leaving; then there was no timeout.
+ * Caller and function share a record, freed by the later one. `outcome` decides which of them came
+ * first: the end of the function or the caller's leaving. It may have ended, in another thread,
+ * after the caller's wait and before its leaving; then there was no timeout.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -4,7 +4,8 @@
 /*
  * co_timeout - a limit for a function that can't be ended, only left behind
  *
- * Why:         code that waits by plain yields knows nothing of scopes; the caller goes on without it.
+ * Why:         code that waits by plain yields knows nothing of scopes; the caller goes on
+ *              without it.
  * Use:         r = co_timeout(ask_peer, request, SECOND_NS, request_free);
  *              -ETIMEDOUT: request belongs to ask_peer() until request_free() is called
  * Not here:    ending the wait itself (sherd/co_cancel.h), which is better where it can be had
@@ -19,8 +20,8 @@ typedef void CoCleanFunc(void *opaque);
 
 /*
  * Runs entry(opaque) in a coroutine of its own and waits for its end, timeout_ns at most; 0 is for
- * ever. 0: it ended. -ETIMEDOUT, or -ECANCELED where a scope ended: it goes on, and clean(opaque) runs
- * in it after its end; clean may be NULL. -ENOMEM: it did not begin, and clean does not run.
+ * ever. 0: it ended. -ETIMEDOUT, or -ECANCELED where a scope ended: it goes on, and clean(opaque)
+ * runs in it after its end; clean may be NULL. -ENOMEM: it did not begin, and clean does not run.
  */
 int coroutine_fn co_timeout(
     CoroutineEntry *entry, void *opaque, int64_t timeout_ns, CoCleanFunc *clean);

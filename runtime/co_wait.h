@@ -24,9 +24,9 @@ struct co_wait {
 };
 
 /*
- * Yields once. 0: the event woke the coroutine. -ECANCELED, -ETIMEDOUT: a scope ended and withdraw()
- * said true. Without a scope it is a yield. Aborts where something wakes the coroutine elsewhere
- * than in its context.
+ * Yields once. 0: the event woke the coroutine. -ECANCELED, -ETIMEDOUT: a scope ended and
+ * withdraw() said true. Without a scope it is a yield. Aborts where something wakes the coroutine
+ * elsewhere than in its context.
  */
 static inline int coroutine_fn co_wait(struct co_wait *wait, const char *why);
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "runtime/co_wait_group.h"
 /*
- * Who is done counts and takes the waiters in one locked section, and wakes them after it. A waiter that
- * sees 0 without sleeping has taken the lock after that section; so either way the group is not touched
- * any more when the wait returns.
+ * Who is done counts and takes the waiters in one locked section, and wakes them after it. A waiter
+ * that sees 0 without sleeping has taken the lock after that section; so either way the group is
+ * not touched any more when the wait returns.
  */
 #include "runtime/bug.h"
 #include "runtime/co_waiter.h"

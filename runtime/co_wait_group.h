@@ -7,7 +7,8 @@
  * Why:         a request that goes to four disks at once is done when the last of them is.
  * Use:         co_wait_group_init(&group);
  *              for (each part) { co_wait_group_add(&group, 1); start(part); }
- *              r = co_wait_group_wait(&group);      and each part, last: co_wait_group_done(&group);
+ *              r = co_wait_group_wait(&group);
+ *              and each part, last: co_wait_group_done(&group);
  * Concurrency: any thread; waiting, coroutines of any contexts.
  * Lifetime:    the caller embeds it, on the stack too: once a wait has returned 0, those who were
  *              counted do not touch it any more. One that a scope ended leaves it in use.

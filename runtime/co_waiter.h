@@ -8,9 +8,10 @@
  * Use:         struct co_waiter waiter = {.amount = n, .regrant = regrant};
  *              lock(&queue->lock); if (cannot have it) r = co_waiter_sleep(queue, &waiter, …);
  *              and who lets others go, under the lock:
- *              struct co_woken woken = {0}; … co_waiter_grant(queue, &woken); … unlock; co_wake(&woken)
- * Concurrency: any thread. A waiter is in the queue or taken, which queue->lock decides; who takes it
- *              wakes it. What the waiter is given is written before, under the lock.
+ *              struct co_woken woken = {0}; … co_waiter_grant(queue, &woken); …
+ *              unlock; co_wake(&woken);
+ * Concurrency: any thread. A waiter is in the queue or taken, which queue->lock decides; who takes
+ *              it wakes it. What the waiter is given is written before, under the lock.
  * Lifetime:    on the stack of the coroutine that waits: after the wake it may be gone.
  */
 #include "runtime/co_queue.h"
@@ -48,8 +49,8 @@ int coroutine_fn co_waiter_sleep(CoQueue *queue, struct co_waiter *waiter, const
 void co_waiter_join(CoQueue *queue, struct co_waiter *waiter, bool at_front);
 int coroutine_fn co_waiter_wait(struct co_waiter *waiter, const char *why);
 
-/* Takes the first, which must be there, out of the queue and appends it to woken. Under queue->lock.
- */
+/* Takes the first, which must be there, out of the queue and appends it to woken. Under
+ * queue->lock. */
 struct co_waiter *co_waiter_grant(CoQueue *queue, struct co_woken *woken);
 
 /* Takes all of them. Under queue->lock. */

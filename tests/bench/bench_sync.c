@@ -2,9 +2,9 @@
 /*
  * bench_sync - what coroutines wait for each other with, beside what threads use for the same
  *
- * The first lines are of one thread and without contention. Then a channel between two coroutines, and
- * between two threads; the latter beside a ring under a mutex with two condition variables. Last, what a
- * scope adds to a wait.
+ * The first lines are of one thread and without contention. Then a channel between two coroutines,
+ * and between two threads; the latter beside a ring under a mutex with two condition variables.
+ * Last, what a scope adds to a wait.
  */
 #include <pthread.h>
 #include <semaphore.h>

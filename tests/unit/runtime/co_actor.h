@@ -97,8 +97,8 @@ static inline void actor_start(struct actor *actor)
     actor->co = start(actor_run, actor);
 }
 
-/* Tells an actor that is not busy to make a call; it runs until it waits or is done, and others until
- * they wait again. */
+/* Tells an actor that is not busy to make a call; it runs until it waits or is done, and others
+ * until they wait again. */
 static inline void actor_do(struct actor *actor, ActorFunc *call)
 {
     actor->call = call;

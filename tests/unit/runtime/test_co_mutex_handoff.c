@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The hand-over of a CoMutex with an unlocker that comes in before any access that a locker makes,
- * and a second locker before any access that the unlocker makes. The source of the locks is compiled
- * in here, with the hook on, in place of the library's. It says nothing of store buffers: accesses
- * happen in the program's order.
+ * and a second locker before any access that the unlocker makes. The source of the locks is
+ * compiled in here, with the hook on, in place of the library's. It says nothing of store buffers:
+ * accesses happen in the program's order.
  */
 #define SHERD_ATOMIC_HOOK
 #include "runtime/co_mutex.c"

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * CoSemaphore: who gets how much when, and that nothing is lost. Its source is compiled in here, with the
- * hook on, in place of the library's, so that a case can come in before any access to its word.
+ * CoSemaphore: who gets how much when, and that nothing is lost. Its source is compiled in here,
+ * with the hook on, in place of the library's, so that a case can come in before any access to its
+ * word.
  */
 #define SHERD_ATOMIC_HOOK
 #include "runtime/co_semaphore.c"

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * co_timeout(): leaving behind what cannot be ended. Its source is compiled in here, with the hook on, in
- * place of the library's, so that a case can let the function end just before the caller leaves it.
+ * co_timeout(): leaving behind what cannot be ended. Its source is compiled in here, with the hook
+ * on, in place of the library's, so that a case can let the function end just before the caller
+ * leaves it.
  */
 #define SHERD_ATOMIC_HOOK
 #include "runtime/co_timeout.c"
