@@ -197,9 +197,11 @@ static void end_inside_submit(struct fixture *f)
 {
     struct syncs reads = {.f = f, .fd = f->fd, .n_left = 1};
     uint64_t n_switches = f->ctx->instruments.counters->co_switches;
+    char c;
+    struct iovec iov = {.iov_base = &c, .iov_len = 1};
 
-    if (f->ctx->disk.kernel != &disk_kernel_real)
-        return; /* as if not in memory */
+    if (f->ctx->disk.kernel->preadv(f->fd, &iov, 1, 0, RWF_NOWAIT) != 1)
+        return; /* not in memory, or as if; or nobody can tell (qemu-user) */
     coroutine_enter(coroutine_create(read_once, &reads));
     assert_int_equal(reads.n_left, 0); /* without a turn of the loop */
     for (int i = 0; i < 3; i++)
