@@ -146,6 +146,8 @@ static void count_turn(AioContext *ctx)
         return;
     int64_t now_ns = aio_clock_ns();
 
+    if (poll_mode_is_on(ctx))
+        poll_mode_tidy(ctx, now_ns);
     if (ctx->poll.found_at_once) {
         ctx->poll.found_at_once = false;
         context_wait_begins(ctx, now_ns);

@@ -16,6 +16,9 @@
  *
  * The clock costs as much as some rounds, so what comes within the first CLOCK_ROUNDS needs none.
  *
+ * A handler that is quiet while others keep the loop from sleeping is dropped after some seconds,
+ * until its fd is ready again.
+ *
  * After the ends each io_poll is asked once more: what came after its last look and before the end
  * has signalled nothing. Then the loop may sleep.
  *
@@ -134,19 +137,24 @@ static void tell_begin(AioContext *ctx)
     }
 }
 
+/* Returns whether it was told. */
+static bool tell_one_end(AioContext *ctx, struct aio_handler *handler)
+{
+    if (!handler->poll.has_begun)
+        return false;
+    handler->poll.has_begun = false;
+    if (!is_deleted(handler))
+        tell(ctx, atomic_load_relaxed(&handler->poll.end), handler->opaque); /* TOLD */
+    return true;
+}
+
 /* Returns whether any was told. */
 static bool tell_end(AioContext *ctx)
 {
     bool told = false;
 
-    for (struct aio_handler *h = ctx->poll.polled; h; h = h->poll.next) {
-        if (!h->poll.has_begun)
-            continue;
-        h->poll.has_begun = false;
-        told = true;
-        if (!is_deleted(h))
-            tell(ctx, atomic_load_relaxed(&h->poll.end), h->opaque); /* TOLD */
-    }
+    for (struct aio_handler *h = ctx->poll.polled; h; h = h->poll.next)
+        told |= tell_one_end(ctx, h);
     return told;
 }
 
@@ -156,23 +164,35 @@ static bool is_asked(const struct aio_handler *handler)
     return handler->io_poll && !handler->poll.is_running && !is_deleted(handler);
 }
 
+/* Returns whether it is ready. */
+static bool ask(AioContext *ctx, struct aio_handler *handler)
+{
+    if (!is_asked(handler))
+        return false;
+    ctx->poll.in_callback = true;
+    bool ready = handler->io_poll(handler->opaque);
+    ctx->poll.in_callback = false;
+
+    if (ready) {
+        handler->poll.is_ready = true;
+        handler->poll.was_quiet = false;
+        fdmon_add_ready(ctx, handler, 0);
+    }
+    return ready;
+}
+
 /* Returns whether one is ready. */
 static bool ask_handlers(AioContext *ctx)
 {
     bool found = false;
 
-    ctx->poll.in_callback = true;
     for (struct aio_handler *h = ctx->poll.polled, *next; h; h = next) {
         next = h->poll.next;
-        if (is_deleted(h)) {
+        if (is_deleted(h))
             poll_mode_forget(ctx, h);
-        } else if (is_asked(h) && h->io_poll(h->opaque)) {
-            h->poll.is_ready = true;
-            fdmon_add_ready(ctx, h, 0);
-            found = true;
-        }
+        else
+            found |= ask(ctx, h);
     }
-    ctx->poll.in_callback = false;
     return found;
 }
 
@@ -302,6 +322,7 @@ static void grow_ready(AioContext *ctx, int64_t block_ns)
     bool own = own_pending(ctx);
 
     for (struct aio_handler *h = ctx->ready; h; h = h->next_ready) {
+        h->poll.was_quiet = false;
         if (h->fd == ctx->bell.fd) {
             own = true;
         } else if (h->poll.while_ns < block_ns) {
@@ -332,4 +353,22 @@ void poll_mode_learn(AioContext *ctx)
         shrink_all(ctx);
     else
         grow_ready(ctx, block_ns);
+}
+
+/* ---- those that are polled for others' sake ---- */
+
+void poll_mode_tidy(AioContext *ctx, int64_t now_ns)
+{
+    if (now_ns - ctx->poll.tidied_ns < POLL_MODE_QUIET_NS)
+        return;
+    ctx->poll.tidied_ns = now_ns;
+    for (struct aio_handler *h = ctx->poll.polled, *next; h; h = next) {
+        next = h->poll.next;
+        if (!h->poll.was_quiet) {
+            h->poll.was_quiet = true;
+        } else if (!tell_one_end(ctx, h) || !ask(ctx, h)) {
+            h->poll.while_ns = 0;
+            poll_mode_forget(ctx, h);
+        }
+    }
 }

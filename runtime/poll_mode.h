@@ -15,6 +15,8 @@
 
 #include "runtime/aio.h"
 
+#define POLL_MODE_QUIET_NS (5 * AIO_SCALE_S)
+
 struct aio_handler;
 
 /* What a context keeps for it. */
@@ -28,6 +30,7 @@ struct poll_mode {
     int64_t own_ns;             /* the while of what is no fd: doorbell, sources, completions */
     struct aio_handler *polled; /* handlers that have a while, or are asked by io_poll */
     uint32_t n_silent;          /* of these, those whose fd the monitor need not look at */
+    int64_t tidied_ns;          /* when quiet handlers were last dropped */
     int64_t began_ns;           /* this wait; 0: it was over before the clock was read */
     int64_t now_ns;             /* when the clock was last read in it */
     bool was_asked;             /* the monitor, with the answer in the ready list */
@@ -42,6 +45,7 @@ struct polled {
     int64_t while_ns;
     struct aio_handler *next;  /* polled handlers */
     struct aio_handler **link; /* NULL: is not one */
+    bool was_quiet;            /* not ready since poll_mode_tidy() last looked */
     bool has_begun;            /* begin was called, end was not yet */
     bool is_ready;             /* io_poll said so; io_poll_ready is to be called */
     bool is_running;           /* io_poll_ready */
@@ -64,6 +68,10 @@ void poll_mode_slept(AioContext *ctx, int64_t begin_ns, int64_t end_ns);
 /* Adjusts the whiles of those for which the wait that ends now was. Call it before the doorbell is
  * accepted. */
 void poll_mode_learn(AioContext *ctx);
+
+/* Drops handlers that have been quiet for POLL_MODE_QUIET_NS, so that a loop which never sleeps does not ask
+ * them for ever. The turn calls it now and then. */
+void poll_mode_tidy(AioContext *ctx, int64_t now_ns);
 
 /* Takes handler off the list. */
 void poll_mode_forget(AioContext *ctx, struct aio_handler *handler);

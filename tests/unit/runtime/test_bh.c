@@ -597,6 +597,7 @@ static void bh_scheduled_within_a_change_of_the_loops_queue_is_run(void **state)
         items[i] = (struct ordered){&order, i};
         loop->ctx->bh_own_busy = i == 1;
         aio_bh_schedule_oneshot(loop->ctx, note_order, &items[i]);
+        assert_int_equal(loop->ctx->bh_list != NULL, i >= 1);
         loop->ctx->bh_own_busy = false;
     }
     assert_true(aio_poll(loop->ctx, true));

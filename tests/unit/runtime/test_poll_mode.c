@@ -6,6 +6,8 @@
 #include <sched.h>
 #include <sys/eventfd.h>
 
+#include "tests/unit/runtime/death.h"
+
 #define LONG_NS (3600 * AIO_SCALE_S) /* a test that polls so long has failed */
 
 static const struct aio_counters *counters(const struct loop *loop)
@@ -322,6 +324,7 @@ struct device {
     int n_ends;
     int n_asked;
     bool queue_at_end; /* as if put in after the last look, before the end */
+    bool polls_in_poll;
     bool nests;
     int depth;
     int deepest;
@@ -357,6 +360,8 @@ static bool device_poll(void *opaque)
     struct device *device = opaque;
 
     device->n_asked++;
+    if (device->polls_in_poll)
+        aio_poll(device->ctx, false);
     return atomic_load_acquire(&device->queued) > device->taken;
 }
 
@@ -556,6 +561,50 @@ static void io_poll_ready_that_turns_the_loop_is_not_called_within_itself(void *
     device_close(&device);
 }
 
+static void poll_in_callback(void)
+{
+    AioContext *ctx;
+    struct device device = {.polls_in_poll = true};
+
+    aio_context_set_current(NULL); /* the fixture's */
+    if (aio_context_new(NULL, &ctx) == 0) {
+        device_open(&device, ctx, LONG_NS);
+        aio_poll(ctx, true);
+    }
+}
+
+static void io_poll_that_turns_the_loop_aborts(void **state)
+{
+    assert_bug(poll_in_callback, "in_callback");
+}
+
+static void handler_that_is_quiet_for_long_is_told_the_end_and_asked_no_more(void **state)
+{
+    struct loop *loop = *state;
+    struct device device = {.queued = 0};
+    int64_t now_ns = aio_clock_ns();
+
+    device_open(&device, loop->ctx, LONG_NS);
+    device.queued++;
+    assert_true(aio_poll(loop->ctx, true));
+    assert_true(device.silent);
+    poll_mode_tidy(loop->ctx, now_ns += POLL_MODE_QUIET_NS);
+    poll_mode_tidy(loop->ctx, now_ns += POLL_MODE_QUIET_NS - 1);
+    assert_true(device.silent);
+    /* One that is ready after all stays, for the time. */
+    device.queue_at_end = true;
+    poll_mode_tidy(loop->ctx, now_ns += 1);
+    assert_false(device.silent);
+    assert_true(aio_poll(loop->ctx, false));
+    assert_int_equal(device.taken, 2);
+    assert_non_null(loop->ctx->poll.polled);
+    poll_mode_tidy(loop->ctx, now_ns += POLL_MODE_QUIET_NS);
+    poll_mode_tidy(loop->ctx, now_ns += POLL_MODE_QUIET_NS);
+    assert_null(loop->ctx->poll.polled);
+    assert_int_equal(device.n_begins, device.n_ends);
+    device_close(&device);
+}
+
 /* ---- beside plain fds ---- */
 
 static bool always(void *opaque)
@@ -636,6 +685,8 @@ int main(void)
         LOOP_CASE(switching_polling_off_ends_it_for_each),
         LOOP_CASE(handler_taken_off_while_polled_is_asked_and_told_nothing_more),
         LOOP_CASE(io_poll_ready_that_turns_the_loop_is_not_called_within_itself),
+        LOOP_CASE(io_poll_that_turns_the_loop_aborts),
+        LOOP_CASE(handler_that_is_quiet_for_long_is_told_the_end_and_asked_no_more),
         LOOP_CASE(plain_fd_is_not_starved_by_one_that_is_always_ready),
         LOOP_CASE(device_that_is_silent_while_polled_loses_nothing),
     };
