@@ -31,6 +31,7 @@
 enum { N_LOOPS = 3, N_WALKERS = 12, N_BHS = 4, N_TIMERS = 4, N_MUTEXES = 2, ADMITTED = 3 };
 
 #define DEADLINE_NS (60 * AIO_SCALE_S)
+#define POLL_NS     (20 * AIO_SCALE_US)
 
 struct world;
 
@@ -129,6 +130,22 @@ static void on_fd(void *opaque)
     CHECK(loop->world, this_loop(loop->world) == loop, "an fd is called in another loop");
     if (eventfd_read(loop->fd, &value) == 0)
         atomic_add_seq(&loop->n_read, value);
+}
+
+/* What a busy-polling loop asks. It may come before the fd is written, and is asked again then. */
+static bool poll_fd(void *opaque)
+{
+    struct loop_of *loop = opaque;
+
+    return atomic_load_acquire(&loop->n_read) != atomic_load_acquire(&loop->n_written);
+}
+
+static void watch_fd(struct loop_of *loop, bool with_poll)
+{
+    int r = with_poll ? aio_set_fd_handler(loop->ctx, loop->fd, on_fd, NULL, poll_fd, on_fd, loop)
+                      : aio_set_fd_handler(loop->ctx, loop->fd, on_fd, NULL, NULL, NULL, loop);
+
+    CHECK(loop->world, r == 0, "fd can't be watched: %d", r);
 }
 
 static void schedule_bh(struct loop_of *loop, struct dice *dice)
@@ -408,7 +425,7 @@ static void loop_begin(struct world *world, struct loop_of *loop)
             AIO_SCALE_NS, on_timer, t);
         aio_timer_set_slack_ns(&t->timer, i == 1 ? 20000 : 0);
     }
-    CHECK(world, aio_set_fd_handler(loop->ctx, loop->fd, on_fd, NULL, NULL, NULL, loop) == 0, "fd");
+    watch_fd(loop, true);
     CHECK(world, pthread_create(&loop->thread, NULL, loop_main, loop) == 0, "no thread");
 }
 
@@ -550,9 +567,10 @@ static void meddle(struct world *world)
         if (dice_one_in(&dice, 8)) {
             if (dice_one_in(&dice, 2))
                 aio_set_fd_handler(loop->ctx, loop->fd, NULL, NULL, NULL, NULL, NULL);
-            CHECK(world,
-                aio_set_fd_handler(loop->ctx, loop->fd, on_fd, NULL, NULL, NULL, loop) == 0, "fd");
+            watch_fd(loop, dice_one_in(&dice, 2));
         }
+        if (dice_one_in(&dice, 16))
+            aio_context_set_poll_params(loop->ctx, dice_below(&dice, 2) * POLL_NS, 0, 0);
         act_on_a_loop(world, &dice);
         sched_yield();
     }
