@@ -22,6 +22,7 @@
  */
 #include <assert.h>
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -33,6 +34,7 @@
 
 #define EVENTS_A_WAIT 128 /* what is ready beyond that comes first in the next */
 #define NS_PER_S      1000000000LL
+#define NS_PER_MS     1000000LL
 
 static_assert(
     EPOLLIN == POLLIN && EPOLLOUT == POLLOUT && EPOLLERR == POLLERR && EPOLLHUP == POLLHUP,
@@ -130,11 +132,23 @@ static void mend_set(AioContext *ctx, struct epoll_monitor *monitor)
     pthread_mutex_unlock(&ctx->handler_lock);
 }
 
-static int wait_by_ppoll(int epoll_fd, struct epoll_event *events, const struct timespec *timeout)
+/* The end of all precision: ppoll() refuses even one fd where RLIMIT_NOFILE is 0. */
+static int wait_ms(int epoll_fd, struct epoll_event *events, int64_t timeout_ns)
 {
-    struct pollfd pollfd = {.fd = epoll_fd, .events = POLLIN};
-    int n = ppoll(&pollfd, 1, timeout, NULL);
+    int64_t timeout_ms = timeout_ns / NS_PER_MS + (timeout_ns % NS_PER_MS != 0);
 
+    return epoll_wait(
+        epoll_fd, events, EVENTS_A_WAIT, timeout_ms < INT_MAX ? (int)timeout_ms : INT_MAX);
+}
+
+static int wait_by_ppoll(int epoll_fd, struct epoll_event *events, int64_t timeout_ns)
+{
+    struct timespec timeout = {.tv_sec = timeout_ns / NS_PER_S, .tv_nsec = timeout_ns % NS_PER_S};
+    struct pollfd pollfd = {.fd = epoll_fd, .events = POLLIN};
+    int n = ppoll(&pollfd, 1, &timeout, NULL);
+
+    if (n < 0 && errno == EINVAL)
+        return wait_ms(epoll_fd, events, timeout_ns);
     return n <= 0 ? n : epoll_wait(epoll_fd, events, EVENTS_A_WAIT, 0);
 }
 
@@ -152,7 +166,7 @@ static int wait_for_events(
             return n;
         monitor->no_pwait2 = true;
     }
-    return wait_by_ppoll(monitor->fd, events, &timeout);
+    return wait_by_ppoll(monitor->fd, events, timeout_ns);
 }
 
 static int epoll_monitor_wait(AioContext *ctx, int64_t timeout_ns)

@@ -543,6 +543,14 @@ static void *run_in_sandbox(void *opaque)
     struct event *crowd = open_crowd(sandbox->loop.ctx, 4);
 
     use_crowd(&sandbox->loop, crowd, 4);
+    /* Nor ppoll(), then. */
+    struct rlimit limit;
+
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &(struct rlimit){0, limit.rlim_max}), 0);
+    use_crowd(&sandbox->loop, crowd, 4);
+    turn_for_ns(&sandbox->loop, LOOP_MS);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
     close_crowd(crowd, 4);
     aio_context_unref(sandbox->loop.ctx);
     return NULL;
