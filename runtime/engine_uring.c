@@ -14,7 +14,8 @@
  *
  * A read with next to none in flight is tried in the loop (disk_try_at_once): the ring would do the
  * same copy in the same thread, and a turn of the loop on top. With more in flight the ring is the
- * faster way, for one system call serves many. Where the data is not in memory the try is a system
+ * faster way, for one system call serves many; but not for large reads, where the copy is all, and a
+ * batch would keep the loop for long and push what was read first out of the cache. Where the data is not in memory the try is a system
  * call in vain, so after misses in a row ever more reads go to the ring untried.
  *
  * A request that shall end is cancelled by an entry of its own; one that finds no room for that is
@@ -28,6 +29,7 @@
 #define FLUSH_ENTRIES 16
 #define MOST_MISSES   6 /* 1 read in 64 is tried then */
 #define MOST_TO_TRY   2 /* requests in flight, from which on the ring is the faster way */
+#define LARGE_BYTES   ((size_t)32 << 10) /* a read for which a system call of its own is nothing */
 
 static const uint8_t opcodes[] = {
 #define X(name, uring_name) [DISK_##name] = uring_name,
@@ -162,12 +164,22 @@ void engine_uring_fill(AioContext *ctx)
 
 /* ---- submitting ---- */
 
+static bool is_large(const struct disk_request *request)
+{
+    if (request->op == DISK_READ)
+        return request->len >= LARGE_BYTES;
+    size_t bytes = 0;
+    for (int i = 0; i < request->n_iov && bytes < LARGE_BYTES; i++)
+        bytes += request->iov[i].iov_len;
+    return bytes >= LARGE_BYTES;
+}
+
 /* Whether the way through the ring would be the slower one, if the data is in memory. */
 static bool is_worth_a_try(AioContext *ctx, const struct disk_request *request)
 {
     struct uring *u = uring_of(ctx);
 
-    if (ctx->disk.n_in_flight > MOST_TO_TRY)
+    if (ctx->disk.n_in_flight > MOST_TO_TRY && !is_large(request))
         return false;
     if (u->n_to_skip > 0) {
         u->n_to_skip--;
