@@ -98,8 +98,10 @@
 
         .text
         .p2align 4
-        .type   switch_comparing, @function
-switch_comparing:
+        .globl  co_switch_comparing
+        .hidden co_switch_comparing
+        .type   co_switch_comparing, @function
+co_switch_comparing:
         .cfi_startproc
         save
         movq    %rsp, (%rdi)
@@ -109,11 +111,13 @@ switch_comparing:
         load
 1:      go_on
         .cfi_endproc
-        .size   switch_comparing, . - switch_comparing
+        .size   co_switch_comparing, . - co_switch_comparing
 
         .p2align 4
-        .type   switch_loading, @function
-switch_loading:
+        .globl  co_switch_loading
+        .hidden co_switch_loading
+        .type   co_switch_loading, @function
+co_switch_loading:
         .cfi_startproc
         save
         movq    %rsp, (%rdi)
@@ -123,12 +127,14 @@ switch_loading:
         load
 1:      go_on
         .cfi_endproc
-        .size   switch_loading, . - switch_loading
+        .size   co_switch_loading, . - co_switch_loading
 
 /* To the last switch from a stack it does not matter what that stack has. */
         .p2align 4
-        .type   last_comparing, @function
-last_comparing:
+        .globl  co_switch_last_comparing
+        .hidden co_switch_last_comparing
+        .type   co_switch_last_comparing, @function
+co_switch_last_comparing:
         .cfi_startproc
         .cfi_undefined %rip
         stmxcsr -8(%rsp)
@@ -139,18 +145,20 @@ last_comparing:
         load
 1:      go_on
         .cfi_endproc
-        .size   last_comparing, . - last_comparing
+        .size   co_switch_last_comparing, . - co_switch_last_comparing
 
         .p2align 4
-        .type   last_loading, @function
-last_loading:
+        .globl  co_switch_last_loading
+        .hidden co_switch_last_loading
+        .type   co_switch_last_loading, @function
+co_switch_last_loading:
         .cfi_startproc
         .cfi_undefined %rip
         movq    %rdi, %rsp
         load
         go_on
         .cfi_endproc
-        .size   last_loading, . - last_loading
+        .size   co_switch_last_loading, . - co_switch_last_loading
 
 /* Called once for each, by the dynamic linker: which function `name` is. */
 .macro choose name, loading, comparing
@@ -180,8 +188,8 @@ choose_\name:
         .set    \name, choose_\name
 .endm
 
-        choose  co_switch, switch_loading, switch_comparing
-        choose  co_switch_last, last_loading, last_comparing
+        choose  co_switch, co_switch_loading, co_switch_comparing
+        choose  co_switch_last, co_switch_last_loading, co_switch_last_comparing
 
 /* void *co_switch_prepare(void *low, size_t bytes, void (*entry)(void *), void *opaque) */
         .p2align 4
