@@ -256,12 +256,8 @@ int64_t timers_timeout_ns(AioContext *ctx)
 
 static void collect_due(struct timer_list *list, int64_t now_ns)
 {
-    for (AioTimer *timer; (timer = timer_heap_first(&list->heap)) != NULL;) {
-        if (timer->expire_ns > now_ns)
-            break;
-        timer_heap_remove(&list->heap, timer);
+    for (AioTimer *timer; (timer = timer_heap_pop_due(&list->heap, now_ns)) != NULL;)
         due_append(list, timer);
-    }
 }
 
 /* Under the lock; lets go of it for the callback. */

@@ -177,16 +177,20 @@ void timer_heap_put(struct timer_heap *heap, AioTimer *timer)
         spill(heap, timer);
 }
 
+static void empty_slot(struct timer_heap *heap, uint32_t place)
+{
+    struct timer_slot last = heap->slots[--heap->end];
+
+    if (place < heap->end)
+        settle(heap, place, last);
+}
+
 void timer_heap_remove(struct timer_heap *heap, AioTimer *timer)
 {
-    if (timer->place == TIMER_SPILLED) {
+    if (timer->place == TIMER_SPILLED)
         unspill(timer);
-    } else {
-        struct timer_slot last = heap->slots[--heap->end];
-
-        if (last.timer != timer)
-            settle(heap, timer->place, last);
-    }
+    else
+        empty_slot(heap, timer->place);
     timer->place = TIMER_IDLE;
 }
 
@@ -211,6 +215,26 @@ int64_t timer_heap_first_ns(const struct timer_heap *heap)
 
     return heap->spilled && heap->spilled->latest_ns < first_ns ? heap->spilled->latest_ns
                                                                 : first_ns;
+}
+
+/* Whether a timer with that key may fire: looks at it only where its slack decides. */
+static bool may_fire(const AioTimer *timer, int64_t latest_ns, int64_t now_ns)
+{
+    return latest_ns <= now_ns || timer->expire_ns <= now_ns;
+}
+
+AioTimer *timer_heap_pop_due(struct timer_heap *heap, int64_t now_ns)
+{
+    AioTimer *first = timer_heap_first(heap);
+
+    if (!first || !may_fire(first, timer_heap_first_ns(heap), now_ns))
+        return NULL;
+    if (first == heap->spilled)
+        unspill(first);
+    else
+        empty_slot(heap, TIMER_ROOT);
+    first->place = TIMER_IDLE;
+    return first;
 }
 
 void timer_heap_deinit(struct timer_heap *heap)

@@ -46,4 +46,7 @@ void timer_heap_remove(struct timer_heap *heap, AioTimer *timer);
 AioTimer *timer_heap_first(const struct timer_heap *heap);
 int64_t timer_heap_first_ns(const struct timer_heap *heap);
 
+/* Takes out the one with the least key where it may fire by now_ns, or returns NULL. */
+AioTimer *timer_heap_pop_due(struct timer_heap *heap, int64_t now_ns);
+
 void timer_heap_deinit(struct timer_heap *heap);

@@ -43,7 +43,7 @@ static void assert_first_is_least(struct model *m)
 
 static void put(struct model *m, int i, int64_t latest_ns)
 {
-    m->timers[i].latest_ns = latest_ns;
+    m->timers[i].latest_ns = m->timers[i].expire_ns = latest_ns;
     m->timers[i].order = m->n_orders++;
     m->is_in[i] = true;
     timer_heap_put(&m->heap, &m->timers[i]);
@@ -73,10 +73,13 @@ static void change_at_random(uint32_t max_capacity, int64_t n_keys)
         if (step % 16 == 0)
             assert_first_is_least(m);
     }
-    for (AioTimer *first; (first = timer_heap_first(&m->heap)) != NULL;) {
-        assert_first_is_least(m);
-        take_out(m, (int)(first - m->timers));
+    for (AioTimer *least; (least = least_of(m)) != NULL;) {
+        assert_null(timer_heap_pop_due(&m->heap, least->latest_ns - 1));
+        assert_ptr_equal(timer_heap_pop_due(&m->heap, least->latest_ns), least);
+        assert_int_equal(least->place, TIMER_IDLE);
+        m->is_in[least - m->timers] = false;
     }
+    assert_null(timer_heap_pop_due(&m->heap, INT64_MAX));
     assert_null(least_of(m));
     timer_heap_deinit(&m->heap);
     free(m);
@@ -100,6 +103,20 @@ static void timers_for_whom_there_is_no_room_keep_their_order(void **state)
     change_at_random(1, 1000); /* no array at all */
 }
 
+static void timer_with_slack_may_be_popped_from_its_expiry_on(void **state)
+{
+    for (uint32_t max_capacity = 0; max_capacity < 2; max_capacity++) { /* array, list */
+        struct timer_heap heap = {.max_capacity = max_capacity};
+        AioTimer timer = {.expire_ns = 10, .latest_ns = 20};
+
+        timer_heap_put(&heap, &timer);
+        assert_null(timer_heap_pop_due(&heap, 9));
+        assert_ptr_equal(timer_heap_pop_due(&heap, 10), &timer);
+        assert_null(timer_heap_first(&heap));
+        timer_heap_deinit(&heap);
+    }
+}
+
 static void empty_heap_has_no_first(void **state)
 {
     struct timer_heap heap = {0};
@@ -115,6 +132,7 @@ int main(void)
         cmocka_unit_test(empty_heap_has_no_first),
         cmocka_unit_test(first_is_the_least_through_random_changes),
         cmocka_unit_test(equal_keys_come_out_as_they_were_put_in),
+        cmocka_unit_test(timer_with_slack_may_be_popped_from_its_expiry_on),
         cmocka_unit_test(timers_for_whom_there_is_no_room_keep_their_order),
     };
 
