@@ -18,7 +18,7 @@
  * A locker spins before it queues only while there is one holder, which runs in another context:
  * in its own it could not get on meanwhile.
  *
- * Orderings       first           then              ordered by                   if broken
+ * Orderings  first            then              ordered by                   if broken
  *   PUSH     record, its co     record popped     push CAS, take xchg          wakes garbage
  *   HANDOFF  own record (or     other's token     seq_cst fence on both sides  lock free, yet all
  *            token)             (or record)                                    sleep
