@@ -20,8 +20,8 @@ extern "C" {
 
 /* The fields are its own. Zero bytes are an unlocked lock. */
 typedef struct CoRwlock {
-    CoQueue waiters;   /* its lock guards all */
-    int64_t n_owners;  /* readers; -1: a writer */
+    CoQueue waiters;
+    uint64_t word;     /* how many readers, or a writer; and whether somebody waits */
     Coroutine *writer; /* who has it, or NULL */
 } CoRwlock;
 
