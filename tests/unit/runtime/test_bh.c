@@ -21,6 +21,7 @@ static void scheduled_bh_runs_once_and_is_progress(void **state)
     bh_schedule(bh);
     assert_true(aio_poll(loop->ctx, true));
     assert_int_equal(calls, 1);
+    assert_int_equal(bh_flags(bh), 0);
     assert_false(aio_poll(loop->ctx, false));
     assert_int_equal(calls, 1);
     bh_delete(bh);
