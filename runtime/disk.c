@@ -67,7 +67,7 @@ static bool withdraw(struct co_wait *wait)
 {
     struct disk_request *request =
         (struct disk_request *)((char *)wait - offsetof(struct disk_request, wait));
-    AioContext *ctx = aio_context_current();
+    AioContext *ctx = request->co->ctx;
 
     request->was_asked = true;
     switch ((enum disk_place)request->place) {

@@ -7,8 +7,8 @@
  *              the kernel's to give and rare; the code for them must be run all the same.
  * Use:         ctx->disk.kernel->preadv(…); a test copies disk_kernel_real, replaces what it wants
  *              and stores its own table in the context before the first request.
- * Concurrency: preadv to fsync: worker threads and the owner loop; the rest: owner loop. The table
- *              is constant while requests are in flight.
+ * Concurrency: preadv, pwritev, openat2: worker threads and the owner loop; the rest: owner loop.
+ *              The table is constant while requests are in flight.
  * Lifetime:    disk_kernel_real is for ever, a test's table outlives the context.
  */
 #include <stdbool.h>

@@ -287,7 +287,6 @@ static unsigned cq_entries(const AioContext *ctx)
     return ctx->disk.depth > CQ_ENTRIES / 2 ? ctx->disk.depth * 2 : CQ_ENTRIES;
 }
 
-/* Makes the ring with the best flags that the kernel takes. 0 or -errno. */
 /*
  * What a ring locks counts against RLIMIT_MEMLOCK of an ordinary user, and the kernel takes apart the
  * ring of a context or process that has ended a little after its end. A replacement must not do with
@@ -306,7 +305,8 @@ static int init_ring(struct io_uring *ring, struct io_uring_params *params)
     return r;
 }
 
-/* With for_outer_loop, such that its fd tells of each completion. */
+/* Makes the ring with the best flags that the kernel takes; with for_outer_loop, such that its fd
+ * tells of each completion. 0 or -errno. */
 static int make_ring(AioContext *ctx, struct uring *u, bool for_outer_loop, const char **ret_name)
 {
     int r = -EINVAL;
