@@ -106,6 +106,9 @@ bool explorer_wait_for_crash(void);
 /* The place of the running thread in its scenario's table. */
 uint32_t explorer_self(void);
 
+/* A step of its own: others may come in. */
+void explorer_step(void);
+
 /* A plain variable of which each thread has its own, as if it were thread-local. Called in begin(). */
 void explorer_thread_local(void *address, size_t bytes);
 

@@ -95,6 +95,7 @@ void memory_settle(void);
 /* ---- plain.c ---- */
 
 void plain_reset(void);
+void plain_ignore(const void *p, size_t bytes);
 void plain_free(const void *p, size_t bytes);
 /* The same for an atomic access. */
 void plain_atomic(const volatile void *p, unsigned size, bool writes);

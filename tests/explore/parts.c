@@ -12,6 +12,7 @@
 
 #include "runtime/aio_sqe.h"
 #include "runtime/bug.h"
+#include "runtime/co_registry.h"
 #include "tests/explore/explorer.h"
 
 #define PART __attribute__((weak))
@@ -21,6 +22,7 @@ static struct {
     Coroutine coroutines[EXPLORER_MAX_THREADS];
     struct aio_counters counters[EXPLORER_MAX_THREADS];
     uint32_t n_contexts;
+    uint32_t n_stacks; /* taken in this run */
 } p;
 
 /* ---- contexts ---- */
@@ -176,4 +178,60 @@ PART void coroutine_fn coroutine_yield_at(const char *why)
 PART void aio_co_wake(Coroutine *co)
 {
     explorer_post(co);
+}
+
+/* Coroutines of their own (scenario_coroutine.c), which nobody lists. */
+
+#define N_STACKS    2
+#define STACK_BYTES (32 * 1024)
+
+static char stacks[N_STACKS][STACK_BYTES] __attribute__((aligned(64)));
+
+PART struct co_stack *co_stack_take(size_t bytes)
+{
+    if (p.n_stacks == N_STACKS)
+        explorer_fail("more than %d coroutines", N_STACKS);
+    char *low = stacks[p.n_stacks++];
+    struct co_stack *stack = (void *)(low + STACK_BYTES - sizeof *stack);
+
+    *stack = (struct co_stack){.low = low, .bytes = STACK_BYTES};
+    return stack;
+}
+
+PART void co_stack_give(struct co_stack *stack)
+{
+}
+
+PART struct co_registry *co_registry_new(const struct aio_instruments *instruments)
+{
+    return (void *)instruments;
+}
+
+PART void co_registry_close(struct co_registry *registry)
+{
+}
+
+PART void co_registry_add(struct co_registry *registry, Coroutine *co)
+{
+}
+
+PART void co_registry_remove(Coroutine *co)
+{
+}
+
+PART void co_registry_remove_from_afar(Coroutine *co)
+{
+}
+
+PART void co_registry_leave_for(AioContext *to, Coroutine *co)
+{
+}
+
+PART int cancel_context_init(AioContext *ctx)
+{
+    return 0;
+}
+
+PART void cancel_context_deinit(AioContext *ctx)
+{
 }

@@ -32,11 +32,20 @@ struct cell {
 static struct {
     struct cell cells[N_CELLS];
     uint32_t run;
+    uintptr_t own; /* where threads have variables of their own */
+    size_t own_bytes;
 } s;
 
 void plain_reset(void)
 {
     s.run++;
+    s.own_bytes = 0;
+}
+
+void plain_ignore(const void *p, size_t bytes)
+{
+    s.own = (uintptr_t)p;
+    s.own_bytes = bytes;
 }
 
 static struct cell *cell_of(uintptr_t granule)
@@ -104,7 +113,7 @@ static void access_memory(const volatile void *p, size_t bytes, enum kind kind, 
     uintptr_t first = (uintptr_t)p / GRANULE;
     uintptr_t last = ((uintptr_t)p + bytes - 1) / GRANULE;
 
-    if (p == &errno) /* each thread has one */
+    if (p == &errno || (uintptr_t)p - s.own < s.own_bytes) /* each thread has one */
         return;
     for (uintptr_t granule = first; bytes > 0 && granule <= last; granule++)
         access_cell(cell_of(granule), kind, pc);
@@ -187,5 +196,28 @@ void __tsan_func_exit(void)
 /* There are no signal handlers here. */
 void __tsan_atomic_signal_fence(int order);
 void __tsan_atomic_signal_fence(int order)
+{
+}
+
+/* A coroutine is no thread here: it is watched as part of the one that runs it. */
+void *__tsan_get_current_fiber(void);
+void *__tsan_get_current_fiber(void)
+{
+    return NULL;
+}
+
+void *__tsan_create_fiber(unsigned flags);
+void *__tsan_create_fiber(unsigned flags)
+{
+    return NULL;
+}
+
+void __tsan_switch_to_fiber(void *fiber, unsigned flags);
+void __tsan_switch_to_fiber(void *fiber, unsigned flags)
+{
+}
+
+void __tsan_destroy_fiber(void *fiber);
+void __tsan_destroy_fiber(void *fiber)
 {
 }

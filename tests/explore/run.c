@@ -83,6 +83,7 @@ void explorer_thread_local(void *address, size_t bytes)
         explorer_fail("thread-local variables of more than %d bytes", MAX_THREAD_BYTES);
     r.locals = address;
     r.locals_bytes = bytes;
+    plain_ignore(address, bytes);
     for (uint32_t f = 0; f < MAX_FIBERS; f++)
         memcpy(r.fibers[f].locals, address, bytes);
 }
@@ -299,6 +300,12 @@ void run_point(void)
         explorer_fail("no end after %d steps", MAX_STEPS);
     choose_crash();
     go_on();
+}
+
+void explorer_step(void)
+{
+    run_point();
+    run_note(4);
 }
 
 void run_pause(void)
