@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What stands for the parts of runtime/ that the scenarios do without: a loop whose only fd is its
- * doorbell, and coroutines that are the scenario's threads themselves. Weak, so that a part that the
- * library needs after all takes their place.
+ * doorbell, and coroutines that are the scenario's threads themselves. redirect.h gives each another
+ * name, so that the library may have its own beside it.
  */
 #include "tests/explore/parts.h"
 
@@ -14,8 +14,6 @@
 #include "runtime/bug.h"
 #include "runtime/co_registry.h"
 #include "tests/explore/explorer.h"
-
-#define PART __attribute__((weak))
 
 static struct {
     AioContext *current[EXPLORER_MAX_THREADS + 1];
@@ -64,78 +62,78 @@ void parts_context_init(AioContext *ctx)
     bh_init(ctx);
 }
 
-PART AioContext *aio_context_current(void)
+AioContext *aio_context_current(void)
 {
     return p.current[explorer_self() + 1];
 }
 
-PART void aio_context_set_current(AioContext *ctx)
+void aio_context_set_current(AioContext *ctx)
 {
     p.current[explorer_self() + 1] = ctx;
 }
 
-PART AioContext *aio_context_ref(AioContext *ctx)
+AioContext *aio_context_ref(AioContext *ctx)
 {
     return ctx;
 }
 
-PART void aio_context_unref(AioContext *ctx)
+void aio_context_unref(AioContext *ctx)
 {
 }
 
 /* ---- what else is in a turn ---- */
 
-PART bool handlers_dispatch(AioContext *ctx)
+bool handlers_dispatch(AioContext *ctx)
 {
     doorbell_drain_fd(&ctx->bell);
     ctx->ready = NULL;
     return false;
 }
 
-PART void handlers_free_deleted(AioContext *ctx)
+void handlers_free_deleted(AioContext *ctx)
 {
 }
 
-PART bool timers_run(AioContext *ctx)
+bool timers_run(AioContext *ctx)
 {
     return false;
 }
 
-PART int64_t timers_timeout_ns(AioContext *ctx)
+int64_t timers_timeout_ns(AioContext *ctx)
 {
     return -1;
 }
 
-PART bool disk_dispatch_completed(AioContext *ctx)
+bool disk_dispatch_completed(AioContext *ctx)
 {
     return false;
 }
 
-PART bool aio_sqe_dispatch(AioContext *ctx)
+bool aio_sqe_dispatch(AioContext *ctx)
 {
     return false;
 }
 
-PART bool poll_mode_run(AioContext *ctx, int64_t timeout_ns)
+bool poll_mode_run(AioContext *ctx, int64_t timeout_ns)
 {
     return false;
 }
 
-PART void poll_mode_slept(AioContext *ctx, int64_t begin_ns, int64_t end_ns)
+void poll_mode_slept(AioContext *ctx, int64_t begin_ns, int64_t end_ns)
 {
 }
 
-PART void poll_mode_learn(AioContext *ctx)
+void poll_mode_learn(AioContext *ctx)
 {
 }
 
-PART int64_t aio_clock_ns(void)
+int64_t aio_clock_ns(void)
 {
     return 0;
 }
 
-PART void recorder_note_at(const struct aio_instruments *in, uint64_t now_ns,
-    enum recorder_kind kind, uint64_t a, uint64_t b)
+void recorder_note_at(const struct aio_instruments *in, uint64_t now_ns, enum recorder_kind kind,
+    uint64_t a, uint64_t b)
 {
 }
 
@@ -158,24 +156,24 @@ void parts_begin_coroutine(AioContext *ctx)
 }
 
 /* Outside of them for a thread that has not begun one. */
-PART Coroutine *coroutine_self(void)
+Coroutine *coroutine_self(void)
 {
     Coroutine *self = &p.coroutines[explorer_self()];
 
     return self->ctx ? self : NULL;
 }
 
-PART bool in_coroutine(void)
+bool in_coroutine(void)
 {
     return coroutine_self() != NULL;
 }
 
-PART void coroutine_fn coroutine_yield_at(const char *why)
+void coroutine_fn coroutine_yield_at(const char *why)
 {
     explorer_wait(coroutine_self());
 }
 
-PART void aio_co_wake(Coroutine *co)
+void aio_co_wake(Coroutine *co)
 {
     explorer_post(co);
 }
@@ -187,7 +185,7 @@ PART void aio_co_wake(Coroutine *co)
 
 static char stacks[N_STACKS][STACK_BYTES] __attribute__((aligned(64)));
 
-PART struct co_stack *co_stack_take(size_t bytes)
+struct co_stack *co_stack_take(size_t bytes)
 {
     if (p.n_stacks == N_STACKS)
         explorer_fail("more than %d coroutines", N_STACKS);
@@ -198,40 +196,40 @@ PART struct co_stack *co_stack_take(size_t bytes)
     return stack;
 }
 
-PART void co_stack_give(struct co_stack *stack)
+void co_stack_give(struct co_stack *stack)
 {
 }
 
-PART struct co_registry *co_registry_new(const struct aio_instruments *instruments)
+struct co_registry *co_registry_new(const struct aio_instruments *instruments)
 {
     return (void *)instruments;
 }
 
-PART void co_registry_close(struct co_registry *registry)
+void co_registry_close(struct co_registry *registry)
 {
 }
 
-PART void co_registry_add(struct co_registry *registry, Coroutine *co)
+void co_registry_add(struct co_registry *registry, Coroutine *co)
 {
 }
 
-PART void co_registry_remove(Coroutine *co)
+void co_registry_remove(Coroutine *co)
 {
 }
 
-PART void co_registry_remove_from_afar(Coroutine *co)
+void co_registry_remove_from_afar(Coroutine *co)
 {
 }
 
-PART void co_registry_leave_for(AioContext *to, Coroutine *co)
+void co_registry_leave_for(AioContext *to, Coroutine *co)
 {
 }
 
-PART int cancel_context_init(AioContext *ctx)
+int cancel_context_init(AioContext *ctx)
 {
     return 0;
 }
 
-PART void cancel_context_deinit(AioContext *ctx)
+void cancel_context_deinit(AioContext *ctx)
 {
 }

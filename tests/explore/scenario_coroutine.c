@@ -23,10 +23,14 @@ static void switch_with_a_step(void **ret_from, void *to)
     co_switch(ret_from, to);
 }
 
-#define coroutine_self     real_coroutine_self
-#define in_coroutine       real_in_coroutine
+#undef coroutine_self
+#define coroutine_self real_coroutine_self
+#undef in_coroutine
+#define in_coroutine real_in_coroutine
+#undef coroutine_yield_at
 #define coroutine_yield_at real_coroutine_yield_at
-#define aio_co_wake        real_aio_co_wake
+#undef aio_co_wake
+#define aio_co_wake real_aio_co_wake
 Coroutine *coroutine_self(void);
 bool in_coroutine(void);
 void coroutine_yield_at(const char *why);
