@@ -48,6 +48,15 @@ Coroutine *coroutine_create_full(
  * what has begun ends by returning. Context: any thread. */
 void coroutine_delete(Coroutine *co);
 
+/*
+ * How many idle stacks this thread keeps at most, for coroutines to come; what is more is unmapped at
+ * once. A pool grows to as many as were in use together and shrinks slowly with use, but an idle one
+ * holds all memory that its stacks have touched: 0 gives that back. 0 or -ENOMEM. Context: any
+ * thread.
+ */
+#define COROUTINE_POOL_MAX ((uint32_t)128 * 1024) /* where nothing is said */
+int coroutine_pool_set_max(uint32_t n_stacks);
+
 /* Runs co in this thread's current context until it yields or ends, then what it woke meanwhile.
  * Aborts where co runs already or is scheduled. Context: owner loop | coroutine. */
 void coroutine_enter(Coroutine *co);

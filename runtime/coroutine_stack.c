@@ -67,6 +67,7 @@ struct co_stack_pool {
     uint32_t n_idle;
     uint32_t n_owned; /* idle, in use, or returned and not collected */
     uint32_t limit;   /* of n_idle */
+    uint32_t max;     /* of limit */
     uint32_t n_given; /* towards LIMIT_DECAY */
     uint32_t n_mapped;
     enum guard guard;
@@ -201,28 +202,26 @@ static void unmap(struct co_stack *stack, enum guard guard)
 
 /* ---- a thread's pool ---- */
 
-static void unmap_all(struct co_stack *first, enum guard guard)
+/* Keeps n of each size. Returns whether there were more. */
+static bool drop_idle(struct co_stack_pool *pool, uint32_t n)
 {
-    while (first) {
-        struct co_stack *stack = first;
-
-        first = stack->next;
-        unmap(stack, guard);
-    }
-}
-
-/* Returns whether there was any. */
-static bool drop_idle(struct co_stack_pool *pool)
-{
-    bool any = pool->n_idle > 0;
+    uint32_t before = pool->n_owned;
 
     for (uint32_t i = 0; i < N_CLASSES; i++) {
-        unmap_all(pool->idle[i], pool->guard);
-        pool->idle[i] = NULL;
+        struct co_stack **link = &pool->idle[i];
+
+        for (uint32_t k = 0; k < n && *link; k++)
+            link = &(*link)->next;
+        while (*link) {
+            struct co_stack *stack = *link;
+
+            *link = stack->next;
+            unmap(stack, pool->guard);
+            pool->n_idle--;
+            pool->n_owned--;
+        }
     }
-    pool->n_owned -= pool->n_idle;
-    pool->n_idle = 0;
-    return any;
+    return pool->n_owned < before;
 }
 
 static void keep_or_unmap(struct co_stack_pool *pool, struct co_stack *stack)
@@ -262,7 +261,7 @@ static void close_pool(void *opaque)
 
     this_pool = NULL;
     collect(pool, CLOSED);
-    drop_idle(pool);
+    drop_idle(pool, 0);
     if (atomic_add_seq(&pool->refs, pool->n_owned - OPEN) == OPEN - pool->n_owned)
         free(pool);
 }
@@ -280,7 +279,8 @@ static struct co_stack_pool *open_pool(void)
 
     if (!pool)
         return NULL;
-    *pool = (struct co_stack_pool){.refs = OPEN, .limit = CO_STACK_POOL_MIN};
+    *pool =
+        (struct co_stack_pool){.refs = OPEN, .limit = CO_STACK_POOL_MIN, .max = COROUTINE_POOL_MAX};
     pthread_once(&exit_key_once, make_exit_key);
     int error = pthread_setspecific(exit_key, pool);
     if (error != 0) {
@@ -308,8 +308,8 @@ static struct co_stack *pop_idle(struct co_stack_pool *pool, uint32_t class)
 
 static inline void raise_limit(struct co_stack_pool *pool, uint32_t n)
 {
-    if (pool->limit < n && pool->limit < CO_STACK_POOL_MAX)
-        pool->limit = n < CO_STACK_POOL_MAX ? n : CO_STACK_POOL_MAX;
+    if (pool->limit < n && pool->limit < pool->max)
+        pool->limit = n < pool->max ? n : pool->max;
 }
 
 /* None is idle here: one that others gave back, or a new one. */
@@ -322,7 +322,7 @@ static struct co_stack *fetch(struct co_stack_pool *pool, uint32_t class, size_t
             return stack;
     }
     struct co_stack *stack = map(pool, bytes);
-    if (!stack && errno == ENOMEM && drop_idle(pool))
+    if (!stack && errno == ENOMEM && drop_idle(pool, 0))
         stack = map(pool, bytes);
     if (stack)
         pool->n_owned++;
@@ -364,8 +364,7 @@ USES_THIS_POOL struct co_stack *co_stack_take(size_t bytes)
 static void forget_a_little(struct co_stack_pool *pool)
 {
     pool->limit -= pool->limit / 16;
-    if (pool->limit < CO_STACK_POOL_MIN)
-        pool->limit = CO_STACK_POOL_MIN;
+    raise_limit(pool, CO_STACK_POOL_MIN);
     raise_limit(pool, pool->n_owned - pool->n_idle);
 }
 
@@ -401,6 +400,21 @@ USES_THIS_POOL void co_stack_give(struct co_stack *stack)
         forget_a_little(pool);
     }
     keep_or_unmap(pool, stack);
+}
+
+USES_THIS_POOL int coroutine_pool_set_max(uint32_t n_stacks)
+{
+    struct co_stack_pool *pool = this_pool ? this_pool : open_pool();
+
+    if (!pool)
+        return -ENOMEM;
+    pool->max = n_stacks;
+    if (pool->limit > n_stacks)
+        pool->limit = n_stacks;
+    collect(pool, NULL);
+    if (pool->n_idle > n_stacks)
+        drop_idle(pool, n_stacks / N_CLASSES);
+    return 0;
 }
 
 /* ---- how deep ---- */

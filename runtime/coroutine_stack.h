@@ -11,15 +11,14 @@
  * Concurrency: a stack may be given back by another thread than the one that took it; it goes home
  *              to the pool of the one that mapped it.
  * Lifetime:    a thread keeps what it may need again, up to as many as it had out at once lately
- *              and to CO_STACK_POOL_MAX, until it ends.
+ *              and to COROUTINE_POOL_MAX or what it was told, until it ends.
  */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-/* Idle stacks that a thread keeps, of all sizes together; each holds the pages it has touched. */
+/* So many a thread keeps at least, where that is allowed. */
 #define CO_STACK_POOL_MIN 64
-#define CO_STACK_POOL_MAX 16384
 
 /* Lies at the top of the stack that it describes, at a multiple of 64 less its own size. */
 struct co_stack {

@@ -225,7 +225,7 @@ static void a_thread_keeps_stacks_until_it_ends(void **state)
 #define STACK_KIB ((long)COROUTINE_STACK_BYTES / 1024)
 #define BURST     1000
 
-static struct co_stack *stacks[CO_STACK_POOL_MAX + 100];
+static struct co_stack *stacks[BURST];
 
 static void take(int n)
 {
@@ -265,14 +265,18 @@ static void a_burst_is_forgotten_with_use(void **state)
     assert_kib_freed(idle_kib, (BURST - 2 * CO_STACK_POOL_MIN) * STACK_KIB);
 }
 
-static void a_thread_keeps_no_more_than_the_limit(void **state)
+static void a_thread_keeps_no_more_than_it_was_told(void **state)
 {
-    if (UNDER_SANITIZER)
-        skip();
-    take(CO_STACK_POOL_MAX + 100);
+    assert_int_equal(coroutine_pool_set_max(BURST - 100), 0);
+    take(BURST);
     long all_kib = mapped_kib();
-    give(CO_STACK_POOL_MAX + 100);
+    give(BURST);
     assert_kib_freed(all_kib, 100 * STACK_KIB);
+    assert_int_equal(coroutine_pool_set_max(0), 0);
+    assert_kib_freed(all_kib, BURST * STACK_KIB);
+    co_stack_give(co_stack_take(0));
+    assert_kib_freed(all_kib, BURST * STACK_KIB);
+    assert_int_equal(coroutine_pool_set_max(COROUTINE_POOL_MAX), 0);
 }
 
 static void in_a_thread(void *(*fn)(void *))
@@ -439,7 +443,7 @@ int main(void)
         cmocka_unit_test(a_thread_keeps_stacks_until_it_ends),
         cmocka_unit_test(a_thread_keeps_what_it_had_out_at_once),
         cmocka_unit_test(a_burst_is_forgotten_with_use),
-        cmocka_unit_test(a_thread_keeps_no_more_than_the_limit),
+        cmocka_unit_test(a_thread_keeps_no_more_than_it_was_told),
         cmocka_unit_test(what_another_thread_gives_back_goes_home),
         cmocka_unit_test(stacks_outlive_the_thread_that_mapped_them),
         cmocka_unit_test(other_sizes_are_kept_too),
