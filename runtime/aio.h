@@ -220,8 +220,8 @@ bool aio_bh_poll(AioContext *ctx);
  * off (in another thread, one that runs already goes on to its end). Take fd off before closing it.
  * Returns 0, -ENOMEM, -ENOSPC (fs.epoll.max_user_watches), -EBADF, or -EPERM: fd can't be waited for
  * (a regular file, /dev/null); poll(2) would call it ready always, and so the loop would never
- * sleep: read it with sherd/disk.h. On an error what was there stays. Taking off returns 0. Context:
- * any thread.
+ * sleep: read it with sherd/disk.h; -EMFILE: that takes an fd to find out. On an error what was
+ * there stays. Taking off returns 0. Context: any thread.
  */
 int aio_set_fd_handler(AioContext *ctx, int fd, IOHandler *io_read, IOHandler *io_write,
     AioPollFn *io_poll, IOHandler *io_poll_ready, void *opaque);

@@ -1,140 +1,17 @@
 /* SPDX-License-Identifier: MIT */
-#include "tests/unit/runtime/loop_fixture.h"
+#include "tests/unit/runtime/event_fixture.h"
 
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
-#include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
-/* What is asked of each monitor, and how one gives way to another; what a handler is promised is in
- * test_handler.c, what is io_uring's alone in test_fdmon_uring.c. */
-
-#define MANY 64 /* fds with which epoll takes over */
-
-/* ---- something to watch ---- */
-
-struct event {
-    AioContext *ctx;
-    int fd;
-    bool keeps; /* its callback leaves it readable */
-    unsigned n_calls;
-    unsigned *order; /* counts calls of several */
-    unsigned place;  /* of its last call among these */
-    bool called;
-};
-
-static void event_open(struct event *event, AioContext *ctx)
-{
-    *event = (struct event){.ctx = ctx, .fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
-    assert_true(event->fd >= 0);
-}
-
-static void event_set(const struct event *event)
-{
-    assert_int_equal(eventfd_write(event->fd, 1), 0);
-}
-
-static void on_event(void *opaque)
-{
-    struct event *event = opaque;
-    eventfd_t count;
-
-    if (!event->keeps)
-        eventfd_read(event->fd, &count);
-    event->n_calls++;
-    if (event->order)
-        event->place = ++*event->order;
-    set_flag(&event->called);
-}
-
-static void watch(struct event *event)
-{
-    assert_int_equal(
-        aio_set_fd_handler(event->ctx, event->fd, on_event, NULL, NULL, NULL, event), 0);
-}
-
-static void take_off(const struct event *event)
-{
-    assert_int_equal(aio_set_fd_handler(event->ctx, event->fd, NULL, NULL, NULL, NULL, NULL), 0);
-}
-
-static void event_close(struct event *event)
-{
-    take_off(event);
-    close(event->fd);
-}
-
-static struct event *open_crowd(AioContext *ctx, unsigned n)
-{
-    struct event *crowd = calloc(n, sizeof *crowd);
-
-    for (unsigned i = 0; i < n; i++) {
-        event_open(&crowd[i], ctx);
-        watch(&crowd[i]);
-    }
-    return crowd;
-}
-
-static void close_crowd(struct event *crowd, unsigned n)
-{
-    for (unsigned i = 0; i < n; i++)
-        event_close(&crowd[i]);
-    free(crowd);
-}
-
-/* Sets each and sees each called once. */
-static void use_crowd(struct loop *loop, struct event *crowd, unsigned n)
-{
-    for (unsigned i = 0; i < n; i++) {
-        crowd[i].called = false;
-        crowd[i].n_calls = 0;
-        event_set(&crowd[i]);
-    }
-    for (unsigned i = 0; i < n; i++)
-        loop_until(loop, &crowd[i].called);
-    while (aio_poll(loop->ctx, false))
-        continue;
-    for (unsigned i = 0; i < n; i++)
-        assert_int_equal(crowd[i].n_calls, 1);
-}
-
-/* Turns until there is nothing to do: all is armed. */
-static void settle(AioContext *ctx)
-{
-    while (aio_poll(ctx, false))
-        continue;
-}
-
-/* Turns until all that were taken off are freed. */
-static void free_handlers(struct loop *loop)
-{
-    int64_t deadline_ns = aio_clock_ns() + LOOP_DEADLINE_NS;
-
-    while (loop->ctx->deleted_handlers) {
-        assert_true(aio_clock_ns() < deadline_ns);
-        aio_poll(loop->ctx, false);
-    }
-}
-
-static void turn_for_ns(struct loop *loop, int64_t ns)
-{
-    AioTimer timer;
-    bool over = false;
-
-    aio_timer_init(loop->ctx, &timer, set_flag, &over);
-    timer_mod_ns(&timer, aio_clock_ns() + ns);
-    loop_until(loop, &over);
-}
-
-static uint64_t n_polls(const struct loop *loop)
-{
-    return loop->ctx->instruments.counters->polls;
-}
+/* What is asked of each monitor; how one gives way to another is in test_fdmon_growth.c, what a
+ * handler is promised in test_handler.c, what is io_uring's alone in test_fdmon_uring.c. */
 
 /* Whether the soft limit of open fds is n at least, or could be made so. */
 static bool may_open(rlim_t n)
@@ -201,155 +78,19 @@ static void each_monitor_serves_each_engine_but_the_rings(void **state)
     }
 }
 
-/* ---- one that grows ---- */
+/* ---- many ---- */
 
-/* The loop of a case, with a context that chooses for itself. */
-static struct loop growing_loop(const struct loop *loop)
-{
-    struct loop growing = *loop;
-
-    growing.ctx = new_context(AIO_ENGINE_THREADS);
-    return growing;
-}
-
-static void epoll_takes_over_at_64_fds_and_stays(void **state)
-{
-    struct loop loop = growing_loop(*state);
-    struct event *few = open_crowd(loop.ctx, MANY - 1);
-
-    settle(loop.ctx);
-    assert_int_equal(aio_context_monitor(loop.ctx), AIO_MONITOR_PPOLL);
-    use_crowd(&loop, few, MANY - 1);
-
-    struct event *more = open_crowd(loop.ctx, MANY);
-
-    use_crowd(&loop, more, MANY);
-    assert_int_equal(aio_context_monitor(loop.ctx), AIO_MONITOR_EPOLL);
-    use_crowd(&loop, few, MANY - 1);
-    close_crowd(more, MANY);
-    settle(loop.ctx);
-    use_crowd(&loop, few, MANY - 1);
-    assert_int_equal(aio_context_monitor(loop.ctx), AIO_MONITOR_EPOLL);
-    close_crowd(few, MANY - 1);
-    aio_context_unref(loop.ctx);
-}
+#define N_MANY 128 /* with half of them a context that chooses for itself takes epoll */
 
 static void what_was_asked_for_by_name_stays_with_many_fds(void **state)
 {
     struct loop *loop = *state;
-    struct event *crowd = open_crowd(loop->ctx, 2 * MANY);
+    struct event *crowd = open_crowd(loop->ctx, N_MANY);
 
-    use_crowd(loop, crowd, 2 * MANY);
+    use_crowd(loop, crowd, N_MANY);
     assert_int_equal(aio_context_monitor(loop->ctx), loop->monitor);
-    close_crowd(crowd, 2 * MANY);
+    close_crowd(crowd, N_MANY);
     free_handlers(loop);
-}
-
-struct crowd {
-    AioContext *ctx;
-    struct event *events;
-    unsigned n;
-};
-
-static void *watch_crowd(void *opaque)
-{
-    struct crowd *crowd = opaque;
-
-    for (unsigned i = 0; i < crowd->n; i++) {
-        event_set(&crowd->events[i]);
-        watch(&crowd->events[i]);
-        if (i % 8 == 7) { /* now and then one that is there for a moment alone */
-            take_off(&crowd->events[i]);
-            watch(&crowd->events[i]);
-        }
-    }
-    return NULL;
-}
-
-static void no_fd_is_lost_that_another_thread_adds_while_epoll_takes_over(void **state)
-{
-    enum { N = 2 * MANY };
-
-    for (int round = 0; round < 20; round++) {
-        struct loop loop = growing_loop(*state);
-        struct crowd crowd = {loop.ctx, calloc(N, sizeof *crowd.events), N};
-        pthread_t thread;
-
-        for (unsigned i = 0; i < N; i++)
-            event_open(&crowd.events[i], loop.ctx);
-        assert_int_equal(pthread_create(&thread, NULL, watch_crowd, &crowd), 0);
-        for (unsigned i = 0; i < N; i++)
-            loop_until(&loop, &crowd.events[i].called);
-        pthread_join(thread, NULL);
-        settle(loop.ctx);
-        assert_int_equal(aio_context_monitor(loop.ctx), AIO_MONITOR_EPOLL);
-        for (unsigned i = 0; i < N; i++)
-            assert_int_equal(crowd.events[i].n_calls, 1);
-        close_crowd(crowd.events, N);
-        aio_context_unref(loop.ctx);
-    }
-}
-
-/* Takes part in a turn within which epoll takes over. */
-struct grower {
-    struct event event;
-    struct loop *loop;
-    struct crowd *crowd;
-};
-
-static void grow_within(void *opaque)
-{
-    struct grower *grower = opaque;
-
-    on_event(&grower->event);
-    if (grower->crowd->events)
-        return;
-    grower->crowd->events = open_crowd(grower->loop->ctx, MANY);
-    event_set(&grower->crowd->events[0]);
-    loop_until(grower->loop, &grower->crowd->events[0].called);
-    assert_int_equal(aio_context_monitor(grower->loop->ctx), AIO_MONITOR_EPOLL);
-}
-
-static void epoll_may_take_over_in_a_turn_within_a_turn(void **state)
-{
-    enum { N = 8 };
-    struct loop loop = growing_loop(*state);
-    struct crowd crowd = {.ctx = loop.ctx};
-    struct grower growers[N];
-
-    for (int i = 0; i < N; i++) {
-        growers[i] = (struct grower){.loop = &loop, .crowd = &crowd};
-        event_open(&growers[i].event, loop.ctx);
-        event_set(&growers[i].event);
-        assert_int_equal(aio_set_fd_handler(loop.ctx, growers[i].event.fd, grow_within, NULL, NULL,
-                             NULL, &growers[i]),
-            0);
-    }
-    for (int i = 0; i < N; i++)
-        loop_until(&loop, &growers[i].event.called);
-    settle(loop.ctx);
-    for (int i = 0; i < N; i++) {
-        assert_int_equal(growers[i].event.n_calls, 1);
-        event_close(&growers[i].event);
-    }
-    close_crowd(crowd.events, MANY);
-    aio_context_unref(loop.ctx);
-}
-
-static void without_an_fd_for_epoll_ppoll_goes_on(void **state)
-{
-    struct loop loop = growing_loop(*state);
-    struct event *crowd = open_crowd(loop.ctx, 2 * MANY);
-    struct rlimit limit;
-
-    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
-    assert_int_equal(setrlimit(RLIMIT_NOFILE, &(struct rlimit){3, limit.rlim_max}), 0);
-    aio_poll(loop.ctx, false);
-    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
-    use_crowd(&loop, crowd, 2 * MANY);
-    assert_int_equal(aio_context_monitor(loop.ctx), AIO_MONITOR_PPOLL);
-    close_crowd(crowd, 2 * MANY);
-    aio_context_unref(loop.ctx);
 }
 
 /* ---- order and fairness ---- */
@@ -682,11 +423,6 @@ static void what_would_be_ready_always_is_refused_and_what_can_be_waited_for_is_
     assert_int_equal(calls, 0);
 }
 
-#define GROWING_CASE(f)                                             \
-    {                                                               \
-#f, f, loop_setup, loop_teardown, (void *)AIO_MONITOR_PPOLL \
-    }
-
 int main(void)
 {
     static const struct CMUnitTest fdmon[] = {
@@ -706,12 +442,6 @@ int main(void)
         LOOP_CASE(limit_below_the_number_of_fds_does_not_stop_the_loop),
         LOOP_CASE(what_would_be_ready_always_is_refused_and_what_can_be_waited_for_is_not),
     };
-    static const struct CMUnitTest growing[] = {
-        GROWING_CASE(epoll_takes_over_at_64_fds_and_stays),
-        GROWING_CASE(no_fd_is_lost_that_another_thread_adds_while_epoll_takes_over),
-        GROWING_CASE(epoll_may_take_over_in_a_turn_within_a_turn),
-        GROWING_CASE(without_an_fd_for_epoll_ppoll_goes_on),
-    };
 
-    return LOOP_RUN(fdmon) + cmocka_run_group_tests(growing, NULL, NULL);
+    return LOOP_RUN(fdmon);
 }
