@@ -112,6 +112,15 @@ static void disarm(struct timer_list *list, AioTimer *timer)
     set_expire(timer, NOT_ARMED);
 }
 
+/* The loop looks at its timers before it sleeps: what it arms itself needs no fence. */
+static void tell(AioContext *ctx)
+{
+    if (aio_context_current() == ctx)
+        context_nudge_home(ctx);
+    else
+        context_nudge(ctx); /* SLEEP */
+}
+
 static void modify(AioTimer *timer, int64_t expire_ns, bool only_earlier)
 {
     AioContext *ctx = timer->ctx;
@@ -127,7 +136,7 @@ static void modify(AioTimer *timer, int64_t expire_ns, bool only_earlier)
     }
     pthread_mutex_unlock(&list->lock);
     if (is_earlier)
-        context_nudge(ctx); /* SLEEP */
+        tell(ctx);
 }
 
 void timer_mod_ns(AioTimer *timer, int64_t expire_ns)
