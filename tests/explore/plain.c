@@ -66,6 +66,14 @@ static struct cell *cell_of(uintptr_t granule)
     explorer_fail("the scenario touches too much memory");
 }
 
+/* As addr2line takes it. */
+static unsigned long in_program(const void *pc)
+{
+    extern const char __executable_start[];
+
+    return pc ? (unsigned long)((const char *)pc - __executable_start) : 0;
+}
+
 static const char *const kind_names[] = {"a read", "a write", "an atomic load", "an atomic store"};
 
 /* Whom this access races with, or SETUP. */
@@ -84,9 +92,9 @@ static void check_against(const struct cell *cell, enum kind kind, enum kind oth
     uint32_t f = racer(cell, other);
 
     if (f != SETUP && f != run_self())
-        explorer_fail("%s by %s races with %s by %s (at %p, code %p)", kind_names[kind],
+        explorer_fail("%s by %s races with %s by %s (at %p, code 0x%lx)", kind_names[kind],
             run_name(run_self()), kind_names[other], run_name(f), (void *)(cell->granule * GRANULE),
-            pc);
+            in_program(pc));
 }
 
 static void access_cell(struct cell *cell, enum kind kind, void *pc)
@@ -95,8 +103,8 @@ static void access_cell(struct cell *cell, enum kind kind, void *pc)
     bool atomic = kind == ATOMIC_READ || kind == ATOMIC_WRITE;
 
     if (cell->freed)
-        explorer_fail("%s by %s of memory that was freed (code %p)", kind_names[kind],
-            run_name(run_self()), pc);
+        explorer_fail("%s by %s of memory that was freed (code 0x%lx)", kind_names[kind],
+            run_name(run_self()), in_program(pc));
     check_against(cell, kind, PLAIN_WRITE, pc);
     if (writes)
         check_against(cell, kind, PLAIN_READ, pc);

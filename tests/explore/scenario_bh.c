@@ -231,8 +231,8 @@ static void send_on_an_errand(void)
     explorer_check(s.errand == 1);
 }
 
-/* Wrong: a notification is no mailbox, and this is one. */
-static void set_a_flag_and_notify(void)
+/* Wrong: nobody is told. */
+static void fulfil_alone(void)
 {
     store();
 }
@@ -280,6 +280,6 @@ const struct scenario bh_scenarios[] = {
     {"who_sends_on_an_errand_sees_what_it_did", begin_with_another, end, DAILY, LONG,
         {{"sender", send_on_an_errand}, {"loop", take_turns_until_told}}},
     {"wrong: nobody kicks who waits for a condition", begin, end, DAILY, LONG,
-        {{"kicker", set_a_flag_and_notify}, {"waiter", wait_while}}},
+        {{"kicker", fulfil_alone}, {"waiter", wait_while}}},
     {NULL},
 };
