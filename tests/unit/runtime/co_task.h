@@ -60,11 +60,12 @@ static inline ssize_t co_task_do(struct loop *loop, struct co_task task)
     return co_task_finish(loop, &task);
 }
 
-/* Turns until nothing is left to do now. */
+/* Turns until nothing is left to do now; fails where that does not come. */
 static inline void co_task_settle(struct loop *loop)
 {
-    while (aio_poll(loop->ctx, false))
-        continue;
+    for (int i = 0; aio_poll(loop->ctx, false); i++)
+        if (i == 10000)
+            fail_msg("the loop spins");
 }
 
 /* Bytes that differ from place to place, and say when one is lost, moved or doubled. */
