@@ -20,7 +20,8 @@
 #include <stddef.h>
 
 /* A position at which entry(opaque) begins, with the floating-point control bits of whoever goes on
- * there, on the stack [low, low + bytes). entry must not return. Context: any thread. */
+ * there (by ucontext: of the caller), on the stack [low, low + bytes). entry must not return.
+ * Context: any thread. */
 void *co_switch_prepare(void *low, size_t bytes, void (*entry)(void *opaque), void *opaque);
 
 /* Stores where this stack is left, then goes on at to. Returns when somebody goes on with
