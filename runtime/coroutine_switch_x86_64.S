@@ -14,6 +14,9 @@
  * It goes on by pop and jmp: a ret would be predicted to return to this stack's own caller, wrongly
  * each time.
  *
+ * Each function begins a cache line, so that its cost does not depend on what is linked before it (an
+ * enter and yield took 11.8 ns or 13.4).
+ *
  * How the control words are loaded depends on the processor, by which the dynamic linker picks one
  * of two. On Intel's, loading MXCSR costs some 50 ns where the sticky status flags differ,
  * so the control bits are compared, and it is loaded when one of those differs. On AMD's, a load
@@ -97,7 +100,7 @@
 .endm
 
         .text
-        .p2align 4
+        .p2align 6
         .globl  co_switch_comparing
         .hidden co_switch_comparing
         .type   co_switch_comparing, @function
@@ -113,7 +116,7 @@ co_switch_comparing:
         .cfi_endproc
         .size   co_switch_comparing, . - co_switch_comparing
 
-        .p2align 4
+        .p2align 6
         .globl  co_switch_loading
         .hidden co_switch_loading
         .type   co_switch_loading, @function
@@ -130,7 +133,7 @@ co_switch_loading:
         .size   co_switch_loading, . - co_switch_loading
 
 /* To the last switch from a stack it does not matter what that stack has. */
-        .p2align 4
+        .p2align 6
         .globl  co_switch_last_comparing
         .hidden co_switch_last_comparing
         .type   co_switch_last_comparing, @function
@@ -147,7 +150,7 @@ co_switch_last_comparing:
         .cfi_endproc
         .size   co_switch_last_comparing, . - co_switch_last_comparing
 
-        .p2align 4
+        .p2align 6
         .globl  co_switch_last_loading
         .hidden co_switch_last_loading
         .type   co_switch_last_loading, @function
@@ -162,7 +165,7 @@ co_switch_last_loading:
 
 /* Called once for each, by the dynamic linker: which function `name` is. */
 .macro choose name, loading, comparing
-        .p2align 4
+        .p2align 6
         .type   choose_\name, @function
 choose_\name:
         .cfi_startproc
@@ -192,7 +195,7 @@ choose_\name:
         choose  co_switch_last, co_switch_last_loading, co_switch_last_comparing
 
 /* void *co_switch_prepare(void *low, size_t bytes, void (*entry)(void *), void *opaque) */
-        .p2align 4
+        .p2align 6
         .globl  co_switch_prepare
         .hidden co_switch_prepare
         .type   co_switch_prepare, @function
@@ -215,7 +218,7 @@ co_switch_prepare:
         .size   co_switch_prepare, . - co_switch_prepare
 
 /* void co_switch_return(void) */
-        .p2align 4
+        .p2align 6
         .globl  co_switch_return
         .hidden co_switch_return
         .type   co_switch_return, @function
@@ -229,7 +232,7 @@ co_switch_return:
         .size   co_switch_return, . - co_switch_return
 
 /* The outermost frame of a coroutine: has no return address, which ends a backtrace. */
-        .p2align 4
+        .p2align 6
         .type   co_switch_start, @function
 co_switch_start:
         .cfi_startproc
