@@ -9,7 +9,7 @@
  * Concurrency: coroutine_fn, all of them. Several coroutines may use one fd at once.
  * Lifetime:    buffers, paths and the fd stay valid until the call returns; it returns when the
  *              kernel is done with them, never earlier.
- * Not here:    pipes, sockets and other fds without offsets: watch those (sherd/aio.h). Files and
+ * Not here:    pipes and other fds without offsets (sherd/co_fd.h), sockets (sherd/co_socket.h). Files and
  *              buffers that are used often can be registered (sherd/aio_register.h); then fd may be
  *              AIO_FIXED_FD(place).
  *
