@@ -27,6 +27,7 @@
 #include "runtime/atomic.h"
 #include "runtime/bug.h"
 #include "runtime/context.h"
+#include "runtime/probe.h"
 
 #define NOT_ARMED ((int64_t)-1)
 #define LOOK_NS   AIO_SCALE_S /* how often a clock that may jump is read where it has no fd */
@@ -282,6 +283,7 @@ static void fire(AioContext *ctx, enum AioClock clock, AioTimer *timer)
     list->n_running++;
     pthread_mutex_unlock(&list->lock);
     counter_add(&ctx->instruments.counters->timers_fired, 1);
+    PROBE2(timer_fire, ctx, timer);
     cb(opaque); /* may have freed timer */
     pthread_mutex_lock(&list->lock);
     if (--list->n_running == 0)
