@@ -114,8 +114,8 @@ static void look_on(void)
 const struct scenario ring_scenarios[] = {
     {"what_is_popped_is_whole_and_in_order", begin, end, DAILY, LONG,
         {{"producer", produce}, {"consumer", consume}}},
-    {"the_depth_is_never_more_than_the_slots", begin, NULL, DAILY, LONG,
-        {{"producer", produce}, {"consumer", consume}, {"onlooker", look_on}}},
+    {"the_depth_is_never_more_than_the_slots", begin, NULL, {.preemptions = 1, .stale_loads = 2},
+        LONG, {{"producer", produce}, {"consumer", consume}, {"onlooker", look_on}}},
     {"a_producer_that_dies_is_replaced_without_loss_or_doubles", begin, end, DAILY_DEAD, LONG_DEAD,
         {{"producer", produce, .may_crash = true}, {"replacement", produce_after_a_crash},
             {"consumer", consume}}},
