@@ -4,7 +4,8 @@
  * The sleeper and its timer lie on the coroutine's stack. Who takes the sleeper out of its CoSleep,
  * under the lock, ends the sleep: the timer, a waker, or the end of a scope. The timer's callback
  * runs in the thread of the sleeper, so that it can't be under way when the coroutine goes on and
- * disarms it.
+ * disarms it. Once a sleep has ended, another coroutine may sleep there before this one has run: so
+ * timer and scope take their own sleeper, or nobody.
  *
  * The sleeper holds the right to enter itself, so that anyone else who wakes it aborts instead of
  * leaving an armed timer on a stack that is used otherwise. Who ends the sleep gives it up first.
@@ -37,12 +38,16 @@ void co_sleep_deinit(CoSleep *sleep)
 
 /* ---- the end of a sleep ---- */
 
-/* The sleeper, for who is the first to come; NULL for the others. */
-static struct co_sleeper *take_sleeper(CoSleep *sleep)
+/* The sleeper, or this one only where it is not NULL, for who is the first to come; NULL for the
+ * others. */
+static struct co_sleeper *take_sleeper(CoSleep *sleep, const struct co_sleeper *only)
 {
     pthread_mutex_lock(&sleep->lock);
     struct co_sleeper *sleeper = sleep->sleeper;
-    sleep->sleeper = NULL;
+    if (only && sleeper != only)
+        sleeper = NULL;
+    if (sleeper)
+        sleep->sleeper = NULL;
     pthread_mutex_unlock(&sleep->lock);
     if (sleeper)
         co_unclaim(sleeper->co);
@@ -51,20 +56,22 @@ static struct co_sleeper *take_sleeper(CoSleep *sleep)
 
 static bool withdraw(struct co_wait *wait)
 {
-    return take_sleeper(((struct co_sleeper *)wait)->sleep) != NULL; /* its first field */
+    const struct co_sleeper *own = (void *)wait; /* its first field */
+
+    return take_sleeper(own->sleep, own) != NULL;
 }
 
 static void on_time(void *opaque)
 {
-    struct co_sleeper *sleeper = take_sleeper(opaque);
+    const struct co_sleeper *own = opaque;
 
-    if (sleeper)
-        aio_co_wake(sleeper->co);
+    if (take_sleeper(own->sleep, own))
+        aio_co_wake(own->co);
 }
 
 void co_sleep_wake(CoSleep *sleep)
 {
-    struct co_sleeper *sleeper = take_sleeper(sleep);
+    struct co_sleeper *sleeper = take_sleeper(sleep, NULL);
 
     if (!sleeper)
         return;
@@ -109,7 +116,7 @@ static int coroutine_fn sleep_until(
     AioTimer timer;
 
     lie_down(sleep, &sleeper, why);
-    aio_timer_init_full(sleeper.co->ctx, &timer, clock, AIO_SCALE_NS, on_time, sleep);
+    aio_timer_init_full(sleeper.co->ctx, &timer, clock, AIO_SCALE_NS, on_time, &sleeper);
     if (end_ns != NO_END)
         timer_mod_ns(&timer, end_ns);
     int r = co_wait(&sleeper.wait, why);

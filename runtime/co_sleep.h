@@ -10,7 +10,8 @@
  *              or, with a CoSleep that others can see:
  *              co_sleep_ns_wakeable(&sleep, AIO_CLOCK_MONOTONIC, 5 * MS_NS);
  *              and in any thread: co_sleep_wake(&sleep);
- * Concurrency: one sleeper at a time; waking, any thread
+ * Concurrency: one sleeper at a time, the next one as soon as the sleep has ended; waking, any
+ *              thread
  * Lifetime:    the caller embeds a CoSleep
  * Not here:    a limit for what something else takes (sherd/co_cancel.h, sherd/co_timeout.h)
  *

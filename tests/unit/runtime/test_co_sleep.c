@@ -100,6 +100,54 @@ static void a_cancel_ends_a_sleep(void **state)
     co_sleep_deinit(&sleeping);
 }
 
+/* ---- a CoSleep used again before its woken sleeper runs ---- */
+
+static struct actor again[2];
+
+static void wake_one_and_let_the_next_sleep(void *opaque)
+{
+    co_sleep_wake(&sleeping);
+    again[1].call = sleep_virtually;
+    again[1].is_busy = true;
+    coroutine_enter(again[1].co);
+}
+
+static void what_would_have_ended_a_sleep_does_not_end_the_next_one(void **state)
+{
+    AioTimer before;
+
+    co_sleep_init(&sleeping);
+    actors_start(again, 2);
+    again[0].arg = 100;
+    again[1].arg = 1000;
+    aio_timer_init_full(
+        ctx, &before, AIO_CLOCK_VIRTUAL, AIO_SCALE_NS, wake_one_and_let_the_next_sleep, NULL);
+    timer_mod_ns(&before, 99);
+    actor_do(&again[0], sleep_virtually);
+    aio_virtual_clock_advance_ns(ctx, 100); /* both timers, in one turn */
+    settle();
+    assert_false(again[0].is_busy);
+    assert_int_equal(again[0].result, 1);
+    assert_true(again[1].is_busy);
+    aio_virtual_clock_advance_ns(ctx, 1000);
+    settle();
+    assert_int_equal(again[1].result, 0);
+
+    actor_do(&again[0], sleep_until_woken);
+    co_cancel(&again[0].token);
+    wake_one_and_let_the_next_sleep(NULL);
+    settle();
+    assert_int_equal(again[0].result, 1);
+    assert_true(again[1].is_busy);
+    co_sleep_wake(&sleeping);
+    settle();
+    assert_int_equal(again[1].result, 1);
+    actors_stop(again, 2);
+    co_sleep_deinit(&sleeping);
+}
+
+/* ---- several threads ---- */
+
 static int n_slept;
 static int n_woken;
 static int n_timed_out;
@@ -185,6 +233,7 @@ int main(void)
         CASE(a_wake_ends_a_sleep),
         CASE(time_ends_a_sleep_and_a_wake_for_nobody_is_not_kept),
         CASE(a_cancel_ends_a_sleep),
+        CASE(what_would_have_ended_a_sleep_does_not_end_the_next_one),
         CASE(wakes_of_another_thread_times_and_scopes_end_each_sleep_once),
         CASE(mistakes_with_sleep_abort),
     };
