@@ -225,6 +225,15 @@ static void on_deadline(void *opaque)
 
 /* ---- waiting ---- */
 
+Coroutine *coroutine_fn co_wait_self(const char *why)
+{
+    Coroutine *self = coroutine_self();
+
+    if (!self || !self->ctx)
+        bug("%s outside a coroutine of a context", why);
+    return self;
+}
+
 static void attach(CoScope *scope, struct scoped_wait *waiting)
 {
     CoCancel *token = scope->token;
@@ -291,13 +300,11 @@ const CoScope *co_scope_innermost(void)
 
 int coroutine_fn co_wait_in_scopes(struct co_wait *wait, const char *why)
 {
-    Coroutine *self = coroutine_self();
+    Coroutine *self = co_wait_self(why);
     CoScope *innermost = self->scope;
     struct scoped_wait waiting = {.wait = wait, .co = self};
     int over = status_of(innermost);
 
-    if (!self->ctx)
-        bug("coroutine %s waits in %s outside a context", self->name, why);
     if (over < 0) {
         if (!withdraw(&waiting, over))
             yield_in_context(self, why);

@@ -30,6 +30,7 @@
 #include "runtime/bug.h"
 #include "runtime/co_wait.h"
 #include "runtime/context.h"
+#include "runtime/coroutine_inside.h"
 
 #define CALLS_IN_A_ROW 64
 
@@ -210,11 +211,9 @@ static bool withdraw(struct co_wait *wait)
     return true;
 }
 
-/* The context in which the running coroutine waits for f. */
-static int attach(CoFd *f, uint32_t event)
+/* Watches f in the context of the running coroutine. */
+static int attach(CoFd *f, AioContext *here, uint32_t event)
 {
-    AioContext *here = aio_context_current();
-
     if (f->fd < 0)
         return -EBADF;
     if (!f->watched && !f->readers.first && !f->writers.first)
@@ -226,12 +225,10 @@ static int attach(CoFd *f, uint32_t event)
 
 int coroutine_fn co_fd_wait(CoFd *f, uint32_t event)
 {
-    struct co_fd_waiter waiter = {.wait.withdraw = withdraw, .co = coroutine_self()};
+    struct co_fd_waiter waiter = {.wait.withdraw = withdraw, .co = co_wait_self(__func__)};
 
     assert(event == POLLIN || event == POLLOUT);
-    if (!waiter.co)
-        bug("%s outside a coroutine", __func__);
-    int r = attach(f, event);
+    int r = attach(f, waiter.co->ctx, event);
     if (r < 0)
         return r;
     f->in_a_row = 0;
@@ -249,11 +246,9 @@ static int64_t after_ns(int64_t ns)
 
 int coroutine_fn co_fd_pause(CoFd *f, int64_t ns)
 {
-    struct co_fd_waiter waiter = {.wait.withdraw = withdraw, .co = coroutine_self()};
+    struct co_fd_waiter waiter = {.wait.withdraw = withdraw, .co = co_wait_self(__func__)};
     CoScope scope;
 
-    if (!waiter.co)
-        bug("%s outside a coroutine", __func__);
     if (f->fd < 0)
         return -EBADF;
     queue_append(&f->resting, &waiter);
@@ -266,9 +261,8 @@ int coroutine_fn co_fd_pause(CoFd *f, int64_t ns)
 }
 
 /* The CoFd of those who wait for fd already, or a new one: one more uses it. */
-static int share(int fd, CoFd **ret_f)
+static int share(AioContext *ctx, int fd, CoFd **ret_f)
 {
-    AioContext *ctx = aio_context_current();
     CoFd *f = handler_owner(ctx, fd, on_readable, on_writable);
 
     if (f && f->n_users == 0)
@@ -286,8 +280,9 @@ static int share(int fd, CoFd **ret_f)
 
 int coroutine_fn co_wait_fd(int fd, uint32_t event)
 {
+    AioContext *ctx = co_wait_self(__func__)->ctx;
     CoFd *f;
-    int r = fd < 0 ? -EBADF : share(fd, &f);
+    int r = fd < 0 ? -EBADF : share(ctx, fd, &f);
 
     if (r < 0)
         return r;
@@ -305,11 +300,11 @@ int coroutine_fn co_wait_fd(int fd, uint32_t event)
  * empty as "writable" means. */
 static int coroutine_fn rest(CoFd *f)
 {
-    struct co_fd_waiter waiter = {.co = coroutine_self(), .is_scheduled = true};
+    struct co_fd_waiter waiter = {.co = co_wait_self("co_fd_call"), .is_scheduled = true};
 
     f->in_a_row = 0;
     queue_append(&f->resting, &waiter);
-    aio_co_schedule(aio_context_current(), waiter.co);
+    aio_co_schedule(waiter.co->ctx, waiter.co);
     coroutine_yield_at("co_fd_call");
     if (!waiter.queue)
         return waiter.result;

@@ -143,9 +143,7 @@ void co_waiter_join(CoQueue *queue, struct co_waiter *waiter, bool at_front)
 {
     waiter->wait.withdraw = withdraw;
     waiter->queue = queue;
-    waiter->co = coroutine_self();
-    if (!waiter->co || !waiter->co->ctx)
-        bug("a wait outside a coroutine of a context");
+    waiter->co = co_wait_self("a wait");
     if (at_front)
         insert_first(queue, waiter);
     else

@@ -84,10 +84,9 @@ void co_sleep_wake(CoSleep *sleep)
 
 /* ---- sleeping ---- */
 
-static int64_t after_ns(enum AioClock clock, int64_t ns)
+static int64_t after_ns(enum AioClock clock, int64_t ns, const char *why)
 {
-    const Coroutine *self = coroutine_self();
-    int64_t now_ns = self ? aio_clock_get_ns(self->ctx, clock) : 0;
+    int64_t now_ns = aio_clock_get_ns(co_wait_self(why)->ctx, clock);
 
     if (ns < 0)
         return now_ns;
@@ -96,10 +95,8 @@ static int64_t after_ns(enum AioClock clock, int64_t ns)
 
 static void lie_down(CoSleep *sleep, struct co_sleeper *sleeper, const char *why)
 {
-    Coroutine *self = coroutine_self();
+    Coroutine *self = co_wait_self(why);
 
-    if (!self || !self->ctx)
-        bug("%s outside a coroutine of a context", why);
     *sleeper = (struct co_sleeper){.wait.withdraw = withdraw, .sleep = sleep, .co = self};
     co_claim(self, why);
     pthread_mutex_lock(&sleep->lock);
@@ -126,7 +123,7 @@ static int coroutine_fn sleep_until(
 
 int coroutine_fn co_sleep_ns_wakeable(CoSleep *sleep, enum AioClock clock, int64_t ns)
 {
-    return sleep_until(sleep, clock, after_ns(clock, ns), __func__);
+    return sleep_until(sleep, clock, after_ns(clock, ns, __func__), __func__);
 }
 
 int coroutine_fn co_sleep(CoSleep *sleep)
@@ -138,5 +135,6 @@ int coroutine_fn co_sleep_ns(int64_t ns)
 {
     CoSleep sleep = {.sleeper = NULL}; /* that nobody else knows */
 
-    return sleep_until(&sleep, AIO_CLOCK_MONOTONIC, after_ns(AIO_CLOCK_MONOTONIC, ns), __func__);
+    return sleep_until(
+        &sleep, AIO_CLOCK_MONOTONIC, after_ns(AIO_CLOCK_MONOTONIC, ns, __func__), __func__);
 }

@@ -23,6 +23,9 @@ struct co_wait {
     bool (*withdraw)(struct co_wait *wait); /* NULL: no scope ends this wait */
 };
 
+/* The running coroutine. Aborts outside, and where it has no context to be woken in. */
+Coroutine *coroutine_fn co_wait_self(const char *why);
+
 /*
  * Yields once. 0: the event woke the coroutine. -ECANCELED, -ETIMEDOUT: a scope ended and
  * withdraw() said true. Without a scope it is a yield. Aborts where something wakes the coroutine

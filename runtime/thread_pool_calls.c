@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "runtime/co_wait.h"
+#include "runtime/coroutine_inside.h"
 #include "runtime/pool_work.h"
 
 /* ---- with a callback ---- */
@@ -93,11 +94,12 @@ static bool co_call_withdraw(struct co_wait *wait)
 
 int coroutine_fn thread_pool_submit_co(ThreadPoolFunc *func, void *opaque)
 {
+    Coroutine *self = co_wait_self(__func__);
     struct co_call call = {
         .wait.withdraw = co_call_withdraw,
         .work = {.func = func, .opaque = opaque, .finish = co_call_finish},
-        .co = coroutine_self(),
-        .ctx = aio_context_current(),
+        .co = self,
+        .ctx = self->ctx,
     };
     int r = pool_work_submit(call.ctx, &call.work);
 

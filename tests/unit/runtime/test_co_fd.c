@@ -543,8 +543,20 @@ static void wait_outside_a_coroutine(void)
     co_fd_wait(&pair.f, POLLIN);
 }
 
+static void coroutine_fn wait_by_number(void *opaque)
+{
+    co_wait_fd(0, POLLIN);
+}
+
+static void wait_without_a_context(void)
+{
+    aio_context_set_current(NULL);
+    coroutine_enter(coroutine_create(wait_by_number, NULL));
+}
+
 static void misuse_is_named(void **state)
 {
+    assert_bug(wait_without_a_context, "co_wait_fd outside a coroutine of a context");
     assert_bug(wait_in_two_contexts, "is waited for in two contexts");
     assert_bug(detach_while_one_waits, "co_fd_detach while a coroutine waits for fd");
     assert_bug(wait_outside_a_coroutine, "co_fd_wait outside a coroutine");

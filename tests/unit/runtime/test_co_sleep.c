@@ -219,12 +219,24 @@ static void sleep_outside(void)
     co_sleep_ns(1);
 }
 
+static void coroutine_fn sleep_by_a_clock(void *opaque)
+{
+    co_sleep_ns_wakeable(&sleeping, AIO_CLOCK_VIRTUAL, 1);
+}
+
+static void sleep_without_a_context(void)
+{
+    aio_context_set_current(NULL);
+    start(sleep_by_a_clock, NULL);
+}
+
 static void mistakes_with_sleep_abort(void **state)
 {
     co_sleep_init(&sleeping);
     assert_bug(wake_a_sleeper_otherwise, "is scheduled by co_sleep_ns_wakeable");
     assert_bug(sleep_two_in_one, "coroutine test in the CoSleep of test");
     assert_bug(sleep_outside, "co_sleep_ns outside a coroutine of a context");
+    assert_bug(sleep_without_a_context, "co_sleep_ns_wakeable outside a coroutine of a context");
 }
 
 int main(void)

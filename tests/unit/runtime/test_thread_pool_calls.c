@@ -193,6 +193,22 @@ static void end_with_work_under_way(void)
     drop(ctx);
 }
 
+static void coroutine_fn submit_zero(void *opaque)
+{
+    thread_pool_submit_co(return_zero, NULL);
+}
+
+static void submit_without_a_context(void)
+{
+    aio_context_set_current(NULL);
+    coroutine_enter(coroutine_create(submit_zero, NULL));
+}
+
+static void a_coroutine_of_no_context_aborts(void **state)
+{
+    assert_bug(submit_without_a_context, "thread_pool_submit_co outside a coroutine of a context");
+}
+
 static void context_that_ends_with_work_under_way_aborts(void **state)
 {
     assert_bug(end_with_work_under_way, "is under way at the end of its context");
@@ -207,6 +223,7 @@ int main(void)
         cmocka_unit_test(callback_may_wait_for_the_next_in_a_nested_loop),
         cmocka_unit_test(callbacks_come_in_the_order_the_work_was_finished),
         cmocka_unit_test(wait_for_queued_work_ends_with_its_scope),
+        cmocka_unit_test(a_coroutine_of_no_context_aborts),
         cmocka_unit_test(context_that_ends_with_work_under_way_aborts),
     };
 
