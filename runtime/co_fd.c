@@ -65,6 +65,17 @@ static void queue_remove(struct co_fd_waiter *waiter)
     waiter->queue = NULL;
 }
 
+/* Those of from are the last of to. */
+static void queue_move(struct co_fd_queue *to, struct co_fd_queue *from)
+{
+    while (from->first) {
+        struct co_fd_waiter *waiter = from->first;
+
+        queue_remove(waiter);
+        queue_append(to, waiter);
+    }
+}
+
 /* Whether there was one. What it runs may free the queue. */
 static bool wake_first(struct co_fd_queue *queue, int result)
 {
@@ -181,12 +192,16 @@ void co_fd_detach(CoFd *f)
 
 void co_fd_deinit(CoFd *f)
 {
+    struct co_fd_queue told = {.first = NULL}; /* f may be gone once the first of them has run */
+
     if (f->watched)
         watch(f, 0);
     f->fd = -1;
     f->ctx = NULL;
-    while (wake_first(&f->readers, -EBADF) || wake_first(&f->writers, -EBADF) ||
-           wake_first(&f->resting, -EBADF))
+    queue_move(&told, &f->readers);
+    queue_move(&told, &f->writers);
+    queue_move(&told, &f->resting);
+    while (wake_first(&told, -EBADF))
         continue;
 }
 

@@ -358,6 +358,37 @@ static ssize_t coroutine_fn do_close(struct co_task *task)
     return 0;
 }
 
+static ssize_t coroutine_fn do_wait_and_wipe(struct co_task *task)
+{
+    ssize_t r = do_wait(task);
+
+    memset(task->f, 0xdb, sizeof *task->f);
+    return r;
+}
+
+static void the_first_that_is_told_may_free_it(void **state)
+{
+    struct loop *loop = *state;
+    CoFd f;
+    CoFd wiped;
+
+    memset(&wiped, 0xdb, sizeof wiped);
+    assert_int_equal(co_fd_init(&f, eventfd(0, EFD_CLOEXEC)), 0);
+    struct co_task tasks[] = {
+        {.call = do_wait_and_wipe, .f = &f, .event = POLLIN},
+        {.call = do_wait, .f = &f, .event = POLLIN},
+        {.call = do_wait, .f = &f, .event = POLLOUT},
+        {.call = do_pause, .f = &f},
+    };
+
+    for (size_t i = 0; i < 4; i++)
+        co_task_start(&tasks[i]);
+    co_fd_close(&f);
+    for (size_t i = 0; i < 4; i++)
+        assert_int_equal(co_task_finish(loop, &tasks[i]), -EBADF);
+    assert_memory_equal(&f, &wiped, sizeof f);
+}
+
 /* Here those that are told run only once the closing coroutine has gone. */
 static void a_coroutine_may_free_what_others_wait_for(void **state)
 {
@@ -680,6 +711,7 @@ int main(void)
         LOOP_CASE(who_was_cancelled_leaves_the_event_to_the_next),
         LOOP_CASE(one_that_shares_an_fd_leaves_by_its_scope_while_another_is_woken),
         LOOP_CASE(whoever_waits_is_told_of_the_end),
+        LOOP_CASE(the_first_that_is_told_may_free_it),
         LOOP_CASE(a_coroutine_may_free_what_others_wait_for),
         LOOP_CASE(an_ended_cofd_refuses_and_ends_again),
         LOOP_CASE(a_handler_that_stands_there_is_left_alone),
