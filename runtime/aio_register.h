@@ -18,14 +18,17 @@
  *
  * On an engine that can't make use of it everything works the same and gains nothing.
  *
- * Requests under way keep what they began with. Unregistering, and replacing, may wait for them on
- * some kernels.
+ * Calls of sherd/disk.h that are under way keep what they began with, so an fd or buffer that is
+ * taken out or replaced stays open or mapped until they have returned. An entry of the program's
+ * (sherd/aio_sqe.h) keeps what the kernel has found for it, which with IOSQE_ASYNC may be what
+ * stands there later. Unregistering, and replacing, may wait for both on some kernels.
  *
  * All return 0 or -errno, and change nothing on an error: -EINVAL: nothing, or more than
  * AIO_MOST_FIXED_FILES or AIO_MOST_FIXED_BUFFERS; -EBUSY: there is a table already; -ENXIO: there is
  * none, or not that many places; -EBADF: an fd that is none; -EFAULT: a buffer that is not mapped,
  * or is longer than 1 GiB; -ENOMEM, also where RLIMIT_MEMLOCK has no room for a buffer, which holds
- * its pages in memory; -EMFILE: more files than RLIMIT_NOFILE. Context: owner loop | coroutine.
+ * its pages in memory; -EMFILE: more files than RLIMIT_NOFILE; -EAGAIN: the kernel can't take over
+ * now what was begun before; later it can. Context: owner loop | coroutine.
  */
 #include <limits.h>
 #include <stdint.h>

@@ -354,6 +354,7 @@ static ssize_t coroutine_fn transfer_rest(
             return n;
         if (n == 0)
             break;
+        fd = request.fd; /* the plain one: the place may be another file's by now */
         moved += n;
         rest_advance(rest, (size_t)n);
     } while (moved < total);
@@ -402,7 +403,7 @@ static INLINE ssize_t coroutine_fn transfer_one(
         return n;
     if (n == 0)
         return write ? -ENOSPC : 0;
-    return transfer_more(fd, buf, len, offset, n, write);
+    return transfer_more(request.fd, buf, len, offset, n, write);
 }
 
 ssize_t coroutine_fn co_pread(int fd, void *buf, size_t len, uint64_t offset)

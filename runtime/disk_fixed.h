@@ -49,6 +49,12 @@ static inline int disk_fixed_fd(const struct disk_fixed *fixed, int fd)
     return place < fixed->n_fds && fixed->fds[place] >= 0 ? fixed->fds[place] : -EBADF;
 }
 
+/* Whether fd is the one at place, which may be -1: the table may have changed since. */
+static inline bool disk_fixed_is_at(const struct disk_fixed *fixed, int place, int fd)
+{
+    return (uint32_t)place < fixed->n_fds && fixed->fds[place] == fd;
+}
+
 static inline bool fixed_region_has(const struct fixed_region *region, const void *buf, size_t len)
 {
     uintptr_t skip = (uintptr_t)buf - region->begin;

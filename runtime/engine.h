@@ -73,7 +73,7 @@ struct disk_request {
     struct disk_request *next; /* those that wait, engine's queue, then the completed list */
     Coroutine *co;             /* who is woken by disk_dispatch_completed() if it waits */
     int fd;                    /* or dirfd; the plain one */
-    int fixed_file;            /* the place where fd is registered, or -1 */
+    int fixed_file;            /* the place where fd was registered when it began, or -1 */
     uint64_t offset;
     union {
         struct {

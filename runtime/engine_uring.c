@@ -21,6 +21,10 @@
  * A request that shall end is cancelled by an entry of its own; one that finds no room for that is
  * put on a list, from which its completion takes it.
  *
+ * A registered file or buffer is named in the entry by its place, where it is still there by then:
+ * a table may change between a request's begin and its entry, not between its entry and the kernel
+ * (uring_register).
+ *
  * What the kernel's probe does not list goes to a worker, and so does what comes back with EAGAIN:
  * a read of a file opened with O_NONBLOCK on a file system that can only block (tmpfs) would get
  * that answer for ever, and the rest (a driver short of memory) does well with a plain call too.
@@ -86,7 +90,7 @@ static void prepare(AioContext *ctx, struct io_uring_sqe *sqe, const struct disk
         io_uring_prep_statx(sqe, r->fd, r->statx_path, r->statx_flags, r->statx_mask, r->statx);
         break;
     }
-    if (r->fixed_file >= 0) {
+    if (disk_fixed_is_at(&ctx->disk.fixed, r->fixed_file, r->fd)) {
         sqe->fd = r->fixed_file;
         sqe->flags |= IOSQE_FIXED_FILE;
     }

@@ -91,14 +91,6 @@ static int enable(struct uring *u)
     return 0;
 }
 
-int uring_register(AioContext *ctx, unsigned opcode, const void *arg, unsigned n)
-{
-    struct uring *u = uring_of(ctx);
-    int r = enable(u);
-
-    return r < 0 ? r : io_uring_register((unsigned)u->ring.ring_fd, opcode, arg, n);
-}
-
 /* io_uring_enter() with what was filled. How many were taken, or -errno. */
 static int enter(AioContext *ctx, unsigned to_submit, unsigned min_complete, unsigned flags,
     struct io_uring_getevents_arg *arg)
@@ -162,6 +154,35 @@ struct io_uring_sqe *uring_get_sqe(AioContext *ctx)
 void uring_put_back_sqe(AioContext *ctx)
 {
     uring_of(ctx)->sqe_tail--;
+}
+
+/* ---- registering ---- */
+
+/* Whether the kernel now has all that was begun. */
+static bool submit_all(AioContext *ctx)
+{
+    const struct uring *u = uring_of(ctx);
+    unsigned n;
+
+    do {
+        engine_uring_fill(ctx);
+        aio_sqe_fill(ctx);
+        n = n_unsubmitted(u);
+        uring_submit(ctx);
+    } while (n_unsubmitted(u) < n);
+    return n == 0;
+}
+
+int uring_register(AioContext *ctx, unsigned opcode, const void *arg, unsigned n)
+{
+    struct uring *u = uring_of(ctx);
+    int r = enable(u);
+
+    if (r < 0)
+        return r;
+    if (!submit_all(ctx))
+        return -EAGAIN;
+    return io_uring_register((unsigned)u->ring.ring_fd, opcode, arg, n);
 }
 
 /* ---- waiting and collecting ---- */

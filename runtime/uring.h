@@ -80,7 +80,9 @@ void uring_put_back_sqe(AioContext *ctx);
 /* Submits what was filled, without waiting. */
 void uring_submit(AioContext *ctx);
 
-/* io_uring_register(), in the home thread. A count or 0, or -errno. */
+/* io_uring_register(), in the home thread, once all that was begun is submitted: the kernel looks up
+ * a place of a table when it takes the entry. A count or 0, or -errno; -EAGAIN where it takes none
+ * now. */
 int uring_register(AioContext *ctx, unsigned opcode, const void *arg, unsigned n);
 
 /* Submits, waits up to timeout_ns (-1: for ever) for a completion, and collects all there are. 0 or

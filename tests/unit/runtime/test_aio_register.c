@@ -254,6 +254,168 @@ static void reads_into_any_place_are_right(void **state)
     on_each_engine(search_among_many, NULL, false);
 }
 
+/* ---- tables that change under requests ---- */
+
+enum { N_WRITERS = 300, WRITE_BYTES = 3, N_CUT = 8 };
+
+/* Writers that begin in one file and end in it, whatever stands at its place meanwhile. */
+struct crowd {
+    char source[N_WRITERS * WRITE_BYTES];
+    struct disk_kernel kernel;
+    unsigned n_cut; /* writes that the kernel still does in part, or interrupts */
+    unsigned n_left;
+    int other;
+    bool refuses;
+};
+
+static struct crowd crowd;
+
+struct writer {
+    int fd;
+    unsigned i;
+};
+
+static ssize_t cut(ssize_t n)
+{
+    if (n != WRITE_BYTES || crowd.n_cut == 0)
+        return n;
+    return crowd.n_cut-- % 2 ? -EINTR : 1;
+}
+
+static ssize_t cut_result(const struct disk_request *request, ssize_t result)
+{
+    return cut(result);
+}
+
+static int maybe_refuse(int ring_fd, unsigned to_submit, unsigned min_complete, unsigned flags,
+    void *arg, size_t arg_bytes)
+{
+    if (crowd.refuses && to_submit > 0)
+        return -EAGAIN;
+    return disk_kernel_real.uring_enter(ring_fd, to_submit, min_complete, flags, arg, arg_bytes);
+}
+
+static void write_three(void *opaque)
+{
+    struct writer *writer = opaque;
+    unsigned at = writer->i * WRITE_BYTES;
+    struct iovec iov[] = {{crowd.source + at, 2}, {crowd.source + at + 2, WRITE_BYTES - 2}};
+
+    if (writer->i % 4 < 2)
+        assert_int_equal(co_pwrite(writer->fd, iov[0].iov_base, WRITE_BYTES, at), WRITE_BYTES);
+    else
+        assert_int_equal(co_pwritev(writer->fd, iov, 2, at), WRITE_BYTES);
+    crowd.n_left--;
+}
+
+static void begin_writers(struct writer *writers, int fd)
+{
+    crowd.n_left = N_WRITERS;
+    for (unsigned i = 0; i < N_WRITERS; i++) {
+        writers[i] = (struct writer){.fd = fd, .i = i};
+        coroutine_enter(coroutine_create(write_three, &writers[i]));
+    }
+}
+
+static void end_writers(struct fixture *f)
+{
+    uint8_t buf[sizeof crowd.source];
+    struct stat st;
+
+    poll_until_zero(f->ctx, &crowd.n_left);
+    memcpy(f->expected, crowd.source, sizeof crowd.source);
+    assert_int_equal(pread(f->fd, buf, sizeof buf, 0), sizeof buf);
+    check_content(f, buf, 0, sizeof buf);
+    assert_int_equal(fstat(crowd.other, &st), 0);
+    assert_int_equal(st.st_size, 0);
+    memset(crowd.source, crowd.source[0] + 1, sizeof crowd.source);
+}
+
+static void begin_crowd(struct fixture *f)
+{
+    crowd = (struct crowd){.kernel = disk_kernel_real, .other = memfd_create("other", MFD_CLOEXEC)};
+    assert_true(crowd.other >= 0);
+    memset(crowd.source, 'A', sizeof crowd.source);
+    crowd.kernel.result = cut_result;
+    crowd.kernel.uring_enter = maybe_refuse;
+    f->ctx->disk.kernel = &crowd.kernel;
+}
+
+/* Some are the kernel's, some gathered, some wait for a place, some have to try again. */
+static void change_files_under_writers(struct fixture *f)
+{
+    static struct writer writers[N_WRITERS];
+
+    begin_crowd(f);
+    assert_int_equal(aio_register_files(&f->fd, 1), 0);
+    crowd.n_cut = N_CUT;
+    begin_writers(writers, AIO_FIXED_FD(0));
+    assert_int_equal(aio_update_files(0, &crowd.other, 1), 0);
+    end_writers(f);
+
+    assert_int_equal(aio_update_files(0, &f->fd, 1), 0);
+    crowd.n_cut = N_CUT;
+    begin_writers(writers, AIO_FIXED_FD(0));
+    assert_int_equal(aio_unregister_files(), 0);
+    assert_int_equal(aio_register_files(&crowd.other, 1), 0);
+    end_writers(f);
+    close(crowd.other);
+}
+
+static void requests_under_way_keep_their_file(void **state)
+{
+    on_each_engine(change_files_under_writers, &(struct aio_config){.io_depth = 7}, true);
+    on_each_engine(change_files_under_writers, &(struct aio_config){.io_depth = 1024}, true);
+}
+
+static void change_buffers_under_writers(struct fixture *f)
+{
+    static struct writer writers[N_WRITERS];
+    struct iovec source = {crowd.source, sizeof crowd.source};
+    struct iovec nothing = {NULL, 0};
+
+    begin_crowd(f);
+    for (int round = 0; round < 2 && aio_register_buffers(&source, 1) == 0; round++) {
+        crowd.n_cut = N_CUT;
+        begin_writers(writers, f->fd);
+        if (round == 0)
+            assert_int_equal(aio_update_buffers(0, &nothing, 1), 0);
+        assert_int_equal(aio_unregister_buffers(), 0);
+        end_writers(f);
+    }
+    close(crowd.other);
+}
+
+static void requests_under_way_keep_their_buffer(void **state)
+{
+    on_each_engine(change_buffers_under_writers, &(struct aio_config){.io_depth = 7}, true);
+    on_each_engine(change_buffers_under_writers, &(struct aio_config){.io_depth = 1024}, true);
+}
+
+/* What was begun can't be handed over first, so the table must stay as it is. */
+static void change_files_while_refused(struct fixture *f)
+{
+    static struct writer writers[N_WRITERS];
+
+    if (!has_ring(f))
+        return;
+    begin_crowd(f);
+    assert_int_equal(aio_register_files(&f->fd, 1), 0);
+    crowd.refuses = true;
+    begin_writers(writers, AIO_FIXED_FD(0));
+    assert_int_equal(aio_update_files(0, &crowd.other, 1), -EAGAIN);
+    assert_int_equal(aio_unregister_files(), -EAGAIN);
+    crowd.refuses = false;
+    assert_int_equal(aio_update_files(0, &crowd.other, 1), 0);
+    end_writers(f);
+    close(crowd.other);
+}
+
+static void a_table_stays_while_the_kernel_takes_no_requests(void **state)
+{
+    on_each_engine(change_files_while_refused, &(struct aio_config){.io_depth = 1024}, true);
+}
+
 /* ---- the home thread ---- */
 
 struct visit {
@@ -319,6 +481,9 @@ int main(void)
         cmocka_unit_test(a_buffer_inside_a_registered_one_is_found),
         cmocka_unit_test(buffers_that_cannot_be_are_refused),
         cmocka_unit_test(reads_into_any_place_are_right),
+        cmocka_unit_test(requests_under_way_keep_their_file),
+        cmocka_unit_test(requests_under_way_keep_their_buffer),
+        cmocka_unit_test(a_table_stays_while_the_kernel_takes_no_requests),
         cmocka_unit_test(a_ring_belongs_to_its_home_thread),
     };
 
