@@ -29,7 +29,7 @@
  * else (Linux 6.18, and an eventfd registered with the ring is signalled once at most for polls of
  * eventfds). So there the ring is opened anew without it, before it has anything under way.
  *
- * Where the kernel takes nothing (EAGAIN: no memory; EBUSY: backlog), what was filled stays, and
+ * Where the kernel takes nothing (EAGAIN, ENOMEM: no memory; EBUSY: backlog), what was filled stays, and
  * until it takes something waits end after RETRY_NS: nothing else might wake the loop to try again.
  *
  * Orderings   first                then                 ordered by               if broken
@@ -46,6 +46,7 @@
 #define SQ_ENTRIES       256
 #define CQ_ENTRIES       1024 /* and two for each disk request, where that is more */
 #define RETRY_NS         ((int64_t)1000 * 1000)
+#define N_PROBED         64 /* operations: the bits of supported_ops */
 
 /* From best to plain; the first that the kernel takes. */
 static const struct {
@@ -91,6 +92,12 @@ static int enable(struct uring *u)
     return 0;
 }
 
+/* For now: the same may go well later. */
+static bool is_refusal(int r)
+{
+    return r == -EAGAIN || r == -EBUSY || r == -ENOMEM;
+}
+
 /* io_uring_enter() with what was filled. How many were taken, or -errno. */
 static int enter(AioContext *ctx, unsigned to_submit, unsigned min_complete, unsigned flags,
     struct io_uring_getevents_arg *arg)
@@ -108,7 +115,7 @@ static int enter(AioContext *ctx, unsigned to_submit, unsigned min_complete, uns
     r = ctx->disk.kernel->uring_enter(
         u->ring.ring_fd, to_submit, min_complete, flags, arg, arg ? sizeof(*arg) : 0);
     if (to_submit > 0)
-        u->refused = r == 0 || r == -EAGAIN || r == -EBUSY;
+        u->refused = r == 0 || is_refusal(r);
     return r;
 }
 
@@ -267,7 +274,7 @@ int uring_wait(AioContext *ctx, int64_t timeout_ns)
     if (timeout_ns != 0 || n_unsubmitted(u) > 0 || kernel_has_more(u))
         r = enter_and_wait(ctx, timeout_ns);
     collect_all(ctx);
-    return r >= 0 || r == -ETIME || r == -EINTR || r == -EAGAIN || r == -EBUSY ? 0 : r;
+    return r >= 0 || r == -ETIME || r == -EINTR || is_refusal(r) ? 0 : r;
 }
 
 bool uring_needs_wait(const AioContext *ctx)
@@ -355,15 +362,29 @@ static int make_ring(AioContext *ctx, struct uring *u, bool for_outer_loop, cons
     return r;
 }
 
-static uint64_t probe_ops(struct io_uring *ring)
+static int probe_ops(struct io_uring *ring, uint64_t *ret_ops)
 {
-    struct io_uring_probe *probe = io_uring_get_probe_ring(ring);
+    struct io_uring_probe *probe = calloc(1, sizeof *probe + N_PROBED * sizeof *probe->ops);
+    if (!probe)
+        return -ENOMEM;
+    int r = io_uring_register_probe(ring, probe, N_PROBED);
     uint64_t ops = 0;
 
-    for (int op = 0; probe && op < 64; op++)
+    for (int op = 0; op < N_PROBED; op++)
         ops |= (uint64_t)(io_uring_opcode_supported(probe, op) != 0) << op;
-    io_uring_free_probe(probe);
-    return ops;
+    free(probe);
+    if (r >= 0)
+        *ret_ops = ops;
+    return r;
+}
+
+/* A sandbox may let a ring be made, and forbid the calls that use it. The ring is disabled still,
+ * which the kernel says (EBADFD) where the call gets through to it. */
+static int check_calls(struct uring *u)
+{
+    int r = io_uring_enter((unsigned)u->ring.ring_fd, 0, 0, 0, NULL);
+
+    return r < 0 && r != -EBADFD ? r : probe_ops(&u->ring, &u->supported_ops);
 }
 
 /* Requests under way, files or buffers that it knows. */
@@ -410,7 +431,12 @@ int fdmon_uring_setup(AioContext *ctx)
         free(u);
         return r;
     }
-    u->supported_ops = probe_ops(&u->ring);
+    r = check_calls(u);
+    if (r < 0) {
+        io_uring_queue_exit(&u->ring);
+        free(u);
+        return r;
+    }
     u->sqes_waiting_last = &u->sqes_waiting;
 
     ctx->monitor = &fdmon_uring_ops;

@@ -140,6 +140,30 @@ static void an_error_of_a_submission_is_the_first_requests_alone(void **state)
     on_each_engine(fail_a_submission, NULL, true);
 }
 
+/* io_uring's: what it does not take now it takes later. */
+static void refuse_a_submission(struct fixture *f)
+{
+    static const int errors[] = {-EAGAIN, -EBUSY, -ENOMEM};
+
+    if (aio_context_engine(f->ctx) != AIO_ENGINE_IO_URING)
+        return;
+    for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++) {
+        struct syncs syncs = {.f = f, .fd = f->fd};
+
+        watch_submissions(f, errors[i]);
+        start_syncs(&syncs, 10);
+        poll_until_zero(f->ctx, &syncs.n_left);
+        assert_true(watch.errored);
+        assert_int_equal(syncs.n_failed, 0);
+    }
+    f->ctx->disk.kernel = &disk_kernel_real;
+}
+
+static void a_ring_without_memory_is_tried_again(void **state)
+{
+    on_each_engine(refuse_a_submission, NULL, true);
+}
+
 /* The kernel's own errors, among others that are right. */
 static void fail_some(struct fixture *f)
 {
@@ -363,6 +387,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_more_than_a_batch_gathers),
         cmocka_unit_test(an_error_of_a_submission_is_the_first_requests_alone),
+        cmocka_unit_test(a_ring_without_memory_is_tried_again),
         cmocka_unit_test(an_error_strands_no_other_request),
         cmocka_unit_test(a_file_system_without_asynchronous_syncs_has_a_worker),
         cmocka_unit_test(a_request_that_ends_inside_its_submission_wakes_nobody),
