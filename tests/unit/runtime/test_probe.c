@@ -18,6 +18,11 @@
 
 #include "runtime/disk.h"
 
+#ifdef SHERD_PROBES
+#define WITH_PROBES true
+#else
+#define WITH_PROBES false
+#endif
 #define ALIGN4(n) (((n) + 3) & ~(size_t)3)
 
 /* So that the linker takes all that bears probes. */
@@ -83,14 +88,10 @@ static void each_probe_of_the_table_stands_in_the_program(void **state)
     struct file_bytes own = read_own_program();
     struct file_bytes notes = find_notes(&own);
 
-#ifndef SHERD_PROBES
-    assert_null(notes.bytes);
-#else
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-        if (!has_probe(&notes, names[i]))
+        if (has_probe(&notes, names[i]) != WITH_PROBES)
             fail_msg("probe %s is in the table alone", names[i]);
     assert_false(has_probe(&notes, "no_such_probe"));
-#endif
     free(own.bytes);
 }
 
