@@ -70,6 +70,7 @@ struct co_stack_pool {
     uint32_t max;     /* of limit */
     uint32_t n_given; /* towards LIMIT_DECAY */
     uint32_t n_mapped;
+    uint32_t max_mprotected; /* of n_mprotected, with GUARD_MPROTECT */
     enum guard guard;
 };
 
@@ -127,9 +128,9 @@ static bool guard_works(void *page, size_t bytes)
     return madvise(page, bytes, MADV_POPULATE_READ) != 0;
 }
 
-static bool guard_by_mprotect(void *page, size_t bytes)
+static bool guard_by_mprotect(const struct co_stack_pool *pool, void *page, size_t bytes)
 {
-    if (atomic_add_seq(&n_mprotected, 1) >= max_mprotected()) {
+    if (atomic_add_seq(&n_mprotected, 1) >= pool->max_mprotected) {
         atomic_add_seq(&n_mprotected, -1);
         errno = ENOMEM;
         return false;
@@ -146,10 +147,11 @@ static bool install_guard(struct co_stack_pool *pool, void *page, size_t bytes)
         bool marker = madvise(page, bytes, MADV_GUARD_INSTALL) == 0 && guard_works(page, bytes);
 
         pool->guard = marker ? GUARD_MARKER : GUARD_MPROTECT;
+        pool->max_mprotected = marker ? 0 : max_mprotected();
     }
     if (pool->guard == GUARD_MARKER)
         return madvise(page, bytes, MADV_GUARD_INSTALL) == 0;
-    return guard_by_mprotect(page, bytes);
+    return guard_by_mprotect(pool, page, bytes);
 }
 
 bool co_stack_guards(const struct co_stack *stack, const void *address)
@@ -202,20 +204,16 @@ static void unmap(struct co_stack *stack, enum guard guard)
 
 /* ---- a thread's pool ---- */
 
-/* Keeps n of each size. Returns whether there were more. */
+/* Keeps n, of the smallest. Returns whether there were more. */
 static bool drop_idle(struct co_stack_pool *pool, uint32_t n)
 {
     uint32_t before = pool->n_owned;
 
-    for (uint32_t i = 0; i < N_CLASSES; i++) {
-        struct co_stack **link = &pool->idle[i];
+    for (uint32_t class = N_CLASSES; class -- > 0;) {
+        while (pool->idle[class] && pool->n_idle > n) {
+            struct co_stack *stack = pool->idle[class];
 
-        for (uint32_t k = 0; k < n && *link; k++)
-            link = &(*link)->next;
-        while (*link) {
-            struct co_stack *stack = *link;
-
-            *link = stack->next;
+            pool->idle[class] = stack->next;
             unmap(stack, pool->guard);
             pool->n_idle--;
             pool->n_owned--;
@@ -412,8 +410,7 @@ USES_THIS_POOL int coroutine_pool_set_max(uint32_t n_stacks)
     if (pool->limit > n_stacks)
         pool->limit = n_stacks;
     collect(pool, NULL);
-    if (pool->n_idle > n_stacks)
-        drop_idle(pool, n_stacks / N_CLASSES);
+    drop_idle(pool, n_stacks);
     return 0;
 }
 

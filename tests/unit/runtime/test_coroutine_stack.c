@@ -279,6 +279,17 @@ static void a_thread_keeps_no_more_than_it_was_told(void **state)
     assert_int_equal(coroutine_pool_set_max(COROUTINE_POOL_MAX), 0);
 }
 
+static void a_lower_limit_unmaps_only_what_is_beyond_it(void **state)
+{
+    take(BURST);
+    give(BURST);
+    long all_kib = mapped_kib();
+    assert_int_equal(coroutine_pool_set_max(BURST - 100), 0);
+    assert_kib_freed(all_kib, 100 * STACK_KIB);
+    assert_true(UNDER_SANITIZER || all_kib - mapped_kib() < 200 * STACK_KIB);
+    assert_int_equal(coroutine_pool_set_max(COROUTINE_POOL_MAX), 0);
+}
+
 static void in_a_thread(void *(*fn)(void *))
 {
     pthread_t thread;
@@ -444,6 +455,7 @@ int main(void)
         cmocka_unit_test(a_thread_keeps_what_it_had_out_at_once),
         cmocka_unit_test(a_burst_is_forgotten_with_use),
         cmocka_unit_test(a_thread_keeps_no_more_than_it_was_told),
+        cmocka_unit_test(a_lower_limit_unmaps_only_what_is_beyond_it),
         cmocka_unit_test(what_another_thread_gives_back_goes_home),
         cmocka_unit_test(stacks_outlive_the_thread_that_mapped_them),
         cmocka_unit_test(other_sizes_are_kept_too),
