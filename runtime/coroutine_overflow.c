@@ -111,6 +111,8 @@ static void pass_on(int signum, siginfo_t *info, void *machine)
 
     if (before->sa_flags & SA_SIGINFO)
         before->sa_sigaction(signum, info, machine);
+    else if (before->sa_handler == SIG_IGN && info->si_code <= 0)
+        return; /* only a fault can't be ignored */
     else if (before->sa_handler == SIG_DFL || before->sa_handler == SIG_IGN)
         die_of(signum, info);
     else

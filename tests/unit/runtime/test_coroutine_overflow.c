@@ -123,6 +123,20 @@ static void sent_by_kill(void)
     raise(SIGSEGV);
 }
 
+static void ignored_before(void)
+{
+    signal(SIGSEGV, SIG_IGN);
+    watch("");
+    raise(SIGSEGV);
+    _exit(42);
+}
+
+static void fault_ignored_before(void)
+{
+    signal(SIGSEGV, SIG_IGN);
+    fault_outside();
+}
+
 static void say_and_leave(int signum)
 {
     static const char text[] = " and the handler before";
@@ -198,6 +212,16 @@ static void other_faults_are_not_called_an_overflow(void **state)
     assert_dies(sent_by_kill, NULL, "overflowed its stack");
 }
 
+/* As the kernel does it: what somebody sent is ignored, a fault is not. */
+static void who_ignored_the_signal_goes_on_ignoring_it(void **state)
+{
+    char said[4096];
+    int status = run_in_child(ignored_before, said, sizeof said);
+
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 42);
+    assert_dies(fault_ignored_before, NULL, "overflowed its stack");
+}
+
 static void the_handler_that_was_there_is_called_too(void **state)
 {
     void (*const cases[])(void) = {
@@ -257,6 +281,7 @@ int main(void)
         cmocka_unit_test(each_thread_that_watches_reports),
         cmocka_unit_test(who_does_not_watch_dies_silently),
         cmocka_unit_test(other_faults_are_not_called_an_overflow),
+        cmocka_unit_test(who_ignored_the_signal_goes_on_ignoring_it),
         cmocka_unit_test(the_handler_that_was_there_is_called_too),
         cmocka_unit_test(the_recorder_has_it_after_the_death),
     };
