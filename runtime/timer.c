@@ -192,7 +192,7 @@ bool timer_expired_ns(const AioTimer *timer, int64_t now_ns)
 void aio_timer_init_full(AioContext *ctx, AioTimer *timer, enum AioClock clock, int64_t scale,
     AioTimerFunc *cb, void *opaque)
 {
-    assert(scale > 0);
+    assert(scale > 0 && (unsigned)clock < N_CLOCKS);
     *timer = (AioTimer){.ctx = ctx,
         .expire_ns = NOT_ARMED,
         .place = TIMER_IDLE,

@@ -220,7 +220,9 @@ int64_t timer_heap_first_ns(const struct timer_heap *heap)
 /* Whether a timer with that key may fire: looks at it only where its slack decides. */
 static bool may_fire(const AioTimer *timer, int64_t latest_ns, int64_t now_ns)
 {
-    return latest_ns <= now_ns || timer->expire_ns <= now_ns;
+    bool never = latest_ns == INT64_MAX && timer->expire_ns == INT64_MAX;
+
+    return !never && (latest_ns <= now_ns || timer->expire_ns <= now_ns);
 }
 
 AioTimer *timer_heap_pop_due(struct timer_heap *heap, int64_t now_ns)

@@ -281,6 +281,25 @@ static void far_timer_neither_overflows_nor_spins(void **state)
     assert_int_equal(calls, 1);
 }
 
+/* Though another does. */
+static void at_the_end_of_time_what_is_never_due_does_not_fire(void **state)
+{
+    struct loop *loop = *state;
+    AioTimer never, last;
+    int n_never = 0, n_last = 0;
+
+    aio_timer_init_full(loop->ctx, &never, AIO_CLOCK_VIRTUAL, 1, count_call, &n_never);
+    aio_timer_init_full(loop->ctx, &last, AIO_CLOCK_VIRTUAL, 1, count_call, &n_last);
+    timer_mod_ns(&never, INT64_MAX);
+    timer_mod_ns(&last, INT64_MAX - 1);
+    aio_virtual_clock_set_ns(loop->ctx, INT64_MAX);
+    assert_true(aio_poll(loop->ctx, false));
+    assert_int_equal(n_last, 1);
+    assert_int_equal(n_never, 0);
+    assert_false(aio_poll(loop->ctx, false));
+    timer_del(&never);
+}
+
 static void latest_moment_is_cut_at_the_end_of_time(void **state)
 {
     struct loop *loop = *state;
@@ -544,6 +563,7 @@ int main(void)
         LOOP_CASE(nested_poll_fires_what_the_outer_one_left),
         LOOP_CASE(timer_of_the_loop_itself_leaves_no_notification_behind),
         LOOP_CASE(far_timer_neither_overflows_nor_spins),
+        LOOP_CASE(at_the_end_of_time_what_is_never_due_does_not_fire),
         LOOP_CASE(latest_moment_is_cut_at_the_end_of_time),
         LOOP_CASE(timer_counts_in_its_own_unit),
         LOOP_CASE(timer_tells_whether_its_time_has_come),
