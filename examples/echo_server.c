@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* echo_server PATH IDLE_MS - a Unix socket that sends back what it is sent, until SIGINT or SIGTERM */
+/* echo_server PATH IDLE_MS - a Unix socket that sends back what it is sent, until SIGINT or
+ * SIGTERM */
 #include <err.h>
 #include <signal.h>
 #include <stdio.h>

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* ping_client - the smallest client: asks each shard named on the command line whether it answers */
+/* ping_client - the smallest client: asks each shard named on the command line whether it
+ * answers */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>

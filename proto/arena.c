@@ -4,8 +4,8 @@
 #include <stdlib.h>
 
 /*
- * Blocks are bumped from the front. A piece that does not fit opens a new block, so at most the tail
- * of each block is lost; the first block is of a usual message's size and stays.
+ * Blocks are bumped from the front. A piece that does not fit opens a new block, so at most the
+ * tail of each block is lost; the first block is of a usual message's size and stays.
  */
 #define BLOCK_BYTES ((size_t)64 * 1024)
 #define ALIGNMENT   ((size_t)16)

@@ -18,9 +18,9 @@
 #define PROTOCOL_WAIT_MS_MAX 60000u
 
 /*
- * Longest message. What carries the most is a batch: payload, and for each submission a method name,
- * some 40 bytes of other fields and a key; keys count as payload. Or a `next`: payload, one more
- * answer, and 40 bytes an end.
+ * Longest message. What carries the most is a batch: payload, and for each submission a method
+ * name, some 40 bytes of other fields and a key; keys count as payload. Or a `next`: payload, one
+ * more answer, and 40 bytes an end.
  */
 #define PROTOCOL_MESSAGE_MAX ((size_t)4 * 1024 * 1024)
 

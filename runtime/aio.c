@@ -5,7 +5,7 @@
  *
  *   flush            nobody we pushed to may wait for a ring that we sleep on; what was submitted
  *                    between the turns goes out
- *   look busily      where adaptive polling is on (poll_mode.c); if there is something, on to accept
+ *   look busily      where adaptive polling is on (poll_mode.c); if there is something: accept
  *   raise notify_me, fence
  *   look             at `notified`, sources, bottom halves, timers: what came before the fence is
  *                    seen here, what comes after it sees notify_me (SLEEP in doorbell.c)
@@ -135,8 +135,8 @@ void context_wait_ends(AioContext *ctx, int64_t now_ns)
     ctx->awake_since_ns = ctx->counted_ns = now_ns;
 }
 
-/* A loop that finds something at each look has no wait that the clock was read for: what lies between
- * two counts is then its longest turn at most. */
+/* A loop that finds something at each look has no wait that the clock was read for: what lies
+ * between two counts is then its longest turn at most. */
 static void count_turn(AioContext *ctx)
 {
     uint64_t *polls = &ctx->instruments.counters->polls;

@@ -212,14 +212,14 @@ bool aio_bh_poll(AioContext *ctx);
  * says yes calls io_poll_ready in the place of io_read. One without the other is dropped. A nested
  * loop does not call io_poll_ready while it runs.
  *
- * A turn calls each that is ready once: with ppoll in the order in which the fds were first watched,
- * with epoll and io_uring as they became ready; epoll tells of 128 a turn, and of the rest first in
- * the next. What a nested turn finds ready comes behind what the outer one has left.
+ * A turn calls each that is ready once: with ppoll in the order in which the fds were first
+ * watched, with epoll and io_uring as they became ready; epoll tells of 128 a turn, and of the rest
+ * first in the next. What a nested turn finds ready comes behind what the outer one has left.
  *
  * A handler that was taken off is not called again, also when a callback of the same turn took it
  * off (in another thread, one that runs already goes on to its end). Take fd off before closing it.
- * Returns 0, -ENOMEM, -ENOSPC (fs.epoll.max_user_watches), -EBADF, or -EPERM: fd can't be waited for
- * (a regular file, /dev/null); poll(2) would call it ready always, and so the loop would never
+ * Returns 0, -ENOMEM, -ENOSPC (fs.epoll.max_user_watches), -EBADF, or -EPERM: fd can't be waited
+ * for (a regular file, /dev/null); poll(2) would call it ready always, and so the loop would never
  * sleep: read it with sherd/disk.h; -EMFILE: that takes an fd to find out. On an error what was
  * there stays. Taking off returns 0. Context: any thread.
  */

@@ -2,7 +2,8 @@
 #ifndef SHERD_AIO_REGISTER_H
 #define SHERD_AIO_REGISTER_H
 /*
- * aio_register - files and buffers that a context is told of once, for disk I/O that uses them often
+ * aio_register - files and buffers that a context is told of once, for disk I/O that uses them
+ * often
  *
  * Why:         the kernel then looks up a file, or pins the pages of a buffer, once instead of for
  *              each request: with io_uring a tenth of a read from the page cache.
@@ -24,11 +25,11 @@
  * stands there later. Unregistering, and replacing, may wait for both on some kernels.
  *
  * All return 0 or -errno, and change nothing on an error: -EINVAL: nothing, or more than
- * AIO_MOST_FIXED_FILES or AIO_MOST_FIXED_BUFFERS; -EBUSY: there is a table already; -ENXIO: there is
- * none, or not that many places; -EBADF: an fd that is none; -EFAULT: a buffer that is not mapped,
- * or is longer than 1 GiB; -ENOMEM, also where RLIMIT_MEMLOCK has no room for a buffer, which holds
- * its pages in memory; -EMFILE: more files than RLIMIT_NOFILE; -EAGAIN: the kernel can't take over
- * now what was begun before; later it can. Context: owner loop | coroutine.
+ * AIO_MOST_FIXED_FILES or AIO_MOST_FIXED_BUFFERS; -EBUSY: there is a table already; -ENXIO: there
+ * is none, or not that many places; -EBADF: an fd that is none; -EFAULT: a buffer that is not
+ * mapped, or is longer than 1 GiB; -ENOMEM, also where RLIMIT_MEMLOCK has no room for a buffer,
+ * which holds its pages in memory; -EMFILE: more files than RLIMIT_NOFILE; -EAGAIN: the kernel
+ * can't take over now what was begun before; later it can. Context: owner loop | coroutine.
  */
 #include <limits.h>
 #include <stdint.h>

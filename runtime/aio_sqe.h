@@ -45,10 +45,10 @@ typedef void AioSqeFunc(struct io_uring_sqe *sqe, void *opaque);
 typedef struct AioCqeHandler AioCqeHandler;
 
 /*
- * An entry has completed: result and flags are the completion's (a count or -errno; IORING_CQE_F_…).
- * Called by the loop, never while it collects completions, so it may do what any callback may. An
- * entry that completes several times (multishot, zero-copy send) has a call for each, in order; all
- * but the last have IORING_CQE_F_MORE. Context: owner loop.
+ * An entry has completed: result and flags are the completion's (a count or -errno;
+ * IORING_CQE_F_…). Called by the loop, never while it collects completions, so it may do what any
+ * callback may. An entry that completes several times (multishot, zero-copy send) has a call for
+ * each, in order; all but the last have IORING_CQE_F_MORE. Context: owner loop.
  */
 typedef void AioCqeFunc(AioCqeHandler *handler, int32_t result, uint32_t cqe_flags);
 

@@ -116,8 +116,8 @@ static void push(AioContext *ctx, BH *bh)
     } while (!atomic_cas_seq(&ctx->bh_list, &head, bh)); /* LINK */
 }
 
-/* False where it must not: this is a signal handler's, or another thread's came first. Context: home
- * thread. */
+/* False where it must not: this is a signal handler's, or another thread's came first. Context:
+ * home thread. */
 static bool append_own(AioContext *ctx, BH *bh)
 {
     if (ctx->bh_own_busy || atomic_load_relaxed(&ctx->bh_list)) /* LINK: what is seen came first */

@@ -3,8 +3,8 @@
 /*
  * clock_fd - an fd that wakes a loop at a moment of a clock that may jump
  *
- * Why:         a wait is measured on CLOCK_MONOTONIC. It would sleep on where the time of day is set
- *              forward, and does not count a suspend.
+ * Why:         a wait is measured on CLOCK_MONOTONIC. It would sleep on where the time of day is
+ *              set forward, and does not count a suspend.
  * Use:         before a sleep: clock_fd_set(ctx, &fd, clock, first_ns); clock_fd_drop() at the end
  * Concurrency: owner loop
  * Lifetime:    its context's; zero bytes are one that is not open. Opened when first set, watched

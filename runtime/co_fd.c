@@ -3,17 +3,18 @@
 /*
  * A CoFd is one handler in its context, with a queue of waiters a direction. Watching is
  * level-triggered, which decides the rest:
- *   - An event wakes one waiter. Where that leaves something over (it took only part, or was ended by
- *     a scope before it ran), the next turn says so again and wakes the next.
+ *   - An event wakes one waiter. Where that leaves something over (it took only part, or was ended
+ *     by a scope before it ran), the next turn says so again and wakes the next.
  *   - A waiter that leaves does not stop the watching: it will be back, and most often before
  *     anything comes, so a wait costs no change of the monitor. Only an event that finds nobody
  *     stops its direction, once; else it would come again each turn.
  *   - A call is tried before it waits, but after a stream gave less than it was asked for, where
  *     trying would only fetch EAGAIN: what came meanwhile, the watching reports.
  *
- * All of it happens in the thread of the context. Waking a coroutine from a handler runs it at once,
- * and it may free its CoFd: nothing touches one after a wake. A waiter lies on its coroutine's stack
- * and brings its result with it, so who was told -EBADF does not look at the CoFd either.
+ * All of it happens in the thread of the context. Waking a coroutine from a handler runs it at
+ * once, and it may free its CoFd: nothing touches one after a wake. A waiter lies on its
+ * coroutine's stack and brings its result with it, so who was told -EBADF does not look at the CoFd
+ * either.
  *
  * co_wait_fd() makes a CoFd for as long as somebody waits: who is first registers it, who comes
  * later finds it in the context's table of handlers, who is last frees it.

@@ -18,9 +18,9 @@
  * Not here:    sockets (sherd/co_socket.h), files (sherd/disk.h)
  *
  * Scopes (sherd/co_cancel.h) end every wait here, with -ECANCELED or -ETIMEDOUT: a timeout is a
- * scope around the call. What need not wait does not look at them, but about every 64th success goes
- * round through the loop, so that an fd that never runs dry neither starves others nor outlives its
- * scope for long.
+ * scope around the call. What need not wait does not look at them, but about every 64th success
+ * goes round through the loop, so that an fd that never runs dry neither starves others nor
+ * outlives its scope for long.
  *
  * Every function but co_fd_init() may also return what keeps an fd from being watched: -ENOMEM,
  * -EPERM (it cannot be waited for), -EBUSY (a handler of aio_set_fd_handler(), or another CoFd, has
@@ -60,9 +60,9 @@ typedef struct CoFd {
 } CoFd;
 
 /*
- * Makes fd non-blocking (for all who share it) and does not watch it yet. 0; or, with fd left to the
- * caller: -EPERM: it is always ready and can't be waited for: a file, a folder (sherd/disk.h reads
- * those), /dev/null; -EBADF, -EMFILE, -ENFILE, -ENOMEM. Context: any thread.
+ * Makes fd non-blocking (for all who share it) and does not watch it yet. 0; or, with fd left to
+ * the caller: -EPERM: it is always ready and can't be waited for: a file, a folder (sherd/disk.h
+ * reads those), /dev/null; -EBADF, -EMFILE, -ENFILE, -ENOMEM. Context: any thread.
  */
 int co_fd_init(CoFd *f, int fd);
 
@@ -78,15 +78,17 @@ void co_fd_close(CoFd *f);
 void co_fd_detach(CoFd *f);
 
 /* Waits until f is ready for event: POLLIN or POLLOUT; hang-up and errors count as both. As with
- * poll(), that may be over by the time of the call that follows. 0; -ECANCELED, -ETIMEDOUT, -EBADF. */
+ * poll(), that may be over by the time of the call that follows. 0; -ECANCELED, -ETIMEDOUT,
+ * -EBADF. */
 int coroutine_fn co_fd_wait(CoFd *f, uint32_t event);
 
-/* Sleeps for ns nanoseconds, but no longer than f is open: 0; -ECANCELED, -ETIMEDOUT, -EBADF, -ENOMEM.
- * For what is to be tried again, and has no event. */
+/* Sleeps for ns nanoseconds, but no longer than f is open: 0; -ECANCELED, -ETIMEDOUT, -EBADF,
+ * -ENOMEM. For what is to be tried again, and has no event. */
 int coroutine_fn co_fd_pause(CoFd *f, int64_t ns);
 
-/* co_fd_wait() in the running coroutine's context for an fd without CoFd, which costs a registration
- * each time. Several coroutines may wait for one fd so; not beside a CoFd or handler: -EBUSY. */
+/* co_fd_wait() in the running coroutine's context for an fd without CoFd, which costs a
+ * registration each time. Several coroutines may wait for one fd so; not beside a CoFd or handler:
+ * -EBUSY. */
 int coroutine_fn co_wait_fd(int fd, uint32_t event);
 
 /* Does something with fd without blocking: a count or 0, or -errno. */
@@ -98,19 +100,19 @@ typedef ssize_t CoFdCall(int fd, void *opaque);
  */
 ssize_t coroutine_fn co_fd_call(CoFd *f, uint32_t event, CoFdCall *call, void *opaque);
 
-/* What came of such a call that wanted so many bytes: a stream that took or gave fewer is waited for
- * before the next try, which spares a call that would find nothing. */
+/* What came of such a call that wanted so many bytes: a stream that took or gave fewer is waited
+ * for before the next try, which spares a call that would find nothing. */
 void co_fd_note(CoFd *f, uint32_t event, ssize_t got, size_t wanted);
 
 /*
- * As read() and write(): some bytes, 0 at the end of what is read, or -errno. A write to a pipe that
- * nobody reads raises SIGPIPE, which the program ignores, and is -EPIPE.
+ * As read() and write(): some bytes, 0 at the end of what is read, or -errno. A write to a pipe
+ * that nobody reads raises SIGPIPE, which the program ignores, and is -EPIPE.
  */
 ssize_t coroutine_fn co_read(CoFd *f, void *buf, size_t len);
 ssize_t coroutine_fn co_write(CoFd *f, const void *buf, size_t len);
 
-/* All of it: co_read_all() is short only at the end, co_write_all() returns len. After an error some
- * may have been read or written. Two coroutines that write so at once mix their bytes. */
+/* All of it: co_read_all() is short only at the end, co_write_all() returns len. After an error
+ * some may have been read or written. Two coroutines that write so at once mix their bytes. */
 ssize_t coroutine_fn co_read_all(CoFd *f, void *buf, size_t len);
 ssize_t coroutine_fn co_write_all(CoFd *f, const void *buf, size_t len);
 

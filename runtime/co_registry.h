@@ -8,8 +8,8 @@
  * Use:         co_registry_add(ctx->co_registry, co) when it is made or arrives in ctx,
  *              co_registry_remove(co) when it ends or leaves.
  * Concurrency: owner loop; co_registry_remove_from_afar() any thread
- * Lifetime:    from co_registry_new() to co_registry_close(); the memory stays until the last of those
- *              that were listed by then has been removed.
+ * Lifetime:    from co_registry_new() to co_registry_close(); the memory stays until the last of
+ *              those that were listed by then has been removed.
  *
  * A coroutine is counted alive in the context that lists it, so the sum over the contexts is right,
  * but for those on the way between two and those taken away by a thread that is not the home of

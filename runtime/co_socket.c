@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "runtime/co_socket.h"
 /*
- * Each function is a system call that does not block, for co_fd_call() to repeat. Readiness is used on
- * every monitor, on io_uring too: a receive as an entry of the ring, measured in its place, took 8.2 us
- * for an echo where readiness and the call take 6.1 (tests/bench/bench_socket, one Unix connection,
- * least of the rounds). What is there is had at once, without a turn of the loop.
+ * Each function is a system call that does not block, for co_fd_call() to repeat. Readiness is used
+ * on every monitor, on io_uring too: a receive as an entry of the ring, measured in its place, took
+ * 8.2 us for an echo where readiness and the call take 6.1 (tests/bench/bench_socket, one Unix
+ * connection, least of the rounds). What is there is had at once, without a turn of the loop.
  *
  * MSG_DONTWAIT and MSG_NOSIGNAL stand on every call. Where the caller gave MSG_DONTWAIT, -EAGAIN is
  * the answer, and the call is made once.
@@ -202,7 +202,8 @@ static void advance(struct cursor *at, size_t bytes)
     at->skip = bytes;
 }
 
-/* The next piece: what is left of an element that is partly done, else as many as the kernel takes. */
+/* The next piece: what is left of an element that is partly done, else as many as the kernel
+ * takes. */
 static ssize_t coroutine_fn transfer_some(CoFd *f, uint32_t event, const struct cursor *at)
 {
     bool is_recv = event == POLLIN;

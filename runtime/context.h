@@ -41,7 +41,8 @@ struct AioContext {
     /* Any thread writes notified, and reads notify_me. */
     struct doorbell_words own_words __attribute__((aligned(CONTEXT_LINE)));
 
-    /* The inbox: any thread pushes, the loop takes each list whole. Both want the line for writing. */
+    /* The inbox: any thread pushes, the loop takes each list whole. Both want the line for
+     * writing. */
     BH *bh_list __attribute__((aligned(CONTEXT_LINE)));
     Coroutine *scheduled_coroutines;
     uint32_t refs;
@@ -133,8 +134,8 @@ void context_monitor_wait(AioContext *ctx, int64_t timeout_ns);
 void context_wait_begins(AioContext *ctx, int64_t now_ns);
 void context_wait_ends(AioContext *ctx, int64_t now_ns);
 
-/* The same of a wait that may block, for whoever looks in from outside too: counter, recorder, probe.
- * Both return now; begin_ns is what the first returned. Context: owner loop. */
+/* The same of a wait that may block, for whoever looks in from outside too: counter, recorder,
+ * probe. Both return now; begin_ns is what the first returned. Context: owner loop. */
 int64_t context_sleep_begins(AioContext *ctx, int64_t timeout_ns);
 int64_t context_sleep_ends(AioContext *ctx, int64_t begin_ns);
 
@@ -172,15 +173,16 @@ bool sources_pending(AioContext *ctx);
 bool sources_dispatch(AioContext *ctx);
 void sources_flush(AioContext *ctx);
 
-/* bh.c, beside aio_bh_poll(): what is there of a context without bottom halves; ns until something queued must run (-1: nothing is); frees what is
- * deleted, aborts on what is not. Context: owner loop; the last: the last unref. */
+/* bh.c, beside aio_bh_poll(): what is there of a context without bottom halves; ns until something
+ * queued must run (-1: nothing is); frees what is deleted, aborts on what is not. Context: owner
+ * loop; the last: the last unref. */
 void bh_init(AioContext *ctx);
 int64_t bh_timeout_ns(AioContext *ctx);
 void bh_finalise(AioContext *ctx);
 
-/* handler.c: as aio_set_fd_handler() without polling, but what another set for fd stays, and this is
- * -EBUSY; owner is the opaque. handler_owner() is the opaque of what is there, where it has one of
- * these callbacks; else NULL. Context: any thread. */
+/* handler.c: as aio_set_fd_handler() without polling, but what another set for fd stays, and this
+ * is -EBUSY; owner is the opaque. handler_owner() is the opaque of what is there, where it has one
+ * of these callbacks; else NULL. Context: any thread. */
 int handler_set_own(AioContext *ctx, int fd, IOHandler *io_read, IOHandler *io_write, void *owner);
 void *handler_owner(AioContext *ctx, int fd, IOHandler *io_read, IOHandler *io_write);
 

@@ -10,8 +10,8 @@
  *      From then on another thread may run it, so this is the loop's last touch.
  *
  * A yield ends in a jump to co_switch(), which goes on at whoever called the yield, and
- * an enter ends in co_switch_return(): no return instruction is met that the processor would predict
- * wrongly.
+ * an enter ends in co_switch_return(): no return instruction is met that the processor would
+ * predict wrongly.
  *
  * The running coroutine is a thread-local variable. Compilers take its address to be the same all
  * through a function, but a coroutine may go on in another thread; so the functions that use it are

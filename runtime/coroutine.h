@@ -44,14 +44,14 @@ Coroutine *coroutine_create_full(
     CoroutineEntry *entry, void *opaque, const char *name, size_t stack_bytes);
 #define coroutine_create(entry, opaque) coroutine_create_full(entry, opaque, #entry, 0)
 
-/* Frees a coroutine that was never entered; NULL does nothing. Aborts where it was, or is scheduled:
- * what has begun ends by returning. Context: any thread. */
+/* Frees a coroutine that was never entered; NULL does nothing. Aborts where it was, or is
+ * scheduled: what has begun ends by returning. Context: any thread. */
 void coroutine_delete(Coroutine *co);
 
 /*
- * How many idle stacks this thread keeps at most, for coroutines to come; what is more is unmapped at
- * once. A pool grows to as many as were in use together and shrinks slowly with use, but an idle one
- * holds all memory that its stacks have touched: 0 gives that back. 0 or -ENOMEM. Context: any
+ * How many idle stacks this thread keeps at most, for coroutines to come; what is more is unmapped
+ * at once. A pool grows to as many as were in use together and shrinks slowly with use, but an idle
+ * one holds all memory that its stacks have touched: 0 gives that back. 0 or -ENOMEM. Context: any
  * thread.
  */
 #define COROUTINE_POOL_MAX ((uint32_t)128 * 1024) /* where nothing is said */

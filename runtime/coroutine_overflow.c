@@ -2,11 +2,11 @@
 #include "runtime/coroutine_overflow.h"
 /*
  * The handler runs on the thread's alternate signal stack, for the coroutine's has no room left. A
- * fault is an overflow where its address is in the guard of the running coroutine. It is noted in the
- * context's recorder, so that it can be read after the death, reported, and then the signal goes
- * where it would have gone: to the handler that was there before, or to the default action, which the
- * handler puts back; the instruction that faulted then faults again, and the process dies of it with
- * the registers it had.
+ * fault is an overflow where its address is in the guard of the running coroutine. It is noted in
+ * the context's recorder, so that it can be read after the death, reported, and then the signal
+ * goes where it would have gone: to the handler that was there before, or to the default action,
+ * which the handler puts back; the instruction that faulted then faults again, and the process dies
+ * of it with the registers it had.
  *
  * Dispositions of signals belong to the process, and so do `previous` and its lock: written with a
  * lock held, before our handler is in place, and read by it.

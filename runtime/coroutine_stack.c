@@ -1,28 +1,29 @@
 /* SPDX-License-Identifier: MIT */
 #include "runtime/coroutine_stack.h"
 /*
- * Each thread has a pool: a list of idle stacks for each power of two. Last in, first out: the stack
- * given back last is the one in the cache. Another thread gives a stack back by pushing it onto
- * `returned` of the pool it came from, which the owner takes whole when a list of its own is empty;
- * so where one thread makes coroutines and another ends them, stacks neither pile up in the one nor
- * are mapped anew in the other.
+ * Each thread has a pool: a list of idle stacks for each power of two. Last in, first out: the
+ * stack given back last is the one in the cache. Another thread gives a stack back by pushing it
+ * onto `returned` of the pool it came from, which the owner takes whole when a list of its own is
+ * empty; so where one thread makes coroutines and another ends them, stacks neither pile up in the
+ * one nor are mapped anew in the other.
  *
  * `refs` decides who frees a pool: OPEN minus those returned and not collected yet. The end of the
- * thread replaces OPEN by the number still out; each given back later takes 1, and whoever reaches 0
- * frees. `returned` is then CLOSED, and what comes back is unmapped.
+ * thread replaces OPEN by the number still out; each given back later takes 1, and whoever reaches
+ * 0 frees. `returned` is then CLOSED, and what comes back is unmapped.
  *
- * How many a pool keeps follows its use: as many as were out at once, forgotten slowly (LIMIT_DECAY),
- * so that ten thousand at once are cheap every time, and a single burst is not paid for ever.
+ * How many a pool keeps follows its use: as many as were out at once, forgotten slowly
+ * (LIMIT_DECAY), so that ten thousand at once are cheap every time, and a single burst is not paid
+ * for ever.
  *
  * The guard page is a marker in the page table where the kernel has MADV_GUARD_INSTALL:
  * neighbouring stacks then share one map, and 100,000 of them are no matter. Else mprotect() makes
  * it a map of its own, two for each stack; beyond vm.max_map_count the kernel would refuse any map
- * to anybody, malloc() included, so they are bounded below that. Which it is, a thread finds out with
- * its first stack. An emulator may accept advice that it does not know, so the guard must also be
- * seen to work.
+ * to anybody, malloc() included, so they are bounded below that. Which it is, a thread finds out
+ * with its first stack. An emulator may accept advice that it does not know, so the guard must also
+ * be seen to work.
  *
- * Stacks begin at offsets of their page that differ (COLOURS): else the busiest lines of all of them
- * would compete for the same few sets of the cache.
+ * Stacks begin at offsets of their page that differ (COLOURS): else the busiest lines of all of
+ * them would compete for the same few sets of the cache.
  *
  * MAP_STACK keeps transparent huge pages away (kernel 6.7), which would make a touched stack cost
  * 2 MiB once neighbours share a map.

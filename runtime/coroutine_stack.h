@@ -30,8 +30,8 @@ struct co_stack {
 
 /* Bytes may be 0: COROUTINE_STACK_BYTES. It is rounded up to a power of two of 16 KiB at least,
  * which leaves room for signal handlers; above 8 MiB to pages, and such a stack is not kept. NULL
- * with errno: ENOMEM (no memory, or no map left for a guard), EINVAL (bytes is absurd). Context: any
- * thread. */
+ * with errno: ENOMEM (no memory, or no map left for a guard), EINVAL (bytes is absurd). Context:
+ * any thread. */
 struct co_stack *co_stack_take(size_t bytes);
 
 /* Takes it back; nothing runs on it any more. Context: any thread. */
@@ -44,6 +44,6 @@ static inline size_t co_stack_bytes(const struct co_stack *stack)
 }
 bool co_stack_guards(const struct co_stack *stack, const void *address);
 
-/* Bytes from the top to the lowest page that somebody has touched since the stack was mapped. A page
- * that was swapped out counts as untouched. Context: any thread. */
+/* Bytes from the top to the lowest page that somebody has touched since the stack was mapped. A
+ * page that was swapped out counts as untouched. Context: any thread. */
 size_t co_stack_high_water(const struct co_stack *stack);

@@ -14,8 +14,8 @@
  * It goes on by pop and jmp: a ret would be predicted to return to this stack's own caller, wrongly
  * each time.
  *
- * Each function begins a cache line, so that its cost does not depend on what is linked before it (an
- * enter and yield took 11.8 ns or 13.4).
+ * Each function begins a cache line, so that its cost does not depend on what is linked before it
+ * (an enter and yield took 11.8 ns or 13.4).
  *
  * How the control words are loaded depends on the processor, by which the dynamic linker picks one
  * of two. On Intel's, loading MXCSR costs some 50 ns where the sticky status flags differ,

@@ -1,17 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 #include "runtime/disk.h"
-
-#include <assert.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <linux/openat2.h>
-#include <sys/stat.h>
-
-#include "runtime/context.h"
-#include "runtime/coroutine_inside.h"
-#include "runtime/probe.h"
-
 /*
  * One request's way, the same for every engine: a place among those in flight, one yield, the wake,
  * the count, and another try where the kernel says later. A read or write may take several: what
@@ -31,9 +19,19 @@
  * close is never taken back, for the caller could not tell whether its fd is still there.
  *
  * Where the kernel says EAGAIN (no memory) the coroutine sleeps and asks again: longer each time,
- * and without a limit, as callers are promised not to see it. But for opens that ask for it, and for
- * a thread that can't be made: what is missing there may be missing for good (RLIMIT_NPROC).
+ * and without a limit, as callers are promised not to see it. But for opens that ask for it, and
+ * for a thread that can't be made: what is missing there may be missing for good (RLIMIT_NPROC).
  */
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/openat2.h>
+#include <sys/stat.h>
+
+#include "runtime/context.h"
+#include "runtime/coroutine_inside.h"
+#include "runtime/probe.h"
 
 /* Most that a turn of the loop does without going round; a request counts as REQUEST_BYTES more
  * than it moves. */
@@ -47,8 +45,8 @@
 
 /*
  * A return after a yield is predicted wrongly, for the loop has called others since; each one costs
- * a tenth of what the runtime adds to a read. So the way from the call to the yield is one function,
- * and what is rare stands apart from it.
+ * a tenth of what the runtime adds to a read. So the way from the call to the yield is one
+ * function, and what is rare stands apart from it.
  */
 #define INLINE   inline __attribute__((always_inline))
 #define NOINLINE __attribute__((noinline))

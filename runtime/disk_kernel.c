@@ -7,8 +7,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Debian 12's glibc has no wrapper for openat2. */
-
 static ssize_t real_preadv(int fd, const struct iovec *iov, int n_iov, uint64_t offset, int flags)
 {
     ssize_t n = preadv2(fd, iov, n_iov, (off_t)offset, flags);
@@ -23,6 +21,7 @@ static ssize_t real_pwritev(int fd, const struct iovec *iov, int n_iov, uint64_t
     return n < 0 ? -errno : n;
 }
 
+/* Debian 12's glibc has no wrapper. */
 static int real_openat2(int dirfd, const char *path, const struct open_how *how)
 {
     long fd = syscall(SYS_openat2, dirfd, path, how, sizeof(*how));

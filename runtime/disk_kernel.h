@@ -37,7 +37,8 @@ struct disk_kernel {
     int (*uring_enter)(int ring_fd, unsigned to_submit, unsigned min_complete, unsigned flags,
         void *arg, size_t arg_bytes);
 
-    /* What linux-aio and io_uring say of a request, on its way to disk_complete(). NULL: as it is. */
+    /* What linux-aio and io_uring say of a request, on its way to disk_complete(). NULL: as it
+     * is. */
     ssize_t (*result)(const struct disk_request *request, ssize_t result);
 
     /* True: the end of request is held back; whoever holds it calls disk_complete_held(), once.

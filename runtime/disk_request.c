@@ -1,17 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 #include "runtime/engine.h"
-
+/*
+ * A context's part of disk I/O that is neither a call's (disk.c) nor an engine's: the completed
+ * list and the limits. The coroutines of completed requests are entered from here, by the turn and
+ * on its stack; those that complete meanwhile wait for the next turn, so that a coroutine whose
+ * requests are all answered at once does not keep the loop for itself.
+ */
 #include <assert.h>
 
 #include "runtime/context.h"
 #include "runtime/disk_kernel.h"
-
-/*
- * A context's part of disk I/O that is neither a call's (disk.c) nor an engine's: the completed list
- * and the limits. The coroutines of completed requests are entered from here, by the turn and on
- * its stack; those that complete meanwhile wait for the next turn, so that a coroutine whose
- * requests are all answered at once does not keep the loop for itself.
- */
 
 #define DEFAULT_BATCH 32
 

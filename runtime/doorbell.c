@@ -13,16 +13,16 @@
  * The eventfd is written whenever notify_me is raised, also where `notified` was set already: who
  * set it may not have come as far as the write.
  *
- * Orderings        first             then               ordered by                if broken
- *   PUB    work              notified = 1       release, acquire in accept  woken, but sees no work
- *   SLEEP  own store of      own load of        seq_cst fence in ring and   both miss: the sleeper
- *          notified (sender) notify_me          nudge, and in               sleeps on published work
- *          or notify_me      or notified        prepare_sleep
- *   DOWN   the wait          notify_me -= 2     release, load in ring       a ring saves its write
- *                                                                           while the wait goes on
- *   TAKE   notified = 0      loads of work      seq_cst fence in accept     work published just
- *                                                                           before a notification
- *                                                                           that was cleared is lost
+ * Orderings        first             then              ordered by                if broken
+ *   PUB    work              notified = 1      release, acquire in accept  woken, but sees no work
+ *   SLEEP  own store of      own load of       seq_cst fence in ring and   both miss: the sleeper
+ *          notified (sender) notify_me         nudge, and in               sleeps on published work
+ *          or notify_me      or notified       prepare_sleep
+ *   DOWN   the wait          notify_me -= 2    release, load in ring       a ring saves its write
+ *                                                                          while the wait goes on
+ *   TAKE   notified = 0      loads of work     seq_cst fence in accept     work published just
+ *                                                                          before a notification
+ *                                                                          that was cleared is lost
  */
 #include <errno.h>
 #include <unistd.h>

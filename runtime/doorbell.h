@@ -59,8 +59,8 @@ void doorbell_knock(const struct doorbell *bell);
 bool doorbell_prepare_sleep(const struct doorbell *bell);
 void doorbell_end_sleep(const struct doorbell *bell);
 
-/* The same for a wait in somebody else's loop (gsource.h), where a second prepare may come without an
- * end in between. Context: owner loop. */
+/* The same for a wait in somebody else's loop (gsource.h), where a second prepare may come without
+ * an end in between. Context: owner loop. */
 bool doorbell_prepare_outer(const struct doorbell *bell);
 void doorbell_end_outer(const struct doorbell *bell);
 

@@ -5,8 +5,9 @@
  *
  * Why:         coroutines call runtime/disk.h and need not know which kernel interface serves them.
  * Use:         runtime/disk.c fills a disk_request on the coroutine's stack; disk_run() calls
- *              submit(), and yields once unless the request is done already. An engine takes a request whole or
- *              refuses it by ending it with an error: a refused one is never left in a queue.
+ *              submit(), and yields once unless the request is done already. An engine takes a
+ *              request whole or refuses it by ending it with an error: a refused one is never left
+ *              in a queue.
  * Concurrency: owner loop. A worker thread's completion comes in through a bottom half.
  * Lifetime:    a request belongs to the engine from submit() until disk_complete(), which comes
  *              exactly once, maybe inside submit().

@@ -1,16 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include <assert.h>
-#include <errno.h>
-#include <libaio.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
-
-#include "runtime/atomic.h"
-#include "runtime/context.h"
-#include "runtime/disk_kernel.h"
-
+#include "runtime/engine.h"
 /*
  * linux-aio is asynchronous for files opened with O_DIRECT, and for fsync. For others io_submit()
  * does the work itself and blocks the loop while it does. So reads and writes of an fd with
@@ -30,6 +19,17 @@
  *   CQFREE    event copied       head moved on     our release, kernel      it is overwritten
  * The kernel is the other site of each.
  */
+#include <assert.h>
+#include <errno.h>
+#include <libaio.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "runtime/atomic.h"
+#include "runtime/context.h"
+#include "runtime/disk_kernel.h"
 
 #define RETRY_NS   ((int64_t)1000 * 1000)
 #define BATCH      64

@@ -1,17 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 #include "runtime/engine.h"
-
-#include <errno.h>
-#include <fcntl.h>
-#include <linux/openat2.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include "runtime/context.h"
-#include "runtime/disk_kernel.h"
-
 /*
  * Each request is one blocking system call in a worker. The other engines come here too, for what
  * their kernel interface cannot do.
@@ -26,6 +14,16 @@
  * - RESOLVE_CACHED speaks of the path alone: the open itself may still block (a FIFO, a lease).
  *   So it is tried only where the caller asked for O_NONBLOCK or O_PATH.
  */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "runtime/context.h"
+#include "runtime/disk_kernel.h"
 
 /* The request's buffers as an array; single is the place for one that has no array. */
 static const struct iovec *request_iov(

@@ -1,11 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include <assert.h>
-#include <errno.h>
-#include <linux/openat2.h>
-
-#include "runtime/disk_kernel.h"
-#include "runtime/uring.h"
-
+#include "runtime/engine.h"
 /*
  * Requests become entries of the context's ring at once, and are submitted together: when a batch
  * has gathered, by the wait that begins the next turn, or at the end of a phase that left more than
@@ -14,9 +8,10 @@
  *
  * A read with next to none in flight is tried in the loop (disk_try_at_once): the ring would do the
  * same copy in the same thread, and a turn of the loop on top. With more in flight the ring is the
- * faster way, for one system call serves many; but not for large reads, where the copy is all, and a
- * batch would keep the loop for long and push what was read first out of the cache. Where the data is not in memory the try is a system
- * call in vain, so after misses in a row ever more reads go to the ring untried.
+ * faster way, for one system call serves many; but not for large reads, where the copy is all, and
+ * a batch would keep the loop for long and push what was read first out of the cache. Where the
+ * data is not in memory the try is a system call in vain, so after misses in a row ever more reads
+ * go to the ring untried.
  *
  * A request that shall end is cancelled by an entry of its own; one that finds no room for that is
  * put on a list, from which its completion takes it.
@@ -29,6 +24,12 @@
  * a read of a file opened with O_NONBLOCK on a file system that can only block (tmpfs) would get
  * that answer for ever, and the rest (a driver short of memory) does well with a plain call too.
  */
+#include <assert.h>
+#include <errno.h>
+#include <linux/openat2.h>
+
+#include "runtime/disk_kernel.h"
+#include "runtime/uring.h"
 
 #define FLUSH_ENTRIES 16
 #define MOST_MISSES   6 /* 1 read in 64 is tried then */

@@ -39,7 +39,8 @@ typedef IOHandler EventNotifierHandler;
  * event_notifier_cleanup(). Context: any thread. */
 int event_notifier_init(EventNotifier *e, bool active);
 
-/* Closes the fd. What is called on e afterwards does nothing. Twice is once. Context: any thread. */
+/* Closes the fd. What is called on e afterwards does nothing. Twice is once. Context: any
+ * thread. */
 void event_notifier_cleanup(EventNotifier *e);
 
 /* Sets it: its fd is readable until it is cleared. 0, also where it was set already, however often;

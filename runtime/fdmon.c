@@ -4,9 +4,9 @@
  * What monitors share, and which one a context has.
  *
  * A context may change its monitor (ppoll gives way to epoll), in the owner loop and under
- * handler_lock: a thread that changes what is watched meets the one or the other, whole. No frame of
- * an outer turn holds anything of a monitor, since no user code runs inside a wait, so a nested turn
- * may change it too.
+ * handler_lock: a thread that changes what is watched meets the one or the other, whole. No frame
+ * of an outer turn holds anything of a monitor, since no user code runs inside a wait, so a nested
+ * turn may change it too.
  *
  * Orderings        first      then             ordered by           if broken
  *   WHICH  (nothing)          ctx->monitor     none: a glance; ops  aio_context_monitor() tells

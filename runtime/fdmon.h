@@ -61,8 +61,8 @@ struct fdmon_ops {
     bool (*need_wait)(const AioContext *ctx);
     /* Whether a deleted handler may not be freed yet (a completion for it is to come). */
     bool (*keeps_deleted)(const AioContext *ctx, const struct aio_handler *handler);
-    /* Makes the fds tell an outer loop of everything. 0, or -errno: -EBUSY where a ring that can't is
-     * in use already. Once, before the next two. */
+    /* Makes the fds tell an outer loop of everything. 0, or -errno: -EBUSY where a ring that can't
+     * is in use already. Once, before the next two. */
     int (*outer_setup)(AioContext *ctx);
     /* Does what wait() does before it waits. Ns that the outer loop may wait for these fds: 0 where
      * there is something to collect already, -1 for ever. */

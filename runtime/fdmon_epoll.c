@@ -6,9 +6,9 @@
  * after the set has let go of it, and only the thread that waits frees it, after its callbacks; so
  * a pointer that a wait brings back is never stale memory.
  *
- * The set holds files, not fds. A file whose fd was closed before it was taken off stays in it while
- * another fd (a child's) keeps the file open, and nobody can name it any more to take it off. So
- * where an fd turns out not to be the file that was watched the set is made anew, by the loop,
+ * The set holds files, not fds. A file whose fd was closed before it was taken off stays in it
+ * while another fd (a child's) keeps the file open, and nobody can name it any more to take it off.
+ * So where an fd turns out not to be the file that was watched the set is made anew, by the loop,
  * before it waits again; until then no handler is freed, as a lost entry may point to it.
  *
  * The clock is epoll_pwait2()'s, in nanoseconds; where a sandbox knows no such call, ppoll()'s.

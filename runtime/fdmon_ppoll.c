@@ -11,10 +11,11 @@
  *
  * Room for what is to be watched is made by who asks for it, so that a wait never lacks memory.
  *
- * Where a process has lowered RLIMIT_NOFILE below the number of its fds, which keeps it from opening
- * more, ppoll() refuses the array. pselect() knows no such limit.
+ * Where a process has lowered RLIMIT_NOFILE below the number of its fds, which keeps it from
+ * opening more, ppoll() refuses the array. pselect() knows no such limit.
  *
- * At MANY fds epoll takes over, where it may. It stays, however few they become: it is as fast then.
+ * At MANY fds epoll takes over, where it may. It stays, however few they become: it is as fast
+ * then.
  *
  * Orderings        first         then         ordered by                  if broken
  *   COUNT  (nothing)     n_changes    none: a glance; the lock    a change waits for the next turn
@@ -131,8 +132,8 @@ static void remake_array(AioContext *ctx, struct ppoll_monitor *monitor)
     monitor->n_changes_seen = monitor->n_changes;
 }
 
-/* Whether epoll has taken over. Where it can't, it is not asked again: the reason (no memory, no fd,
- * a limit) would hold for each turn. */
+/* Whether epoll has taken over. Where it can't, it is not asked again: the reason (no memory, no
+ * fd, a limit) would hold for each turn. */
 static bool give_way(AioContext *ctx)
 {
     struct ppoll_monitor *monitor = monitor_of(ctx);

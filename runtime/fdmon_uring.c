@@ -1,11 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include <errno.h>
-#include <poll.h>
-#include <stdlib.h>
-
-#include "runtime/atomic.h"
-#include "runtime/uring.h"
-
+#include "runtime/fdmon.h"
 /*
  * An fd is watched by a POLL_ADD that completes once: it looks at the fd's state when it is
  * submitted, which makes it level-triggered. It is armed again while its completion is collected,
@@ -21,13 +15,19 @@
  * A poll holds a reference to its file. So an fd that was closed after it was taken off is really
  * gone only with the next wait, and a new file with its number is not taken for it.
  *
- * Orderings   first       then        ordered by                        if broken
- *   GLANCE    (nothing)   changed     none: who pushes nudges, and a    a change waits for the next
- *                                     wait that blocks looks after      turn
- *                                     the fence of its notify_me
- *   MINE      (nothing)   ON_LIST     none: the loop alone clears the   a node is freed a turn later
- *                         and ARMED   two, and is who asks
+ * Orderings  first       then        ordered by                        if broken
+ *   GLANCE   (nothing)   changed     none: who pushes nudges, and a    a change waits for the next
+ *                                    wait that blocks looks after      turn
+ *                                    the fence of its notify_me
+ *   MINE     (nothing)   ON_LIST     none: the loop alone clears the   a node is freed a turn later
+ *                        and ARMED   two, and is who asks
  */
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+
+#include "runtime/atomic.h"
+#include "runtime/uring.h"
 
 /* Bits of aio_handler.submit_flags. */
 enum {

@@ -36,10 +36,10 @@ extern "C" {
 #endif
 
 /*
- * The context's source, with a reference for the caller. It needs no callback; priority and name may
- * be set. Call it before the context's first turn: a ring that can't wake GLib's poll is opened anew
- * for it, which needs one without requests under way and without registered files or buffers. NULL
- * and errno: EBUSY for that; ENOMEM, EMFILE. Context: owner loop, or before its first turn.
+ * The context's source, with a reference for the caller. It needs no callback; priority and name
+ * may be set. Call it before the context's first turn: a ring that can't wake GLib's poll is opened
+ * anew for it, which needs one without requests under way and without registered files or buffers.
+ * NULL and errno: EBUSY for that; ENOMEM, EMFILE. Context: owner loop, or before its first turn.
  */
 GSource *aio_get_g_source(AioContext *ctx);
 

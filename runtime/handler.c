@@ -12,8 +12,8 @@
  * The ready list is the context's and is emptied from its front: a nested aio_poll() goes on where
  * the outer one stopped.
  *
- * All that are watched are also in a list, in the order in which their fds were first watched, for a
- * monitor that must know them all.
+ * All that are watched are also in a list, in the order in which their fds were first watched, for
+ * a monitor that must know them all.
  *
  * Orderings        first             then              ordered by               if broken
  *   GONE   all of who takes   deleted = true    release, acquire before    a callback runs after
@@ -231,7 +231,8 @@ static bool call_back(AioContext *ctx, const struct aio_handler *handler, IOHand
 }
 
 /* What io_poll saw, in the place of what the monitor would have seen. Not to be run again by a turn
- * within it: the handler stays in memory until the outermost turn is over. Returns whether it ran. */
+ * within it: the handler stays in memory until the outermost turn is over. Returns whether it
+ * ran. */
 static bool call_poll_ready(AioContext *ctx, struct aio_handler *handler)
 {
     bool called;

@@ -5,10 +5,10 @@
  * therefore 0 while the event changes: a reader takes the time before and after the rest, and
  * drops what was 0 or has changed.
  *
- * Orderings        first         then          ordered by                     if broken
- *   VOID   ns = 0        kind, a, b    release stores, reader's acquire   a mix of two events
- *   NOTE   kind, a, b    ns            release, reader's acquire          looks like one
- *   COUNT  the event     n_recorded    release, reader's acquire          newest event is an old one
+ * Orderings  first       then        ordered by                        if broken
+ *   VOID     ns = 0      kind, a, b  release stores, reader's acquire  a mix of two events
+ *   NOTE     kind, a, b  ns          release, reader's acquire         looks like one
+ *   COUNT    the event   n_recorded  release, reader's acquire         newest event is an old one
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -46,8 +46,8 @@ struct aio_counters {
 #undef X
 };
 
-/* One writer, so a load and a store do: no read-modify-write on the hot path. Relaxed, since nothing
- * is ordered by a counter: each is read by itself, by people, stale and never torn. */
+/* One writer, so a load and a store do: no read-modify-write on the hot path. Relaxed, since
+ * nothing is ordered by a counter: each is read by itself, by people, stale and never torn. */
 #define counter_add(p, n) atomic_store_relaxed(p, *(p) + (uint64_t)(n))
 #define counter_set(p, v) atomic_store_relaxed(p, (uint64_t)(v))
 

@@ -107,8 +107,8 @@ void lockcnt_dec(LockCnt *cnt)
     assert(is_visited(before));
 }
 
-/* Counts the only visitor out into the lock. False where it is not the only one, with *ret_word what
- * the word is then. */
+/* Counts the only visitor out into the lock. False where it is not the only one, with *ret_word
+ * what the word is then. */
 static bool dec_last(LockCnt *cnt, uint32_t *ret_word)
 {
     uint32_t word = atomic_load_relaxed(&cnt->word); /* GUESS */

@@ -18,9 +18,9 @@
  *                        off and free …
  *                        lockcnt_unlock(&list->cnt);
  *              The rule: free only with the lock held and a count of 0. No visit begins then.
- * Concurrency: any thread, by all functions but init and destroy. Not from a signal handler that may
- *              have interrupted a holder. Blocks the thread, so coroutines must not hold it over a
- *              yield.
+ * Concurrency: any thread, by all functions but init and destroy. Not from a signal handler that
+ *              may have interrupted a holder. Blocks the thread, so coroutines must not hold it
+ *              over a yield.
  * Lifetime:    the caller embeds it. It holds nothing, and may lie in memory shared between
  *              processes; but a process that dies while it visits leaves the count raised for ever.
  * Not here:    the event loop's own fd handlers, which need none of this: only the home thread of a
@@ -62,7 +62,8 @@ bool lockcnt_dec_if_lock(LockCnt *cnt);
 /* Takes the lock; visitors may be there and more may come, if there is one. Context: any thread. */
 void lockcnt_lock(LockCnt *cnt);
 
-/* Context: the holder. The first also counts a visitor in, before anybody else can take the lock. */
+/* Context: the holder. The first also counts a visitor in, before anybody else can take the
+ * lock. */
 void lockcnt_inc_and_unlock(LockCnt *cnt);
 void lockcnt_unlock(LockCnt *cnt);
 

@@ -59,7 +59,8 @@ struct polled {
  */
 bool poll_mode_run(AioContext *ctx, int64_t timeout_ns);
 
-/* Tells all that the loop sleeps, in whatever wait. Returns whether there is something after all. */
+/* Tells all that the loop sleeps, in whatever wait. Returns whether there is something after
+ * all. */
 bool poll_mode_leave(AioContext *ctx);
 
 /* This wait has slept. */
@@ -69,8 +70,8 @@ void poll_mode_slept(AioContext *ctx, int64_t begin_ns, int64_t end_ns);
  * accepted. */
 void poll_mode_learn(AioContext *ctx);
 
-/* Drops handlers that have been quiet for POLL_MODE_QUIET_NS, so that a loop which never sleeps does not ask
- * them for ever. The turn calls it now and then. */
+/* Drops handlers that have been quiet for POLL_MODE_QUIET_NS, so that a loop which never sleeps
+ * does not ask them for ever. The turn calls it now and then. */
 void poll_mode_tidy(AioContext *ctx, int64_t now_ns);
 
 /* Takes handler off the list. */

@@ -28,7 +28,8 @@ struct pool_work {
 };
 
 /* First in, first out. 0; -ENOMEM; -EAGAIN or another error of pthread_create() where there is no
- * worker and none could be made. On an error work is the caller's again and finish is not called. */
+ * worker and none could be made. On an error work is the caller's again and finish is not
+ * called. */
 int pool_work_submit(AioContext *ctx, struct pool_work *work);
 
 /* Takes back work that was submitted and is not finished. False where a worker has begun it: then

@@ -40,7 +40,8 @@ enum probe_name {
 };
 
 #ifdef SHERD_PROBES
-/* Not in memory where a register holds it: clang would store each argument for a probe that is off. */
+/* Not in memory where a register holds it: clang would store each argument for a probe that is
+ * off. */
 #define STAP_SDT_ARG_CONSTRAINT nr
 #include <sys/sdt.h>
 #define PROBE2(name, a, b)                \

@@ -20,9 +20,9 @@ struct aio_source {
     /* Does the work there is. Called once a turn, after the doorbell was accepted and before the
      * bottom halves. Returns progress. */
     bool (*dispatch)(void *opaque);
-    /* Rings whom this loop has pushed to. Called when a turn begins, nested ones included, so before
-     * any wait; and after each phase that ran something (sources, bottom halves, fd callbacks,
-     * timers). Cheap where nothing was pushed. */
+    /* Rings whom this loop has pushed to. Called when a turn begins, nested ones included, so
+     * before any wait; and after each phase that ran something (sources, bottom halves, fd
+     * callbacks, timers). Cheap where nothing was pushed. */
     void (*flush)(void *opaque);
     void *opaque;
     struct aio_source *next; /* the loop's */

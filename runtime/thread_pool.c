@@ -1,20 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "runtime/thread_pool.h"
-
-#include <assert.h>
-#include <errno.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdlib.h>
-
-#include "runtime/bug.h"
-#include "runtime/context.h"
-#include "runtime/pool_work.h"
-
 /*
- * One mutex guards what the loop and the workers hand each other: work not begun, and work finished.
- * All else (arguments, result) passes with it through that mutex, so no weak atomics are needed. A
- * condition variable is signalled under the mutex, so nobody touches it once the pool is freed.
+ * One mutex guards what the loop and the workers hand each other: work not begun, and work
+ * finished. All else (arguments, result) passes with it through that mutex, so no weak atomics are
+ * needed. A condition variable is signalled under the mutex, so nobody touches it once the pool is
+ * freed.
  *
  * A worker counts as idle from its creation until it takes work, so "more queued than idle" is
  * exactly when one more is of use, also while earlier ones are still starting. The home thread
@@ -30,6 +20,15 @@
  * left to run. One that leaves is joined when the next is made, or at the end; it has nothing left
  * to do but return by then.
  */
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+
+#include "runtime/bug.h"
+#include "runtime/context.h"
+#include "runtime/pool_work.h"
 
 struct work_queue {
     struct pool_work *first;
@@ -248,7 +247,8 @@ static int add_worker(struct thread_pool *pool)
     return 0;
 }
 
-/* Moves what the workers have finished to what is to be called back. Returns whether there is any. */
+/* Moves what the workers have finished to what is to be called back. Returns whether there is
+ * any. */
 static bool take_finished(struct thread_pool *pool)
 {
     pthread_mutex_lock(&pool->lock);

@@ -37,9 +37,9 @@ typedef struct ThreadPoolCall ThreadPoolCall;
 int coroutine_fn thread_pool_submit_co(ThreadPoolFunc *func, void *opaque);
 
 /*
- * Has func(argument) run in a worker, then calls done(opaque, what func returned) from a bottom half
- * of the loop, exactly once and never before this call has returned. 0 and, where ret_call is not
- * NULL, a handle that is good until done begins; or an error as above.
+ * Has func(argument) run in a worker, then calls done(opaque, what func returned) from a bottom
+ * half of the loop, exactly once and never before this call has returned. 0 and, where ret_call is
+ * not NULL, a handle that is good until done begins; or an error as above.
  */
 int thread_pool_submit_aio(ThreadPoolFunc *func, void *argument, ThreadPoolDone *done, void *opaque,
     ThreadPoolCall **ret_call);

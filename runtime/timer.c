@@ -11,9 +11,9 @@
  * and then takes from the top as long as the top may fire.
  *
  * first_ns is when the loop must look next. It is stored under the lock, and read without it after
- * notify_me was raised; whoever makes it earlier nudges. Either the loop reads the new value, or the
- * nudge sees notify_me (SLEEP in doorbell.c). A timer disarmed by another thread leaves the sleep as
- * it is: the loop looks once for nothing.
+ * notify_me was raised; whoever makes it earlier nudges. Either the loop reads the new value, or
+ * the nudge sees notify_me (SLEEP in doorbell.c). A timer disarmed by another thread leaves the
+ * sleep as it is: the loop looks once for nothing.
  *
  * Orderings        first            then             ordered by                if broken
  *   SLEEP  first_ns         notify_me        fence in nudge and        the loop sleeps past

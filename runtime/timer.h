@@ -50,7 +50,8 @@ enum AioClock {
 /* CLOCK_MONOTONIC now. Context: any thread. */
 int64_t aio_clock_ns(void);
 
-/* What clock says now, in a context: only the virtual one differs by context. Context: any thread. */
+/* What clock says now, in a context: only the virtual one differs by context. Context: any
+ * thread. */
 int64_t aio_clock_get_ns(AioContext *ctx, enum AioClock clock);
 
 /*

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "runtime/timer_heap.h"
 /*
- * A four-ary heap with the keys in its array. A timer is looked at only where two keys are equal, and
- * written to (its place) where it moves. The array is aligned, and the root stands at 3: the four
- * children of p, at 4 * (p - 2) and after, share one cache line, so a way down of log4(n) steps
- * touches as many lines.
+ * A four-ary heap with the keys in its array. A timer is looked at only where two keys are equal,
+ * and written to (its place) where it moves. The array is aligned, and the root stands at 3: the
+ * four children of p, at 4 * (p - 2) and after, share one cache line, so a way down of log4(n)
+ * steps touches as many lines.
  *
  * Where the array can't grow, a timer goes to a sorted list instead, linked through itself: slow
  * with many, but right, and arming has no error. Those in the list do not go back to the array.

@@ -9,8 +9,8 @@
  * Lifetime:    zero bytes are an empty heap; deinit frees its array, not the timers.
  * Not here:    clocks, and who is called when (runtime/timer_list.h)
  *
- * Keys are (timer->latest_ns, timer->order). AioTimer.place tells where a timer stands: below TIMER_ROOT in
- * none, or in a list; from there on, in the heap's array.
+ * Keys are (timer->latest_ns, timer->order). AioTimer.place tells where a timer stands: below
+ * TIMER_ROOT in none, or in a list; from there on, in the heap's array.
  */
 #include <stdint.h>
 

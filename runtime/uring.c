@@ -1,16 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 #include "runtime/uring.h"
-
-#include <assert.h>
-#include <errno.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-
-#include "runtime/atomic.h"
-#include "runtime/disk_kernel.h"
-#include "runtime/kernel.h"
-
 /*
  * liburing makes and maps the ring; entries are filled and completions read here, because its
  * submit and wait calls hide what this loop must tell apart (EINTR, EAGAIN, how many were taken).
@@ -32,15 +21,24 @@
  * Where the kernel takes nothing (EAGAIN, ENOMEM: no memory; EBUSY: backlog), what was filled stays, and
  * until it takes something waits end after RETRY_NS: nothing else might wake the loop to try again.
  *
- * Orderings   first                then                 ordered by               if broken
- *   SQE       entry filled         tail published       our release, kernel      half an entry run
- *   SQFREE    entry read           head moved on        kernel, our acquire      it is overwritten
- *   CQE       completion written   tail moved on        kernel, our acquire      half of one read
- *   CQFREE    completion copied    head moved on        our release, kernel      it is overwritten
- *   GLANCE    (nothing)            flags, changed       none: a wait that        a turn finds nothing
- *                                                       blocks looks at all      and the next does
+ * Orderings   first                then                 ordered by             if broken
+ *   SQE       entry filled         tail published       our release, kernel    half an entry run
+ *   SQFREE    entry read           head moved on        kernel, our acquire    it is overwritten
+ *   CQE       completion written   tail moved on        kernel, our acquire    half of one read
+ *   CQFREE    completion copied    head moved on        our release, kernel    it is overwritten
+ *   GLANCE    (nothing)            flags, changed       none: a wait that      a turn finds nothing
+ *                                                       blocks looks at all    and the next does
  * The kernel is the other site of each, for `changed` fdmon_uring.c.
  */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "runtime/atomic.h"
+#include "runtime/disk_kernel.h"
+#include "runtime/kernel.h"
 
 #define LONGEST_PAUSE_MS 128 /* of pauses that double: a quarter of a second in all */
 #define SQ_ENTRIES       256
@@ -316,9 +314,9 @@ static unsigned cq_entries(const AioContext *ctx)
 }
 
 /*
- * What a ring locks counts against RLIMIT_MEMLOCK of an ordinary user, and the kernel takes apart the
- * ring of a context or process that has ended a little after its end. A replacement must not do with
- * a lesser engine, or not start, for that.
+ * What a ring locks counts against RLIMIT_MEMLOCK of an ordinary user, and the kernel takes apart
+ * the ring of a context or process that has ended a little after its end. A replacement must not do
+ * with a lesser engine, or not start, for that.
  */
 static int init_ring(struct io_uring *ring, struct io_uring_params *params)
 {

@@ -92,8 +92,8 @@ int uring_wait(AioContext *ctx, int64_t timeout_ns);
 /* Submits what was filled, for a wait elsewhere on the ring's fd; see fdmon_ops.outer_prepare. */
 int64_t uring_prepare_wait(AioContext *ctx);
 
-/* Makes the ring's fd tell of each completion. 0, or -errno: -EBUSY where requests are under way, or
- * files or buffers registered. Context: owner loop, or before its first turn. */
+/* Makes the ring's fd tell of each completion. 0, or -errno: -EBUSY where requests are under way,
+ * or files or buffers registered. Context: owner loop, or before its first turn. */
 int uring_open_for_outer_loop(AioContext *ctx);
 
 /* Whether uring_wait() has something to do or to collect. No system call. */

@@ -3,7 +3,8 @@
 /*
  * buffer_pool - buffers of one size, at most so many, for which coroutines wait in line
  *
- * Why:         thousands of requests in flight must not mean thousands of buffers, or of open files.
+ * Why:         thousands of requests in flight must not mean thousands of buffers, or of open
+ *              files.
  * Use:         void *buf = buffer_pool_take_co(&pool);  …  buffer_pool_put(&pool, buf);
  * Concurrency: owner loop; taking: coroutine.
  * Lifetime:    buffers stay with the pool, last put first taken (it is warm), until deinit; by then

@@ -24,8 +24,8 @@
  * open files and the memory: PIECES and WINDOWS together are 32 MiB a shard. A large file takes a
  * window while it holds its piece; nobody waits for a piece while holding a window, so all get on.
  *
- * What is cancelled must not hold its place while others wait for it, so after each wait in line and
- * between two steps of what takes long it is asked whether the answer is wanted.
+ * What is cancelled must not hold its place while others wait for it, so after each wait in line
+ * and between two steps of what takes long it is asked whether the answer is wanted.
  *
  * Nothing of a request is trusted: it is unpacked from the call's private copy, and its path may
  * hold any byte.

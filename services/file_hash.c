@@ -17,8 +17,8 @@
  *                     next part of the file that nobody reads yet
  *   not known         piece after piece until a read comes back short
  *
- * A read is short only at the end of the file, so a short piece is the last; pieces in flight behind
- * it lie past the end and are waited for, because their buffers go back.
+ * A read is short only at the end of the file, so a short piece is the last; pieces in flight
+ * behind it lie past the end and are waited for, because their buffers go back.
  */
 
 struct file_hasher {

@@ -17,13 +17,14 @@
 
 /*
  * The common path is one openat2() beneath the root that the text names. Three cases take the walk,
- * in a worker: the text names no root; the kernel answers that the path leaves the root (an absolute
- * link, or a ".."); and a path is to be written whose root does not settle whether it may be: a
- * read-only one, which a link may leave, and a writable one with a read-only root somewhere below.
+ * in a worker: the text names no root; the kernel answers that the path leaves the root (an
+ * absolute link, or a ".."); and a path is to be written whose root does not settle whether it may
+ * be: a read-only one, which a link may leave, and a writable one with a read-only root somewhere
+ * below.
  *
  * Opening is itself an effect: a FIFO's writer goes on and then gets SIGPIPE, a tape rewinds. So a
- * path is looked up with O_PATH first, which nobody notices, and opened for real only where that is a
- * regular file; what was exchanged in between is refused after all. The second time, all of the
+ * path is looked up with O_PATH first, which nobody notices, and opened for real only where that is
+ * a regular file; what was exchanged in between is refused after all. The second time, all of the
  * path is in the kernel's cache; /proc/self/fd, which would lead to that very file, costs more.
  *
  * fstat() on a file just opened, fcntl(), and close() of what O_PATH opened are not worth a trip

@@ -17,9 +17,9 @@
 /*
  * Links are followed as long as they stay under the roots, whichever. The fd, close-on-exec, or
  * -errno with *ret_error: "PATH: what failed; what to do" (free() it), or NULL where there is no
- * memory for it. -EACCES: under no root, or the kernel forbids it; -EROFS: flags ask for writing and
- * the root is read-only; -EINVAL: path is not absolute; else what the kernel says. O_PATH may come
- * with O_WRONLY: then nothing is opened for writing, and whether it might be is looked at.
+ * memory for it. -EACCES: under no root, or the kernel forbids it; -EROFS: flags ask for writing
+ * and the root is read-only; -EINVAL: path is not absolute; else what the kernel says. O_PATH may
+ * come with O_WRONLY: then nothing is opened for writing, and whether it might be is looked at.
  */
 int coroutine_fn file_open_co(const struct file_roots *roots, const char *path, uint64_t flags,
     uint32_t mode, char **ret_error);

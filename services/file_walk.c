@@ -27,8 +27,8 @@
  *
  * Nothing here is trusted to stay as it was seen. Every component is looked up from the root's fd
  * with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, so somebody who exchanges a folder for a link
- * meanwhile makes the walk fail and never escape. Since base has no links, the root that holds it by
- * name is the one that holds the file: its :ro or :rw decides.
+ * meanwhile makes the walk fail and never escape. Since base has no links, the root that holds it
+ * by name is the one that holds the file: its :ro or :rw decides.
  */
 
 #define RESOLVE_STRICT (RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS)

@@ -26,9 +26,9 @@ struct file_walk {
     const struct file_root *root; /* set with -EROFS: the root it ends in */
 };
 
-/* The fd, close-on-exec, or -errno: -EXDEV: it leads to where no root is; -EROFS: opened for writing
- * and it ends in a read-only root; -ELOOP: more than FILE_WALK_LINKS_MAX links; else what the
- * kernel says. */
+/* The fd, close-on-exec, or -errno: -EXDEV: it leads to where no root is; -EROFS: opened for
+ * writing and it ends in a read-only root; -ELOOP: more than FILE_WALK_LINKS_MAX links; else what
+ * the kernel says. */
 int file_walk_open(struct file_walk *walk);
 
 void file_walk_deinit(struct file_walk *walk);

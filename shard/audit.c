@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "shard/audit.h"
 /*
- * A slot's state and the counter that goes with it are two stores, noted in the writer's redo record
- * in between (caller.c); a writer that stands still there, or has died there, is counted as if it
- * had gone on.
+ * A slot's state and the counter that goes with it are two stores, noted in the writer's redo
+ * record in between (caller.c); a writer that stands still there, or has died there, is counted as
+ * if it had gone on.
  *
  * Orderings    first             then              ordered by                if broken
  *   WINDOW   counters, slots   slots, counters   acquire loads, in the     a range too narrow, and an

@@ -12,9 +12,9 @@
  *
  * Where nothing runs, and after a crash, each account is exact. While it is being written, what can
  * be said of an account is a range: figures are read before and after the slots, and slots that
- * changed in between count as either. An account is found wrong where two ranges do not meet, and do
- * not meet again when looked at a second and a third time; so a wrong account that is busy may go
- * unnoticed as long as it is.
+ * changed in between count as either. An account is found wrong where two ranges do not meet, and
+ * do not meet again when looked at a second and a third time; so a wrong account that is busy may
+ * go unnoticed as long as it is.
  */
 #include "shard/segment.h"
 

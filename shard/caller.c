@@ -460,8 +460,8 @@ void caller_on_args_taken(struct mesh *mesh, uint32_t peer, const struct message
     give_back_args(mesh, &mesh->links[peer].out[message->slot]); /* TAKEN */
 }
 
-/* The bytes of an answer: in `small`, or in memory to be freed. NULL with an errno where there is no
- * memory, or the message makes no sense. */
+/* The bytes of an answer: in `small`, or in memory to be freed. NULL with an errno where there is
+ * no memory, or the message makes no sense. */
 static uint8_t *copy_answer(const struct mesh *mesh, uint32_t peer, const struct message *message,
     uint8_t *small, int *ret_status)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the supervisor does when a child has died, in this order, waiting for nobody: reap it; finish
- * the transition that it had begun; raise its incarnation, from which moment its peers may judge
- * what it left; make every living peer look; have the replacement forked.
+ * What the supervisor does when a child has died, in this order, waiting for nobody: reap it;
+ * finish the transition that it had begun; raise its incarnation, from which moment its peers may
+ * judge what it left; make every living peer look; have the replacement forked.
  *
  * Orderings      first                     then           ordered by              if broken
  *   DEATH  counters and slots made whole   incarnation    store release, peers'   a peer judges a slot

@@ -3,8 +3,9 @@
 /*
  * firewall - which pages of the segment this process may write
  *
- * Why:         the segment is laid out by writer, and the processor can hold each process to that: a
- *              wild write into another's part faults in the culprit, at the instruction that did it.
+ * Why:         the segment is laid out by writer, and the processor can hold each process to that:
+ *              a wild write into another's part faults in the culprit, at the instruction that did
+ *              it.
  * Use:         firewall_raise() once in each process, after the fork; in the supervisor before the
  *              first one. The supervisor mends a dead one's part between firewall_open() and
  *              firewall_close().
@@ -17,8 +18,8 @@
 #include "shard/segment.h"
 
 /* From here on this process may write its own part and the commons, and nothing else. self may be
- * n_peers: the supervisor, whose own is the control. 0 or -errno: -ENOMEM, where vm.max_map_count is
- * reached. */
+ * n_peers: the supervisor, whose own is the control. 0 or -errno: -ENOMEM, where vm.max_map_count
+ * is reached. */
 int firewall_raise(const struct segment *seg, uint32_t self);
 
 /* Nobody runs who writes peer's part: this process may, until firewall_close(). 0 or -errno. */

@@ -27,8 +27,8 @@
 #include "runtime/doorbell.h"
 #include "shard/notify.h"
 
-/* How long the gateway may be silent about its clients once no call is in flight: longer than it waits
- * for them to fetch their answers. */
+/* How long the gateway may be silent about its clients once no call is in flight: longer than it
+ * waits for them to fetch their answers. */
 #define SILENCE_LIMIT_NS (UINT64_C(4) * 1000000000)
 #define LEAVE_LIMIT_NS   (UINT64_C(5) * 1000000000)
 #define DRAIN_LOOK_NS    (UINT64_C(2) * 1000000)

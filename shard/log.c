@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A line is put together in memory of its own length and written by one write(2) if it is not longer
- * than PIPE_BUF, so that lines of several processes do not mix.
+ * A line is put together in memory of its own length and written by one write(2) if it is not
+ * longer than PIPE_BUF, so that lines of several processes do not mix.
  *
- * The log never stops the work: a supervisor that waits for the reader of its log replaces nobody. So
- * a pipe or terminal is asked first whether it takes PIPE_BUF bytes now; what it does not take is
- * dropped, and counted in the next line that comes through. (The fd itself stays as it is: other
+ * The log never stops the work: a supervisor that waits for the reader of its log replaces nobody.
+ * So a pipe or terminal is asked first whether it takes PIPE_BUF bytes now; what it does not take
+ * is dropped, and counted in the next line that comes through. (The fd itself stays as it is: other
  * programs may share its O_NONBLOCK.)
  *
  * Texts carry names that clients chose, so control characters are written as \n, \t or \xNN: an

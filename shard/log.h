@@ -36,7 +36,8 @@ struct log {
     uint64_t dropped; /* lines that could not be written without waiting */
 };
 
-/* "error", "warning", "notice", "info", "debug". The other way: -EINVAL where it is none of them. */
+/* "error", "warning", "notice", "info", "debug". The other way: -EINVAL where it is none of
+ * them. */
 const char *log_level_text(enum log_level level);
 int log_level_parse(const char *text, enum log_level *ret_level);
 

@@ -1,20 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A turn is aio_poll() and a look at what the supervisor wants. Its words are read after each turn
- * and not before each wait: the supervisor knocks after it has stored an order, and a knock ends the
- * wait or does not let it begin.
+ * and not before each wait: the supervisor knocks after it has stored an order, and a knock ends
+ * the wait or does not let it begin.
  *
  * An orphan (its supervisor's pidfd is readable) has nobody who would replace the dead, so what
- * waits for one fails now. It stays while it has work, and a little longer, because a peer may still
- * be sending what it took in before; then it goes.
+ * waits for one fails now. It stays while it has work, and a little longer, because a peer may
+ * still be sending what it took in before; then it goes.
  *
- * Orderings     first                     then             ordered by               if broken
- *   UP     engine's name, ready_ns     part.incarnation  store release,           a peer that is up is
- *                                                        supervisor's acquire     shown without them
- *   ORDER  the supervisor's state      control.order     store release, this      an order is carried
- *                                                        acquire                  out before its reason
- *   DRAIN  counters of calls ended     part.drained      store release,           told to leave with
- *                                                        supervisor's acquire     calls in flight
+ * Orderings     first                  then             ordered by              if broken
+ *   UP     engine's name, ready_ns  part.incarnation  store release,          a peer that is up is
+ *                                                     supervisor's acquire    shown without them
+ *   ORDER  the supervisor's state   control.order     store release, this     an order is carried
+ *                                                     acquire                 out before its reason
+ *   DRAIN  counters of calls ended  part.drained      store release,          told to leave with
+ *                                                     supervisor's acquire    calls in flight
  *   LEVEL: see supervisor.c
  */
 #include "shard/member.h"

@@ -10,10 +10,10 @@
  * Concurrency: pure functions of their arguments.
  * Not here:    forking and reaping (shard/supervisor.h)
  *
- * Crashes alone count: the process ended by a fault of its own, or left unasked. Any other signal is
- * somebody's deed, and the replacement comes at once, always. The first crash is made good at once
- * too; each that follows within RESTART_STEADY_NS of a start doubles the wait, from 100 ms to 5 s.
- * The tenth within 60 s is the last.
+ * Crashes alone count: the process ended by a fault of its own, or left unasked. Any other signal
+ * is somebody's deed, and the replacement comes at once, always. The first crash is made good at
+ * once too; each that follows within RESTART_STEADY_NS of a start doubles the wait, from 100 ms to
+ * 5 s. The tenth within 60 s is the last.
  */
 #include <stdbool.h>
 #include <stdint.h>

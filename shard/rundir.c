@@ -7,8 +7,8 @@
  * rundir_find() waits by inotify on the nearest folder that exists on the way to the instance's
  * directory, and looks again at whatever happens there. What it waits for is partly a word in the
  * segment, which inotify does not see; so the daemon touches its lock file after each change
- * (rundir_announce()). A user has 128 inotify instances by default; where they are used up, it looks
- * every 20 ms.
+ * (rundir_announce()). A user has 128 inotify instances by default; where they are used up, it
+ * looks every 20 ms.
  */
 #include "shard/rundir.h"
 
@@ -101,7 +101,8 @@ static int check_owner(const char *path, char **ret_error)
     return 0;
 }
 
-/* Whether nobody else could put a folder of his own in place of one in path. 0; -ENOENT; -EACCES. */
+/* Whether nobody else could put a folder of his own in place of one in path. 0; -ENOENT;
+ * -EACCES. */
 static int check_parent(const char *path, char **ret_error)
 {
     struct stat st;

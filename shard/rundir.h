@@ -27,9 +27,9 @@
  * -EACCES: the parent is somebody else's; -ENOMEM. Text in ret_error (may be NULL, free() it). */
 int rundir_path(const char *instance, char **ret_path, char **ret_error);
 
-/* Makes the directory and takes the lock; where the supervisor that had it is dead, its children are
- * waited for, which leave within 5 s. 0 with both; -EBUSY: it runs (the text names its pid where
- * known); as rundir_path(). The lock fd is inherited by children and never closed by them. */
+/* Makes the directory and takes the lock; where the supervisor that had it is dead, its children
+ * are waited for, which leave within 5 s. 0 with both; -EBUSY: it runs (the text names its pid
+ * where known); as rundir_path(). The lock fd is inherited by children and never closed by them. */
 int rundir_claim(const char *instance, char **ret_path, int *ret_lock_fd, char **ret_error);
 
 /* Wakes those that wait in rundir_find(), to look again. Context: who claimed it. */

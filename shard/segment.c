@@ -104,10 +104,10 @@ static uint32_t call_slots(const struct segment_geometry *g, uint32_t caller, ui
 
 /*
  * Room for all that can be under way from one peer to another, so that a push never fails. For each
- * call it makes: the call, that it was abandoned, that the answer's buffer was taken; of these those
- * of two generations, for a callee may die between marking the first as started and freeing its
- * message. For each call it serves: that the arguments' buffer was taken, and the answer. FIFO and
- * the slots' states allow no more of each at a time.
+ * call it makes: the call, that it was abandoned, that the answer's buffer was taken; of these
+ * those of two generations, for a callee may die between marking the first as started and freeing
+ * its message. For each call it serves: that the arguments' buffer was taken, and the answer. FIFO
+ * and the slots' states allow no more of each at a time.
  */
 static uint32_t ring_slots(const struct segment_geometry *g, uint32_t from, uint32_t to)
 {

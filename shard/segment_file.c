@@ -377,8 +377,8 @@ static int link_by_fd(int fd, const char *path)
     return linkat(AT_FDCWD, name, AT_FDCWD, path, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
 }
 
-/* The file first, which its lock protects; rundir's link last, so that whoever waits for it sees all
- * of it. */
+/* The file first, which its lock protects; rundir's link last, so that whoever waits for it sees
+ * all of it. */
 static int publish(const struct segment_file *file, const char *dir_link, const char *link)
 {
     int r = link_by_fd(file->fd, file->path);

@@ -41,8 +41,8 @@ struct segment_file {
 int segment_file_take_over(
     const char *shm_dir, const char *rundir, uint64_t bytes, char **ret_error);
 
-/* Makes the file, all of it allocated and zero, and maps it. It has no name yet. 0; -ENOSPC: shm_dir
- * has no room; -EMEDIUMTYPE: shm_dir is no tmpfs; -errno. */
+/* Makes the file, all of it allocated and zero, and maps it. It has no name yet. 0; -ENOSPC:
+ * shm_dir has no room; -EMEDIUMTYPE: shm_dir is no tmpfs; -errno. */
 int segment_file_create(const char *shm_dir, const char *rundir, uint64_t bytes,
     struct segment_file *ret_file, char **ret_error);
 

@@ -37,8 +37,8 @@ struct service_call {
     void *args_copy; /* to free, or NULL */
 };
 
-/* Writes the bytes of an answer to where the caller finds them; may wait for a shared buffer. len is at
- * most SERVICE_REPLY_MAX. */
+/* Writes the bytes of an answer to where the caller finds them; may wait for a shared buffer. len
+ * is at most SERVICE_REPLY_MAX. */
 void coroutine_fn serve_put_reply(struct service_call *call, const void *data, size_t len);
 
 /* Wakes the coroutine that sleeps in the call, if there is one. */

@@ -42,7 +42,8 @@ int shard_main(const struct child_env *env)
     if (member_new(env, states, &member) == 0 && start_services(env, states) == 0) {
         member_ready(member);
         status = member_run(member);
-        /* What was under way when it had to leave still uses its service; it ends with the process. */
+        /* What was under way when it had to leave still uses its service; it ends with the
+         * process. */
         if (mesh_is_idle(member_mesh(member)))
             registry_stop(env->registry, states);
     }

@@ -3,8 +3,8 @@
 /*
  * supervisor - forks the gateway and the shards, replaces the dead, and ends all in order
  *
- * Why:         a crash costs one process for some milliseconds; somebody has to be there who does no
- *              work of its own and so has nothing to crash on.
+ * Why:         a crash costs one process for some milliseconds; somebody has to be there who does
+ *              no work of its own and so has nothing to crash on.
  * Use:         registry filled, runtime directory claimed:
  *              supervisor_new(&config, &supervisor, &error);
  *              struct child_env env;

@@ -5,7 +5,8 @@
  *
  * Why:         a shard belongs on a core of its own, and there are as many as the affinity mask and
  *              the cgroup's CPU quota leave, not as many as the machine has.
- * Use:         topology_read(), topology_default_shards(); in a child, sched_setaffinity() to topology_core_of()
+ * Use:         topology_read(), topology_default_shards(); in a child, sched_setaffinity() to
+ *              topology_core_of()
  * Concurrency: read once by the supervisor before the first fork, constant after.
  * Lifetime:    topology_deinit() frees; children inherit it.
  */
@@ -34,7 +35,8 @@ void topology_deinit(struct topology *topology);
 /* One shard a core, as far as the quota goes; 1 to max. */
 uint32_t topology_default_shards(const struct topology *topology, uint32_t max);
 
-/* The core for that shard, or NULL: there are more shards than cores, so none has one of its own. */
+/* The core for that shard, or NULL: there are more shards than cores, so none has one of its
+ * own. */
 const struct topology_core *topology_core_of(
     const struct topology *topology, uint32_t shard, uint32_t n_shards);
 

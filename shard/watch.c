@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The backstop of the wake-up protocol. Once a second the supervisor looks whether somebody sleeps
- * though messages wait for it and nobody has rung: its bitmap is not empty, its notify_me is raised,
- * its eventfd is not readable, and it has not taken a turn since the last look. Found so twice, its
- * wake-up was lost; it is knocked at, and counted. The protocol (runtime/doorbell.h) does not lose
- * any, so the count is 0 unless something else has written to the commons.
+ * though messages wait for it and nobody has rung: its bitmap is not empty, its notify_me is
+ * raised, its eventfd is not readable, and it has not taken a turn since the last look. Found so
+ * twice, its wake-up was lost; it is knocked at, and counted. The protocol (runtime/doorbell.h)
+ * does not lose any, so the count is 0 unless something else has written to the commons.
  *
  * A stopped or starved process that was rung has a readable eventfd, and is left alone.
  *

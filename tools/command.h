@@ -3,8 +3,8 @@
 /*
  * command - a subcommand's options, help and errors, from one table
  *
- * Why:         the options that are parsed are the options that `--help` prints, and a test compares
- *              that with the manual page.
+ * Why:         the options that are parsed are the options that `--help` prints, and a test
+ *              compares that with the manual page.
  * Use:         struct values { const char *instance; bool json; };
  *              static const struct command_option options[] = {
  *                  {"json", 0, NULL, "print JSON", command_flag, offsetof(struct values, json)},
@@ -96,6 +96,6 @@ int command_error(const char *format, ...) __attribute__((format(printf, 1, 2)))
  * `what` and the error's own text. */
 int command_error_text(char *text, const char *what, int error);
 
-/* Writes out what is buffered for standard output. EXIT_DONE, or EXIT_WORK_FAILED: what could not be
- * written was reported, unless its reader had simply gone away. */
+/* Writes out what is buffered for standard output. EXIT_DONE, or EXIT_WORK_FAILED: what could not
+ * be written was reported, unless its reader had simply gone away. */
 int command_finish_output(void);

@@ -45,7 +45,8 @@ int instance_open_supervisor(const struct instance *in);
 const char *instance_peer_name(
     const struct instance *in, uint32_t peer, char buf[static INSTANCE_PEER_NAME]);
 
-/* Which peer stands in the n-th place where all are listed: the gateway in the first, then shards. */
+/* Which peer stands in the n-th place where all are listed: the gateway in the first, then
+ * shards. */
 static inline uint32_t instance_listed_peer(const struct instance *in, uint32_t n)
 {
     return n ? n - 1 : segment_gateway(&in->segment);

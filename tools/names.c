@@ -37,7 +37,8 @@ static void hand_out(struct names *names, size_t len, size_t taken, struct name 
     names->consumed_bytes += taken;
 }
 
-/* The next whole name in the buffer; behind the last delimiter, at the end of input, one without. */
+/* The next whole name in the buffer; behind the last delimiter, at the end of input, one
+ * without. */
 static bool take_buffered(struct names *names, struct name *ret_name)
 {
     while (names->begin < names->end) {

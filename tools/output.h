@@ -3,8 +3,8 @@
 /*
  * output - a stream to standard output that an interrupt gets through
  *
- * Why:         a reader that stands still blocks write(2), and a SIGINT that is read from a signalfd
- *              would wait with it.
+ * Why:         a reader that stands still blocks write(2), and a SIGINT that is read from a
+ *              signalfd would wait with it.
  * Use:         struct output out;
  *              output_open(&out, STDOUT_FILENO, signal_fd);
  *              fprintf(out.stream, …); r = output_flush(&out);

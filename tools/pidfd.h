@@ -3,7 +3,8 @@
 /*
  * pidfd - a process that another one wrote down, told from one that has its number now
  *
- * Use:         int fd = pidfd_open_started(pid, start_ticks); … pidfd_wait(fd, timeout_ns); close(fd)
+ * Use:         int fd = pidfd_open_started(pid, start_ticks); … pidfd_wait(fd, timeout_ns);
+ *              close(fd)
  * Concurrency: any thread
  */
 #include <stdint.h>

@@ -3,8 +3,8 @@
 /*
  * pump - keeps many requests in flight, from a source of any length, in bounded memory
  *
- * Why:         100,000 files in one command: neither the names nor the answers may pile up, and slow
- *              input, slow output and an interrupt must not stop one another.
+ * Why:         100,000 files in one command: neither the names nor the answers may pile up, and
+ *              slow input, slow output and an interrupt must not stop one another.
  * Use:         struct pump pump;
  *              pump_init(&pump, client, window)    // before nng starts threads: see below
  *              r = pump_run(&pump, &job);          // every item's ended() has come
@@ -12,8 +12,8 @@
  *              One request at a time: pump_call().
  * Concurrency: one thread. While it runs, SIGINT is taken by the pump: interrupt_block() comes
  *              before the client is opened, so that the threads of nng do not get it.
- * Memory:      at most `window` requests are in flight and, in order, 4 times as many ended ones wait
- *              for a slower one before them; no more are started while these hold 16 MiB.
+ * Memory:      at most `window` requests are in flight and, in order, 4 times as many ended ones
+ *              wait for a slower one before them; no more are started while these hold 16 MiB.
  */
 #include <signal.h>
 #include <stdbool.h>
@@ -61,8 +61,9 @@ struct pump_job {
 int pump_init(struct pump *pump, struct sherd_client *client, uint32_t window);
 void pump_deinit(struct pump *pump);
 
-/* 0: all names were worked on, see the figures. -EINTR: interrupted; -ENOTCONN: the instance is gone;
- * -EPIPE, -ENOSPC, …: standard output or input failed. What was in flight then is cancelled. */
+/* 0: all names were worked on, see the figures. -EINTR: interrupted; -ENOTCONN: the instance is
+ * gone; -EPIPE, -ENOSPC, …: standard output or input failed. What was in flight then is
+ * cancelled. */
 int pump_run(struct pump *pump, const struct pump_job *job);
 
 /* One request; sherd_result_deinit() what came of it. 0, -EINTR, -ENOTCONN or -errno. */

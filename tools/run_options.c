@@ -3,8 +3,8 @@
  * The command line is read twice: once to find --config and what is wrong with itself, and again
  * over what the file said.
  *
- * inih hands on lines of up to 198 bytes and would cut longer ones in two, so its reader here refuses
- * them.
+ * inih hands on lines of up to 198 bytes and would cut longer ones in two, so its reader here
+ * refuses them.
  */
 #include "tools/run_options.h"
 

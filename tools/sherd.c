@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * sherd - the one command. `run` is in this program; the other subcommands are in sherd-tools, whose
- * libraries (nng with its threads among them) have no place in an image that forks shards.
+ * sherd - the one command. `run` is in this program; the other subcommands are in sherd-tools,
+ * whose libraries (nng with its threads among them) have no place in an image that forks shards.
  */
 #include <errno.h>
 #include <limits.h>

@@ -56,8 +56,8 @@ static const struct command command = {
     .examples = examples,
 };
 
-/* Signals of one kind that are not taken yet are one, so a second one makes sense only when the first
- * has done something. */
+/* Signals of one kind that are not taken yet are one, so a second one makes sense only when the
+ * first has done something. */
 static int signal_twice(const struct instance *in, int pidfd, int64_t deadline_ns)
 {
     const struct supervisor_head *head = segment_supervisor(&in->segment);

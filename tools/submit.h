@@ -3,9 +3,9 @@
 /*
  * submit - what the methods' own command lines have in common
  *
- * Why:         some methods take paths or bytes from standard input and answer with something that is
- *              printed in a form of its own; all others take bytes and answer with bytes. Each of
- *              these is a struct submit_method; submit.c has the table.
+ * Why:         some methods take paths or bytes from standard input and answer with something that
+ *              is printed in a form of its own; all others take bytes and answer with bytes. Each
+ *              of these is a struct submit_method; submit.c has the table.
  * Concurrency: one thread
  */
 #include <stdbool.h>

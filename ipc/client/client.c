@@ -15,12 +15,12 @@
 #include "ipc/client/token.h"
 
 /*
- * The pollable fd is an epoll set of two: the link's eventfd, which letters and submissions ring, and
- * a timerfd for what happens without a letter. Both are made quiet before a step, so that what comes
- * during the step makes the fd readable again.
+ * The pollable fd is an epoll set of two: the link's eventfd, which letters and submissions ring,
+ * and a timerfd for what happens without a letter. Both are made quiet before a step, so that what
+ * comes during the step makes the fd readable again.
  *
- * A request's copy takes its own bytes and some 200 more until it ends; those beyond the window wait
- * here. Who has more to submit than memory for it looks at sherd_client_in_flight().
+ * A request's copy takes its own bytes and some 200 more until it ends; those beyond the window
+ * wait here. Who has more to submit than memory for it looks at sherd_client_in_flight().
  */
 #define WINDOW_DEFAULT  1024u
 #define METHOD_NAME_MAX 256u

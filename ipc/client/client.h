@@ -6,8 +6,8 @@
  *
  * Why:         any process on this machine, or another one, can have the shards do something.
  * Use:         struct sherd_client *c;
- *              int r = sherd_client_open(&(struct sherd_client_options){.instance = "demo"}, &c, NULL);
- *              struct sherd_request ping = {.method = "sys.ping", .shard = SHERD_ANY_SHARD};
+ *              int r = sherd_client_open(&(struct sherd_client_options){.instance = "demo"}, &c,
+ *              NULL); struct sherd_request ping = {.method = "sys.ping", .shard = SHERD_ANY_SHARD};
  *              struct sherd_result res;
  *              r = sherd_client_call(c, &ping, &res);
  *              sherd_result_deinit(&res);

@@ -14,9 +14,9 @@
 #include "proto/protocol.h"
 
 /*
- * Each message under way has an exchange: a context of the REQ socket. It is sent, then its answer is
- * received, then the exchange is put into the inbox. An exchange is nng's from link_send() until it
- * is in the inbox, and changes hands under the inbox's mutex, so its fields need no atomics.
+ * Each message under way has an exchange: a context of the REQ socket. It is sent, then its answer
+ * is received, then the exchange is put into the inbox. An exchange is nng's from link_send() until
+ * it is in the inbox, and changes hands under the inbox's mutex, so its fields need no atomics.
  *
  * REQ's own resending is off: whether a message whose connection broke was heard is for the session
  * to find out.

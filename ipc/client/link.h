@@ -10,7 +10,8 @@
  * Lifetime:    nng does not survive a fork: open it in the child.
  *
  * A message is answered, or ends with an error: -ECONNRESET where the connection broke under it,
- * -ETIMEDOUT after its time. nng connects again by itself, and what is sent meanwhile waits for that.
+ * -ETIMEDOUT after its time. nng connects again by itself, and what is sent meanwhile waits for
+ * that.
  */
 #include <stdbool.h>
 #include <stdint.h>

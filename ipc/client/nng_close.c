@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The thread is detached and not joined: it may never end. Whoever of the two is the last to look at
- * their common state frees it.
+ * The thread is detached and not joined: it may never end. Whoever of the two is the last to look
+ * at their common state frees it.
  */
 #include "ipc/client/nng_close.h"
 

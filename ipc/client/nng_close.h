@@ -5,8 +5,8 @@
  *
  * Why:         that of nng 1.5.2 may wait for ever where the other side dies as a connection to it
  *              begins: it waits for a pipe that nobody frees.
- * Use:         first stop all of the socket's aios and take its callbacks off; then nothing of nng's
- *              knows the caller's memory, whatever the answer
+ * Use:         first stop all of the socket's aios and take its callbacks off; then nothing of
+ *              nng's knows the caller's memory, whatever the answer
  * Concurrency: any thread
  */
 #include <stdbool.h>

@@ -39,8 +39,8 @@ void settle_lost(struct talk *talk, struct ticket *ticket)
 }
 
 /*
- * Callbacks may submit, which adds to the line alone: so what is out of line is walked from its last,
- * each step of which takes one off or leaves it for good.
+ * Callbacks may submit, which adds to the line alone: so what is out of line is walked from its
+ * last, each step of which takes one off or leaves it for good.
  */
 void settle_after_hello(struct talk *talk, bool resumed)
 {

@@ -14,8 +14,8 @@ void settle_with(struct talk *talk, struct ticket *ticket, const struct sherd_re
 void settle(
     struct talk *talk, struct ticket *ticket, enum sherd_end end, int error, const char *text);
 
-/* The gateway that had it, or may have, is gone with its memory: submitted again if it may run twice,
- * else in doubt. */
+/* The gateway that had it, or may have, is gone with its memory: submitted again if it may run
+ * twice, else in doubt. */
 void settle_lost(struct talk *talk, struct ticket *ticket);
 
 /* The session is there again (resumed), or a new one was made. */

@@ -15,8 +15,8 @@
  *            ^------- connection broke, or "no session" --------------+
  *
  * nng connects again by itself, so a broken connection shows only in letters: -ECONNRESET for what
- * was under way, or a reply that this connection has no session. Then hello is said again with the old
- * session. If the gateway still has it, what got no answer is submitted again (it removes
+ * was under way, or a reply that this connection has no session. Then hello is said again with the
+ * old session. If the gateway still has it, what got no answer is submitted again (it removes
  * duplicates). If not, all that it had is judged by settle_lost().
  *
  * Ends have positions; `ack` is the highest below which there is no gap.

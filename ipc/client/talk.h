@@ -4,7 +4,8 @@
  * talk - the conversation with the gateway: a session that outlives connections, requests that go
  *        out in batches, ends that come back
  *
- * Use:         talk_step() whenever a letter or a time is due; talk_next_ns() says when the latter is
+ * Use:         talk_step() whenever a letter or a time is due; talk_next_ns() says when the latter
+ *              is
  * Concurrency: one thread. Callbacks of requests run inside talk_step(), and may submit and cancel.
  * Not here:    waiting (client.c), nng (link.h), what a message looks like (wire.h)
  */

@@ -16,8 +16,8 @@ struct token {
 };
 
 /* Reads the file, without the newlines at its end. -EACCES: group or others may use it, or it is
- * somebody else's; -EINVAL: empty, or no regular file; -EFBIG: above PROTOCOL_TOKEN_MAX; what open(2)
- * says. ret_why: a constant for people. */
+ * somebody else's; -EINVAL: empty, or no regular file; -EFBIG: above PROTOCOL_TOKEN_MAX; what
+ * open(2) says. ret_why: a constant for people. */
 int token_load(const char *path, struct token *ret_token, const char **ret_why);
 void token_deinit(struct token *token);
 

@@ -8,7 +8,8 @@
 #include <sys/syscall.h>
 
 /*
- * The way of the error in nng 1.5.2, whose symbols are bound when it is loaded, the program's first:
+ * The way of the error in nng 1.5.2, whose symbols are bound when it is loaded, the program's
+ * first:
  *
  *     sendmsg() of the 8 bytes of greeting: EPIPE
  *       -> NNG_ECLOSED               (its table of errors)

@@ -14,9 +14,9 @@
  * Draining: submissions are refused, what was accepted goes on. When nothing is under way any more,
  * clients that are connected have SESSION_DRAIN_NS to fetch and acknowledge the last ends.
  *
- * Counting: requests_accepted = requests_ended + requests_in_flight, over all incarnations. What was
- * in flight when a gateway died counts as ended by its replacement: its calls come back to nobody,
- * and the clients, who find their sessions gone, submit again or take them to be in doubt.
+ * Counting: requests_accepted = requests_ended + requests_in_flight, over all incarnations. What
+ * was in flight when a gateway died counts as ended by its replacement: its calls come back to
+ * nobody, and the clients, who find their sessions gone, submit again or take them to be in doubt.
  */
 
 static struct part_head *own_head(const struct gateway *gateway)

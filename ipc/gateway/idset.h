@@ -3,13 +3,14 @@
 /*
  * idset - which request ids a session has used, in little memory
  *
- * Why:         a request that comes twice must be served once, also long after its end. Clients count
- *              their ids up, so what was used is a few ranges.
+ * Why:         a request that comes twice must be served once, also long after its end. Clients
+ *              count their ids up, so what was used is a few ranges.
  * Use:         struct idset set = {}; r = idset_add(&set, id); … idset_deinit(&set);
  * Concurrency: owner loop
  *
- * Beyond the limit the lowest range is forgotten: ids chosen at random are remembered for at least the
- * last LIMIT_ID_RANGES requests of a client that draws upwards, and others where they lie highest.
+ * Beyond the limit the lowest range is forgotten: ids chosen at random are remembered for at least
+ * the last LIMIT_ID_RANGES requests of a client that draws upwards, and others where they lie
+ * highest.
  */
 #include <stdbool.h>
 #include <stdint.h>

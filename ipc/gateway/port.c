@@ -30,8 +30,8 @@
  * answer that nng can't hand to a connection within ANSWER_TAKE_MS closes it.
  *
  * Strangers, who came by tcp and have not been welcomed yet, are few, for each may make nng hold a
- * message of 4 MiB. A newcomer displaces the oldest: who has the token shows it at once, so strangers
- * that linger keep nobody out.
+ * message of 4 MiB. A newcomer displaces the oldest: who has the token shows it at once, so
+ * strangers that linger keep nobody out.
  */
 enum exchange_phase {
     EXCHANGE_RECEIVING, /* nng's */

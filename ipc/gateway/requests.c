@@ -9,19 +9,20 @@
 
 /*
  * A request waits in its session's lane for its shard. The lanes of a shard that have somebody in
- * them form a ring, its round, from which requests are started one by one, a lane after the other, so
- * that sessions share a shard evenly. Started are at most twice as many as the mesh has call slots:
- * the second half is there when the first comes back, without a turn of this loop in between.
+ * them form a ring, its round, from which requests are started one by one, a lane after the other,
+ * so that sessions share a shard evenly. Started are at most twice as many as the mesh has call
+ * slots: the second half is there when the first comes back, without a turn of this loop in
+ * between.
  *
  *     shard 0:  round -> lane of session A -> lane of session C -> (round)
  *                          | a1 a2 a3           | c1
  *     shard 1:  round -> lane of session A -> (round)
  *
- * A session whose answers take too much room leaves the rounds (paused) until it has fetched some; so
- * does one whose connection is gone, until it is back, for its client may be dead. What a started
- * request will answer is not known; set aside for it is the longest of its method's late answers,
- * which each answer that is shorter brings down by 1/64, so that one long answer is forgotten after
- * some hundred short ones.
+ * A session whose answers take too much room leaves the rounds (paused) until it has fetched some;
+ * so does one whose connection is gone, until it is back, for its client may be dead. What a
+ * started request will answer is not known; set aside for it is the longest of its method's late
+ * answers, which each answer that is shorter brings down by 1/64, so that one long answer is
+ * forgotten after some hundred short ones.
  *
  * Clients choose ids. Multiplied by a random number they can't be chosen to meet in one bucket.
  */

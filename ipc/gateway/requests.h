@@ -3,8 +3,8 @@
 /*
  * requests - requests of clients from their acceptance to their end: in line, or a call in the mesh
  *
- * Why:         clients may have far more in flight than the mesh has call slots; what waits is a small
- *              struct here, and no client's thousands stand before another's one.
+ * Why:         clients may have far more in flight than the mesh has call slots; what waits is a
+ *              small struct here, and no client's thousands stand before another's one.
  * Use:         requests_init(); requests_submit(); each ends by requests_config.ended()
  * Concurrency: owner loop
  * Lifetime:    requests_abandon() before a session is freed; requests_is_idle() before deinit
@@ -55,7 +55,8 @@ struct request_spec {
 int requests_init(struct requests *requests, const struct requests_config *config);
 void requests_deinit(struct requests *requests);
 
-/* 0; -EALREADY: the session has used this id; -EAGAIN: a limit is reached, or there is no memory. */
+/* 0; -EALREADY: the session has used this id; -EAGAIN: a limit is reached, or there is no
+ * memory. */
 int requests_submit(
     struct requests *requests, struct session *session, const struct request_spec *spec);
 

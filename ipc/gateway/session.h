@@ -10,7 +10,8 @@
  *              a request ends: session_append(); next: session_ack(), then session_next()
  * Concurrency: owner loop
  * Lifetime:    a session lives as long as its connection and SESSION_KEEP_NS more. Where there are
- *              too many, the one longest without a connection and with nothing under way goes first.
+ *              too many, the one longest without a connection and with nothing under way goes
+ *              first.
  *
  * Ends have positions, from 1 without gaps. A reply to `next` takes the ends after those that went
  * before; attaching to a new connection starts again behind the last acknowledged one.
@@ -133,8 +134,8 @@ int session_ack(struct session *session, uint64_t position);
 void session_next(
     struct session *session, struct exchange *exchange, uint32_t max_ends, uint32_t wait_ms);
 
-/* Hands out at most max_ends unsent ends and about LIMIT_REPLY_BYTES: the first of them (follow next),
- * its position, and how many. */
+/* Hands out at most max_ends unsent ends and about LIMIT_REPLY_BYTES: the first of them (follow
+ * next), its position, and how many. */
 uint32_t session_take(
     struct session *session, uint32_t max_ends, struct ended **ret_first, uint64_t *ret_position);
 

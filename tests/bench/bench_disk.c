@@ -2,8 +2,8 @@
 /*
  * bench_disk - what the runtime adds to a read
  *
- * Random reads of 4 KiB, a coroutine for each that is in flight, beside a bare liburing loop with the
- * same flags, depth, file and buffers. Both sides run in turns of a millisecond; the ratio is
+ * Random reads of 4 KiB, a coroutine for each that is in flight, beside a bare liburing loop with
+ * the same flags, depth, file and buffers. Both sides run in turns of a millisecond; the ratio is
  * the median of the turns', and below 1 the runtime is the faster. The first row measures the bare
  * loop against itself: where that is not near 1.00, the machine is too busy to tell anything.
  *

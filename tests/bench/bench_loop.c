@@ -2,9 +2,9 @@
 /*
  * bench_loop - what a turn, a bottom half and a wake-up cost
  *
- * Each line stands beside something bare that does as much as the machine asks for: a system call, a
- * cache line that goes to and fro, eventfd and epoll. Where two threads are needed the second is the
- * partner, on a core of its own; it plays our side and the bare side in turn, so that neither
+ * Each line stands beside something bare that does as much as the machine asks for: a system call,
+ * a cache line that goes to and fro, eventfd and epoll. Where two threads are needed the second is
+ * the partner, on a core of its own; it plays our side and the bare side in turn, so that neither
  * disturbs the other.
  *
  * usage: bench_loop [PART]...     parts: turn, bh, threads, fds, idle; default: all

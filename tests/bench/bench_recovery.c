@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * How long an instance takes to be ready, and, under load, from kill -9 of a shard to the first answer of
- * its replacement. Medians and worst of several rounds. It judges too: exit status 1 where the median
- * of the latter is above LIMIT_MS, or what was given for that.
+ * How long an instance takes to be ready, and, under load, from kill -9 of a shard to the first
+ * answer of its replacement. Medians and worst of several rounds. It judges too: exit status 1
+ * where the median of the latter is above LIMIT_MS, or what was given for that.
  *
  *     bench_recovery SHERD [ROUNDS [LIMIT_MS]]        SHERD: the program, as build/sherd
  */

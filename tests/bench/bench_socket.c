@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What coroutines add to sockets: MESSAGE_BYTES there and back, ns a round trip, against a bare epoll
- * loop that does the same with the same sockets. Both ends run in this one thread, a coroutine each,
- * so the figure is CPU time and no wake-up of another thread is in it.
+ * What coroutines add to sockets: MESSAGE_BYTES there and back, ns a round trip, against a bare
+ * epoll loop that does the same with the same sockets. Both ends run in this one thread, a
+ * coroutine each, so the figure is CPU time and no wake-up of another thread is in it.
  */
 #include <errno.h>
 #include <netinet/in.h>

@@ -6,8 +6,9 @@
  * Why:         a lost wake-up needs one interleaving in millions and a processor that reorders.
  *              Here both are choices, and all of them are tried up to a bound; what fails is
  *              replayed, step by step, with file and line.
- * Use:         write what each thread does as a function, with the real source under it (meson.build
- *              lists which files of runtime/ are compiled in), list them in a struct scenario:
+ * Use:         write what each thread does as a function, with the real source under it
+ *              (meson.build lists which files of runtime/ are compiled in), list them in a struct
+ *              scenario:
  *
  *                  static struct { struct doorbell_words words; uint32_t work; } s;
  *                  static void begin(void)  { memset(&s, 0, sizeof s); }
@@ -29,11 +30,12 @@
  * accesses to the same memory of which one writes, and which no release and acquire put in order,
  * are a failure, and so is any access to memory that was freed.
  *
- * What it can't show. Stores to one address take effect in the order in which they are executed, and
- * no load sees a store that comes later in time: a load never moves down over a store of its own
- * thread (load buffering). A failing compare-and-swap sees the newest value. A store that has been
- * executed is seen in the end: a fence of both sides, or a read-modify-write, finds it. Kernel calls
- * (eventfd) wake, but do not put memory in order, which is less than Linux promises; a futex does.
+ * What it can't show. Stores to one address take effect in the order in which they are executed,
+ * and no load sees a store that comes later in time: a load never moves down over a store of its
+ * own thread (load buffering). A failing compare-and-swap sees the newest value. A store that has
+ * been executed is seen in the end: a fence of both sides, or a read-modify-write, finds it. Kernel
+ * calls (eventfd) wake, but do not put memory in order, which is less than Linux promises; a futex
+ * does.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -109,7 +111,8 @@ uint32_t explorer_self(void);
 /* A step of its own: others may come in. */
 void explorer_step(void);
 
-/* A plain variable of which each thread has its own, as if it were thread-local. Called in begin(). */
+/* A plain variable of which each thread has its own, as if it were thread-local. Called in
+ * begin(). */
 void explorer_thread_local(void *address, size_t bytes);
 
 /* ---- memory ---- */

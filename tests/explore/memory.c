@@ -4,14 +4,14 @@
  * A location keeps every store made to it, in the order in which they were made, each with what its
  * writer knew when it released it. A thread knows, for each location, the oldest store that it may
  * still see. A load picks any store from that one to the newest: a newer one may stand in its
- * writer's store buffer still, or the load may have been made early. An acquire load then learns what
- * the store's writer released. A fence learns what all fences before it knew.
+ * writer's store buffer still, or the load may have been made early. An acquire load then learns
+ * what the store's writer released. A fence learns what all fences before it knew.
  *
- * A read-modify-write sees the newest store, and what it stores releases also what that one did. The
- * memory itself always holds the newest value.
+ * A read-modify-write sees the newest store, and what it stores releases also what that one did.
+ * The memory itself always holds the newest value.
  *
- * Each store carries a hash of all that led to it, which whoever sees it takes into its own: two runs
- * with the same hashes differ only in the order of steps that do not concern each other.
+ * Each store carries a hash of all that led to it, which whoever sees it takes into its own: two
+ * runs with the same hashes differ only in the order of steps that do not concern each other.
  */
 #include <string.h>
 

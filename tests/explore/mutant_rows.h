@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * mutant_rows - the table of mutants.c: each access of the files, each way to do it wrong, and who notices
+ * mutant_rows - the table of mutants.c: each access of the files, each way to do it wrong, and who
+ * notices
  *
- * Included there, between the macros that make rows of it. It has no guard for that reason, and is not
- * formatted: a row is a row.
+ * Included there, between the macros that make rows of it. It has no guard for that reason, and is
+ * not formatted: a row is a row.
  */
 /* clang-format off */
 

@@ -3,8 +3,8 @@
 /*
  * mutants - which accesses are done wrong, how, and which scenario notices
  *
- * Why:         each fence and each ordering is there for a reason, which a scenario shows by failing
- *              without it; where none does, the table says why not.
+ * Why:         each fence and each ordering is there for a reason, which a scenario shows by
+ *              failing without it; where none does, the table says why not.
  * Use:         an access that has no row, or a row that has no access, is told with the row to
  *              write: the first scenario that notices, or none.
  * Concurrency: one OS thread

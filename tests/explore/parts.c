@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What stands for the parts of runtime/ that the scenarios do without: a loop whose only fd is its
- * doorbell, and coroutines that are the scenario's threads themselves. redirect.h gives each another
- * name, so that the library may have its own beside it.
+ * doorbell, and coroutines that are the scenario's threads themselves. redirect.h gives each
+ * another name, so that the library may have its own beside it.
  */
 #include "tests/explore/parts.h"
 

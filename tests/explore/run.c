@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/explore/inside.h"
 /*
- * Each thread of the scenario is a fiber on a stack of its own. Before each of its steps the running
- * one asks who steps next; where that is another, it switches to it. A run ends when all have ended,
- * when one fails, when all sleep, or when the search has seen its state before; fibers that have not
- * ended are simply never gone on with.
+ * Each thread of the scenario is a fiber on a stack of its own. Before each of its steps the
+ * running one asks who steps next; where that is another, it switches to it. A run ends when all
+ * have ended, when one fails, when all sleep, or when the search has seen its state before; fibers
+ * that have not ended are simply never gone on with.
  *
  * The state of a run is told by one hash: the sum of what each thread has seen (which, the source
  * being deterministic, says where it stands) and of each location's history.

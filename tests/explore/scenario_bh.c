@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * runtime/bh.c under runtime/aio.c: whoever schedules a bottom half, however often and while it runs,
- * it runs after that and sees what was stored before.
+ * runtime/bh.c under runtime/aio.c: whoever schedules a bottom half, however often and while it
+ * runs, it runs after that and sees what was stored before.
  *
  * Threads schedule, a loop takes turns in aio_poll() until it is told to end or has seen what it
  * waits for. What is stored is mostly read by relaxed loads: a bottom half that runs too early sees

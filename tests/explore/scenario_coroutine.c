@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * runtime/coroutine.c and runtime/co_schedule.c: a coroutine that moves, or is woken by another thread,
- * runs in one thread at a time, and nobody touches it once it may run elsewhere.
+ * runtime/coroutine.c and runtime/co_schedule.c: a coroutine that moves, or is woken by another
+ * thread, runs in one thread at a time, and nobody touches it once it may run elsewhere.
  *
- * Here coroutines are real ones, in loops that are the scenario's threads. The sources are compiled in
- * under other names where parts.c has its own, with the running coroutine as a variable that the explorer
- * changes with the thread, and with a step in the middle of each switch.
+ * Here coroutines are real ones, in loops that are the scenario's threads. The sources are compiled
+ * in under other names where parts.c has its own, with the running coroutine as a variable that the
+ * explorer changes with the thread, and with a step in the middle of each switch.
  */
 #include "tests/explore/parts.h"
 

@@ -3,9 +3,9 @@
  * runtime/doorbell.c: no wake-up is lost, whoever dies.
  *
  * A sender publishes a piece of work and rings. The loop takes turns in the order of aio_poll()
- * (runtime/aio.c) until it has all the work it wants. With one sender it may trust `notified` alone;
- * with two it must look at the work itself before it sleeps, as doorbell.h says: who takes the second
- * one's notification has not acquired the first one's.
+ * (runtime/aio.c) until it has all the work it wants. With one sender it may trust `notified`
+ * alone; with two it must look at the work itself before it sleeps, as doorbell.h says: who takes
+ * the second one's notification has not acquired the first one's.
  */
 #include <string.h>
 

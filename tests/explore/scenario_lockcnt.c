@@ -2,8 +2,8 @@
 /*
  * runtime/lockcnt.c: nothing is freed under a visitor, and whoever waits is woken.
  *
- * A list of one node. Visitors read it; a changer takes it off, and frees it unless somebody visits;
- * then the last visitor does.
+ * A list of one node. Visitors read it; a changer takes it off, and frees it unless somebody
+ * visits; then the last visitor does.
  */
 #include <string.h>
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/explore/search.h"
 /*
- * A run is told by the list of its choices. The next one makes the same choices but for the last one
- * that has an alternative left: depth first. Bounds on preemptions grow one by one, so that the first
- * failure found is one with few of them.
+ * A run is told by the list of its choices. The next one makes the same choices but for the last
+ * one that has an alternative left: depth first. Bounds on preemptions grow one by one, so that the
+ * first failure found is one with few of them.
  *
  * A state that a run has been in with the same budget leads to nothing new, so a run that comes to
  * one is cut short: it need not be the same order of steps, only the same outcome of each.

@@ -2,8 +2,8 @@
 #include "tests/explore/site.h"
 /*
  * Reads the source as it is formatted: a function's name stands in a line that begins in the first
- * column and ends without a semicolon, and what it does is indented. An access is the name of a macro
- * of runtime/atomic.h before a parenthesis, outside comments.
+ * column and ends without a semicolon, and what it does is indented. An access is the name of a
+ * macro of runtime/atomic.h before a parenthesis, outside comments.
  */
 #include <ctype.h>
 #include <errno.h>

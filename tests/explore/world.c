@@ -2,8 +2,8 @@
 #include "tests/explore/inside.h"
 /*
  * What stands for the kernel and the heap. An eventfd's counter and a semaphore are words that the
- * kernel adds to; who finds 0 there sleeps until somebody adds. Memory comes from a part of an arena
- * that is the running thread's, so that addresses do not depend on the order of steps.
+ * kernel adds to; who finds 0 there sleeps until somebody adds. Memory comes from a part of an
+ * arena that is the running thread's, so that addresses do not depend on the order of steps.
  */
 #include <errno.h>
 #include <linux/futex.h>

@@ -7,11 +7,12 @@
  *              and out of order are rare, and each is a branch of the engines.
  * Use:         faults_begin(ctx, seed, granule); run requests; faults_end();
  *              faults.n_faults tells how many were given.
- * Concurrency: the hooks of workers draw their chances from one atomic step; all else is the loop's.
+ * Concurrency: the hooks of workers draw their chances from one atomic step; all else is the
+ *              loop's.
  * Lifetime:    one context at a time; faults_end() when no request is in flight
  *
- * A chance depends on the seed and on how many were drawn before, so a run of the loop alone repeats
- * exactly; workers draw in the order in which they happen to run.
+ * A chance depends on the seed and on how many were drawn before, so a run of the loop alone
+ * repeats exactly; workers draw in the order in which they happen to run.
  *
  * Counts are cut to multiples of granule (direct I/O goes on in whole blocks). What was read beyond
  * the cut is spoilt, so that only the right continuation gives the right content.

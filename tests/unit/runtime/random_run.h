@@ -3,7 +3,8 @@
 /*
  * random_run - a program that does random things to the runtime and compares it with a model
  *
- * Why:         what nobody thought of. The same seed does the same again, in one thread to the step.
+ * Why:         what nobody thought of. The same seed does the same again, in one thread to the
+ *              step.
  * Use:         int main(int argc, char **argv) { return random_main(argc, argv, &run); }
  *              where run.once() does so many steps with such dice on such a monitor, and says
  *              random_check(run, condition, "what") where the model knows better.

@@ -192,7 +192,8 @@ static void offsets_beyond_4_gib_are_kept_whole(void **state)
     on_each_engine(use_far_offsets, NULL, false);
 }
 
-/* The file system may know no O_DIRECT; the engines' own paths for it are then not run, and said. */
+/* The file system may know no O_DIRECT; the engines' own paths for it are then not run, and
+ * said. */
 static int direct_fd;
 
 static ssize_t no_try_at_once(

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A random mix of requests on a kernel full of faults, against a model in memory. Each coroutine has
- * a part of the file for itself, so what it must read is known at any time; the whole file is
+ * A random mix of requests on a kernel full of faults, against a model in memory. Each coroutine
+ * has a part of the file for itself, so what it must read is known at any time; the whole file is
  * compared by its hash in the end.
  *
  * usage: unit-runtime-disk_storm [--seed N]        a failure names its seed

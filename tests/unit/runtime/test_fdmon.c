@@ -227,7 +227,8 @@ static void wait_for_a_timer_centuries_away_is_no_busy_loop(void **state)
     }
 }
 
-/* How late the timers of a loop are, at best. A wait in milliseconds would be late by 0.8 of one. */
+/* How late the timers of a loop are, at best. A wait in milliseconds would be late by 0.8 of
+ * one. */
 static bool is_precise(struct loop *loop)
 {
     int64_t deadline_ns = aio_clock_ns() + LOOP_DEADLINE_NS;

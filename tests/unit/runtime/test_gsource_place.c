@@ -4,7 +4,8 @@
 #include "runtime/coroutine.h"
 #include "runtime/disk.h"
 
-/* A context's place in GLib's loop: beside other sources, in other loops, its beginning and its end. */
+/* A context's place in GLib's loop: beside other sources, in other loops, its beginning and its
+ * end. */
 
 /* ---- among other sources ---- */
 

@@ -20,8 +20,8 @@ static unsigned count_threads(void)
     return n - 2; /* . and .. */
 }
 
-/* A thread that has been joined may stand in /proc for a moment more, the last case's included, so n
- * may be above what it falls to. */
+/* A thread that has been joined may stand in /proc for a moment more, the last case's included, so
+ * n may be above what it falls to. */
 static void assert_threads_fall_to(unsigned n)
 {
     int64_t deadline = aio_clock_ns() + DEADLINE_NS;

@@ -61,7 +61,8 @@ static int discard(void **state)
     return 0;
 }
 
-/* Settles in a child and returns its exit status: what check() says, or 100 where it was refused. */
+/* Settles in a child and returns its exit status: what check() says, or 100 where it was
+ * refused. */
 static int status_of_child(struct fixture *f, int (*check)(struct fixture *f))
 {
     struct pollfd ended;

@@ -41,8 +41,8 @@ static void put(struct piped *p, const void *bytes, size_t len)
     assert_int_equal(write(p->writer, bytes, len), (ssize_t)len);
 }
 
-/* Reads where it may, as a caller would after poll(). A read takes no more than there is room for, so
- * several may be needed. */
+/* Reads where it may, as a caller would after poll(). A read takes no more than there is room for,
+ * so several may be needed. */
 static int next(struct piped *p, struct name *ret_name)
 {
     for (;;) {
