@@ -30,7 +30,6 @@
 #include "runtime/probe.h"
 
 #define TURNS_A_COUNT 64
-#define NEVER_NS      ((int64_t)-1)
 
 /* ---- notifications ---- */
 
@@ -92,18 +91,13 @@ void context_check_home(AioContext *ctx)
     assert(pthread_equal(ctx->home, pthread_self()));
 }
 
-static int64_t earlier_ns(int64_t a, int64_t b)
-{
-    return (uint64_t)a < (uint64_t)b ? a : b; /* NEVER_NS is the greatest */
-}
-
 int64_t aio_compute_timeout(AioContext *ctx)
 {
     if (ctx->ready || context_has_completions(ctx))
         return 0;
     int64_t timeout_ns = bh_timeout_ns(ctx);
 
-    return timeout_ns == 0 ? 0 : earlier_ns(timeout_ns, timers_timeout_ns(ctx));
+    return timeout_ns == 0 ? 0 : timeout_min_ns(timeout_ns, timers_timeout_ns(ctx));
 }
 
 void context_monitor_wait(AioContext *ctx, int64_t timeout_ns)

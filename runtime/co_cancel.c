@@ -25,6 +25,7 @@
 #include "runtime/bug.h"
 #include "runtime/co_wait.h"
 #include "runtime/coroutine_inside.h"
+#include "runtime/tail_queue.h"
 
 enum place {
     NOWHERE,
@@ -39,27 +40,6 @@ struct scoped_wait {
     int result;
     bool was_asked; /* withdraw() ran */
 };
-
-/* ---- lists of scopes ---- */
-
-static void list_append(CoScope **first, CoScope ***last, CoScope *scope)
-{
-    if (!*first)
-        *last = first;
-    scope->next = NULL;
-    scope->link = *last;
-    **last = scope;
-    *last = &scope->next;
-}
-
-static void list_remove(CoScope ***last, CoScope *scope)
-{
-    *scope->link = scope->next;
-    if (scope->next)
-        scope->next->link = scope->link;
-    else
-        *last = scope->link;
-}
 
 /* ---- tokens ---- */
 
@@ -83,7 +63,7 @@ static void post(CoScope *scope)
     struct cancel_inbox *inbox = &scope->ctx->cancel_inbox;
 
     pthread_mutex_lock(&inbox->lock);
-    list_append(&inbox->first, &inbox->last, scope);
+    tail_queue_append(inbox->first, inbox->last, scope);
     scope->place = IN_INBOX;
     pthread_mutex_unlock(&inbox->lock);
     bh_schedule(inbox->bh);
@@ -97,7 +77,7 @@ void co_cancel(CoCancel *token)
     while (token->waiting) {
         CoScope *scope = token->waiting;
 
-        list_remove(&token->waiting_last, scope);
+        tail_queue_remove(token->waiting_last, scope);
         post(scope);
     }
     pthread_mutex_unlock(&token->lock);
@@ -110,18 +90,9 @@ bool co_cancelled(const CoCancel *token)
 
 /* ---- scopes ---- */
 
-static Coroutine *self_in(const char *function)
-{
-    Coroutine *self = coroutine_self();
-
-    if (!self)
-        bug("%s outside a coroutine", function);
-    return self;
-}
-
 static void begin(CoScope *scope, CoCancel *token, int64_t deadline_ns, bool is_shield)
 {
-    Coroutine *self = self_in("co_scope_begin");
+    Coroutine *self = co_self_in("co_scope_begin");
     const CoScope *outer = self->scope;
 
     if (outer && !is_shield && outer->deadline_ns < deadline_ns)
@@ -146,7 +117,7 @@ void coroutine_fn co_scope_begin_shielded(CoScope *scope, CoCancel *token, int64
 
 void coroutine_fn co_scope_end(CoScope *scope)
 {
-    Coroutine *self = self_in(__func__);
+    Coroutine *self = co_self_in(__func__);
 
     if (self->scope != scope)
         bug("coroutine %s ends a scope that is not its innermost", self->name);
@@ -171,7 +142,7 @@ static int status_of(const CoScope *innermost)
 
 int coroutine_fn co_scope_status(void)
 {
-    const CoScope *scope = self_in(__func__)->scope;
+    const CoScope *scope = co_self_in(__func__)->scope;
 
     return scope ? status_of(scope) : 0;
 }
@@ -195,7 +166,7 @@ static CoScope *take_from_inbox(struct cancel_inbox *inbox)
     pthread_mutex_lock(&inbox->lock);
     CoScope *scope = inbox->first;
     if (scope) {
-        list_remove(&inbox->last, scope);
+        tail_queue_remove(inbox->last, scope);
         scope->place = NOWHERE;
     }
     pthread_mutex_unlock(&inbox->lock);
@@ -241,10 +212,10 @@ static void attach(CoScope *scope, struct scoped_wait *waiting)
     scope->wait = waiting;
     scope->ctx = waiting->co->ctx;
     pthread_mutex_lock(&token->lock);
-    list_append(&token->waiting, &token->waiting_last, scope);
+    tail_queue_append(token->waiting, token->waiting_last, scope);
     scope->place = AT_TOKEN;
     if (co_cancelled(token)) {
-        list_remove(&token->waiting_last, scope);
+        tail_queue_remove(token->waiting_last, scope);
         post(scope);
     }
     pthread_mutex_unlock(&token->lock);
@@ -256,10 +227,10 @@ static void detach(CoScope *scope)
 
     pthread_mutex_lock(&scope->token->lock);
     if (scope->place == AT_TOKEN) {
-        list_remove(&scope->token->waiting_last, scope);
+        tail_queue_remove(scope->token->waiting_last, scope);
     } else if (scope->place == IN_INBOX) {
         pthread_mutex_lock(&inbox->lock);
-        list_remove(&inbox->last, scope);
+        tail_queue_remove(inbox->last, scope);
         pthread_mutex_unlock(&inbox->lock);
     }
     scope->place = NOWHERE;

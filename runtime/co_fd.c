@@ -32,6 +32,7 @@
 #include "runtime/co_wait.h"
 #include "runtime/context.h"
 #include "runtime/coroutine_inside.h"
+#include "runtime/tail_queue.h"
 
 #define CALLS_IN_A_ROW 64
 
@@ -50,19 +51,12 @@ struct co_fd_waiter {
 static void queue_append(struct co_fd_queue *queue, struct co_fd_waiter *waiter)
 {
     waiter->queue = queue;
-    waiter->next = NULL;
-    waiter->link = queue->first ? queue->last : &queue->first;
-    *waiter->link = waiter;
-    queue->last = &waiter->next;
+    tail_queue_append(queue->first, queue->last, waiter);
 }
 
 static void queue_remove(struct co_fd_waiter *waiter)
 {
-    *waiter->link = waiter->next;
-    if (waiter->next)
-        waiter->next->link = waiter->link;
-    else
-        waiter->queue->last = waiter->link;
+    tail_queue_remove(waiter->queue->last, waiter);
     waiter->queue = NULL;
 }
 

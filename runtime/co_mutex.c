@@ -99,15 +99,6 @@ static bool take_token(CoMutex *mutex, uint32_t token)
 
 /* ---- lock ---- */
 
-static Coroutine *self_in(const char *function)
-{
-    Coroutine *self = coroutine_self();
-
-    if (!self)
-        bug("%s outside a coroutine", function);
-    return self;
-}
-
 static bool is_holder(const CoMutex *mutex, const Coroutine *self)
 {
     return atomic_load_relaxed(&mutex->holder) == self; /* OWNER */
@@ -166,7 +157,7 @@ static bool lock_without_queue(CoMutex *mutex, const Coroutine *self)
 
 void coroutine_fn co_mutex_lock(CoMutex *mutex)
 {
-    Coroutine *self = self_in(__func__);
+    Coroutine *self = co_self_in(__func__);
 
     if (!lock_without_queue(mutex, self) && atomic_add_seq(&mutex->locked, 1) != 0)
         wait_for_turn(mutex, self);
@@ -175,7 +166,7 @@ void coroutine_fn co_mutex_lock(CoMutex *mutex)
 
 bool coroutine_fn co_mutex_trylock(CoMutex *mutex)
 {
-    Coroutine *self = self_in(__func__);
+    Coroutine *self = co_self_in(__func__);
     uint32_t unlocked = 0;
 
     if (!atomic_cas_seq(&mutex->locked, &unlocked, 1))
@@ -186,7 +177,7 @@ bool coroutine_fn co_mutex_trylock(CoMutex *mutex)
 
 void coroutine_fn co_mutex_assert_locked(const CoMutex *mutex)
 {
-    const Coroutine *self = self_in(__func__);
+    const Coroutine *self = co_self_in(__func__);
 
     if (!is_holder(mutex, self))
         bug("coroutine %s must hold a mutex, but does not", self->name);
@@ -209,7 +200,7 @@ static bool leave_token(CoMutex *mutex)
 
 void coroutine_fn co_mutex_unlock(CoMutex *mutex)
 {
-    Coroutine *self = self_in(__func__);
+    Coroutine *self = co_self_in(__func__);
 
     if (!is_holder(mutex, self))
         bug("coroutine %s unlocks a mutex that it does not hold", self->name);

@@ -107,15 +107,6 @@ static void serve_waiters(CoQueue *waiters, struct co_woken *woken)
 
 /* ---- taking ---- */
 
-static Coroutine *self_in(const char *function)
-{
-    Coroutine *self = coroutine_self();
-
-    if (!self)
-        bug("%s outside a coroutine", function);
-    return self;
-}
-
 static bool take_quickly(CoRwlock *lock, enum kind kind)
 {
     uint64_t word = atomic_load_relaxed(&lock->word); /* LOOK */
@@ -143,7 +134,7 @@ static bool take_or_join(CoRwlock *lock, enum kind kind, struct co_waiter *waite
 static int coroutine_fn take(CoRwlock *lock, enum kind kind, const char *function)
 {
     struct co_waiter waiter = {.amount = kind, .regrant = serve_waiters};
-    Coroutine *self = self_in(function);
+    Coroutine *self = co_self_in(function);
     int r = 0;
 
     if (is_writer(lock, self))
@@ -178,7 +169,7 @@ static bool change_quickly(CoRwlock *lock, uint64_t from, uint64_t to)
 
 void coroutine_fn co_rwlock_unlock(CoRwlock *lock)
 {
-    Coroutine *self = self_in(__func__);
+    Coroutine *self = co_self_in(__func__);
     uint64_t word = atomic_load_relaxed(&lock->word); /* LOOK */
 
     if ((word & ~CONTENDED) == 0 || (word & WRITER && !is_writer(lock, self)))
@@ -197,7 +188,7 @@ void coroutine_fn co_rwlock_unlock(CoRwlock *lock)
 int coroutine_fn co_rwlock_upgrade(CoRwlock *lock)
 {
     struct co_waiter waiter = {.amount = WRITE, .regrant = serve_waiters};
-    Coroutine *self = self_in(__func__);
+    Coroutine *self = co_self_in(__func__);
     uint64_t owners = atomic_load_relaxed(&lock->word) & ~CONTENDED; /* LOOK */
     int r = 0;
 
@@ -218,7 +209,7 @@ int coroutine_fn co_rwlock_upgrade(CoRwlock *lock)
 
 void coroutine_fn co_rwlock_downgrade(CoRwlock *lock)
 {
-    Coroutine *self = self_in(__func__);
+    Coroutine *self = co_self_in(__func__);
 
     if (!is_writer(lock, self))
         bug("coroutine %s downgrades a CoRwlock that it does not write", self->name);

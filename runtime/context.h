@@ -192,6 +192,12 @@ bool handlers_dispatch(AioContext *ctx);
 void handlers_free_deleted(AioContext *ctx);
 void handlers_free_all(AioContext *ctx);
 
+/* The shorter of two timeouts in ns: -1, for ever, is the longest. */
+static inline int64_t timeout_min_ns(int64_t a, int64_t b)
+{
+    return (uint64_t)a < (uint64_t)b ? a : b;
+}
+
 /* Whether something was collected that the turn has to run. Context: owner loop. */
 static inline bool context_has_completions(const AioContext *ctx)
 {

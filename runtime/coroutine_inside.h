@@ -11,6 +11,7 @@
 #include <assert.h>
 
 #include "runtime/atomic.h"
+#include "runtime/bug.h"
 #include "runtime/context.h"
 #include "runtime/coroutine.h"
 #include "runtime/coroutine_sanitize.h"
@@ -80,6 +81,16 @@ void co_unclaim(Coroutine *co);
 /* co_schedule.c: hands over a coroutine that is claimed, and whose switch is complete. Context: any
  * thread. */
 void co_schedule_claimed(AioContext *ctx, Coroutine *co);
+
+/* The running coroutine. Aborts, naming function, where there is none. */
+static inline Coroutine *co_self_in(const char *function)
+{
+    Coroutine *self = coroutine_self();
+
+    if (!self)
+        bug("%s outside a coroutine", function);
+    return self;
+}
 
 /* Puts co last. */
 static inline void co_list_append(struct co_list *list, Coroutine *co)

@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "runtime/aio.h"
+#include "runtime/atomic.h"
 #include "runtime/poll_mode.h"
 
 /* One registration of an fd. A change replaces the node, it never edits one in place. */
@@ -38,6 +39,12 @@ struct aio_handler {
     bool on_ready_list;
     struct polled poll; /* poll_mode.c's */
 };
+
+/* Whether it was taken off or replaced. Context: any thread that keeps it in memory. */
+static inline bool handler_is_deleted(const struct aio_handler *handler)
+{
+    return atomic_load_acquire(&handler->deleted); /* GONE in handler.c */
+}
 
 /* What an outer loop waits for. */
 struct fdmon_fds {

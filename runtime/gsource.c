@@ -94,11 +94,6 @@ static bool is_fd_ready(struct context_source *s)
 
 /* ---- GLib's three steps ---- */
 
-static int64_t earlier_ns(int64_t a, int64_t b)
-{
-    return (uint64_t)a < (uint64_t)b ? a : b; /* -1, never, is the greatest */
-}
-
 /* Ns until a turn is due. */
 static int64_t until_due_ns(struct context_source *s)
 {
@@ -120,7 +115,7 @@ static int64_t look(struct context_source *s)
 
     if (doorbell_prepare_outer(&ctx->bell) && !poll_mode_leave(ctx) && !sources_pending(ctx))
         timeout_ns = until_due_ns(s);
-    return earlier_ns(timeout_ns, take_over_fds(s));
+    return timeout_min_ns(timeout_ns, take_over_fds(s));
 }
 
 static gint to_ms(int64_t timeout_ns)

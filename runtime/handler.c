@@ -182,14 +182,9 @@ void *handler_owner(AioContext *ctx, int fd, IOHandler *io_read, IOHandler *io_w
 
 /* ---- owner loop ---- */
 
-static bool is_deleted(const struct aio_handler *handler)
-{
-    return atomic_load_acquire(&handler->deleted); /* GONE */
-}
-
 void fdmon_add_ready(AioContext *ctx, struct aio_handler *handler, uint32_t revents)
 {
-    if (is_deleted(handler))
+    if (handler_is_deleted(handler))
         return;
     handler->revents |= revents;
     if (!handler->on_ready_list) {
@@ -222,7 +217,7 @@ static bool is_own(const AioContext *ctx, const struct aio_handler *handler)
 /* Calls back where handler is still there. Returns whether it did. */
 static bool call_back(AioContext *ctx, const struct aio_handler *handler, IOHandler *cb)
 {
-    if (!cb || is_deleted(handler))
+    if (!cb || handler_is_deleted(handler))
         return false;
     if (!is_own(ctx, handler))
         counter_add(&ctx->instruments.counters->fds_dispatched, 1);

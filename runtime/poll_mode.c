@@ -78,11 +78,6 @@ static int64_t max_ns(const AioContext *ctx)
 
 /* ---- the list of polled handlers ---- */
 
-static bool is_deleted(const struct aio_handler *handler)
-{
-    return atomic_load_acquire(&handler->deleted); /* GONE */
-}
-
 /* Whether io_poll tells all that the monitor could (but for an error, which a sleep finds). */
 static bool is_silent(const struct aio_handler *handler)
 {
@@ -130,7 +125,7 @@ static void tell(AioContext *ctx, IOHandler *cb, void *opaque)
 static void tell_begin(AioContext *ctx)
 {
     for (struct aio_handler *h = ctx->poll.polled; h; h = h->poll.next) {
-        if (!h->io_poll || h->poll.has_begun || is_deleted(h))
+        if (!h->io_poll || h->poll.has_begun || handler_is_deleted(h))
             continue;
         h->poll.has_begun = true;
         tell(ctx, atomic_load_relaxed(&h->poll.begin), h->opaque); /* TOLD */
@@ -143,7 +138,7 @@ static bool tell_one_end(AioContext *ctx, struct aio_handler *handler)
     if (!handler->poll.has_begun)
         return false;
     handler->poll.has_begun = false;
-    if (!is_deleted(handler))
+    if (!handler_is_deleted(handler))
         tell(ctx, atomic_load_relaxed(&handler->poll.end), handler->opaque); /* TOLD */
     return true;
 }
@@ -161,7 +156,7 @@ static bool tell_end(AioContext *ctx)
 /* One whose io_poll_ready runs, in a turn around this one, has been told already. */
 static bool is_asked(const struct aio_handler *handler)
 {
-    return handler->io_poll && !handler->poll.is_running && !is_deleted(handler);
+    return handler->io_poll && !handler->poll.is_running && !handler_is_deleted(handler);
 }
 
 /* Returns whether it is ready. */
@@ -188,7 +183,7 @@ static bool ask_handlers(AioContext *ctx)
 
     for (struct aio_handler *h = ctx->poll.polled, *next; h; h = next) {
         next = h->poll.next;
-        if (is_deleted(h))
+        if (handler_is_deleted(h))
             poll_mode_forget(ctx, h);
         else
             found |= ask(ctx, h);

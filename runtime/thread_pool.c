@@ -29,6 +29,7 @@
 #include "runtime/bug.h"
 #include "runtime/context.h"
 #include "runtime/pool_work.h"
+#include "runtime/tail_queue.h"
 
 struct work_queue {
     struct pool_work *first;
@@ -63,27 +64,14 @@ struct thread_pool {
     bool stopping;
 };
 
-static void queue_init(struct work_queue *queue)
-{
-    queue->first = NULL;
-    queue->last = &queue->first;
-}
-
 static void queue_push(struct work_queue *queue, struct pool_work *work)
 {
-    work->next = NULL;
-    work->link = queue->last;
-    *queue->last = work;
-    queue->last = &work->next;
+    tail_queue_append(queue->first, queue->last, work);
 }
 
 static void queue_remove(struct work_queue *queue, struct pool_work *work)
 {
-    *work->link = work->next;
-    if (work->next)
-        work->next->link = work->link;
-    else
-        queue->last = work->link;
+    tail_queue_remove(queue->last, work);
 }
 
 static struct pool_work *queue_pop(struct work_queue *queue)
@@ -98,12 +86,7 @@ static struct pool_work *queue_pop(struct work_queue *queue)
 /* Moves all of from to the end of to. */
 static void queue_append(struct work_queue *to, struct work_queue *from)
 {
-    if (!from->first)
-        return;
-    from->first->link = to->last;
-    *to->last = from->first;
-    to->last = from->last;
-    queue_init(from);
+    tail_queue_concat(to->first, to->last, from->first, from->last);
 }
 
 /* ---- the workers' side ---- */
@@ -305,9 +288,6 @@ static int pool_new(AioContext *ctx, struct thread_pool **ret_pool)
     pool->min_threads = ctx->min_threads;
     pool->max_threads = ctx->max_threads;
     pool->idle_ns = ctx->thread_idle_ns;
-    queue_init(&pool->ended);
-    queue_init(&pool->queued);
-    queue_init(&pool->finished);
     pthread_mutex_init(&pool->lock, NULL);
 
     pthread_condattr_t attr;

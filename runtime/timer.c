@@ -28,6 +28,7 @@
 #include "runtime/bug.h"
 #include "runtime/context.h"
 #include "runtime/probe.h"
+#include "runtime/tail_queue.h"
 
 #define NOT_ARMED ((int64_t)-1)
 #define LOOK_NS   AIO_SCALE_S /* how often a clock that may jump is read where it has no fd */
@@ -57,19 +58,12 @@ static int64_t plus(int64_t a, int64_t b)
 static void due_append(struct timer_list *list, AioTimer *timer)
 {
     timer->place = TIMER_DUE;
-    timer->next = NULL;
-    timer->link = list->due_last;
-    *list->due_last = timer;
-    list->due_last = &timer->next;
+    tail_queue_append(list->due, list->due_last, timer);
 }
 
 static void due_remove(struct timer_list *list, AioTimer *timer)
 {
-    *timer->link = timer->next;
-    if (timer->next)
-        timer->next->link = timer->link;
-    else
-        list->due_last = timer->link;
+    tail_queue_remove(list->due_last, timer);
     timer->place = TIMER_IDLE;
 }
 
@@ -324,7 +318,6 @@ void timers_init(AioContext *ctx)
         struct timer_list *list = &ctx->timers.lists[clock];
 
         ctx->timers.first_ns[clock] = TIMER_NEVER;
-        list->due_last = &list->due;
         pthread_mutex_init(&list->lock, NULL);
         pthread_cond_init(&list->idle, NULL);
     }
