@@ -3,8 +3,7 @@
 /*
  * co_actor - coroutines that do one call each when told, for tests of what coroutines wait for
  *
- * Use:   CASE(name) gives a case a context, ctx, for its thread.
- *        struct actor a; actor_start(&a);
+ * Use:   struct actor a; actor_start(&a);
  *        actor_do(&a, lock_it);           runs lock_it(&a) in a's coroutine, in a scope of a.token
  *        a.is_busy, or a.result           it waits, or it returned this
  *        actor_cancel(&a);                ends the wait
@@ -14,50 +13,13 @@
  */
 #include <stdlib.h>
 
+#include "tests/unit/runtime/case_context.h"
 #include "tests/unit/runtime/death.h"
-#include "tests/unit/runtime/loop_thread.h"
 
 #include "runtime/atomic.h"
 #include "runtime/co_cancel.h"
 #include "runtime/context.h"
 #include "runtime/coroutine.h"
-
-/* ---- a context for a case ---- */
-
-static AioContext *ctx;
-
-static inline int actor_setup(void **state)
-{
-    ctx = test_context_new();
-    aio_context_set_current(ctx);
-    return 0;
-}
-
-static inline int actor_teardown(void **state)
-{
-    aio_context_set_current(NULL);
-    aio_context_unref(ctx);
-    return 0;
-}
-
-#define CASE(name) cmocka_unit_test_setup_teardown(name, actor_setup, actor_teardown)
-
-/* Turns the loop until nothing is left to do now. */
-static inline void settle(void)
-{
-    while (aio_poll(ctx, false))
-        continue;
-}
-
-/* Starts entry(opaque), which runs until it waits. */
-static inline Coroutine *start(CoroutineEntry *entry, void *opaque)
-{
-    Coroutine *co = coroutine_create_full(entry, opaque, "test", 0);
-
-    assert_non_null(co);
-    coroutine_enter(co);
-    return co;
-}
 
 /* ---- actors ---- */
 
@@ -94,7 +56,7 @@ static inline void actor_start(struct actor *actor)
 {
     co_cancel_init(&actor->token);
     actor->is_busy = false;
-    actor->co = start(actor_run, actor);
+    actor->co = entered(coroutine_create_full(actor_run, actor, "test", 0));
 }
 
 /* Tells an actor that is not busy to make a call; it runs until it waits or is done, and others

@@ -2,59 +2,25 @@
 /*
  * CoMutex, in one context and between threads.
  */
+#include "tests/unit/runtime/call_order.h"
+#include "tests/unit/runtime/case_context.h"
 #include "tests/unit/runtime/death.h"
-#include "tests/unit/runtime/loop_thread.h"
 
 #include "runtime/atomic.h"
 #include "runtime/co_cancel.h"
 #include "runtime/coroutine.h"
 
-static AioContext *ctx;
 static CoMutex mutex;
-static int order[16];
-static int n_order;
 
 static int setup(void **state)
 {
-    ctx = test_context_new();
-    aio_context_set_current(ctx);
+    case_setup(state);
     co_mutex_init(&mutex);
     n_order = 0;
     return 0;
 }
 
-static int teardown(void **state)
-{
-    aio_context_set_current(NULL);
-    aio_context_unref(ctx);
-    return 0;
-}
-
-static Coroutine *entered(Coroutine *co)
-{
-    assert_non_null(co);
-    coroutine_enter(co);
-    return co;
-}
-#define start(entry, opaque) entered(coroutine_create(entry, opaque))
-
-/* Notes which came, as a number in a pointer. */
-static void came(void *opaque)
-{
-    order[n_order++] = (int)(intptr_t)opaque;
-}
-
-static void assert_order(int n, ...)
-{
-    va_list args;
-
-    assert_int_equal(n_order, n);
-    va_start(args, n);
-    for (int i = 0; i < n; i++)
-        assert_int_equal(order[i], va_arg(args, int));
-    va_end(args);
-    n_order = 0;
-}
+#define MUTEX_CASE(name) cmocka_unit_test_setup_teardown(name, setup, case_teardown)
 
 /* ---- CoMutex ---- */
 
@@ -263,15 +229,14 @@ static void mistakes_with_a_mutex_abort(void **state)
 
 int main(void)
 {
-#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        CASE(waiters_get_it_first_come_first_served),
-        CASE(nobody_gets_in_before_a_waiter),
-        CASE(a_zeroed_mutex_is_unlocked),
-        CASE(trying_takes_it_where_nobody_has_it),
-        CASE(no_scope_ends_the_wait_for_a_mutex),
-        CASE(four_threads_count_exactly),
-        CASE(mistakes_with_a_mutex_abort),
+        MUTEX_CASE(waiters_get_it_first_come_first_served),
+        MUTEX_CASE(nobody_gets_in_before_a_waiter),
+        MUTEX_CASE(a_zeroed_mutex_is_unlocked),
+        MUTEX_CASE(trying_takes_it_where_nobody_has_it),
+        MUTEX_CASE(no_scope_ends_the_wait_for_a_mutex),
+        MUTEX_CASE(four_threads_count_exactly),
+        MUTEX_CASE(mistakes_with_a_mutex_abort),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

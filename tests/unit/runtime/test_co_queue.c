@@ -2,6 +2,7 @@
 /*
  * CoQueue: order, locks of all kinds, and who wins where a wake and a cancel come together.
  */
+#include "tests/unit/runtime/call_order.h"
 #include "tests/unit/runtime/co_actor.h"
 
 #include <errno.h>
@@ -11,12 +12,10 @@
 
 static CoQueue queue;
 static CoMutex mutex;
-static int order[16];
-static int n_order;
 
 static int setup(void **state)
 {
-    actor_setup(state);
+    case_setup(state);
     co_queue_init(&queue);
     co_mutex_init(&mutex);
     n_order = 0;
@@ -26,28 +25,10 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     co_queue_deinit(&queue);
-    return actor_teardown(state);
+    return case_teardown(state);
 }
 
 #define QUEUE_CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-
-/* Notes which came, as a number in a pointer. */
-static void came(void *opaque)
-{
-    order[n_order++] = (int)(intptr_t)opaque;
-}
-
-static void assert_order(int n, ...)
-{
-    va_list args;
-
-    assert_int_equal(n_order, n);
-    va_start(args, n);
-    for (int i = 0; i < n; i++)
-        assert_int_equal(order[i], va_arg(args, int));
-    va_end(args);
-    n_order = 0;
-}
 
 /* ---- in one context, without a lock ---- */
 
@@ -439,7 +420,7 @@ static void wait_outside(void)
 static void mistakes_with_a_queue_abort(void **state)
 {
     assert_bug(wake_a_waiter_around_the_queue, "was woken while it waits in co_queue_wait");
-    assert_bug(drop_one_in_use, "a CoQueue ends while coroutine test waits in it");
+    assert_bug(drop_one_in_use, "a CoQueue ends while coroutine wait_in_queue waits in it");
     assert_bug(enter_in_a_coroutine, "co_enter_next or co_enter_all in a coroutine");
     assert_bug(wait_outside, "a wait outside a coroutine of a context");
 }

@@ -3,35 +3,11 @@
  * Coroutines on their way between contexts: to whom they belong, who may still touch them, and what
  * becomes of those that never begin.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
 #include "runtime/context.h"
-#include "runtime/coroutine.h"
-#include "tests/unit/runtime/loop_thread.h"
+#include "tests/unit/runtime/case_context.h"
 
 /* Not kept in a pool: unmapped at the coroutine's end, so that any later access faults. */
 #define UNPOOLED_BYTES ((size_t)9 << 20)
-
-static AioContext *ctx;
-
-static int setup(void **state)
-{
-    ctx = test_context_new();
-    aio_context_set_current(ctx);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    aio_context_set_current(NULL);
-    aio_context_unref(ctx);
-    return 0;
-}
 
 static void coroutine_fn note_context(void *opaque)
 {
@@ -290,7 +266,6 @@ static void a_stack_that_serves_again_brings_nothing_with_it(void **state)
 
 int main(void)
 {
-#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         CASE(a_wake_begins_a_new_coroutine_where_it_was_made),
         CASE(a_wake_at_home_begins_it_at_once),

@@ -3,8 +3,8 @@
  * Coroutines in one context and between contexts: order of running, waking, moving, and the
  * mistakes that must abort.
  */
+#include "tests/unit/runtime/case_context.h"
 #include "tests/unit/runtime/death.h"
-#include "tests/unit/runtime/loop_thread.h"
 
 #include <errno.h>
 #include <execinfo.h>
@@ -12,33 +12,7 @@
 #include <stdlib.h>
 
 #include "runtime/atomic.h"
-#include "runtime/coroutine.h"
 #include "runtime/coroutine_sanitize.h"
-
-static AioContext *ctx;
-
-static int setup(void **state)
-{
-    ctx = test_context_new();
-    aio_context_set_current(ctx);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    aio_context_set_current(NULL);
-    aio_context_unref(ctx);
-    ctx = NULL;
-    return 0;
-}
-
-static Coroutine *entered(Coroutine *co)
-{
-    assert_non_null(co);
-    coroutine_enter(co);
-    return co;
-}
-#define start(entry, opaque) entered(coroutine_create(entry, opaque))
 
 /* ---- what was run, in order ---- */
 
@@ -654,7 +628,6 @@ static void mistakes_abort_and_say_which(void **state)
 
 int main(void)
 {
-#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         CASE(enter_goes_on_after_the_yield),
         CASE(self_is_the_running_one_and_nobody_outside),
