@@ -331,12 +331,13 @@ static void whoever_waits_is_told_of_the_end(void **state)
     struct loop *loop = *state;
     struct pair *pair = malloc(sizeof *pair);
     int order = 0;
+    char byte;
 
     pair_open(pair);
     fill(pair->f.fd);
     struct co_task tasks[] = {
         {.call = do_wait, .f = &pair->f, .event = POLLIN, .order = &order},
-        {.call = do_read, .f = &pair->f, .len = 1, .order = &order},
+        {.call = do_read, .f = &pair->f, .buf = &byte, .len = 1, .order = &order},
         {.call = do_wait, .f = &pair->f, .event = POLLOUT, .order = &order},
         {.call = do_write_all, .f = &pair->f, .buf = "xy", .len = 2, .order = &order},
         {.call = do_pause, .f = &pair->f, .order = &order},
