@@ -32,8 +32,9 @@ void co_semaphore_init(CoSemaphore *semaphore, uint64_t available);
 /* Aborts where a coroutine waits. Context: any thread. */
 void co_semaphore_deinit(CoSemaphore *semaphore);
 
-/* Takes n, waiting until they are there and all who came before have theirs. 0; -ECANCELED or
- * -ETIMEDOUT where a scope ended first, and then it has taken nothing. */
+/* Takes n, waiting until they are there and all who came before have theirs: for ever, where there
+ * will never be so many. 0; -ECANCELED or -ETIMEDOUT where a scope ended first, and then it has
+ * taken nothing. */
 int coroutine_fn co_semaphore_acquire(CoSemaphore *semaphore, uint64_t n);
 
 /* Takes n where they are there and nobody waits: whether it did. Context: any thread. */

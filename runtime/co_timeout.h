@@ -19,9 +19,10 @@ extern "C" {
 typedef void CoCleanFunc(void *opaque);
 
 /*
- * Runs entry(opaque) in a coroutine of its own and waits for its end, timeout_ns at most; 0 is for
- * ever. 0: it ended. -ETIMEDOUT, or -ECANCELED where a scope ended: it goes on, and clean(opaque)
- * runs in it after its end; clean may be NULL. -ENOMEM: it did not begin, and clean does not run.
+ * Runs entry(opaque) in a coroutine of its own and waits for its end, timeout_ns at most; 0 and less
+ * is for ever. 0: it ended. -ETIMEDOUT, or -ECANCELED where a scope ended: it goes on, and
+ * clean(opaque) runs in it after its end; clean may be NULL. -ENOMEM: it did not begin, and clean
+ * does not run.
  */
 int coroutine_fn co_timeout(
     CoroutineEntry *entry, void *opaque, int64_t timeout_ns, CoCleanFunc *clean);
