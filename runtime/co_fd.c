@@ -10,6 +10,8 @@
  *     stops its direction, once; else it would come again each turn.
  *   - A call is tried before it waits, but after a stream gave less than it was asked for, where
  *     trying would only fetch EAGAIN: what came meanwhile, the watching reports.
+ *   - What is ready and yet says EAGAIN (an eventfd with less room than the value, a datagram for a
+ *     receiver that is full) has no event to wait for: it is tried again after pauses.
  *
  * All of it happens in the thread of the context. Waking a coroutine from a handler runs it at
  * once, and it may free its CoFd: nothing touches one after a wake. A waiter lies on its
@@ -35,6 +37,8 @@
 #include "runtime/tail_queue.h"
 
 #define CALLS_IN_A_ROW 64
+#define FIRST_PAUSE_NS INT64_C(1000000)
+#define LAST_PAUSE_NS  INT64_C(50000000)
 
 struct co_fd_waiter {
     struct co_wait wait;
@@ -270,6 +274,11 @@ int coroutine_fn co_fd_pause(CoFd *f, int64_t ns)
     return r < 0 ? r : waiter.result;
 }
 
+int coroutine_fn co_fd_back_off(CoFd *f, uint32_t n_before)
+{
+    return co_fd_pause(f, n_before < 6 ? FIRST_PAUSE_NS << n_before : LAST_PAUSE_NS);
+}
+
 /* The CoFd of those who wait for fd already, or a new one: one more uses it. */
 static int share(AioContext *ctx, int fd, CoFd **ret_f)
 {
@@ -332,8 +341,25 @@ static int coroutine_fn before_try(CoFd *f, uint32_t event)
     return 0;
 }
 
+/* A call would block, though f was waited for. Where f is ready all the same, to wait for it again
+ * would spin: tries again after a pause. */
+static int coroutine_fn pause_if_ready(CoFd *f, uint32_t event, uint32_t *n_pauses)
+{
+    struct pollfd now = {.fd = f->fd, .events = (short)event};
+
+    if (poll(&now, 1, 0) <= 0) {
+        *n_pauses = 0;
+        return 0;
+    }
+    f->used_up &= ~event;
+    return co_fd_back_off(f, (*n_pauses)++);
+}
+
 ssize_t coroutine_fn co_fd_call(CoFd *f, uint32_t event, CoFdCall *call, void *opaque)
 {
+    uint32_t n_pauses = 0;
+    bool has_waited = false;
+
     for (;;) {
         int r = before_try(f, event);
 
@@ -342,6 +368,10 @@ ssize_t coroutine_fn co_fd_call(CoFd *f, uint32_t event, CoFdCall *call, void *o
         ssize_t n = f->fd < 0 ? -EBADF : call(f->fd, opaque);
         if (n == -EAGAIN) {
             f->used_up |= event;
+            r = has_waited ? pause_if_ready(f, event, &n_pauses) : 0;
+            if (r < 0)
+                return r;
+            has_waited = true;
         } else if (n != -EINTR) {
             f->in_a_row++;
             return n;

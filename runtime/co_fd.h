@@ -86,6 +86,9 @@ int coroutine_fn co_fd_wait(CoFd *f, uint32_t event);
  * -ENOMEM. For what is to be tried again, and has no event. */
 int coroutine_fn co_fd_pause(CoFd *f, int64_t ns);
 
+/* The same, for 1 ms, twice as long for each pause before, 50 ms at most. */
+int coroutine_fn co_fd_back_off(CoFd *f, uint32_t n_before);
+
 /* co_fd_wait() in the running coroutine's context for an fd without CoFd, which costs a
  * registration each time. Several coroutines may wait for one fd so; not beside a CoFd or handler:
  * -EBUSY. */
@@ -96,7 +99,8 @@ typedef ssize_t CoFdCall(int fd, void *opaque);
 
 /*
  * Calls until that gives anything but -EAGAIN and -EINTR, waiting for event after each -EAGAIN, and
- * returns it. For system calls and libraries that have no function here: splice, sendfile, TLS.
+ * returns it. Where f is ready and the call says -EAGAIN all the same, it is made again after pauses
+ * as co_fd_back_off()'s: nothing reports when it would succeed. For system calls and libraries that have no function here: splice, sendfile, TLS.
  */
 ssize_t coroutine_fn co_fd_call(CoFd *f, uint32_t event, CoFdCall *call, void *opaque);
 

@@ -15,9 +15,6 @@
 
 #include "runtime/co_cancel.h"
 
-#define FIRST_RETRY_NS INT64_C(1000000)
-#define LAST_RETRY_NS  INT64_C(50000000)
-
 /* What does not use up the bytes that are there, or counts others. */
 #define NO_COUNT (MSG_PEEK | MSG_OOB | MSG_TRUNC | MSG_ERRQUEUE)
 
@@ -59,15 +56,12 @@ static ssize_t call_outcome(int fd, void *opaque)
 /* Tries until the queue of a Unix socket has room. */
 static int coroutine_fn connect_now(CoFd *f, const struct sockaddr *addr, socklen_t addr_len)
 {
-    int64_t pause_ns = FIRST_RETRY_NS;
-
-    while (connect(f->fd, addr, addr_len) < 0) {
+    for (uint32_t n_pauses = 0; connect(f->fd, addr, addr_len) < 0; n_pauses++) {
         if (errno != EAGAIN)
             return -errno;
-        int r = co_fd_pause(f, pause_ns);
+        int r = co_fd_back_off(f, n_pauses);
         if (r < 0)
             return r;
-        pause_ns = pause_ns * 2 < LAST_RETRY_NS ? pause_ns * 2 : LAST_RETRY_NS;
     }
     return 0;
 }

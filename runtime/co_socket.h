@@ -49,7 +49,8 @@ int coroutine_fn co_accept(CoFd *listener, struct sockaddr *addr, socklen_t *add
  */
 int coroutine_fn co_connect(CoFd *f, const struct sockaddr *addr, socklen_t addr_len);
 
-/* As recv(), send(), recvmsg(), sendmsg(): some bytes, or a message; 0 at the end of a stream. */
+/* As recv(), send(), recvmsg(), sendmsg(): some bytes, or a message; 0 at the end of a stream.
+ * MSG_WAITALL does nothing: that is co_recv_all(). */
 ssize_t coroutine_fn co_recv(CoFd *f, void *buf, size_t len, int flags);
 ssize_t coroutine_fn co_send(CoFd *f, const void *buf, size_t len, int flags);
 ssize_t coroutine_fn co_recvmsg(CoFd *f, struct msghdr *msg, int flags);

@@ -4,6 +4,7 @@
 #include "tests/unit/runtime/loop_thread.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
@@ -698,6 +699,72 @@ static void closing_reaches_one_that_lets_others_run(void **state)
     assert_int_equal(co_task_finish(loop, &writer), -EBADF);
 }
 
+/* ---- what is ready and yet says EAGAIN ---- */
+
+struct refusal {
+    int n_calls;
+    int n_left; /* before it takes one */
+    bool empties;
+};
+
+static ssize_t call_refused(int fd, void *opaque)
+{
+    struct refusal *refusal = opaque;
+
+    refusal->n_calls++;
+    if (refusal->empties)
+        drain(fd);
+    return refusal->n_left-- > 0 ? -EAGAIN : 1;
+}
+
+static ssize_t coroutine_fn do_call_refused(struct co_task *task)
+{
+    return co_fd_call(task->f, task->event, call_refused, task->buf);
+}
+
+static void what_is_ready_and_refuses_is_tried_after_longer_and_longer_pauses(void **state)
+{
+    struct loop *loop = *state;
+    struct refusal refusal = {.n_left = 5};
+    struct pair pair;
+
+    pair_open(&pair);
+    struct co_task task = {
+        .call = do_call_refused, .f = &pair.f, .event = POLLOUT, .buf = &refusal};
+    int64_t before_ns = aio_clock_ns();
+
+    assert_int_equal(co_task_do(loop, task), 1);
+    assert_int_equal(refusal.n_calls, 6);
+    assert_true(aio_clock_ns() - before_ns >= (1 + 2 + 4 + 8) * LOOP_MS);
+
+    refusal.n_left = INT_MAX;
+    co_task_start(&task);
+    while (refusal.n_calls < 10)
+        aio_poll(loop->ctx, true);
+    pair_close(&pair);
+    assert_int_equal(co_task_finish(loop, &task), -EBADF);
+}
+
+static void what_another_has_taken_is_waited_for_without_a_pause(void **state)
+{
+    struct loop *loop = *state;
+    struct refusal refusal = {.n_left = 4, .empties = true};
+    struct pair pair;
+
+    pair_open(&pair);
+    struct co_task task = {.call = do_call_refused, .f = &pair.f, .event = POLLIN, .buf = &refusal};
+
+    co_task_start(&task);
+    for (int n = 1; n < 5; n++) {
+        while (refusal.n_calls < n)
+            aio_poll(loop->ctx, true);
+        assert_int_equal(aio_compute_timeout(loop->ctx), -1); /* no timer */
+        send_byte(pair.peer);
+    }
+    assert_int_equal(co_task_finish(loop, &task), 1);
+    pair_close(&pair);
+}
+
 int main(void)
 {
     const struct CMUnitTest cases[] = {
@@ -724,6 +791,8 @@ int main(void)
         LOOP_CASE(a_write_that_nobody_reads_is_an_error),
         LOOP_CASE(an_fd_that_takes_everything_lets_others_run),
         LOOP_CASE(closing_reaches_one_that_lets_others_run),
+        LOOP_CASE(what_is_ready_and_refuses_is_tried_after_longer_and_longer_pauses),
+        LOOP_CASE(what_another_has_taken_is_waited_for_without_a_pause),
     };
     return LOOP_RUN(cases);
 }
