@@ -106,7 +106,7 @@ static int coroutine_fn NOINLINE wait_for_place(
     struct disk_state *disk, struct disk_request *request)
 {
     request->place = DISK_WAITS;
-    disk_queue_push(&disk->waiting, request);
+    disk_queue_push_leavable(&disk->waiting, request);
     return wait_in_scope(request, "disk queue");
 }
 
@@ -471,10 +471,11 @@ int coroutine_fn co_close(int fd)
 
 int coroutine_fn co_statx(int dirfd, const char *path, int flags, unsigned mask, struct statx *ret)
 {
+    /* No path at all is an empty one to Linux 6.11, and to its io_uring not yet. */
     struct disk_request request = {
         .op = DISK_STATX,
         .fd = dirfd,
-        .statx_path = path,
+        .statx_path = !path && (flags & AT_EMPTY_PATH) ? "" : path,
         .statx = ret,
         .statx_flags = flags,
         .statx_mask = mask,

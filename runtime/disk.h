@@ -57,6 +57,8 @@ int coroutine_fn co_fallocate(int fd, int mode, uint64_t offset, uint64_t len);
 /* The new fd, close-on-exec only where how->flags says so. */
 int coroutine_fn co_openat2(int dirfd, const char *path, const struct open_how *how);
 int coroutine_fn co_close(int fd);
+
+/* With AT_EMPTY_PATH path may be NULL. */
 int coroutine_fn co_statx(int dirfd, const char *path, int flags, unsigned mask, struct statx *ret);
 
 #ifdef __cplusplus

@@ -15,16 +15,17 @@
 
 void disk_queue_remove(struct disk_queue *queue, struct disk_request *request)
 {
-    struct disk_request *before = NULL;
-    struct disk_request **link = &queue->first;
+    struct disk_request *next = request->next;
 
-    while (*link != request) {
-        before = *link;
-        link = &before->next;
-    }
-    *link = request->next;
-    if (queue->last == request)
-        queue->last = before;
+    /* `before` is of use behind the first alone, and `last` while there is a first. */
+    if (queue->first == request)
+        queue->first = next;
+    else
+        request->before->next = next;
+    if (next)
+        next->before = request->before;
+    else
+        queue->last = request->before;
 }
 
 /* ---- the context's part ---- */

@@ -100,6 +100,7 @@ struct disk_request {
     };
     int statx_flags;
     unsigned statx_mask;
+    struct disk_request *before; /* in a queue that requests may leave early */
     struct co_wait wait;
 
     /* While a worker has it. */
@@ -156,6 +157,13 @@ static inline void disk_queue_push(struct disk_queue *queue, struct disk_request
     queue->last = request;
 }
 
+/* The same, for a queue that requests may leave early. */
+static inline void disk_queue_push_leavable(struct disk_queue *queue, struct disk_request *request)
+{
+    request->before = queue->last;
+    disk_queue_push(queue, request);
+}
+
 /* NULL: it is empty. */
 static inline struct disk_request *disk_queue_pop(struct disk_queue *queue)
 {
@@ -166,7 +174,7 @@ static inline struct disk_request *disk_queue_pop(struct disk_queue *queue)
     return request;
 }
 
-/* Takes out one that is in it. */
+/* Takes out one that is in it, a queue of disk_queue_push_leavable() alone. */
 void disk_queue_remove(struct disk_queue *queue, struct disk_request *request);
 
 /* Runs a request of the current context, whose op, fd, offset and arguments are set, to its end:

@@ -228,7 +228,7 @@ static void submit(AioContext *ctx, struct disk_request *request)
     }
     if (u->pending.first || !fill_one(ctx, request)) {
         request->place = DISK_QUEUED;
-        disk_queue_push(&u->pending, request);
+        disk_queue_push_leavable(&u->pending, request);
     } else if (u->n_filled >= ctx->disk.batch && !u->refused) {
         uring_submit(ctx);
     }

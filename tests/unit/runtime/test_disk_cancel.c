@@ -389,6 +389,48 @@ static void what_the_kernel_puts_off_for_ever_ends_with_its_scope(void **state)
     on_each_engine(end_retries, NULL, true);
 }
 
+/* ---- the queue that requests leave early ---- */
+
+#define N_QUEUED 12
+
+static unsigned check_queue(const struct disk_queue *queue, struct disk_request *const *expected)
+{
+    unsigned n = 0;
+
+    for (struct disk_request *r = queue->first; r; r = r->next)
+        assert_ptr_equal(r, expected[n++]);
+    return n;
+}
+
+static void who_leaves_a_queue_changes_nobodys_order(void **state)
+{
+    static struct disk_request requests[N_QUEUED];
+    struct disk_request *in[N_QUEUED], *out[N_QUEUED];
+    struct disk_queue queue = {NULL, NULL};
+    unsigned n_in = 0, n_out = N_QUEUED, seed = 11;
+
+    for (unsigned i = 0; i < N_QUEUED; i++)
+        out[i] = &requests[i];
+    for (int step = 0; step < 5000; step++) {
+        unsigned at = 0;
+
+        if (n_out > 0 && rand_r(&seed) % 2) {
+            in[n_in++] = out[--n_out];
+            disk_queue_push_leavable(&queue, in[n_in - 1]);
+        } else if (n_in > 0) {
+            if (rand_r(&seed) % 3 == 0) {
+                assert_ptr_equal(disk_queue_pop(&queue), in[0]);
+            } else {
+                at = (unsigned)rand_r(&seed) % n_in;
+                disk_queue_remove(&queue, in[at]);
+            }
+            out[n_out++] = in[at];
+            memmove(&in[at], &in[at + 1], (--n_in - at) * sizeof *in);
+        }
+        assert_int_equal(check_queue(&queue, in), n_in);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -398,6 +440,7 @@ int main(void)
         cmocka_unit_test(what_a_worker_does_ends_by_itself),
         cmocka_unit_test(what_no_worker_has_begun_is_taken_back),
         cmocka_unit_test(what_the_kernel_does_not_take_is_taken_back),
+        cmocka_unit_test(who_leaves_a_queue_changes_nobodys_order),
         cmocka_unit_test(a_close_is_done_also_in_a_scope_that_is_over),
         cmocka_unit_test(what_the_kernel_puts_off_for_ever_ends_with_its_scope),
     };
