@@ -22,6 +22,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <libaio.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -322,7 +323,7 @@ static const struct engine_ops linux_aio_ops = {
 /* 0 or -errno; what was made stays in s. */
 static int make_kernel_side(struct linux_aio *s, uint32_t io_depth)
 {
-    int r = io_setup((int)io_depth, &s->aio);
+    int r = io_depth <= INT_MAX ? io_setup((int)io_depth, &s->aio) : -EAGAIN;
     if (r == 0)
         r = io_submit(s->aio, 0, NULL); /* a sandbox may forbid this call alone */
     if (r < 0)

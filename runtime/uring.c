@@ -43,6 +43,7 @@
 #define LONGEST_PAUSE_MS 128 /* of pauses that double: a quarter of a second in all */
 #define SQ_ENTRIES       256
 #define CQ_ENTRIES       1024 /* and two for each disk request, where that is more */
+#define MOST_CQ_ENTRIES  65536
 #define RETRY_NS         ((int64_t)1000 * 1000)
 #define N_PROBED         64 /* operations: the bits of supported_ops */
 
@@ -310,7 +311,9 @@ static void make_identity(struct io_uring_sq *sq)
 
 static unsigned cq_entries(const AioContext *ctx)
 {
-    return ctx->disk.depth > CQ_ENTRIES / 2 ? ctx->disk.depth * 2 : CQ_ENTRIES;
+    uint32_t depth = ctx->disk.depth < MOST_CQ_ENTRIES / 2 ? ctx->disk.depth : MOST_CQ_ENTRIES / 2;
+
+    return depth > CQ_ENTRIES / 2 ? depth * 2 : CQ_ENTRIES;
 }
 
 /*

@@ -106,6 +106,10 @@ static void open_look_allocate_close(struct fixture *f)
     assert_int_equal(co_fallocate(fd, 0, FILE_BYTES, 4096), 0);
     assert_int_equal(co_statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_SIZE, &st), 0);
     assert_int_equal(st.stx_size, FILE_BYTES + 4096);
+    st.stx_size = 0;
+    assert_int_equal(co_statx(fd, NULL, AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_SIZE, &st), 0);
+    assert_int_equal(st.stx_size, FILE_BYTES + 4096);
+    assert_int_equal(co_statx(fd, NULL, AT_EMPTY_PATH, STATX_SIZE, &st), 0);
     assert_int_equal(co_close(fd), 0);
     assert_int_equal(fcntl(fd, F_GETFD), -1);
 
@@ -348,6 +352,26 @@ static void no_room_for_a_linux_aio_context_is_an_error(void **state)
     assert_true(r == -EAGAIN || r == -ENOSYS || r == -EPERM);
 }
 
+static void any_depth_will_do_for_a_ring(void **state)
+{
+    static const uint32_t depths[] = {40000, (uint32_t)1 << 31, UINT32_MAX};
+
+    for (size_t i = 0; i < sizeof depths / sizeof depths[0]; i++) {
+        struct aio_config config = {.engine = AIO_ENGINE_IO_URING, .io_depth = depths[i]};
+        AioContext *ctx;
+
+        int r = aio_context_new(&config, &ctx);
+        assert_true(r == 0 || r == -ENOSYS || r == -EPERM || r == -ENOMEM);
+        if (r == 0)
+            aio_context_unref(ctx);
+        config.engine = AIO_ENGINE_LINUX_AIO;
+        r = aio_context_new(&config, &ctx);
+        assert_true(depths[i] < 100000 || r == -EAGAIN || r == -ENOSYS || r == -EPERM);
+        if (r == 0)
+            aio_context_unref(ctx);
+    }
+}
+
 #define CANNOT_FORBID 77
 
 /* From here on this process gets EPERM from a system call, as in a container. It ends where that
@@ -437,6 +461,7 @@ int main(void)
         cmocka_unit_test(cached_reads_do_not_keep_the_loop_from_its_timers),
         cmocka_unit_test(a_context_that_never_did_io_is_freed),
         cmocka_unit_test(no_room_for_a_linux_aio_context_is_an_error),
+        cmocka_unit_test(any_depth_will_do_for_a_ring),
         cmocka_unit_test(an_engine_that_is_forbidden_is_passed_over_and_named),
         cmocka_unit_test(an_engine_that_is_forbidden_in_part_is_passed_over_too),
     };
