@@ -63,8 +63,8 @@ struct aio_config {
         monitor;          /* AIO_ENGINE_IO_URING has its own, and no other with PPOLL or EPOLL */
     uint32_t io_depth;    /* most disk requests in flight; 0: 256. Sizes the linux-aio context. */
     uint32_t max_threads; /* of the thread pool; 0: 16 */
-    const struct doorbell *doorbell;           /* NULL: private words and an eventfd of its own */
-    const struct aio_instruments *instruments; /* NULL: private memory */
+    const struct doorbell *doorbell; /* a shard's; NULL: words and an eventfd of its own */
+    const struct aio_instruments *instruments; /* sherd/instruments.h; NULL: private memory */
 };
 
 /*

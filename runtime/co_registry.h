@@ -16,7 +16,7 @@
  * where they were: the old context counts and shows them until its loop next adds or removes one.
  */
 #include "runtime/coroutine.h"
-#include "runtime/instruments.h"
+#include "runtime/instruments_inside.h"
 
 struct co_registry;
 

@@ -192,6 +192,11 @@ const char *aio_context_engine_flags(const AioContext *ctx)
     return ctx->engine_flags;
 }
 
+void aio_context_instruments(const AioContext *ctx, struct aio_instruments *ret)
+{
+    *ret = ctx->instruments;
+}
+
 /* ---- beginning and end ---- */
 
 static int setup_bell(AioContext *ctx, const struct doorbell *bell)

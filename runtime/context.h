@@ -11,7 +11,7 @@
 #include "runtime/doorbell.h"
 #include "runtime/engine.h"
 #include "runtime/fdmon.h"
-#include "runtime/instruments.h"
+#include "runtime/instruments_inside.h"
 #include "runtime/source.h"
 #include "runtime/timer_list.h"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "runtime/instruments.h"
+#include "runtime/instruments_inside.h"
 /*
  * The recorder overwrites its oldest event while somebody may be reading it. An event's time is
  * therefore 0 while the event changes: a reader takes the time before and after the rest, and

@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: MIT */
-#pragma once
+#ifndef SHERD_INSTRUMENTS_H
+#define SHERD_INSTRUMENTS_H
 /*
  * instruments - what a context tells about itself: counters, coroutine registry, event recorder
  *
  * Why:         a tool in another process reads them without a message to the loop, live or after a
  *              crash; so the memory is handed in by whoever creates the context: the segment for a
  *              shard, private memory otherwise.
- * Use:         struct aio_instruments in AioConfig, or NULL for private memory.
+ * Use:         struct aio_config's instruments, or NULL for private memory; and to look:
+ *              struct aio_instruments in;
+ *              aio_context_instruments(ctx, &in);
+ *              n = __atomic_load_n(&in.counters->co_alive, __ATOMIC_RELAXED);
  * Concurrency: written by the owner loop alone (one writer), with relaxed stores that never tear;
  *              read by anyone (stale, never torn). Counters only grow, gauges go both ways.
  *              What a thread does to a context that is not its own it counts in its own.
@@ -14,7 +18,11 @@
  */
 #include <stdint.h>
 
-#include "runtime/atomic.h"
+#include "runtime/aio.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 /* X(name, kind, unit, help): struct, tool columns and manual come from here. kind: counter or
  * gauge. */
@@ -45,11 +53,6 @@ struct aio_counters {
     AIO_COUNTERS(X)
 #undef X
 };
-
-/* One writer, so a load and a store do: no read-modify-write on the hot path. Relaxed, since
- * nothing is ordered by a counter: each is read by itself, by people, stale and never torn. */
-#define counter_add(p, n) atomic_store_relaxed(p, *(p) + (uint64_t)(n))
-#define counter_set(p, v) atomic_store_relaxed(p, (uint64_t)(v))
 
 /* One coroutine's entry. Written by its loop; id last at birth (release), cleared first at end. */
 struct co_entry {
@@ -97,12 +100,10 @@ struct aio_instruments {
     uint32_t n_events;
 };
 
-/* Notes one event that happens now, or at a time the caller has read already. Context: owner loop,
- * coroutine. */
-void recorder_note(
-    const struct aio_instruments *in, enum recorder_kind kind, uint64_t a, uint64_t b);
-void recorder_note_at(const struct aio_instruments *in, uint64_t now_ns, enum recorder_kind kind,
-    uint64_t a, uint64_t b);
+/* Where ctx has its instruments; its own memory is gone with it. Context: any thread. */
+void aio_context_instruments(const AioContext *ctx, struct aio_instruments *ret);
 
-/* Private memory for a context that was handed none: ret_memory is for free(). 0 or -ENOMEM. */
-int instruments_alloc(struct aio_instruments *ret, void **ret_memory);
+#ifdef __cplusplus
+}
+#endif
+#endif

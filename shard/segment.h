@@ -33,7 +33,7 @@
 #include <stdint.h>
 
 #include "runtime/doorbell.h"
-#include "runtime/instruments.h"
+#include "runtime/instruments_inside.h"
 #include "runtime/ring.h"
 
 #define SEGMENT_MAGIC        "SHERDSEG"

@@ -11,7 +11,7 @@
 #include <cmocka.h>
 
 #include "runtime/coroutine.h"
-#include "runtime/instruments.h"
+#include "runtime/instruments_inside.h"
 #include "tests/unit/runtime/loop_thread.h"
 
 #define N_ENTRIES 4

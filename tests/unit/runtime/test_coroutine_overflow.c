@@ -14,7 +14,7 @@
 #include "runtime/coroutine.h"
 #include "runtime/coroutine_overflow.h"
 #include "runtime/coroutine_sanitize.h"
-#include "runtime/instruments.h"
+#include "runtime/instruments_inside.h"
 
 #if defined(CO_WITH_ASAN) || defined(CO_WITH_TSAN)
 #define UNDER_SANITIZER true

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * instruments_inside - how a loop writes its instruments (instruments.h)
+ *
+ * Use:         counter_add(&in->counters->polls, 1);
+ *              recorder_note(in, RECORDER_STATE, state, 0);
+ * Concurrency: owner loop
+ */
+#include "runtime/atomic.h"
+#include "runtime/instruments.h"
+
+/* One writer, so a load and a store do: no read-modify-write on the hot path. Relaxed, since
+ * nothing is ordered by a counter: each is read by itself, by people, stale and never torn. */
+#define counter_add(p, n) atomic_store_relaxed(p, *(p) + (uint64_t)(n))
+#define counter_set(p, v) atomic_store_relaxed(p, (uint64_t)(v))
+
+/* Notes one event that happens now, or at a time the caller has read already. Context: owner loop,
+ * coroutine. */
+void recorder_note(
+    const struct aio_instruments *in, enum recorder_kind kind, uint64_t a, uint64_t b);
+void recorder_note_at(const struct aio_instruments *in, uint64_t now_ns, enum recorder_kind kind,
+    uint64_t a, uint64_t b);
+
+/* Private memory for a context that was handed none: ret_memory is for free(). 0 or -ENOMEM. */
+int instruments_alloc(struct aio_instruments *ret, void **ret_memory);

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: MIT */
+#include "runtime/instruments_inside.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "runtime/coroutine.h"
+
+#define N_EVENTS 4
+
+static uint64_t counter(const AioContext *ctx, size_t offset)
+{
+    struct aio_instruments in;
+
+    aio_context_instruments(ctx, &in);
+    return atomic_load_relaxed((const uint64_t *)((const char *)in.counters + offset));
+}
+
+#define COUNTER(ctx, name) counter(ctx, offsetof(struct aio_counters, name))
+
+static void count_call(void *opaque)
+{
+    ++*(int *)opaque;
+}
+
+static void a_program_reads_what_its_context_counts(void **state)
+{
+    AioContext *ctx;
+    int n = 0;
+
+    assert_int_equal(aio_context_new(NULL, &ctx), 0);
+    assert_int_equal(aio_bh_schedule_oneshot(ctx, count_call, &n), 0);
+    assert_int_equal(COUNTER(ctx, bh_run), 0);
+    while (n == 0)
+        aio_poll(ctx, true);
+    assert_int_equal(COUNTER(ctx, bh_run), 1);
+    assert_true(COUNTER(ctx, polls) >= 1);
+    aio_context_unref(ctx);
+}
+
+static void coroutine_fn end_at_once(void *opaque)
+{
+}
+
+/* Memory of the creator's, of the least size. */
+struct handed {
+    struct aio_counters counters;
+    struct co_entry coroutines[1];
+    struct recorder_event events[N_EVENTS];
+    uint64_t n_recorded;
+};
+
+static struct aio_instruments hand_over(struct handed *memory)
+{
+    return (struct aio_instruments){.counters = &memory->counters,
+        .coroutines = memory->coroutines,
+        .events = memory->events,
+        .n_recorded = &memory->n_recorded,
+        .n_coroutines = 1,
+        .n_events = N_EVENTS};
+}
+
+static void what_was_counted_outlives_the_context(void **state)
+{
+    struct handed *memory = calloc(1, sizeof *memory);
+    struct aio_instruments in = hand_over(memory);
+    AioContext *ctx;
+
+    assert_int_equal(aio_context_new(&(struct aio_config){.instruments = &in}, &ctx), 0);
+    aio_context_set_current(ctx);
+    for (int i = 0; i < 3; i++)
+        coroutine_enter(coroutine_create(end_at_once, NULL));
+    aio_context_set_current(NULL);
+    aio_context_unref(ctx);
+    assert_int_equal(memory->counters.co_created, 3);
+    assert_int_equal(memory->counters.co_alive, 0);
+    assert_int_equal(memory->counters.co_alive_high, 1);
+    assert_true(memory->n_recorded >= 6);
+    free(memory);
+}
+
+static void the_recorder_keeps_the_newest_events(void **state)
+{
+    struct handed *memory = calloc(1, sizeof *memory);
+    struct aio_instruments in = hand_over(memory);
+
+    for (uint64_t i = 1; i <= N_EVENTS + 2; i++)
+        recorder_note_at(&in, i, RECORDER_STATE, i, 0);
+    assert_int_equal(memory->n_recorded, N_EVENTS + 2);
+    for (uint64_t i = 0; i < N_EVENTS; i++)
+        assert_int_equal(memory->events[i].a, i < 2 ? N_EVENTS + 1 + i : i + 1);
+    free(memory);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_program_reads_what_its_context_counts),
+        cmocka_unit_test(what_was_counted_outlives_the_context),
+        cmocka_unit_test(the_recorder_keeps_the_newest_events),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
