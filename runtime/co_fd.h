@@ -100,7 +100,8 @@ typedef ssize_t CoFdCall(int fd, void *opaque);
 /*
  * Calls until that gives anything but -EAGAIN and -EINTR, waiting for event after each -EAGAIN, and
  * returns it. Where f is ready and the call says -EAGAIN all the same, it is made again after pauses
- * as co_fd_back_off()'s: nothing reports when it would succeed. For system calls and libraries that have no function here: splice, sendfile, TLS.
+ * as co_fd_back_off()'s: nothing reports when it would succeed. For system calls and libraries that
+ * have no function here: splice, sendfile, TLS.
  */
 ssize_t coroutine_fn co_fd_call(CoFd *f, uint32_t event, CoFdCall *call, void *opaque);
 

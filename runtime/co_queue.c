@@ -214,6 +214,9 @@ void co_queue_init(CoQueue *queue)
 
 void co_queue_finish(CoQueue *queue, const char *what)
 {
+    /* Who made the caller the last user may not have let the lock go yet. */
+    pthread_mutex_lock(&queue->lock);
+    pthread_mutex_unlock(&queue->lock);
     if (queue->first)
         bug("%s ends while coroutine %s waits in it", what, queue->first->co->name);
     pthread_mutex_destroy(&queue->lock);

@@ -11,7 +11,8 @@
  * Concurrency: coroutines of any contexts; releasing and trying, any thread. First come, first
  *              served: one that wants much is not passed by those who want little, and one release
  *              wakes only whom it serves.
- * Lifetime:    the caller embeds it
+ * Lifetime:    the caller embeds it. Who has acquired the last may end it, though who released that
+ *              has not returned yet.
  * Not here:    who holds how much
  */
 #include "runtime/co_queue.h"

@@ -94,6 +94,8 @@ void explorer_wait(const void *key);
 /* A mutex by this key. */
 void explorer_lock(const void *key);
 void explorer_unlock(const void *key);
+/* Fails where somebody has it. */
+void explorer_lock_end(const void *key);
 
 /* As the system call. Whom a wake finds is a choice. */
 int explorer_futex_wait(uint32_t *word, uint32_t value);

@@ -99,6 +99,26 @@ NOTICED("co_mutex.c", co_mutex_trylock, cas_seq, 1, split,
 NOTICED("co_mutex.c", leave_token, store_release, 1, relax,
     "lockers_that_do_not_spin_hand_it_on")
 
+NOTICED("co_queue.c", set_first, store_relaxed, 1, swap,
+    "one_at_a_time_has_the_only_one_and_each_gets_it")
+
+NOTICED("co_semaphore.c", take_quickly, cas_seq, 1, relax,
+    "one_at_a_time_has_the_only_one_and_each_gets_it")
+NOTICED("co_semaphore.c", take_quickly, cas_seq, 1, split,
+    "one_at_a_time_has_the_only_one_and_each_gets_it")
+NOTICED("co_semaphore.c", give_quickly, cas_seq, 1, relax,
+    "one_at_a_time_has_the_only_one_and_each_gets_it")
+NOTICED("co_semaphore.c", give_quickly, cas_seq, 1, split,
+    "one_at_a_time_has_the_only_one_and_each_gets_it")
+NOTICED("co_semaphore.c", enter, or_seq, 1, relax,
+    "one_at_a_time_has_the_only_one_and_each_gets_it")
+NOTICED("co_semaphore.c", enter, or_seq, 1, split,
+    "one_at_a_time_has_the_only_one_and_each_gets_it")
+NOTICED("co_semaphore.c", leave, store_release, 1, relax,
+    "one_at_a_time_has_the_only_one_and_each_gets_it")
+HARMLESS("co_semaphore.c", leave, store_release, 1, swap,
+    "what follows lets a mutex go, which all stores are made before")
+
 HARMLESS("doorbell.c", doorbell_nudge_home, load_acquire, 1, relax,
     "the wait that ended was a system call, which nothing overtakes")
 NOTICED("doorbell.c", doorbell_nudge, full_fence, 1, drop,

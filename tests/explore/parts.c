@@ -13,6 +13,7 @@
 #include "runtime/aio_sqe.h"
 #include "runtime/bug.h"
 #include "runtime/co_registry.h"
+#include "runtime/co_wait.h"
 #include "tests/explore/explorer.h"
 
 static struct {
@@ -166,6 +167,22 @@ Coroutine *coroutine_self(void)
 bool in_coroutine(void)
 {
     return coroutine_self() != NULL;
+}
+
+Coroutine *coroutine_fn co_wait_self(const char *why)
+{
+    return coroutine_self();
+}
+
+const CoScope *co_scope_innermost(void)
+{
+    return NULL;
+}
+
+/* There are none. */
+int coroutine_fn co_wait_in_scopes(struct co_wait *wait, const char *why)
+{
+    explorer_fail("%s waits in a scope", why);
 }
 
 void coroutine_fn coroutine_yield_at(const char *why)

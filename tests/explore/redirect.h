@@ -34,7 +34,7 @@ void explorer_assert_fail(const char *text, const char *file, unsigned line, con
 #define memcpy(to, from, bytes)               explorer_copy(to, from, bytes)
 #define aligned_alloc(to, bytes)              explorer_alloc(bytes)
 #define pthread_mutex_init(m, a)              ((void)(m))
-#define pthread_mutex_destroy(m)              ((void)(m))
+#define pthread_mutex_destroy(m)              explorer_lock_end(m)
 #define pthread_mutex_lock(m)                 explorer_lock(m)
 #define pthread_mutex_unlock(m)               explorer_unlock(m)
 #define syscall(number, word, op, value, ...) explorer_futex(word, op, value) /* SYS_futex alone */
@@ -70,5 +70,8 @@ void explorer_assert_fail(const char *text, const char *file, unsigned line, con
 #define co_registry_leave_for        parts_co_registry_leave_for
 #define cancel_context_init          parts_cancel_context_init
 #define cancel_context_deinit        parts_cancel_context_deinit
+#define co_scope_innermost           parts_co_scope_innermost
+#define co_wait_self                 parts_co_wait_self
+#define co_wait_in_scopes            parts_co_wait_in_scopes
 #define bug                          parts_bug
 #endif

@@ -11,6 +11,7 @@
 #define SCENARIO_GROUPS(X) \
     X(bh)                  \
     X(co_mutex)            \
+    X(co_semaphore)        \
     X(coroutine)           \
     X(doorbell)            \
     X(lockcnt)             \

@@ -132,6 +132,14 @@ void explorer_unlock(const void *key)
     run_wake(semaphore, UINT32_MAX);
 }
 
+void explorer_lock_end(const void *key)
+{
+    memory_settle();
+    run_point();
+    if (memory_kernel_add(&semaphore_of(key)->count, 0, true) != 0)
+        explorer_fail("a mutex is destroyed while somebody has it");
+}
+
 /* ---- futex ---- */
 
 int explorer_futex_wait(uint32_t *word, uint32_t value)
