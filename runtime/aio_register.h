@@ -17,7 +17,8 @@
  *              of, whatever stands at that number or address by then.
  * Not here:    the reads and writes (sherd/disk.h)
  *
- * On an engine that can't make use of it everything works the same and gains nothing.
+ * On an engine that can't make use of it everything works the same and gains nothing, but for
+ * buffers that the kernel refuses: only io_uring says so.
  *
  * Calls of sherd/disk.h that are under way keep what they began with, so an fd or buffer that is
  * taken out or replaced stays open or mapped until they have returned. An entry of the program's

@@ -37,8 +37,9 @@ typedef void CoroutineEntry(void *opaque); /* coroutine_fn */
 /*
  * Makes a coroutine, which belongs to this thread's current context (none: to no context, until it
  * is entered or scheduled). stack_bytes 0: COROUTINE_STACK_BYTES; else it is rounded up to a power
- * of two of at least 16 KiB. The name is kept as a pointer. NULL with errno: ENOMEM (no memory, or
- * no map left for a stack and its guard), EINVAL (stack_bytes is absurd). Context: any thread.
+ * of two of at least 16 KiB, above 8 MiB to pages. The name is kept as a pointer. NULL with errno:
+ * ENOMEM (no memory, or no map left for a stack and its guard), EINVAL (stack_bytes is absurd).
+ * Context: any thread.
  */
 Coroutine *coroutine_create_full(
     CoroutineEntry *entry, void *opaque, const char *name, size_t stack_bytes);

@@ -10,9 +10,10 @@
  * Concurrency: coroutine_fn, all of them. Several coroutines may use one fd at once.
  * Lifetime:    buffers, paths and the fd stay valid until the call returns; it returns when the
  *              kernel is done with them, never earlier.
- * Not here:    pipes and other fds without offsets (sherd/co_fd.h), sockets (sherd/co_socket.h).
- *              Files and buffers that are used often can be registered (sherd/aio_register.h); then
- *              fd may be AIO_FIXED_FD(place).
+ * Not here:    pipes and other fds without offsets (sherd/co_fd.h), which io_uring reads and writes
+ *              all the same, where other engines say -ESPIPE; sockets (sherd/co_socket.h). Files and
+ *              buffers that are used often can be registered (sherd/aio_register.h); then fd may be
+ *              AIO_FIXED_FD(place).
  *
  * All return a count or 0, or -errno as the system call would. A read returns its whole count,
  * short only at the end of the file; a write its whole count, or an error (-ENOSPC where the file
@@ -20,7 +21,7 @@
  *
  * EINTR and EAGAIN are not seen by callers, but for an openat2 that asks for EAGAIN
  * (RESOLVE_CACHED, O_NONBLOCK), and for -EAGAIN where a call needs a worker thread and, tried for
- * some milliseconds, not even one can be made (RLIMIT_NPROC).
+ * up to half a second, not even one can be made (RLIMIT_NPROC).
  *
  * The end of a scope (sherd/co_cancel.h) ends all but co_close() with -ECANCELED or -ETIMEDOUT: at
  * once where the kernel or a worker has not begun; with io_uring also later, as soon as the kernel

@@ -12,7 +12,7 @@
  *              timer_del(&timer);    before its memory goes, unless it has fired
  * Concurrency: the callback runs in the owner loop; arming and disarming from any thread.
  * Lifetime:    the caller's, from init on; there is nothing to undo where it is not armed. A
- *              context must not end with an armed timer: it aborts, naming the callback.
+ *              context must not end with an armed timer: it aborts, with the callback's address.
  * Not here:    coroutines that sleep (sherd/coroutine.h)
  *
  * A turn reads each clock once and fires what is due by then, inclusive: by expiry, equal ones as
