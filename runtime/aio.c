@@ -24,7 +24,6 @@
 #include <assert.h>
 #include <string.h>
 
-#include "runtime/atomic.h"
 #include "runtime/bug.h"
 #include "runtime/context.h"
 #include "runtime/probe.h"

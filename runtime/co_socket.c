@@ -13,8 +13,6 @@
 #include <limits.h>
 #include <poll.h>
 
-#include "runtime/co_cancel.h"
-
 /* What does not use up the bytes that are there, or counts others. */
 #define NO_COUNT (MSG_PEEK | MSG_OOB | MSG_TRUNC | MSG_ERRQUEUE)
 

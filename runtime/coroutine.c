@@ -17,8 +17,6 @@
  * through a function, but a coroutine may go on in another thread; so the functions that use it are
  * never inlined, and use it before they switch, or run on a stack that stays in its thread.
  */
-#include <errno.h>
-#include <string.h>
 
 #include "runtime/bug.h"
 #include "runtime/co_registry.h"

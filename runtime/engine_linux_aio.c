@@ -23,7 +23,6 @@
 #include <errno.h>
 #include <libaio.h>
 #include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <unistd.h>

@@ -23,7 +23,6 @@
  *                                     it nudges a wait
  *   WHICH  (see fdmon.c)
  */
-#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>

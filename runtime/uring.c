@@ -30,7 +30,6 @@
  *                                                       blocks looks at all    and the next does
  * The kernel is the other site of each, for `changed` fdmon_uring.c.
  */
-#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

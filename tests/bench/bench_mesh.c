@@ -6,11 +6,9 @@
  * Both sides poll without ever sleeping, in processes of their own, on the first two cores this
  * process may use. Each round of the bare rings goes before a round of calls.
  */
-#include <inttypes.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>

@@ -8,10 +8,8 @@
  * A state that a run has been in with the same budget leads to nothing new, so a run that comes to
  * one is cut short: it need not be the same order of steps, only the same outcome of each.
  */
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "tests/explore/inside.h"
 

@@ -12,7 +12,7 @@
  *              compares the open fds.
  */
 #include <dirent.h>
-#include <errno.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -104,6 +104,13 @@ static inline void loop_until(struct loop *loop, const bool *done)
     while (!atomic_load_acquire(done))
         aio_poll(loop->ctx, true);
     timer_del(&deadline);
+}
+
+/* Until ctx, another thread's, is about to sleep or asleep. */
+static inline void wait_for_sleep(const AioContext *ctx)
+{
+    while (atomic_load_acquire(&ctx->bell.words->notify_me) == 0)
+        sched_yield();
 }
 
 /* Callbacks that most cases need. */

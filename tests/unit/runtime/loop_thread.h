@@ -10,7 +10,6 @@
 #include <assert.h>
 #include <pthread.h>
 #include <stdbool.h>
-#include <time.h>
 
 #include "runtime/aio.h"
 #include "runtime/atomic.h"

@@ -9,7 +9,6 @@
  *       outer_deinit(&outer);
  */
 #include <fcntl.h>
-#include <pthread.h>
 #include <sched.h>
 
 #include "runtime/gsource.h"
@@ -114,8 +113,7 @@ static inline void *schedule_again_and_again(void *opaque)
         while (atomic_load_acquire(&player->n_run) < i)
             sched_yield();
         if (i % 16 == 0)
-            while (atomic_load_acquire(&player->ctx->bell.words->notify_me) == 0)
-                sched_yield(); /* until the loop goes to sleep */
+            wait_for_sleep(player->ctx);
         assert_int_equal(aio_bh_schedule_oneshot(player->ctx, answer, player), 0);
     }
     return NULL;

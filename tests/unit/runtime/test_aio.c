@@ -283,12 +283,6 @@ static void notification_before_a_blocking_poll_lets_it_return_once(void **state
     assert_false(doorbell_is_rung(&loop->ctx->bell));
 }
 
-static void wait_for_sleep(AioContext *ctx)
-{
-    while (atomic_load_acquire(&ctx->bell.words->notify_me) == 0)
-        sched_yield();
-}
-
 struct wake {
     AioContext *receiver;
     bool sent;

@@ -5,7 +5,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#include "runtime/atomic.h"
 #include "runtime/uring.h"
 #include "tests/unit/runtime/disk_fixture.h"
 

@@ -407,14 +407,17 @@ static void schedule_on_top_of_idle_is_urgent_and_progress(void **state)
     bh_delete(bh);
 }
 
+struct idle_there {
+    AioContext *ctx;
+    BH *bh;
+};
+
 static void *schedule_idle_when_asleep(void *opaque)
 {
-    BH *bh = opaque;
-    AioContext *ctx = ((AioContext **)bh)[0]; /* its first field */
+    struct idle_there *there = opaque;
 
-    while (atomic_load_acquire(&ctx->bell.words->notify_me) == 0)
-        sched_yield();
-    bh_schedule_idle(bh);
+    wait_for_sleep(there->ctx);
+    bh_schedule_idle(there->bh);
     return NULL;
 }
 
@@ -423,9 +426,10 @@ static void idle_bh_of_another_thread_wakes_a_sleeping_loop(void **state)
     struct loop *loop = *state;
     bool ran = false;
     BH *bh = aio_bh_new(loop->ctx, set_flag, &ran);
+    struct idle_there there = {loop->ctx, bh};
     pthread_t thread;
 
-    assert_int_equal(pthread_create(&thread, NULL, schedule_idle_when_asleep, bh), 0);
+    assert_int_equal(pthread_create(&thread, NULL, schedule_idle_when_asleep, &there), 0);
     loop_until(loop, &ran);
     pthread_join(thread, NULL);
     bh_delete(bh);

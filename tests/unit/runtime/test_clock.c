@@ -147,8 +147,7 @@ static void *make_it_due_when_asleep(void *opaque)
 {
     struct far_timer *t = opaque;
 
-    while (atomic_load_acquire(&t->ctx->bell.words->notify_me) == 0)
-        sched_yield();
+    wait_for_sleep(t->ctx);
     timer_mod_ns(&t->timer, 0);
     return NULL;
 }
@@ -210,8 +209,7 @@ static void *move_clock_when_asleep(void *opaque)
 {
     struct far_timer *t = opaque;
 
-    while (atomic_load_acquire(&t->ctx->bell.words->notify_me) == 0)
-        sched_yield();
+    wait_for_sleep(t->ctx);
     aio_virtual_clock_advance_ns(t->ctx, 10);
     return NULL;
 }
@@ -376,8 +374,7 @@ static void *start_clock_when_asleep(void *opaque)
 {
     struct far_timer *t = opaque;
 
-    while (atomic_load_acquire(&t->ctx->bell.words->notify_me) == 0)
-        sched_yield();
+    wait_for_sleep(t->ctx);
     aio_clock_enable(t->ctx, AIO_CLOCK_VIRTUAL, true);
     return NULL;
 }

@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <execinfo.h>
 #include <fenv.h>
-#include <stdlib.h>
 
 #include "runtime/atomic.h"
 #include "runtime/coroutine_sanitize.h"

@@ -3,7 +3,6 @@
  * What a switch of stacks keeps: registers and floating-point control words, in each variant that a
  * processor may get.
  */
-#include <assert.h>
 #include <fenv.h>
 #include <setjmp.h>
 #include <stdarg.h>

@@ -5,7 +5,6 @@
  */
 #include "tests/unit/runtime/loop_thread.h"
 
-#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

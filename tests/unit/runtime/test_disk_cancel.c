@@ -3,7 +3,6 @@
 
 #include <sys/stat.h>
 
-#include "runtime/atomic.h"
 #include "tests/unit/runtime/disk_fixture.h"
 
 #define MS_NS ((int64_t)1000 * 1000)

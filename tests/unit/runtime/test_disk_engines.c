@@ -5,7 +5,6 @@
  */
 #include <pthread.h>
 
-#include "runtime/atomic.h"
 #include "tests/unit/runtime/disk_fixture.h"
 
 /* Coroutines that each sync once, which every engine does asynchronously. */

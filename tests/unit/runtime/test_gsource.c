@@ -158,8 +158,7 @@ static void *arm_timer(void *opaque)
 {
     AioTimer *timer = opaque;
 
-    while (atomic_load_acquire(&timer->ctx->bell.words->notify_me) == 0)
-        sched_yield();
+    wait_for_sleep(timer->ctx);
     timer_mod_ns(timer, aio_clock_ns());
     return NULL;
 }
@@ -214,8 +213,7 @@ static void *send_to_queue(void *opaque)
 {
     struct sender *sender = opaque;
 
-    while (atomic_load_acquire(&sender->ctx->bell.words->notify_me) == 0)
-        sched_yield();
+    wait_for_sleep(sender->ctx);
     atomic_store_release(&sender->queue->has_work, true);
     aio_notify(sender->ctx);
     return NULL;

@@ -363,12 +363,6 @@ static void fd_far_up_is_watched_like_any_other(void **state)
 
 /* ---- another thread changes the set ---- */
 
-static void wait_for_sleep(AioContext *ctx)
-{
-    while (atomic_load_acquire(&ctx->bell.words->notify_me) == 0)
-        sched_yield();
-}
-
 static void *watch_when_asleep(void *opaque)
 {
     struct end *end = opaque;

@@ -15,8 +15,6 @@
 
 #include <cmocka.h>
 
-#include "runtime/atomic.h"
-
 #define N_SLOTS 16
 #define N_WORDS (RING_PAYLOAD_BYTES / sizeof(uint64_t))
 #define N_PASS  200000

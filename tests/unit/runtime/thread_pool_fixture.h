@@ -7,15 +7,12 @@
  *       start(&call) runs call.func in a worker; poll_until(ctx, &n_ended, 1)
  *       close_gate(); work wait_at_gate() waits there until open_gate_when_waiting(n)
  */
-#include <errno.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
-#include <stdlib.h>
 
 #include <cmocka.h>
 
-#include "runtime/atomic.h"
 #include "runtime/context.h"
 #include "runtime/pool_work.h"
 
