@@ -257,13 +257,18 @@ USES_CURRENT void co_enter_in(AioContext *ctx, Coroutine *co)
     }
 }
 
-void coroutine_enter(Coroutine *co)
+void co_enter_unclaimed(AioContext *ctx, Coroutine *co)
 {
     const char *holder = atomic_load_acquire(&co->scheduled); /* CLAIM in co_schedule.c */
 
     if (unlikely(holder))
         bug("coroutine %s was entered, but is scheduled by %s", co->name, holder);
-    co_enter_in(aio_context_current(), co);
+    co_enter_in(ctx, co);
+}
+
+void coroutine_enter(Coroutine *co)
+{
+    co_enter_unclaimed(aio_context_current(), co);
 }
 
 void coroutine_enter_if_inactive(Coroutine *co)

@@ -71,6 +71,9 @@ static_assert(offsetof(Coroutine, next) == 64, "one cache line for the switch");
 /* Enters co in ctx, this thread's, and then whom it woke. Nobody holds the right to enter co. */
 void co_enter_in(AioContext *ctx, Coroutine *co);
 
+/* The same, but aborts where somebody holds it. */
+void co_enter_unclaimed(AioContext *ctx, Coroutine *co);
+
 /* Takes the right to enter co for site; aborts, naming both, where somebody has it. Context: any
  * thread. */
 void co_claim(Coroutine *co, const char *site);

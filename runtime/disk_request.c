@@ -8,7 +8,7 @@
  */
 #include <assert.h>
 
-#include "runtime/context.h"
+#include "runtime/coroutine_inside.h"
 #include "runtime/disk_kernel.h"
 
 #define DEFAULT_BATCH 32
@@ -94,7 +94,7 @@ bool disk_dispatch_completed(AioContext *ctx)
     /* A nested loop may have dispatched some of the n. */
     for (; n > 0 && ctx->completed.first; n--) {
         ctx->disk.n_completed--;
-        coroutine_enter(disk_queue_pop(&ctx->completed)->co);
+        co_enter_unclaimed(ctx, disk_queue_pop(&ctx->completed)->co);
     }
     return progress;
 }

@@ -326,6 +326,40 @@ static void cached_reads_do_not_keep_the_loop_from_its_timers(void **state)
     on_each_engine(read_until_a_timer_says_stop, NULL, true);
 }
 
+static void sync_at_home(void *opaque)
+{
+    struct runner *runner = opaque;
+
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(co_fdatasync(runner->f->fd), 0);
+        assert_ptr_equal(coroutine_get_aio_context(coroutine_self()), runner->f->ctx);
+    }
+    --*runner->n_left;
+}
+
+static void sync_in_a_loop_that_is_not_current(struct fixture *f)
+{
+    struct aio_config config = {.engine = AIO_ENGINE_THREADS};
+    unsigned n_left = 1;
+    struct runner runner = {.f = f, .n_left = &n_left};
+    AioContext *other;
+
+    assert_int_equal(aio_context_new(&config, &other), 0);
+    aio_poll(f->ctx, false);
+    aio_context_set_current(NULL);
+    aio_context_set_current(other);
+    aio_co_schedule(f->ctx, coroutine_create(sync_at_home, &runner));
+    poll_until_zero(f->ctx, &n_left);
+    aio_context_set_current(NULL);
+    aio_context_unref(other);
+    aio_context_set_current(f->ctx);
+}
+
+static void a_coroutine_goes_on_in_the_context_of_its_request(void **state)
+{
+    on_each_engine(sync_in_a_loop_that_is_not_current, NULL, true);
+}
+
 static void do_nothing(struct fixture *f)
 {
 }
@@ -459,6 +493,7 @@ int main(void)
         cmocka_unit_test(direct_io_reaches_the_file),
         cmocka_unit_test(hundreds_of_coroutines_share_32_places),
         cmocka_unit_test(cached_reads_do_not_keep_the_loop_from_its_timers),
+        cmocka_unit_test(a_coroutine_goes_on_in_the_context_of_its_request),
         cmocka_unit_test(a_context_that_never_did_io_is_freed),
         cmocka_unit_test(no_room_for_a_linux_aio_context_is_an_error),
         cmocka_unit_test(any_depth_will_do_for_a_ring),
