@@ -102,6 +102,25 @@ NOTICED("co_mutex.c", leave_token, store_release, 1, relax,
 NOTICED("co_queue.c", set_first, store_relaxed, 1, swap,
     "one_at_a_time_has_the_only_one_and_each_gets_it")
 
+HARMLESS("co_schedule.c", co_claim, cas_seq, 1, relax,
+    "who may claim it has learnt, by a lock or a list, that it waits again")
+HARMLESS("co_schedule.c", co_claim, cas_seq, 1, split,
+    "two that claim it at once break the contract, and are told of it less surely")
+HARMLESS("co_schedule.c", co_unclaim, store_release, 1, relax,
+    "who may claim it has learnt, by a lock or a list, that it waits again")
+NOTICED("co_schedule.c", co_unclaim, store_release, 1, swap,
+    "wakes_of_two_threads_at_once_are_both_heard")
+NOTICED("co_schedule.c", co_schedule_claimed, cas_seq, 1, relax,
+    "wakes_of_two_threads_at_once_are_both_heard")
+NOTICED("co_schedule.c", co_schedule_claimed, cas_seq, 1, split,
+    "wakes_of_two_threads_at_once_are_both_heard")
+NOTICED("co_schedule.c", take_scheduled, xchg_seq, 1, relax,
+    "wakes_of_two_threads_at_once_are_both_heard")
+NOTICED("co_schedule.c", take_scheduled, xchg_seq, 1, split,
+    "wakes_of_two_threads_at_once_are_both_heard")
+HARMLESS("co_schedule.c", coroutine_context_deinit, load_acquire, 1, relax,
+    "a context ends once everybody has let it go, which orders more")
+
 NOTICED("co_semaphore.c", take_quickly, cas_seq, 1, relax,
     "one_at_a_time_has_the_only_one_and_each_gets_it")
 NOTICED("co_semaphore.c", take_quickly, cas_seq, 1, split,
@@ -118,6 +137,13 @@ NOTICED("co_semaphore.c", leave, store_release, 1, relax,
     "one_at_a_time_has_the_only_one_and_each_gets_it")
 HARMLESS("co_semaphore.c", leave, store_release, 1, swap,
     "what follows lets a mutex go, which all stores are made before")
+
+HARMLESS("coroutine.c", note_enter, store_relaxed, 1, swap,
+    "whoever looks on from outside reads what was, at any time")
+HARMLESS("coroutine.c", coroutine_enter, load_acquire, 1, relax,
+    "a check for broken contracts")
+HARMLESS("coroutine.c", coroutine_yield_at, store_relaxed, 1, swap,
+    "whoever looks on from outside reads what was, at any time")
 
 HARMLESS("doorbell.c", doorbell_nudge_home, load_acquire, 1, relax,
     "the wait that ended was a system call, which nothing overtakes")

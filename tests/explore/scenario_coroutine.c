@@ -49,6 +49,8 @@ static struct {
     uint32_t was_in[2];
     uint32_t ends[2]; /* each loop's own */
     Coroutine *waiter;
+    Coroutine *sleepers[2];
+    uint32_t told[2];
 } s;
 
 static void begin(void)
@@ -145,6 +147,40 @@ static void send_waiting(void)
     turn_until_end();
 }
 
+/* ---- two that are woken by two threads at once ---- */
+
+static void coroutine_fn wait_once(void *opaque)
+{
+    Coroutine **self = opaque;
+
+    *self = coroutine_self();
+    coroutine_yield();
+    explorer_check(here() == 0);
+    explorer_check(s.told[self - s.sleepers]);
+    s.n_run++;
+}
+
+static void run_two(void)
+{
+    aio_context_set_current(&s.contexts[0]);
+    for (int i = 0; i < 2; i++)
+        coroutine_enter(coroutine_create(wait_once, &s.sleepers[i]));
+    explorer_post(&s.sleepers[0]);
+    explorer_post(&s.sleepers[1]);
+    while (s.n_run < 2)
+        aio_poll(&s.contexts[0], true);
+}
+
+/* Threads 1 and 2 wake one each. */
+static void wake_one(void)
+{
+    uint32_t i = here() - 1;
+
+    explorer_wait(&s.sleepers[i]);
+    s.told[i] = true;
+    aio_co_wake(s.sleepers[i]);
+}
+
 /* Wrong: hands itself over while it still runs here. */
 static void coroutine_fn move_too_early(void *opaque)
 {
@@ -177,6 +213,9 @@ const struct scenario coroutine_scenarios[] = {
         {{"home", send_about}, {"away", run_loop}}},
     {"a_wake_by_another_thread_before_the_yield_is_not_lost", begin, NULL, DAILY, LONG,
         {{"home", send_waiting}, {"away", run_loop}}},
+    {"wakes_of_two_threads_at_once_are_both_heard", begin, NULL,
+        {.preemptions = 2, .stale_loads = 1}, LONG,
+        {{"home", run_two}, {"first", wake_one}, {"second", wake_one}}},
     {"wrong: a coroutine hands itself over while it runs", begin, NULL, DAILY, LONG,
         {{"home", send_too_early}, {"away", run_loop}}},
     {NULL},
