@@ -102,6 +102,29 @@ NOTICED("co_mutex.c", leave_token, store_release, 1, relax,
 NOTICED("co_queue.c", set_first, store_relaxed, 1, swap,
     "one_at_a_time_has_the_only_one_and_each_gets_it")
 
+NOTICED("co_rwlock.c", set_writer, store_relaxed, 1, swap,
+    "a_writer_is_alone_and_readers_see_what_it_wrote")
+NOTICED("co_rwlock.c", enter, or_seq, 1, relax,
+    "a_writer_is_alone_and_readers_see_what_it_wrote")
+NOTICED("co_rwlock.c", enter, or_seq, 1, split,
+    "a_writer_is_alone_and_readers_see_what_it_wrote")
+NOTICED("co_rwlock.c", serve, store_release, 1, relax,
+    "who_changes_over_keeps_others_out_of_it")
+HARMLESS("co_rwlock.c", serve, store_release, 1, swap,
+    "what follows lets a mutex go, which all stores are made before")
+NOTICED("co_rwlock.c", take_quickly, cas_seq, 1, relax,
+    "a_writer_is_alone_and_readers_see_what_it_wrote")
+NOTICED("co_rwlock.c", take_quickly, cas_seq, 1, split,
+    "a_writer_is_alone_and_readers_see_what_it_wrote")
+NOTICED("co_rwlock.c", change_quickly, cas_seq, 1, relax,
+    "who_changes_over_keeps_others_out_of_it")
+NOTICED("co_rwlock.c", change_quickly, cas_seq, 1, split,
+    "who_changes_over_keeps_others_out_of_it")
+NOTICED("co_rwlock.c", co_rwlock_unlock, cas_seq, 1, relax,
+    "a_writer_is_alone_and_readers_see_what_it_wrote")
+NOTICED("co_rwlock.c", co_rwlock_unlock, cas_seq, 1, split,
+    "a_writer_is_alone_and_readers_see_what_it_wrote")
+
 HARMLESS("co_schedule.c", co_claim, cas_seq, 1, relax,
     "who may claim it has learnt, by a lock or a list, that it waits again")
 HARMLESS("co_schedule.c", co_claim, cas_seq, 1, split,

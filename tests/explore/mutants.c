@@ -17,7 +17,7 @@ static const char *const mutation_names[] = {[MUTATION_none] = "none",
 
 #define N_MUTATIONS (sizeof mutation_names / sizeof mutation_names[0])
 
-static const char *const files[] = {"aio_wait.c", "bh.c", "co_mutex.c", "co_queue.c",
+static const char *const files[] = {"aio_wait.c", "bh.c", "co_mutex.c", "co_queue.c", "co_rwlock.c",
     "co_schedule.c", "co_semaphore.c", "coroutine.c", "doorbell.c", "doorbell.h", "lockcnt.c",
     "ring.c"};
 #define N_FILES (sizeof files / sizeof files[0])

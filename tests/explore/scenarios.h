@@ -11,10 +11,12 @@
 #define SCENARIO_GROUPS(X) \
     X(bh)                  \
     X(co_mutex)            \
+    X(co_rwlock)           \
     X(co_semaphore)        \
     X(coroutine)           \
     X(doorbell)            \
     X(lockcnt)             \
+    X(memory)              \
     X(ring)
 
 #define X(name) extern const struct scenario name##_scenarios[];
