@@ -65,6 +65,7 @@ int main(void)
     aio_bh_schedule_oneshot(helper, stop_helper, NULL);
     pthread_join(thread, NULL);
     aio_context_unref(helper);
+    aio_context_set_current(NULL);
     aio_context_unref(ctx);
     return 0;
 }

@@ -269,15 +269,17 @@ static bool run_timers(AioContext *ctx)
     return true;
 }
 
-void context_begin_turn(AioContext *ctx)
+AioContext *context_begin_turn(AioContext *ctx)
 {
     assert(!in_coroutine()); /* it would run others on a stack that is not the loop's */
     ctx->nesting++;
+    ctx->is_bound = true;
     ctx->note_clock.uses_left = 0;
     count_turn(ctx);
+    return context_replace_turning(ctx);
 }
 
-bool context_end_turn(AioContext *ctx)
+bool context_end_turn(AioContext *ctx, AioContext *outer)
 {
     bool progress = run_completions(ctx);
 
@@ -287,6 +289,7 @@ bool context_end_turn(AioContext *ctx)
     if (--ctx->nesting == 0 && handlers_are_deleted(ctx))
         handlers_free_deleted(ctx);
     progress |= run_timers(ctx);
+    context_replace_turning(outer);
     return progress;
 }
 
@@ -294,9 +297,9 @@ bool aio_poll(AioContext *ctx, bool blocking)
 {
     context_check_home(ctx);
     PROBE2(poll_begin, ctx, blocking);
-    context_begin_turn(ctx);
+    AioContext *outer = context_begin_turn(ctx);
     wait_for_events(ctx, blocking);
-    bool progress = context_end_turn(ctx);
+    bool progress = context_end_turn(ctx, outer);
 
     PROBE2(poll_end, ctx, progress);
     return progress;

@@ -10,6 +10,7 @@
  *              aio_context_set_current(ctx);
  *              aio_set_fd_handler(ctx, fd, on_readable, NULL, NULL, NULL, opaque);
  *              while (!done) aio_poll(ctx, true);
+ *              aio_context_set_current(NULL);
  *              aio_context_unref(ctx);
  * Concurrency: a context has one home thread: the first that makes it current, or polls it. Only
  *              that one may call aio_poll(). What may be called from elsewhere says so.
@@ -76,13 +77,15 @@ struct aio_config {
 int aio_context_new(const struct aio_config *config, AioContext **ret_ctx);
 
 /* Context: any thread. The last unref frees, and aborts naming what should not be left: a bottom
- * half still queued and not deleted, an armed timer. */
+ * half still queued and not deleted, an armed timer. In the thread whose current context it is it
+ * takes that back; another thread's must have been taken back before. */
 AioContext *aio_context_ref(AioContext *ctx);
 void aio_context_unref(AioContext *ctx);
 
-/* The context whose home is this thread, or NULL. A thread sets it once (NULL takes it back; where
- * it was never polled, another thread may then become its home). Aborts where another thread is
- * ctx's home. */
+/* The context that this thread turns, innermost first; between turns the one that it has set, or
+ * NULL. A thread sets one, NULL takes that back; another thread may then become the home of one
+ * that has never turned and whose io_uring was not used (aio_register.h, aio_sqe.h and disk requests
+ * do). Aborts where another thread is ctx's home. */
 AioContext *aio_context_current(void);
 void aio_context_set_current(AioContext *ctx);
 
@@ -217,7 +220,9 @@ bool aio_bh_poll(AioContext *ctx);
  * first in the next. What a nested turn finds ready comes behind what the outer one has left.
  *
  * A handler that was taken off is not called again, also when a callback of the same turn took it
- * off (in another thread, one that runs already goes on to its end). Take fd off before closing it.
+ * off (in another thread, one that runs already goes on to its end). Take fd off before closing it:
+ * then its file is gone once it is closed, as long as ctx is current in the thread that does so; the
+ * io_uring of another thread's may hold it until that one's next turn, which has been told.
  * Returns 0, -ENOMEM, -ENOSPC (fs.epoll.max_user_watches), -EBADF, or -EPERM: fd can't be waited
  * for (a regular file, /dev/null); poll(2) would call it ready always, and so the loop would never
  * sleep: read it with sherd/disk.h; -EMFILE: that takes an fd to find out. On an error what was

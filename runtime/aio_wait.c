@@ -23,7 +23,8 @@
 
 static void add_waiter(AioContext *ctx, int n)
 {
-    assert(aio_context_current() == ctx && !in_coroutine());
+    context_check_home(ctx);
+    assert(!in_coroutine());
     atomic_store_relaxed(&ctx->n_waiters, ctx->n_waiters + (uint32_t)n); /* KICK */
 }
 

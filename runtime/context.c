@@ -27,25 +27,51 @@
 
 /* ---- the thread's context ---- */
 
-static __thread AioContext *current_context;
+/* The one that turns goes before the one that was set: it need not be the same, where a thread is
+ * home of several. */
+static __thread struct thread_contexts {
+    AioContext *current; /* either of the two */
+    AioContext *set;
+    AioContext *turning; /* in the innermost turn */
+} thread;
 
 /* Never inlined: a coroutine may go on in another thread, and must not keep the variable's address
  * of the first. */
 __attribute__((noinline)) AioContext *aio_context_current(void)
 {
     __asm__ volatile("");
-    return current_context;
+    return thread.current;
 }
 
 __attribute__((noinline)) void aio_context_set_current(AioContext *ctx)
 {
     __asm__ volatile("");
-    assert(!current_context || !ctx);
+    assert(!thread.set || !ctx);
     if (ctx)
         context_check_home(ctx); /* what its home thread does needs no atomics, so there is one */
-    else if (current_context && current_context->instruments.counters->polls == 0)
-        current_context->has_home = false;
-    current_context = ctx;
+    else if (thread.set && !thread.set->is_bound)
+        thread.set->has_home = false;
+    thread.set = ctx;
+    if (!thread.turning)
+        thread.current = ctx;
+}
+
+__attribute__((noinline)) AioContext *context_replace_turning(AioContext *ctx)
+{
+    __asm__ volatile("");
+    AioContext *before = thread.turning;
+
+    thread.turning = ctx;
+    thread.current = ctx ? ctx : thread.set;
+    return before;
+}
+
+static void forget_if_current(const AioContext *ctx)
+{
+    if (thread.set == ctx)
+        thread.set = NULL;
+    if (thread.current == ctx)
+        thread.current = NULL;
 }
 
 /* ---- the lock for users ---- */
@@ -277,6 +303,7 @@ static void context_free(AioContext *ctx)
     pthread_mutex_destroy(&ctx->user_lock);
     disk_deinit(ctx);
     free(ctx->own_instruments);
+    forget_if_current(ctx);
     free(ctx);
 }
 

@@ -69,6 +69,7 @@ struct AioContext {
     /* The owner loop's own. */
     pthread_t home __attribute__((aligned(CONTEXT_LINE)));
     bool has_home;
+    bool is_bound;    /* it has turned or its ring is in use: home stays */
     uint32_t nesting; /* aio_poll calls on the stack */
     BH *bh_own;       /* scheduled by this thread */
     BH **bh_own_last;
@@ -140,11 +141,15 @@ int64_t context_sleep_begins(AioContext *ctx, int64_t timeout_ns);
 int64_t context_sleep_ends(AioContext *ctx, int64_t begin_ns);
 
 /* aio_poll() without its wait: makes the calling thread the context's home, or asserts that it is;
- * begins a turn; runs all that is ready, ends the turn and returns progress. gsource.c has another
+ * begins a turn, which makes ctx current, and returns what context_end_turn() needs to know of the
+ * turn around it; runs all that is ready, ends the turn and returns progress. gsource.c has another
  * wait in between. Context: owner loop. */
 void context_check_home(AioContext *ctx);
-void context_begin_turn(AioContext *ctx);
-bool context_end_turn(AioContext *ctx);
+AioContext *context_begin_turn(AioContext *ctx);
+bool context_end_turn(AioContext *ctx, AioContext *outer);
+
+/* From now on ctx (NULL: none) is the one that turns in this thread. Returns which one it was. */
+AioContext *context_replace_turning(AioContext *ctx);
 
 /* Hands deferred disk requests to the kernel and rings whom the sources pushed to: before a wait.
  * Context: owner loop. */

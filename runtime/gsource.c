@@ -170,28 +170,19 @@ static gboolean check(GSource *source)
     return until_due_ns(s) == 0 || sources_pending(s->ctx);
 }
 
-static void replace_current(AioContext *ctx)
-{
-    aio_context_set_current(NULL);
-    aio_context_set_current(ctx);
-}
-
 static gboolean dispatch(GSource *source, GSourceFunc callback, gpointer opaque)
 {
     struct context_source *s = of(source);
     AioContext *ctx = s->ctx;
-    AioContext *before = aio_context_current();
 
     s->due_ns = INT64_MAX;
-    replace_current(ctx);
     PROBE2(poll_begin, ctx, false);
-    context_begin_turn(ctx);
+    AioContext *outer = context_begin_turn(ctx);
     if (!s->collected)
         collect(s);
-    bool progress = context_end_turn(ctx);
+    bool progress = context_end_turn(ctx, outer);
 
     PROBE2(poll_end, ctx, progress);
-    replace_current(before);
     return G_SOURCE_CONTINUE;
 }
 

@@ -13,6 +13,7 @@
  *              g_source_attach(source, NULL);
  *              g_source_unref(source);
  *              g_main_loop_run(loop);       instead of while (!done) aio_poll(ctx, true);
+ *              aio_context_set_current(NULL);
  *              aio_context_unref(ctx);      takes the source off
  * Concurrency: the thread that iterates the GMainContext is the context's home. It may call
  *              aio_poll() too, in callbacks and in between. All that other threads may do to a

@@ -43,6 +43,7 @@ void explorer_assert_fail(const char *text, const char *file, unsigned line, con
 /* What parts.c has in place of the rest of runtime/. */
 #define aio_context_current          parts_aio_context_current
 #define aio_context_set_current      parts_aio_context_set_current
+#define context_replace_turning      parts_context_replace_turning
 #define aio_context_ref              parts_aio_context_ref
 #define aio_context_unref            parts_aio_context_unref
 #define handlers_dispatch            parts_handlers_dispatch

@@ -6,8 +6,11 @@
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 
+#include "runtime/aio_wait.h"
+#include "runtime/co_sleep.h"
 #include "runtime/coroutine.h"
 #include "runtime/source.h"
+#include "runtime/thread_pool.h"
 #include "tests/unit/runtime/death.h"
 
 static const struct aio_counters *counters(const struct loop *loop)
@@ -143,6 +146,11 @@ static void poll_from_a_thread_that_is_not_home_aborts(void **state)
     assert_bug(poll_from_two_threads, "home");
 }
 
+static int return_seven(void *opaque)
+{
+    return 7;
+}
+
 static void *make_current(void *opaque)
 {
     aio_context_set_current(opaque);
@@ -180,6 +188,88 @@ static void a_context_never_polled_may_become_anothers(void **state)
     }
     aio_poll(ctx, false);
     aio_context_unref(ctx);
+}
+
+static void end_of_a_context_leaves_the_thread_without_one(void **state)
+{
+    struct loop *loop = *state;
+    AioContext *ctx = new_context(loop->engine);
+
+    aio_context_set_current(NULL);
+    aio_context_set_current(ctx);
+    aio_poll(ctx, false);
+    aio_context_unref(ctx);
+    assert_null(aio_context_current());
+    aio_notify(loop->ctx); /* counts in the sender's context */
+    aio_context_set_current(loop->ctx);
+}
+
+struct turn_of_another {
+    AioContext *ctx, *other;
+    AioContext *seen, *seen_within, *seen_after;
+};
+
+static void note_within(void *opaque)
+{
+    struct turn_of_another *t = opaque;
+
+    t->seen_within = aio_context_current();
+}
+
+static void turn_the_other(void *opaque)
+{
+    struct turn_of_another *t = opaque;
+
+    t->seen = aio_context_current();
+    assert_int_equal(aio_bh_schedule_oneshot(t->other, note_within, t), 0);
+    assert_false(AIO_WAIT_WHILE(t->ctx, false)); /* this thread is its home too */
+    assert_true(aio_poll(t->other, false));
+    t->seen_after = aio_context_current();
+}
+
+static void a_turn_makes_its_context_current(void **state)
+{
+    struct loop *loop = *state;
+    AioContext *ctx = new_context(loop->engine);
+    struct turn_of_another t = {.ctx = loop->ctx, .other = loop->ctx};
+
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(aio_bh_schedule_oneshot(ctx, turn_the_other, &t), 0);
+        assert_true(aio_poll(ctx, false));
+        assert_ptr_equal(t.seen, ctx);
+        assert_ptr_equal(t.seen_within, loop->ctx);
+        assert_ptr_equal(t.seen_after, ctx);
+        assert_ptr_equal(aio_context_current(), i == 0 ? loop->ctx : NULL);
+        aio_context_set_current(NULL);
+    }
+    aio_context_set_current(loop->ctx);
+    aio_context_unref(ctx);
+}
+
+static void coroutine_of_a_context_that_is_only_polled_waits_there(void *opaque)
+{
+    AioContext *ctx = coroutine_get_aio_context(coroutine_self());
+
+    co_sleep_ns(1);
+    assert_int_equal(thread_pool_submit_co(return_seven, NULL), 7);
+    assert_ptr_equal(coroutine_get_aio_context(coroutine_self()), ctx);
+    assert_ptr_equal(aio_context_current(), ctx);
+    set_flag(opaque);
+}
+
+static void a_thread_may_poll_a_context_that_it_never_made_current(void **state)
+{
+    struct loop *loop = *state;
+    struct loop other = {.ctx = new_context(loop->engine)};
+    bool done = false;
+
+    aio_context_set_current(NULL);
+    aio_co_schedule(
+        other.ctx, coroutine_create(coroutine_of_a_context_that_is_only_polled_waits_there, &done));
+    loop_until(&other, &done);
+    assert_null(aio_context_current());
+    aio_context_unref(other.ctx);
+    aio_context_set_current(loop->ctx);
 }
 
 static void doorbell_and_instruments_handed_in_are_used_and_kept(void **state)
@@ -600,6 +690,9 @@ int main(void)
         LOOP_CASE(poll_from_a_thread_that_is_not_home_aborts),
         LOOP_CASE(being_current_in_a_second_thread_aborts),
         LOOP_CASE(a_context_never_polled_may_become_anothers),
+        LOOP_CASE(end_of_a_context_leaves_the_thread_without_one),
+        LOOP_CASE(a_turn_makes_its_context_current),
+        LOOP_CASE(a_thread_may_poll_a_context_that_it_never_made_current),
         LOOP_CASE(doorbell_and_instruments_handed_in_are_used_and_kept),
         LOOP_CASE(lock_of_the_context_is_recursive_and_the_loop_never_takes_it),
         LOOP_CASE(release_of_a_context_not_acquired_aborts),
