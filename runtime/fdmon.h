@@ -35,6 +35,8 @@ struct aio_handler {
     struct aio_handler *next_ready;  /* ready list; see on_ready_list */
     struct aio_handler *next_submit; /* the io_uring monitor's: changes not yet submitted */
     uint32_t submit_flags;           /* the io_uring monitor's, atomic */
+    uint32_t submit_place;           /* the io_uring monitor's: of its last entry */
+    bool was_closed;                 /* the ppoll monitor's: its fd, while watched */
     bool deleted; /* atomic; not called any more, freed by the outermost dispatch */
     bool on_ready_list;
     struct polled poll; /* poll_mode.c's */

@@ -49,6 +49,7 @@ struct ppoll_monitor {
     struct watched now;
     uint32_t n;
     uint32_t n_changes_seen;
+    uint32_t generation; /* of the fds, for an outer loop */
     bool may_grow;
 
     /* Written under handler_lock. */
@@ -125,10 +126,11 @@ static void remake_array(AioContext *ctx, struct ppoll_monitor *monitor)
     monitor->n = 0;
     for (struct aio_handler *handler = ctx->watched; handler; handler = handler->next) {
         now->handlers[monitor->n] = handler;
-        now->fds[monitor->n++] =
-            (struct pollfd){.fd = handler->fd, .events = (short)handler->events};
+        now->fds[monitor->n++] = (struct pollfd){
+            .fd = handler->was_closed ? -1 : handler->fd, .events = (short)handler->events};
     }
     monitor->n_changes_seen = monitor->n_changes;
+    monitor->generation++;
 }
 
 /* Whether epoll has taken over. Where it can't, it is not asked again: the reason (no memory, no
@@ -171,6 +173,8 @@ static void report(AioContext *ctx, struct ppoll_monitor *monitor, uint32_t i)
 
     if (revents & POLLNVAL) {
         monitor->now.fds[i].fd = -1;
+        monitor->now.handlers[i]->was_closed = true;
+        monitor->generation++;
         revents = POLLERR;
     }
     fdmon_add_ready(ctx, monitor->now.handlers[i], revents);
@@ -308,7 +312,7 @@ static int64_t ppoll_outer_prepare(AioContext *ctx, struct fdmon_fds *ret_fds)
     if (!is_up_to_date(ctx))
         return ctx->monitor->outer_prepare(ctx, ret_fds);
     *ret_fds = (struct fdmon_fds){
-        .fds = monitor->now.fds, .n = monitor->n, .generation = monitor->n_changes_seen};
+        .fds = monitor->now.fds, .n = monitor->n, .generation = monitor->generation};
     return -1;
 }
 

@@ -337,6 +337,36 @@ static void idle_context_does_not_turn(void **state)
     outer_deinit(&outer);
 }
 
+/* GLib knows the fds only as they were when the array last changed. */
+static void fd_closed_while_watched_does_not_make_the_loop_spin(void **state)
+{
+    struct outer outer;
+    struct event events[2];
+    AioTimer timer;
+    unsigned n_turns = 0;
+    bool over = false;
+
+    outer_init(&outer, *state);
+    for (int i = 0; i < 2; i++)
+        event_open_watched(&events[i], outer.ctx);
+    while (g_main_context_iteration(outer.main, FALSE))
+        continue;
+    close(events[0].fd);
+    aio_timer_init(outer.ctx, &timer, set_flag, &over);
+    timer_mod_ns(&timer, aio_clock_ns() + 30 * LOOP_MS);
+    for (; !over; n_turns++) {
+        if (n_turns == 4)
+            event_close(&events[1]); /* a change tells of it no more than its own */
+        g_main_context_iteration(outer.main, TRUE);
+    }
+    assert_in_range(n_turns, 1, 30);
+    assert_in_range(events[0].n_calls, 0, 1);
+    if (n_turns <= 4)
+        event_close(&events[1]);
+    take_off(&events[0]);
+    outer_deinit(&outer);
+}
+
 struct idler {
     BH *bh;
     unsigned n_runs;
@@ -383,6 +413,7 @@ int main(void)
         LOOP_CASE(coroutine_sleeps_and_does_disk_io),
         LOOP_CASE(coroutine_does_disk_io_by_linux_aio),
         LOOP_CASE(idle_context_does_not_turn),
+        LOOP_CASE(fd_closed_while_watched_does_not_make_the_loop_spin),
         LOOP_CASE(idle_bottom_half_that_goes_on_for_ever_leaves_time_to_sleep),
     };
 
