@@ -17,6 +17,7 @@
  *                                              blocks looks at all
  */
 #include <errno.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -62,6 +63,17 @@ bool fdmon_watches_fds(const AioContext *ctx)
     return atomic_load_relaxed(&ctx->n_watched) > ctx->poll.n_silent; /* COUNT */
 }
 
+/* What poll(2) says of a file that has no poll operation; of others, rarely. */
+#define EVERYTHING (POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM)
+
+/* Whether the file may have no poll operation, and be called ready always. */
+static bool seems_ready_always(int fd)
+{
+    struct pollfd pollfd = {.fd = fd, .events = EVERYTHING};
+
+    return poll(&pollfd, 1, 0) == 1 && (pollfd.revents & EVERYTHING) == EVERYTHING;
+}
+
 /* What epoll says of it; it looks at whether the file has a poll operation. */
 static int ask_epoll(int fd)
 {
@@ -82,9 +94,9 @@ int fdmon_check_fd(int fd)
 
     if (fstat(fd, &st) < 0)
         return -errno;
-    /* All kinds but these are made to be waited for; some of these are, as a terminal and
+    /* These are made to be waited for; of the others some are, as an eventfd, a terminal and
      * /proc/mounts. */
-    if (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) || S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode))
-        return ask_epoll(fd);
-    return 0;
+    if (S_ISSOCK(st.st_mode) || S_ISFIFO(st.st_mode))
+        return 0;
+    return seems_ready_always(fd) ? ask_epoll(fd) : 0;
 }

@@ -12,8 +12,13 @@
  * bits set. A handler that was taken off stays in memory while it is on the list or the kernel has
  * a poll for it, whose completion is to come (cancelled or fired, whichever was first).
  *
- * A poll holds a reference to its file. So an fd that was closed after it was taken off is really
- * gone only with the next wait, and a new file with its number is not taken for it.
+ * A poll holds a reference to its file, so a new file with the number of one that was closed is not
+ * taken for it. But who takes an fd off and closes it relies on the file being gone: a listener's
+ * port can be bound again, a peer sees the end. So the home thread ends a poll that the kernel has
+ * at once, with two system calls, and past the submission queue: what has gathered there goes on
+ * gathering, the polls too of handlers that have not been called yet. A handler that has fired in
+ * this turn has its next poll only filled in, and costs nothing: that is who takes itself off, and
+ * most coroutines that waited for an fd.
  *
  * Orderings  first       then        ordered by                        if broken
  *   GLANCE   (nothing)   changed     none: who pushes nudges, and a    a change waits for the next
@@ -73,6 +78,7 @@ static void arm(const AioContext *ctx, struct aio_handler *handler, struct io_ur
     else
         io_uring_prep_poll_add(sqe, handler->fd, handler->events);
     sqe->user_data = uring_handler_tag(handler);
+    handler->submit_place = uring_last_place(ctx);
     atomic_or_seq(&handler->submit_flags, ARMED);
 }
 
@@ -163,6 +169,16 @@ void fdmon_uring_watch_again(AioContext *ctx)
 
 /* ---- the operations ---- */
 
+/* So that the kernel lets go of the file. Its completion comes as from any end of a poll. */
+static void end_poll(AioContext *ctx, struct aio_handler *handler)
+{
+    uint32_t flags = atomic_or_seq(&handler->submit_flags, REMOVE);
+
+    if (!(flags & ARMED) || !uring_is_taken(ctx, handler->submit_place) ||
+        !uring_cancel_now(ctx, uring_handler_tag(handler)))
+        push_changed(uring_of(ctx), handler, REMOVE);
+}
+
 static int update(AioContext *ctx, struct aio_handler *old, struct aio_handler *new_handler)
 {
     struct uring *u = uring_of(ctx);
@@ -172,7 +188,9 @@ static int update(AioContext *ctx, struct aio_handler *old, struct aio_handler *
         if (r < 0)
             return r;
     }
-    if (old)
+    if (old && !new_handler && aio_context_current() == ctx)
+        end_poll(ctx, old);
+    else if (old)
         push_changed(u, old, REMOVE);
     if (new_handler)
         push_changed(u, new_handler, ADD);

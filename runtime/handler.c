@@ -23,6 +23,7 @@
  *   COUNT  (see fdmon.c)
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,11 +45,13 @@ static struct aio_handler describe(int fd, IOHandler *io_read, IOHandler *io_wri
         .opaque = opaque};
 }
 
-/* Makes the table reach fd. */
+/* Makes the table reach fd, where there is one: a number that is none may be of any size. */
 static int reserve_fd(AioContext *ctx, uint32_t fd)
 {
     if (fd < ctx->handlers_capacity)
         return 0;
+    if (fcntl((int)fd, F_GETFD) < 0)
+        return -errno;
     uint32_t capacity = ctx->handlers_capacity ? ctx->handlers_capacity : FIRST_CAPACITY;
 
     while (capacity <= fd)

@@ -78,15 +78,17 @@ static bool kernel_has_more(const struct uring *u)
 
 /* ---- submitting ---- */
 
-static int enable(struct uring *u)
+static int enable(AioContext *ctx)
 {
+    struct uring *u = uring_of(ctx);
+
     if (u->enabled)
         return 0;
     /* Debian's liburing does not export io_uring_enable_rings(). */
     int r = io_uring_register(u->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
     if (r < 0)
         return r;
-    u->enabled = true;
+    u->enabled = ctx->is_bound = true;
     return 0;
 }
 
@@ -101,7 +103,7 @@ static int enter(AioContext *ctx, unsigned to_submit, unsigned min_complete, uns
     struct io_uring_getevents_arg *arg)
 {
     struct uring *u = uring_of(ctx);
-    int r = enable(u);
+    int r = enable(ctx);
 
     if (r < 0)
         return r;
@@ -117,12 +119,45 @@ static int enter(AioContext *ctx, unsigned to_submit, unsigned min_complete, uns
     return r;
 }
 
+/* An idle loop is no load on the disks: only a wait for one counts as such. */
+static unsigned wait_flags(const struct uring *u)
+{
+    return IORING_ENTER_GETEVENTS | (u->n_disk == 0 ? u->enter_flags : 0);
+}
+
 void uring_submit(AioContext *ctx)
 {
     unsigned n = n_unsubmitted(uring_of(ctx));
 
     if (n > 0)
         enter(ctx, n, 0, 0, NULL);
+}
+
+unsigned uring_last_place(const AioContext *ctx)
+{
+    return uring_of(ctx)->sqe_tail - 1;
+}
+
+bool uring_is_taken(const AioContext *ctx, unsigned place)
+{
+    const struct uring *u = uring_of(ctx);
+    unsigned n = n_unsubmitted(u);
+
+    return place - (u->sqe_tail - n) >= n;
+}
+
+bool uring_cancel_now(AioContext *ctx, uint64_t tag)
+{
+    struct uring *u = uring_of(ctx);
+    struct io_uring_sync_cancel_reg wanted = {
+        .addr = tag, .fd = -1, .timeout = {.tv_sec = -1, .tv_nsec = -1}};
+    int r = io_uring_register((unsigned)u->ring.ring_fd, IORING_REGISTER_SYNC_CANCEL, &wanted, 1);
+
+    if (r < 0 && r != -ENOENT)
+        return false;
+    if (kernel_has_more(u))
+        enter(ctx, 0, 0, wait_flags(u), NULL);
+    return true;
 }
 
 static struct io_uring_sqe *next_sqe(struct uring *u)
@@ -181,7 +216,7 @@ static bool submit_all(AioContext *ctx)
 int uring_register(AioContext *ctx, unsigned opcode, const void *arg, unsigned n)
 {
     struct uring *u = uring_of(ctx);
-    int r = enable(u);
+    int r = enable(ctx);
 
     if (r < 0)
         return r;
@@ -222,12 +257,6 @@ static void collect_all(AioContext *ctx)
     while (head != tail && collect_one(ctx, &u->ring.cq.cqes[head & u->ring.cq.ring_mask]))
         head++;
     atomic_store_release(u->ring.cq.khead, head); /* CQFREE */
-}
-
-/* An idle loop is no load on the disks: only a wait for one counts as such. */
-static unsigned wait_flags(const struct uring *u)
-{
-    return IORING_ENTER_GETEVENTS | (u->n_disk == 0 ? u->enter_flags : 0);
 }
 
 static int enter_and_wait(AioContext *ctx, int64_t timeout_ns)

@@ -80,6 +80,16 @@ void uring_put_back_sqe(AioContext *ctx);
 /* Submits what was filled, without waiting. */
 void uring_submit(AioContext *ctx);
 
+/* The place in the submission queue of the entry got last, and whether the kernel has taken the one
+ * that was there: places are used anew after 2^32 entries, and an older one may then seem not to
+ * be. */
+unsigned uring_last_place(const AioContext *ctx);
+bool uring_is_taken(const AioContext *ctx, unsigned place);
+
+/* Ends what the kernel has under way with this tag, and whatever that held, without submitting
+ * anything; its completion is collected by the next wait. False where it can't. */
+bool uring_cancel_now(AioContext *ctx, uint64_t tag);
+
 /* io_uring_register(), in the home thread, once all that was begun is submitted: the kernel looks up
  * a place of a table when it takes the entry. A count or 0, or -errno; -EAGAIN where it takes none
  * now. */

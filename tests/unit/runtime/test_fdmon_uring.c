@@ -18,12 +18,14 @@
 
 #include <cmocka.h>
 
+#include "runtime/aio_register.h"
 #include "runtime/atomic.h"
 #include "runtime/context.h"
 #include "runtime/coroutine.h"
 #include "runtime/disk.h"
 #include "runtime/disk_kernel.h"
 #include "runtime/kernel.h"
+#include "tests/unit/runtime/death.h"
 
 /* What is particular to watching fds through io_uring; what every monitor promises is tested with
  * the loop. */
@@ -415,6 +417,34 @@ static void on_signal(int signal_number)
     n_signals++;
 }
 
+static void *become_home(void *opaque)
+{
+    aio_context_set_current(opaque);
+    return NULL;
+}
+
+static void use_a_ring_and_give_it_away(void)
+{
+    AioContext *ctx;
+    pthread_t thread;
+    int fd = 0;
+
+    if (new_uring_context(&ctx) < 0)
+        return;
+    aio_context_set_current(ctx);
+    if (aio_register_files(&fd, 1) < 0)
+        return;
+    aio_context_set_current(NULL);
+    pthread_create(&thread, NULL, become_home, ctx);
+    pthread_join(thread, NULL);
+}
+
+/* The kernel knows one thread that may submit. */
+static void a_ring_in_use_has_its_home_for_good(void **state)
+{
+    assert_bug(use_a_ring_and_give_it_away, "home");
+}
+
 static void signals_in_a_wait_cost_neither_events_nor_timers(void **state)
 {
     AioContext *ctx = *state;
@@ -629,6 +659,7 @@ int main(void)
         CASE(a_handler_may_be_taken_off_by_a_thread_while_it_fires),
         CASE(a_sleeping_loop_takes_a_threads_change_over),
         cmocka_unit_test(a_ring_made_here_works_in_the_thread_that_polls_it),
+        cmocka_unit_test(a_ring_in_use_has_its_home_for_good),
         CASE(signals_in_a_wait_cost_neither_events_nor_timers),
         CASE(looking_at_a_quiet_ring_costs_no_system_call),
         CASE(looking_at_a_ring_with_many_idle_fds_costs_no_system_call),

@@ -2,9 +2,11 @@
 #include "tests/unit/runtime/loop_fixture.h"
 
 #include <fcntl.h>
+#include <linux/landlock.h>
 #include <pthread.h>
 #include <sched.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 
 /* One end of a pair of sockets that is watched, and what its callbacks did. */
 struct end {
@@ -344,6 +346,114 @@ static void what_cannot_be_watched_is_refused_and_changes_nothing(void **state)
     close(file);
 }
 
+static void number_far_up_that_is_no_fd_costs_no_memory(void **state)
+{
+    struct loop *loop = *state;
+
+    assert_int_equal(
+        aio_set_fd_handler(loop->ctx, 1 << 22, on_read, NULL, NULL, NULL, NULL), -EBADF);
+    assert_true(loop->ctx->handlers_capacity < 1 << 22);
+}
+
+/* Kinds of an anonymous inode without a poll operation: poll(2) says that they are always ready. */
+static void file_of_no_type_that_cannot_be_waited_for_is_refused(void **state)
+{
+    struct loop *loop = *state;
+    struct landlock_ruleset_attr attr = {.handled_access_fs = LANDLOCK_ACCESS_FS_EXECUTE};
+    int fd = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof attr, 0);
+
+    if (fd < 0)
+        skip(); /* this kernel has none */
+    assert_int_equal(aio_set_fd_handler(loop->ctx, fd, on_read, NULL, NULL, NULL, NULL), -EPERM);
+    close(fd);
+}
+
+/* All that these say at once is what poll(2) says of a file that has no poll operation. */
+static void socket_that_is_ready_for_all_is_watched(void **state)
+{
+    struct loop *loop = *state;
+    struct end end;
+
+    open_end(loop, &end);
+    send_byte(&end);
+    watch(&end, on_read_drain, NULL);
+    loop_until(loop, &end.called);
+    close_end(&end);
+}
+
+static void expect_end_of_file(const struct end *end)
+{
+    char byte;
+
+    assert_int_equal(recv(end->peer, &byte, 1, MSG_DONTWAIT), 0);
+}
+
+static void close_and_expect_end_of_file(void *opaque)
+{
+    struct end *end = opaque;
+
+    unwatch(end);
+    close(end->fd);
+    expect_end_of_file(end);
+    close(end->peer);
+    set_flag(&end->called);
+}
+
+/* A monitor that keeps the file open would keep a listener's port from being bound again. */
+static void fd_taken_off_and_closed_is_gone_at_once(void **state)
+{
+    struct loop *loop = *state;
+    struct end end;
+
+    for (int i = 0; i < 8; i++) {
+        open_end(loop, &end);
+        watch(&end, on_read, i & 4 ? on_write : NULL);
+        for (int turn = 0; turn < (i & 1) * 3; turn++)
+            aio_poll(loop->ctx, false);
+        if (i & 2) {
+            end.called = false;
+            assert_int_equal(
+                aio_bh_schedule_oneshot(loop->ctx, close_and_expect_end_of_file, &end), 0);
+            loop_until(loop, &end.called);
+        } else {
+            close_and_expect_end_of_file(&end);
+        }
+    }
+}
+
+static void close_sibling(void *opaque)
+{
+    struct end *end = opaque;
+
+    on_read_drain(end);
+    if (end->other->fd >= 0)
+        close_and_expect_end_of_file(end->other);
+    end->other->fd = -1;
+}
+
+/* Also where it has just been seen ready. */
+static void fd_closed_by_a_sibling_of_the_same_turn_is_gone_at_once(void **state)
+{
+    struct loop *loop = *state;
+    struct end ends[2];
+
+    for (int i = 0; i < 2; i++) {
+        open_end(loop, &ends[i]);
+        ends[i].other = &ends[!i];
+        watch(&ends[i], close_sibling, NULL);
+    }
+    while (aio_poll(loop->ctx, false))
+        continue;
+    send_byte(&ends[0]);
+    loop_until(loop, &ends[0].called);
+    assert_int_equal(ends[0].reads, 1);
+    ends[0].called = false;
+    assert_false(aio_poll(loop->ctx, false));
+    send_byte(&ends[0]);
+    loop_until(loop, &ends[0].called);
+    close_end(&ends[0]);
+}
+
 static void fd_far_up_is_watched_like_any_other(void **state)
 {
     struct loop *loop = *state;
@@ -516,6 +626,11 @@ int main(void)
         LOOP_CASE(nested_poll_is_told_again_of_what_the_outer_callback_has_not_read),
         LOOP_CASE(callback_whose_data_somebody_else_has_read_does_no_harm),
         LOOP_CASE(what_cannot_be_watched_is_refused_and_changes_nothing),
+        LOOP_CASE(number_far_up_that_is_no_fd_costs_no_memory),
+        LOOP_CASE(file_of_no_type_that_cannot_be_waited_for_is_refused),
+        LOOP_CASE(socket_that_is_ready_for_all_is_watched),
+        LOOP_CASE(fd_taken_off_and_closed_is_gone_at_once),
+        LOOP_CASE(fd_closed_by_a_sibling_of_the_same_turn_is_gone_at_once),
         LOOP_CASE(fd_far_up_is_watched_like_any_other),
         LOOP_CASE(fd_added_by_another_thread_reaches_a_wait_that_has_begun),
         LOOP_CASE(fds_opened_and_closed_by_another_thread_leave_nothing_behind),
