@@ -132,7 +132,8 @@ void aio_notify(AioContext *ctx);
 
 /* Ns until something of the loop's own must run: 0 where a bottom half is scheduled or a timer is
  * due, at most 10 ms where an idle bottom half is, -1 for ever. What fds, disk and other threads
- * bring is not told. Context: owner loop. */
+ * bring is not told; nor are timers to come of AIO_CLOCK_REALTIME and AIO_CLOCK_BOOTTIME, which are
+ * waited for by an fd of the loop's (an outer loop has sherd/gsource.h). Context: owner loop. */
 int64_t aio_compute_timeout(AioContext *ctx);
 
 /*
