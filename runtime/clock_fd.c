@@ -3,7 +3,8 @@
 /*
  * A timerfd, set to an absolute time: the kernel follows the clock, in whichever direction it is
  * set. The fd is set before the clock is read: what jumps in between is seen by the one or by the
- * other.
+ * other. It stays watched once it was set: a change of what is watched would cost the loop a turn,
+ * twice for each timer that fires.
  */
 #include <errno.h>
 #include <sys/timerfd.h>
@@ -46,12 +47,6 @@ static bool watch(AioContext *ctx, struct clock_fd *clock_fd)
     return clock_fd->is_watched;
 }
 
-static void unwatch(AioContext *ctx, struct clock_fd *clock_fd)
-{
-    aio_set_fd_handler(ctx, clock_fd->fd, NULL, NULL, NULL, NULL, NULL);
-    clock_fd->is_watched = false;
-}
-
 static bool set(struct clock_fd *clock_fd, int64_t first_ns)
 {
     struct itimerspec spec = {
@@ -67,11 +62,19 @@ static bool set(struct clock_fd *clock_fd, int64_t first_ns)
     return true;
 }
 
+static void unset(struct clock_fd *clock_fd)
+{
+    static const struct itimerspec never;
+
+    if (clock_fd->is_open && clock_fd->set_ns != INT64_MAX)
+        timerfd_settime(clock_fd->fd, 0, &never, NULL);
+    clock_fd->set_ns = INT64_MAX;
+}
+
 bool clock_fd_set(AioContext *ctx, struct clock_fd *clock_fd, enum AioClock clock, int64_t first_ns)
 {
     if (first_ns == INT64_MAX) {
-        if (clock_fd->is_watched)
-            unwatch(ctx, clock_fd);
+        unset(clock_fd);
         return true;
     }
     return open_fd(clock_fd, clock) && watch(ctx, clock_fd) && set(clock_fd, first_ns);

@@ -7,8 +7,8 @@
  *              set forward, and does not count a suspend.
  * Use:         before a sleep: clock_fd_set(ctx, &fd, clock, first_ns); clock_fd_drop() at the end
  * Concurrency: owner loop
- * Lifetime:    its context's; zero bytes are one that is not open. Opened when first set, watched
- *              while it is set, so that a context without such timers has nothing of it.
+ * Lifetime:    its context's; zero bytes are one that is not open. Opened and watched from
+ *              when it is first set, so that a context without such timers has nothing of it.
  * Not here:    what is due (runtime/timer_list.h): a wake-up only makes the loop look at the clock
  */
 #include "runtime/timer.h"
@@ -31,5 +31,5 @@ bool clock_fd_set(
 /* The fd's callback: aio_poll() tells by it that it is the loop's own, and no progress. */
 void clock_fd_on_ready(void *opaque);
 
-/* Closes it. Nothing watches it any more. */
+/* Closes it. Nobody waits for it any more. */
 void clock_fd_drop(struct clock_fd *clock_fd);
