@@ -163,7 +163,7 @@ HARMLESS("co_semaphore.c", leave, store_release, 1, swap,
 
 HARMLESS("coroutine.c", note_enter, store_relaxed, 1, swap,
     "whoever looks on from outside reads what was, at any time")
-HARMLESS("coroutine.c", coroutine_enter, load_acquire, 1, relax,
+HARMLESS("coroutine.c", co_enter_unclaimed, load_acquire, 1, relax,
     "a check for broken contracts")
 HARMLESS("coroutine.c", coroutine_yield_at, store_relaxed, 1, swap,
     "whoever looks on from outside reads what was, at any time")
