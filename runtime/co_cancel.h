@@ -19,7 +19,7 @@
  *              on the coroutine's stack; scopes end in the reverse order of their begin, and before
  *              the coroutine does.
  * Not here:    which function can be ended so: each that waits says it. All of the runtime can, but
- *              for co_mutex_lock(). How to write one: runtime/co_wait.h
+ *              for co_mutex_lock(). How to write one: sherd/co_wait.h
  *
  * Only waiting ends. A function that need not wait succeeds in a scope that is over, and code that
  * computes for long asks co_scope_status(). Coroutines made inside a scope are not in it.

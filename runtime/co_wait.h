@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#pragma once
+#ifndef SHERD_CO_WAIT_H
+#define SHERD_CO_WAIT_H
 /*
- * co_wait - a coroutine's wait for one event, that a scope (co_cancel.h) can end
+ * co_wait - a coroutine's wait for one event, that a scope (sherd/co_cancel.h) can end
  *
  * Why:         whether the event or the end of the scope came first is decided in one place, by who
  *              offers the event, and the coroutine is woken once.
@@ -15,9 +16,13 @@
  * Concurrency: withdraw runs in the coroutine's thread, in it or outside, at most once a wait. It
  *              must not yield. The event may come from any thread, also before co_wait().
  * Lifetime:    &w lies on the coroutine's stack
- * Not here:    scopes and tokens (runtime/co_cancel.h)
+ * Not here:    scopes and tokens (sherd/co_cancel.h)
  */
 #include "runtime/co_cancel.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 struct co_wait {
     bool (*withdraw)(struct co_wait *wait); /* NULL: no scope ends this wait */
@@ -47,3 +52,8 @@ static inline int coroutine_fn co_wait(struct co_wait *wait, const char *why)
     coroutine_yield_at(why);
     return 0;
 }
+
+#ifdef __cplusplus
+}
+#endif
+#endif
