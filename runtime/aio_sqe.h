@@ -63,7 +63,8 @@ struct AioCqeHandler {
     uint64_t entry[8]; /* what was filled in, while it waits */
 };
 
-/* Whether the current context has a ring, so that the calls below can work. */
+/* Whether the current context has a ring, so that the calls below can work. Context: owner loop |
+ * coroutine. */
 bool aio_has_io_uring(void);
 
 /*

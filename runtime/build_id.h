@@ -4,7 +4,9 @@
  * build_id - what tells one build of this program from another
  *
  * Why:         a stack or a number for a method means the same only in processes of one image.
- * Concurrency: any thread.
+ * Use:         build_id_read(header->build_id) by who writes a segment; who maps it compares.
+ * Concurrency: any thread
+ * Not here:    what is done where they differ
  */
 #include <stdint.h>
 

@@ -53,7 +53,7 @@ void co_cancel_deinit(CoCancel *token);
  * begin later end at once. A second call does nothing. Context: any thread. */
 void co_cancel(CoCancel *token);
 
-/* Context: any thread. */
+/* Whether co_cancel() was called. Context: any thread. */
 bool co_cancelled(const CoCancel *token);
 
 /* Embed it in the coroutine's frame; the fields are its own. */

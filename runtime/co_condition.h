@@ -14,6 +14,7 @@
  * Concurrency: any thread. A wake between the waiter's look and its sleep is not lost, so long as
  *              the condition changes under the lock that the waiter brings.
  * Lifetime:    the caller embeds it
+ * Not here:    conditions that are a number (sherd/co_semaphore.h, sherd/co_wait_group.h)
  */
 #include "runtime/co_queue.h"
 

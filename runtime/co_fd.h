@@ -99,14 +99,15 @@ typedef ssize_t CoFdCall(int fd, void *opaque);
 
 /*
  * Calls until that gives anything but -EAGAIN and -EINTR, waiting for event after each -EAGAIN, and
- * returns it. Where f is ready and the call says -EAGAIN all the same, it is made again after pauses
- * as co_fd_back_off()'s: nothing reports when it would succeed. For system calls and libraries that
- * have no function here: splice, sendfile, TLS.
+ * returns it. Where f is ready and the call says -EAGAIN all the same, it is made again after
+ * pauses as co_fd_back_off()'s: nothing reports when it would succeed. For system calls and
+ * libraries that have no function here: splice, sendfile, TLS.
  */
 ssize_t coroutine_fn co_fd_call(CoFd *f, uint32_t event, CoFdCall *call, void *opaque);
 
 /* What came of such a call that wanted so many bytes: a stream that took or gave fewer is waited
- * for before the next try, which spares a call that would find nothing. */
+ * for before the next try, which spares a call that would find nothing. Context: owner loop |
+ * coroutine. */
 void co_fd_note(CoFd *f, uint32_t event, ssize_t got, size_t wanted);
 
 /*

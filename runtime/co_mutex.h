@@ -9,8 +9,8 @@
  * Concurrency: coroutines of any contexts of this process. Those that wait get it first come, first
  *              served; nobody gets in before them. Not recursive: a second lock by the holder
  *              aborts.
- * Lifetime:    the caller embeds it, until each co_mutex_unlock() has returned. A coroutine must not
- *              end with it held.
+ * Lifetime:    the caller embeds it, until each co_mutex_unlock() has returned. A coroutine must
+ *              not end with it held.
  * Not here:    waiting for a condition (sherd/co_condition.h, sherd/co_queue.h); ending the wait by
  *              a scope: a lock is taken for a short time, and always.
  */

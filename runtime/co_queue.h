@@ -54,10 +54,11 @@ typedef struct CoLockable {
     const struct co_lock_ops *ops;
 } CoLockable;
 
+/* No lock; a CoMutex, or none where mutex is NULL; a lock of threads, which is held for a short
+ * time and never over a yield. Context: any thread. */
 CoLockable co_lockable_none(void);
-CoLockable co_lockable_mutex(struct CoMutex *mutex); /* NULL: none */
-CoLockable co_lockable_pthread(
-    pthread_mutex_t *mutex); /* held for a short time, never over a yield */
+CoLockable co_lockable_mutex(struct CoMutex *mutex);
+CoLockable co_lockable_pthread(pthread_mutex_t *mutex);
 
 /* ---- waiting ---- */
 

@@ -10,6 +10,7 @@
  * Concurrency: owner loop; co_registry_remove_from_afar() any thread
  * Lifetime:    from co_registry_new() to co_registry_close(); the memory stays until the last of
  *              those that were listed by then has been removed.
+ * Not here:    what an entry and a counter look like, and who reads them (runtime/instruments.h)
  *
  * A coroutine is counted alive in the context that lists it, so the sum over the contexts is right,
  * but for those on the way between two and those taken away by a thread that is not the home of

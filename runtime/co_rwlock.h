@@ -11,6 +11,7 @@
  *              reader queues behind a writer that waits, so neither starves; and so a reader that
  *              takes it a second time may wait for ever.
  * Lifetime:    the caller embeds it. A coroutine must not end with it held.
+ * Not here:    a lock whose wait no scope ends (sherd/co_mutex.h)
  */
 #include "runtime/co_queue.h"
 
@@ -28,7 +29,7 @@ typedef struct CoRwlock {
 /* Context: any thread. */
 void co_rwlock_init(CoRwlock *lock);
 
-/* Aborts where a coroutine waits. Context: any thread. */
+/* Aborts where a coroutine has it or waits. Context: any thread. */
 void co_rwlock_deinit(CoRwlock *lock);
 
 /* Wait for it. 0; -ECANCELED or -ETIMEDOUT where a scope ended first: it is not held. Abort where

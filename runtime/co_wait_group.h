@@ -12,6 +12,7 @@
  * Concurrency: any thread; waiting, coroutines of any contexts.
  * Lifetime:    the caller embeds it, on the stack too: once a wait has returned 0, those who were
  *              counted do not touch it any more. One that a scope ended leaves it in use.
+ * Not here:    what the parts return: each keeps its own
  */
 #include "runtime/co_queue.h"
 

@@ -13,6 +13,7 @@
  * Concurrency: any thread. A waiter is in the queue or taken, which queue->lock decides; who takes
  *              it wakes it. What the waiter is given is written before, under the lock.
  * Lifetime:    on the stack of the coroutine that waits: after the wake it may be gone.
+ * Not here:    how a scope ends the wait (runtime/co_wait.h)
  */
 #include "runtime/co_queue.h"
 #include "runtime/co_wait.h"

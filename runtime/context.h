@@ -3,7 +3,11 @@
 /*
  * context - the inside of an AioContext, for the files of runtime/ alone
  *
- * Fields are grouped by who writes them.
+ * Why:         each file keeps its part of a context where the others find it.
+ * Use:         a file's functions stand below, under its name, unless it has a header of its own.
+ * Concurrency: fields are grouped by who writes them.
+ * Lifetime:    aio_context_new() to the last aio_context_unref()
+ * Not here:    what users call (runtime/aio.h)
  */
 #include <pthread.h>
 

@@ -69,7 +69,7 @@ void coroutine_enter_if_inactive(Coroutine *co);
 void coroutine_fn coroutine_yield_at(const char *why);
 #define coroutine_yield() coroutine_yield_at(__func__)
 
-/* The running coroutine, NULL outside. */
+/* The running coroutine, NULL outside; whether there is one. Context: any thread. */
 Coroutine *coroutine_self(void);
 bool in_coroutine(void);
 

@@ -3,6 +3,12 @@
 /*
  * coroutine_inside - what a coroutine is made of, for the files of runtime/ alone
  *
+ * Why:         the switch, the schedule, the locks and the waits share its fields.
+ * Use:         co_claim(co, __func__); who has the claim may co_schedule_claimed(ctx, co).
+ * Concurrency: below
+ * Lifetime:    a coroutine's; with its stack it goes back to a pool.
+ * Not here:    what users call (runtime/coroutine.h)
+ *
  * It lies at the top of its own stack, in the page that its first frames touch anyway. The home
  * thread of the context it runs in writes most fields; they pass to another thread with the
  * coroutine itself, through a list that the one pushes to (read-modify-write) and the other takes

@@ -10,7 +10,7 @@
  *              {
  *                  write(STDERR_FILENO, overflow->text, overflow->text_bytes);
  *              }
- *              int r = coroutine_overflow_watch(report, NULL);   in each thread that runs coroutines
+ *              int r = coroutine_overflow_watch(report, NULL);   in each thread with coroutines
  *              coroutine_overflow_unwatch();                     before the thread ends
  * Concurrency: watch and unwatch concern the calling thread. The signal handler for SIGSEGV and
  *              SIGBUS is the process's: installed by the first watch, it stays, and passes each

@@ -12,6 +12,7 @@
  *              to the pool of the one that mapped it.
  * Lifetime:    a thread keeps what it may need again, up to as many as it had out at once lately
  *              and to COROUTINE_POOL_MAX or what it was told, until it ends.
+ * Not here:    going over to one (coroutine_switch.h), saying who overflowed (coroutine_overflow.h)
  */
 #include <stdbool.h>
 #include <stddef.h>

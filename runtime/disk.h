@@ -11,9 +11,9 @@
  * Lifetime:    buffers, paths and the fd stay valid until the call returns; it returns when the
  *              kernel is done with them, never earlier.
  * Not here:    pipes and other fds without offsets (sherd/co_fd.h), which io_uring reads and writes
- *              all the same, where other engines say -ESPIPE; sockets (sherd/co_socket.h). Files and
- *              buffers that are used often can be registered (sherd/aio_register.h); then fd may be
- *              AIO_FIXED_FD(place).
+ *              all the same, where other engines say -ESPIPE; sockets (sherd/co_socket.h). Files
+ *              and buffers that are used often can be registered (sherd/aio_register.h); then fd
+ *              may be AIO_FIXED_FD(place).
  *
  * All return a count or 0, or -errno as the system call would. A read returns its whole count,
  * short only at the end of the file; a write its whole count, or an error (-ENOSPC where the file

@@ -10,6 +10,7 @@
  * Concurrency: preadv, pwritev, openat2: worker threads and the owner loop; the rest: owner loop.
  *              The table is constant while requests are in flight.
  * Lifetime:    disk_kernel_real is for ever, a test's table outlives the context.
+ * Not here:    what is made of the answers (disk.c, engine_*.c, uring.c)
  */
 #include <stdbool.h>
 #include <stddef.h>

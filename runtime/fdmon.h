@@ -11,6 +11,7 @@
  *              outer_check() after.
  * Concurrency: update(): any thread, under the context's handler lock. The rest: owner loop.
  * Lifetime:    made with the context, destroyed with it.
+ * Not here:    which fds are watched, and their callbacks (handler.c); looking busily (poll_mode.h)
  */
 #include <poll.h>
 #include <stdbool.h>

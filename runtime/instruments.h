@@ -15,6 +15,7 @@
  *              read by anyone (stale, never torn). Counters only grow, gauges go both ways.
  *              What a thread does to a context that is not its own it counts in its own.
  * Lifetime:    the creator's memory outlives the context. Zero bytes are the empty state.
+ * Not here:    probes, which cost nothing until somebody looks (runtime/probe.h)
  */
 #include <stdint.h>
 

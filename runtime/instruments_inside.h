@@ -3,9 +3,12 @@
 /*
  * instruments_inside - how a loop writes its instruments (instruments.h)
  *
+ * Why:         whoever reads them asks the loop nothing, so it pays for plain stores alone.
  * Use:         counter_add(&in->counters->polls, 1);
  *              recorder_note(in, RECORDER_STATE, state, 0);
  * Concurrency: owner loop
+ * Lifetime:    the context's, or longer where its creator handed them in
+ * Not here:    reading them (instruments.h)
  */
 #include "runtime/atomic.h"
 #include "runtime/instruments.h"

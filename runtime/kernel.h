@@ -11,7 +11,6 @@
 
 #ifndef MADV_GUARD_INSTALL
 #define MADV_GUARD_INSTALL 102 /* 6.13, anonymous private memory; 6.15, files */
-#define MADV_GUARD_REMOVE  103
 #endif
 
 #ifndef IORING_ENTER_NO_IOWAIT

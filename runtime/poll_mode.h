@@ -9,6 +9,7 @@
  * Concurrency: owner loop, but for the parameters, which any thread sets.
  * Lifetime:    part of the context. A handler is on the list of polled ones only while it is
  *              registered or waits to be freed: who frees it calls poll_mode_forget().
+ * Not here:    the sleep itself (fdmon.h)
  */
 #include <stdbool.h>
 #include <stdint.h>

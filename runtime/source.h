@@ -10,6 +10,7 @@
  * Concurrency: owner loop; every callback runs there, none inside a coroutine. A source may be
  *              added and taken off anywhere but in a source's callback.
  * Lifetime:    the caller's; the context only links it.
+ * Not here:    the rings (ring.h), and who is rung (doorbell.h)
  */
 #include "runtime/aio.h"
 

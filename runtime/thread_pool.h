@@ -39,16 +39,17 @@ int coroutine_fn thread_pool_submit_co(ThreadPoolFunc *func, void *opaque);
 /*
  * Has func(argument) run in a worker, then calls done(opaque, what func returned) from a bottom
  * half of the loop, exactly once and never before this call has returned. 0 and, where ret_call is
- * not NULL, a handle that is good until done begins; or an error as above.
+ * not NULL, a handle that is good until done begins; or an error as above. Context: owner loop |
+ * coroutine.
  */
 int thread_pool_submit_aio(ThreadPoolFunc *func, void *argument, ThreadPoolDone *done, void *opaque,
     ThreadPoolCall **ret_call);
 
-/* The same with nobody to call back. */
+/* The same with nobody to call back. Context: owner loop | coroutine. */
 int thread_pool_submit(ThreadPoolFunc *func, void *argument);
 
 /* True: no worker has begun it and none will; done is called with -ECANCELED in a later turn.
- * False: it runs, or has run, and done is called as ever. */
+ * False: it runs, or has run, and done is called as ever. Context: owner loop | coroutine. */
 bool thread_pool_cancel(ThreadPoolCall *call);
 
 /*

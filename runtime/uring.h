@@ -90,9 +90,9 @@ bool uring_is_taken(const AioContext *ctx, unsigned place);
  * anything; its completion is collected by the next wait. False where it can't. */
 bool uring_cancel_now(AioContext *ctx, uint64_t tag);
 
-/* io_uring_register(), in the home thread, once all that was begun is submitted: the kernel looks up
- * a place of a table when it takes the entry. A count or 0, or -errno; -EAGAIN where it takes none
- * now. */
+/* io_uring_register(), in the home thread, once all that was begun is submitted: the kernel looks
+ * up a place of a table when it takes the entry. A count or 0, or -errno; -EAGAIN where it takes
+ * none now. */
 int uring_register(AioContext *ctx, unsigned opcode, const void *arg, unsigned n);
 
 /* Submits, waits up to timeout_ns (-1: for ever) for a completion, and collects all there are. 0 or
