@@ -84,8 +84,8 @@ void aio_context_unref(AioContext *ctx);
 
 /* The context that this thread turns, innermost first; between turns the one that it has set, or
  * NULL. A thread sets one, NULL takes that back; another thread may then become the home of one
- * that has never turned and whose io_uring was not used (aio_register.h, aio_sqe.h and disk requests
- * do). Aborts where another thread is ctx's home. */
+ * that has never turned and whose io_uring was not used (aio_register.h, aio_sqe.h and disk
+ * requests do). Aborts where another thread is ctx's home. */
 AioContext *aio_context_current(void);
 void aio_context_set_current(AioContext *ctx);
 
@@ -222,8 +222,8 @@ bool aio_bh_poll(AioContext *ctx);
  *
  * A handler that was taken off is not called again, also when a callback of the same turn took it
  * off (in another thread, one that runs already goes on to its end). Take fd off before closing it:
- * then its file is gone once it is closed, as long as ctx is current in the thread that does so; the
- * io_uring of another thread's may hold it until that one's next turn, which has been told.
+ * then its file is gone once it is closed, as long as ctx is current in the thread that does so;
+ * the io_uring of another thread's may hold it until that one's next turn, which has been told.
  * Returns 0, -ENOMEM, -ENOSPC (fs.epoll.max_user_watches), -EBADF, or -EPERM: fd can't be waited
  * for (a regular file, /dev/null); poll(2) would call it ready always, and so the loop would never
  * sleep: read it with sherd/disk.h; -EMFILE: that takes an fd to find out. On an error what was

@@ -9,11 +9,11 @@
  * Closing replaces OPEN by the number still here; each that leaves later takes 1, and whoever
  * reaches 0 frees.
  *
- * Orderings  first                  then                   ordered by               if broken
- *   LIST     rest of an entry       its id not 0           release, tool's acquire  shows half an entry
- *   LEFT     link of a slot         slot on the left list  push CAS, take xchg      list runs astray
- *   HINT     anything left?         look, or look later    none                     -
- *   WAIT     why a coroutine waits  -                      none: shown to people    -
+ * Orderings  first                  then                   ordered by             if broken
+ *   LIST     rest of an entry       its id not 0           release, acquire       shows half an entry
+ *   LEFT     link of a slot         slot on the left list  push CAS, take xchg    list runs astray
+ *   HINT     anything left?         look, or look later    none                   -
+ *   WAIT     why a coroutine waits  -                      none: shown to people  -
  */
 #include <stdlib.h>
 #include <string.h>

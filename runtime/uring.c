@@ -18,8 +18,9 @@
  * else (Linux 6.18, and an eventfd registered with the ring is signalled once at most for polls of
  * eventfds). So there the ring is opened anew without it, before it has anything under way.
  *
- * Where the kernel takes nothing (EAGAIN, ENOMEM: no memory; EBUSY: backlog), what was filled stays, and
- * until it takes something waits end after RETRY_NS: nothing else might wake the loop to try again.
+ * Where the kernel takes nothing (EAGAIN, ENOMEM: no memory; EBUSY: backlog), what was filled
+ * stays, and until it takes something waits end after RETRY_NS: nothing else might wake the loop to
+ * try again.
  *
  * Orderings   first                then                 ordered by             if broken
  *   SQE       entry filled         tail published       our release, kernel    half an entry run

@@ -17,8 +17,8 @@ void interrupt_block(void)
     pthread_sigmask(SIG_BLOCK, &set, NULL);
 }
 
-/* Tells the watching thread, which alone has it blocked, that it is to end. A cancellation would leave
- * that thread's frames as they are, which the address sanitizer takes for in use. */
+/* Tells the watching thread, which alone has it blocked, that it is to end. A cancellation would
+ * leave that thread's frames as they are, which the address sanitizer takes for in use. */
 static int stop_signal(void)
 {
     return SIGRTMIN;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The memory itself: what runtime/atomic.h's accesses promise, and what they do not. Two threads each
- * store their own word and load the other's; that both miss the other's store, only a fence forbids.
+ * The memory itself: what runtime/atomic.h's accesses promise, and what they do not. Two threads
+ * each store their own word and load the other's; that both miss the other's store, only a fence
+ * forbids.
  */
 #include <string.h>
 
