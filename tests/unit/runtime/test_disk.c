@@ -282,6 +282,38 @@ static void hundreds_of_coroutines_share_32_places(void **state)
     on_each_engine(run_many, &(struct aio_config){.io_depth = 32, .max_threads = 4}, true);
 }
 
+static void sync_once(struct fixture *f)
+{
+    assert_int_equal(co_fdatasync(f->fd), 0);
+}
+
+/* A sync waits on each engine, whatever is in memory. */
+static void fill_all_places(struct fixture *f)
+{
+    enum { N = 100 };
+    unsigned n_left = N;
+    struct job job = {.f = f, .body = sync_once, .n_left = &n_left};
+
+    for (uint32_t i = 1; i <= N; i++) {
+        Coroutine *co = coroutine_create_full(run_job, &job, "sync_once", 64 * 1024);
+
+        assert_non_null(co);
+        coroutine_enter(co);
+        assert_int_equal(f->ctx->disk.n_in_flight, i < 32 ? i : 32);
+        assert_int_equal(!f->ctx->disk.waiting.first, i <= 32);
+    }
+    while (n_left > 0) {
+        aio_poll(f->ctx, true);
+        assert_true(f->ctx->disk.n_in_flight <= 32);
+    }
+    assert_int_equal(f->ctx->disk.n_in_flight, 0);
+}
+
+static void all_places_are_used_and_no_more(void **state)
+{
+    on_each_engine(fill_all_places, &(struct aio_config){.io_depth = 32, .max_threads = 4}, true);
+}
+
 struct runner {
     struct fixture *f;
     unsigned n_reads;
@@ -492,6 +524,7 @@ int main(void)
         cmocka_unit_test(offsets_beyond_4_gib_are_kept_whole),
         cmocka_unit_test(direct_io_reaches_the_file),
         cmocka_unit_test(hundreds_of_coroutines_share_32_places),
+        cmocka_unit_test(all_places_are_used_and_no_more),
         cmocka_unit_test(cached_reads_do_not_keep_the_loop_from_its_timers),
         cmocka_unit_test(a_coroutine_goes_on_in_the_context_of_its_request),
         cmocka_unit_test(a_context_that_never_did_io_is_freed),
