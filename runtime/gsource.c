@@ -132,10 +132,13 @@ static gboolean prepare(GSource *source, gint *ret_timeout_ms)
     struct context_source *s = of(source);
 
     context_check_home(s->ctx);
+    AioContext *outer = context_replace_turning(s->ctx); /* sources and io_poll are called */
+
     context_flush(s->ctx);
     s->collected = false;
     int64_t timeout_ns = look(s);
 
+    context_replace_turning(outer);
     *ret_timeout_ms = to_ms(timeout_ns);
     if (timeout_ns == 0) {
         doorbell_end_outer(&s->ctx->bell);
@@ -165,9 +168,13 @@ static void collect(struct context_source *s)
 static gboolean check(GSource *source)
 {
     struct context_source *s = of(source);
+    AioContext *outer = context_replace_turning(s->ctx);
 
     collect(s);
-    return until_due_ns(s) == 0 || sources_pending(s->ctx);
+    bool is_due = until_due_ns(s) == 0 || sources_pending(s->ctx);
+
+    context_replace_turning(outer);
+    return is_due;
 }
 
 static gboolean dispatch(GSource *source, GSourceFunc callback, gpointer opaque)

@@ -3,6 +3,7 @@
 
 #include "runtime/coroutine.h"
 #include "runtime/disk.h"
+#include "runtime/source.h"
 
 /* A context's place in GLib's loop: beside other sources, in other loops, its beginning and its
  * end. */
@@ -48,15 +49,31 @@ static void note_current(void *opaque)
     atomic_store_release((AioContext **)opaque, aio_context_current());
 }
 
+static bool expect_current(void *opaque)
+{
+    assert_ptr_equal(aio_context_current(), opaque);
+    return false;
+}
+
+static void flush_where_current(void *opaque)
+{
+    expect_current(opaque);
+}
+
 static void contexts_that_share_a_loop_are_each_current_in_their_own_callbacks(void **state)
 {
     struct loop *loop = *state;
     AioContext *other = new_monitored_context(loop->engine, loop->monitor);
     AioContext *seen = NULL, *other_seen = NULL;
+    struct aio_source source = {.pending = expect_current,
+        .dispatch = expect_current,
+        .flush = flush_where_current,
+        .opaque = other};
     struct outer outer;
 
     outer_init(&outer, loop);
     attach(other, outer.main);
+    aio_add_source(other, &source);
     assert_int_equal(aio_bh_schedule_oneshot(loop->ctx, note_current, &seen), 0);
     assert_int_equal(aio_bh_schedule_oneshot(other, note_current, &other_seen), 0);
     while (!seen || !other_seen)
@@ -64,6 +81,7 @@ static void contexts_that_share_a_loop_are_each_current_in_their_own_callbacks(v
     assert_ptr_equal(seen, loop->ctx);
     assert_ptr_equal(other_seen, other);
     assert_ptr_equal(aio_context_current(), loop->ctx);
+    aio_remove_source(other, &source);
     outer_deinit(&outer);
     aio_context_unref(other);
 }
