@@ -162,7 +162,7 @@ static int wait_for_events(
     if (!monitor->no_pwait2) {
         int n = epoll_pwait2(monitor->fd, events, EVENTS_A_WAIT, &timeout, NULL);
 
-        if (n >= 0 || (errno != ENOSYS && errno != EPERM))
+        if (n >= 0 || (errno != ENOSYS && errno != EPERM && errno != EACCES))
             return n;
         monitor->no_pwait2 = true;
     }
