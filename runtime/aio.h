@@ -118,11 +118,12 @@ void aio_context_set_aio_params(AioContext *ctx, uint32_t max_batch);
 uint32_t aio_context_aio_batch(const AioContext *ctx);
 
 /*
- * One turn of the loop: waits where blocking is true and nothing is ready, then runs bottom halves,
- * fd callbacks and timers, in this order. Returns whether there was progress: a bottom half that is
- * not idle, an fd callback other than the context's own doorbell, a disk completion, or a timer
- * ran. A blocking call may return false after any notification, so loop on a condition. May be
- * nested in a callback, not in a coroutine. Context: owner loop.
+ * One turn of the loop: waits where blocking is true and nothing is ready, then runs what disk
+ * requests and entries of the ring have completed, bottom halves, fd callbacks and timers, in this
+ * order. Returns whether there was progress: a bottom half that is not idle, an fd callback other
+ * than the context's own doorbell, a disk completion, or a timer ran. A blocking call may return
+ * false after any notification, so loop on a condition. May be nested in a callback, not in a
+ * coroutine. Context: owner loop.
  */
 bool aio_poll(AioContext *ctx, bool blocking);
 
@@ -218,12 +219,15 @@ bool aio_bh_poll(AioContext *ctx);
  *
  * A turn calls each that is ready once: with ppoll in the order in which the fds were first
  * watched, with epoll and io_uring as they became ready; epoll tells of 128 a turn, and of the rest
- * first in the next. What a nested turn finds ready comes behind what the outer one has left.
+ * first in the next, io_uring of 1024 or more. What a nested turn finds ready comes behind what the
+ * outer one has left.
  *
  * A handler that was taken off is not called again, also when a callback of the same turn took it
  * off (in another thread, one that runs already goes on to its end). Take fd off before closing it:
  * then its file is gone once it is closed, as long as ctx is current in the thread that does so;
- * the io_uring of another thread's may hold it until that one's next turn, which has been told.
+ * the io_uring of another thread's may hold it until that one's next turn, which has been told. The
+ * handler's memory is given back at the end of the outermost turn.
+ *
  * Returns 0, -ENOMEM, -ENOSPC (fs.epoll.max_user_watches), -EBADF, or -EPERM: fd can't be waited
  * for (a regular file, /dev/null); poll(2) would call it ready always, and so the loop would never
  * sleep: read it with sherd/disk.h; -EMFILE: that takes an fd to find out. On an error what was

@@ -25,7 +25,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
-#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -139,19 +138,6 @@ static int set_nonblocking(int fd)
     return 0;
 }
 
-/* An epoll set takes what can be waited for, and nothing else. 0 or -errno. */
-static int check_pollable(int fd)
-{
-    struct epoll_event event = {.events = EPOLLIN};
-    int set = epoll_create1(EPOLL_CLOEXEC);
-
-    if (set < 0)
-        return -errno;
-    int r = epoll_ctl(set, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
-    close(set);
-    return r;
-}
-
 /* What fd is: 0 or -errno. */
 static int look_at(int fd, bool *ret_is_stream)
 {
@@ -166,7 +152,7 @@ static int look_at(int fd, bool *ret_is_stream)
     if (fstat(fd, &st) < 0)
         return -errno;
     *ret_is_stream = S_ISFIFO(st.st_mode);
-    return *ret_is_stream ? 0 : check_pollable(fd);
+    return *ret_is_stream ? 0 : fdmon_check_fd(fd);
 }
 
 int co_fd_init(CoFd *f, int fd)
