@@ -629,57 +629,6 @@ static void sources_are_taken_off_in_any_order(void **state)
     assert_null(loop->ctx->sources);
 }
 
-/* ---- instruments ---- */
-
-static void recorder_keeps_the_newest_events(void **state)
-{
-    struct recorder_event events[4] = {0};
-    uint64_t n_recorded = 0;
-    struct aio_instruments in = {.events = events, .n_recorded = &n_recorded, .n_events = 4};
-
-    for (uint64_t i = 0; i < 6; i++)
-        recorder_note(&in, RECORDER_STATE, i, 2 * i);
-    assert_int_equal(n_recorded, 6);
-    for (uint64_t i = 2; i < 6; i++) {
-        assert_int_equal(events[i % 4].kind, RECORDER_STATE);
-        assert_int_equal(events[i % 4].a, i);
-        assert_int_equal(events[i % 4].b, 2 * i);
-        assert_int_not_equal(events[i % 4].ns, 0);
-    }
-}
-
-static void wait_is_recorded_with_its_length(void **state)
-{
-    struct loop *loop = *state;
-    const struct recorder_event *events = loop->ctx->instruments.events;
-    uint64_t begin = *loop->ctx->instruments.n_recorded;
-    AioTimer timer;
-    int calls = 0;
-
-    aio_timer_init(loop->ctx, &timer, count_call, &calls);
-    timer_mod_ns(&timer, aio_clock_ns() + 2 * LOOP_MS);
-    while (calls == 0)
-        aio_poll(loop->ctx, true);
-    assert_int_equal(events[begin].kind, RECORDER_SLEEP);
-    assert_in_range(events[begin].a, 1, 2 * LOOP_MS);
-    assert_int_equal(events[begin + 1].kind, RECORDER_WAKE);
-    assert_int_equal(events[begin + 1].a, events[begin + 1].ns - events[begin].ns);
-    assert_true(counters(loop)->busy_ns >= counters(loop)->longest_turn_ns);
-}
-
-static void loop_that_never_waits_is_not_shown_as_idle(void **state)
-{
-    struct loop *loop = *state;
-    uint64_t before_ns = counters(loop)->busy_ns;
-    int64_t end_ns = aio_clock_ns() + 20 * LOOP_MS;
-
-    while (aio_clock_ns() < end_ns)
-        aio_poll(loop->ctx, false);
-    for (int turn = 0; turn < 64; turn++)
-        aio_poll(loop->ctx, false);
-    assert_true(counters(loop)->busy_ns - before_ns >= 20 * LOOP_MS);
-}
-
 int main(void)
 {
     static const struct CMUnitTest aio[] = {
@@ -706,9 +655,6 @@ int main(void)
         LOOP_CASE(turn_has_its_phases_in_order_and_flushes_after_each),
         LOOP_CASE(source_with_work_keeps_the_loop_from_sleeping),
         LOOP_CASE(sources_are_taken_off_in_any_order),
-        LOOP_CASE(recorder_keeps_the_newest_events),
-        LOOP_CASE(wait_is_recorded_with_its_length),
-        LOOP_CASE(loop_that_never_waits_is_not_shown_as_idle),
     };
 
     return LOOP_RUN(aio);

@@ -1,15 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "runtime/instruments_inside.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-
-#include <cmocka.h>
-
 #include "runtime/coroutine.h"
+#include "tests/unit/runtime/loop_fixture.h"
 
 #define N_EVENTS 4
 
@@ -22,11 +15,6 @@ static uint64_t counter(const AioContext *ctx, size_t offset)
 }
 
 #define COUNTER(ctx, name) counter(ctx, offsetof(struct aio_counters, name))
-
-static void count_call(void *opaque)
-{
-    ++*(int *)opaque;
-}
 
 static void a_program_reads_what_its_context_counts(void **state)
 {
@@ -97,6 +85,62 @@ static void the_recorder_keeps_the_newest_events(void **state)
     free(memory);
 }
 
+/* ---- on each monitor ---- */
+
+static const struct aio_counters *counters(const struct loop *loop)
+{
+    return loop->ctx->instruments.counters;
+}
+
+static void recorder_keeps_the_newest_events(void **state)
+{
+    struct recorder_event events[4] = {0};
+    uint64_t n_recorded = 0;
+    struct aio_instruments in = {.events = events, .n_recorded = &n_recorded, .n_events = 4};
+
+    for (uint64_t i = 0; i < 6; i++)
+        recorder_note(&in, RECORDER_STATE, i, 2 * i);
+    assert_int_equal(n_recorded, 6);
+    for (uint64_t i = 2; i < 6; i++) {
+        assert_int_equal(events[i % 4].kind, RECORDER_STATE);
+        assert_int_equal(events[i % 4].a, i);
+        assert_int_equal(events[i % 4].b, 2 * i);
+        assert_int_not_equal(events[i % 4].ns, 0);
+    }
+}
+
+static void wait_is_recorded_with_its_length(void **state)
+{
+    struct loop *loop = *state;
+    const struct recorder_event *events = loop->ctx->instruments.events;
+    uint64_t begin = *loop->ctx->instruments.n_recorded;
+    AioTimer timer;
+    int calls = 0;
+
+    aio_timer_init(loop->ctx, &timer, count_call, &calls);
+    timer_mod_ns(&timer, aio_clock_ns() + 2 * LOOP_MS);
+    while (calls == 0)
+        aio_poll(loop->ctx, true);
+    assert_int_equal(events[begin].kind, RECORDER_SLEEP);
+    assert_in_range(events[begin].a, 1, 2 * LOOP_MS);
+    assert_int_equal(events[begin + 1].kind, RECORDER_WAKE);
+    assert_int_equal(events[begin + 1].a, events[begin + 1].ns - events[begin].ns);
+    assert_true(counters(loop)->busy_ns >= counters(loop)->longest_turn_ns);
+}
+
+static void loop_that_never_waits_is_not_shown_as_idle(void **state)
+{
+    struct loop *loop = *state;
+    uint64_t before_ns = counters(loop)->busy_ns;
+    int64_t end_ns = aio_clock_ns() + 20 * LOOP_MS;
+
+    while (aio_clock_ns() < end_ns)
+        aio_poll(loop->ctx, false);
+    for (int turn = 0; turn < 64; turn++)
+        aio_poll(loop->ctx, false);
+    assert_true(counters(loop)->busy_ns - before_ns >= 20 * LOOP_MS);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -104,5 +148,11 @@ int main(void)
         cmocka_unit_test(what_was_counted_outlives_the_context),
         cmocka_unit_test(the_recorder_keeps_the_newest_events),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    const struct CMUnitTest cases[] = {
+        LOOP_CASE(recorder_keeps_the_newest_events),
+        LOOP_CASE(wait_is_recorded_with_its_length),
+        LOOP_CASE(loop_that_never_waits_is_not_shown_as_idle),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL) + LOOP_RUN(cases);
 }
