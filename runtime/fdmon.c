@@ -66,12 +66,14 @@ bool fdmon_watches_fds(const AioContext *ctx)
 /* What poll(2) says of a file that has no poll operation; of others, rarely. */
 #define EVERYTHING (POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM)
 
-/* Whether the file may have no poll operation, and be called ready always. */
+/* Whether the file may have no poll operation, and be called ready always, or not be open for use
+ * at all (O_PATH). */
 static bool seems_ready_always(int fd)
 {
     struct pollfd pollfd = {.fd = fd, .events = EVERYTHING};
 
-    return poll(&pollfd, 1, 0) == 1 && (pollfd.revents & EVERYTHING) == EVERYTHING;
+    return poll(&pollfd, 1, 0) == 1 &&
+           (pollfd.revents == POLLNVAL || (pollfd.revents & EVERYTHING) == EVERYTHING);
 }
 
 /* What epoll says of it; it looks at whether the file has a poll operation. */

@@ -346,6 +346,16 @@ static void what_cannot_be_watched_is_refused_and_changes_nothing(void **state)
     close(file);
 }
 
+static void fd_that_only_names_a_file_is_refused(void **state)
+{
+    struct loop *loop = *state;
+    int fd = open("/", O_PATH | O_CLOEXEC);
+
+    assert_true(fd >= 0);
+    assert_int_equal(aio_set_fd_handler(loop->ctx, fd, on_read, NULL, NULL, NULL, NULL), -EBADF);
+    close(fd);
+}
+
 static void number_far_up_that_is_no_fd_costs_no_memory(void **state)
 {
     struct loop *loop = *state;
@@ -626,6 +636,7 @@ int main(void)
         LOOP_CASE(nested_poll_is_told_again_of_what_the_outer_callback_has_not_read),
         LOOP_CASE(callback_whose_data_somebody_else_has_read_does_no_harm),
         LOOP_CASE(what_cannot_be_watched_is_refused_and_changes_nothing),
+        LOOP_CASE(fd_that_only_names_a_file_is_refused),
         LOOP_CASE(number_far_up_that_is_no_fd_costs_no_memory),
         LOOP_CASE(file_of_no_type_that_cannot_be_waited_for_is_refused),
         LOOP_CASE(socket_that_is_ready_for_all_is_watched),
