@@ -54,7 +54,8 @@ enum aio_monitor {
     AIO_MONITOR_PPOLL,    /* a turn costs by what is watched, a change nothing */
     AIO_MONITOR_EPOLL,    /* a turn costs by what is ready, a change a system call */
     AIO_MONITOR_IO_URING, /* a turn costs by what is ready, or no system call where nothing is; a
-                             change an entry of the ring */
+                             change an entry of the ring, taking off one that has not fired in
+                             this turn two system calls */
 };
 
 /* All zero is a fine default. */
