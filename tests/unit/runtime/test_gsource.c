@@ -354,8 +354,8 @@ static void fd_closed_while_watched_does_not_make_the_loop_spin(void **state)
     close(events[0].fd);
     aio_timer_init(outer.ctx, &timer, set_flag, &over);
     timer_mod_ns(&timer, aio_clock_ns() + 30 * LOOP_MS);
-    for (; !over; n_turns++) {
-        if (n_turns == 4)
+    while (!over) {
+        if (n_turns++ == 4)
             event_close(&events[1]); /* a change tells of it no more than its own */
         g_main_context_iteration(outer.main, TRUE);
     }
