@@ -12,7 +12,7 @@
  * 0 frees. `returned` is then CLOSED, and what comes back is unmapped.
  *
  * How many a pool keeps follows its use: as many as were out at once, forgotten slowly
- * (LIMIT_DECAY), so that ten thousand at once are cheap every time, and a single burst is not paid
+ * (DECAY_ROUNDS), so that ten thousand at once are cheap every time, and a single burst is not paid
  * for ever.
  *
  * The guard page is a marker in the page table where the kernel has MADV_GUARD_INSTALL:
@@ -52,7 +52,8 @@
 #define DEFAULT_CLASS   4  /* COROUTINE_STACK_BYTES */
 #define CACHE_LINE      64
 #define COLOURS         32   /* cache lines; half a page, so that a shallow stack stays in one */
-#define LIMIT_DECAY     4096 /* stacks given back between two looks at the limit */
+#define DECAY_ROUNDS    4    /* times the limit: stacks given back between two looks at it */
+#define MIN_DECAY       4096 /* and at least so many */
 #define OPEN            ((uint32_t)1 << 31)
 #define MAX_MAP_COUNT   65530 /* the kernel's default, where /proc does not tell */
 
@@ -69,7 +70,7 @@ struct co_stack_pool {
     uint32_t n_owned; /* idle, in use, or returned and not collected */
     uint32_t limit;   /* of n_idle */
     uint32_t max;     /* of limit */
-    uint32_t n_given; /* towards LIMIT_DECAY */
+    uint32_t n_given; /* since the last look at the limit */
     uint32_t n_mapped;
     uint32_t max_mprotected; /* of n_mprotected, with GUARD_MPROTECT */
     enum guard guard;
@@ -394,7 +395,7 @@ USES_THIS_POOL void co_stack_give(struct co_stack *stack)
         send_home(stack);
         return;
     }
-    if (++pool->n_given == LIMIT_DECAY) {
+    if (++pool->n_given >= MIN_DECAY && pool->n_given / DECAY_ROUNDS >= pool->limit) {
         pool->n_given = 0;
         forget_a_little(pool);
     }

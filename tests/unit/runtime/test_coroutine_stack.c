@@ -222,8 +222,9 @@ static void a_thread_keeps_stacks_until_it_ends(void **state)
     assert_true(inside_kib - mapped_kib() >= 1000 * (long)COROUTINE_STACK_BYTES / 1024);
 }
 
-#define STACK_KIB ((long)COROUTINE_STACK_BYTES / 1024)
-#define BURST     1000
+#define STACK_KIB   ((long)COROUTINE_STACK_BYTES / 1024)
+#define BURST       1000
+#define LARGE_BURST 12000
 
 static struct co_stack *stacks[BURST];
 
@@ -253,6 +254,22 @@ static void a_thread_keeps_what_it_had_out_at_once(void **state)
     take(BURST);
     assert_true(mapped_kib() - idle_kib < STACK_KIB);
     give(BURST);
+}
+
+static void a_large_burst_is_kept_as_a_small_one_is(void **state)
+{
+    struct co_stack **burst = calloc(LARGE_BURST, sizeof *burst);
+
+    assert_non_null(burst);
+    for (int i = 0; i < LARGE_BURST; i++)
+        assert_non_null(burst[i] = co_stack_take(0));
+    long all_kib = mapped_kib();
+    for (int i = 0; i < LARGE_BURST; i++)
+        co_stack_give(burst[i]);
+    assert_true(UNDER_SANITIZER || all_kib - mapped_kib() < STACK_KIB);
+    free(burst);
+    assert_int_equal(coroutine_pool_set_max(0), 0);
+    assert_int_equal(coroutine_pool_set_max(COROUTINE_POOL_MAX), 0);
 }
 
 static void a_burst_is_forgotten_with_use(void **state)
@@ -453,6 +470,7 @@ int main(void)
         cmocka_unit_test(an_overflow_faults),
         cmocka_unit_test(a_thread_keeps_stacks_until_it_ends),
         cmocka_unit_test(a_thread_keeps_what_it_had_out_at_once),
+        cmocka_unit_test(a_large_burst_is_kept_as_a_small_one_is),
         cmocka_unit_test(a_burst_is_forgotten_with_use),
         cmocka_unit_test(a_thread_keeps_no_more_than_it_was_told),
         cmocka_unit_test(a_lower_limit_unmaps_only_what_is_beyond_it),
