@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -247,6 +248,34 @@ static void live_at_once(uint64_t repeats)
         coroutine_enter(living[i]);
 }
 
+/* As many bare stacks, as far from each other as ours, and each switched to twice: what the memory
+ * asks for. */
+static void bare_yield_once(void *opaque)
+{
+    void **position = opaque;
+
+    co_switch(position, bare_outside);
+    co_switch(position, bare_outside);
+}
+
+static void bare_live_at_once(uint64_t repeats)
+{
+    static void *positions[ALIVE];
+    static char *stacks;
+
+    if (!stacks)
+        stacks = mmap(NULL, ALIVE * COROUTINE_STACK_BYTES, PROT_READ | PROT_WRITE,
+            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
+    must(stacks == MAP_FAILED ? NULL : stacks);
+    for (uint64_t i = 0; i < repeats; i++) {
+        positions[i] = co_switch_prepare(stacks + i * COROUTINE_STACK_BYTES,
+            COROUTINE_STACK_BYTES - i % 32 * 64, bare_yield_once, &positions[i]);
+        co_switch(&bare_outside, positions[i]);
+    }
+    for (uint64_t i = 0; i < repeats; i++)
+        co_switch(&bare_outside, positions[i]);
+}
+
 /* ---- two threads ---- */
 
 struct peer {
@@ -400,9 +429,12 @@ int main(void)
             16384, 0, 101, NULL},
         {"nested 100 deep, each", nest_deep, NULL, NULL, 100, 0, 101, NULL},
         {"nested 10,000 deep, each", nest_deep, NULL, NULL, 10000, 0, 15, "as 100 deep"},
-        {"1,000 alive, each", live_at_once, NULL, NULL, 1000, 0, 101, NULL},
-        {"10,000 alive, each", live_at_once, NULL, NULL, 10000, 0, 15, "as 1,000"},
-        {"100,000 alive, each", live_at_once, NULL, NULL, ALIVE, 0, 5, "as 1,000"},
+        {"1,000 alive, each", live_at_once, "co_switch, as many", bare_live_at_once, 1000, 0, 101,
+            NULL},
+        {"10,000 alive, each", live_at_once, "co_switch, as many", bare_live_at_once, 10000, 0, 15,
+            "as 1,000"},
+        {"100,000 alive, each", live_at_once, "co_switch, as many", bare_live_at_once, ALIVE, 0, 5,
+            "as 1,000"},
     };
 
     prepare();
