@@ -74,7 +74,6 @@ int main(int argc, char **argv)
         aio_poll(ctx, true);
     co_fd_close(&listener);
     bh_delete(stop_bh);
-    aio_context_set_current(NULL);
     aio_context_unref(ctx);
     return remove(argv[1]) == 0 ? 0 : 1;
 }

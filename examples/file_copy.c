@@ -51,7 +51,6 @@ int main(int argc, char **argv)
     }
     while (n_left > 0)
         aio_poll(ctx, true);
-    aio_context_set_current(NULL);
     aio_context_unref(ctx);
     errno = -result;
     if (result < 0)
