@@ -20,9 +20,9 @@
  *          or notify_me      or notified       prepare_sleep
  *   DOWN   the wait          notify_me -= 2    release, load in ring       a ring saves its write
  *                                                                          while the wait goes on
- *   TAKE   notified = 0      loads of work     seq_cst fence in accept     work published just
- *                                                                          before a notification
- *                                                                          that was cleared is lost
+ *   TAKE   notified = 0      loads of work     seq_cst fence in accept     work is seen a turn late:
+ *                                                                          the look behind SLEEP's
+ *                                                                          fence finds it
  */
 #include <errno.h>
 #include <unistd.h>

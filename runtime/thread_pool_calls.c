@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 
+#include "runtime/bug.h"
 #include "runtime/co_wait.h"
 #include "runtime/coroutine_inside.h"
 #include "runtime/pool_work.h"
@@ -32,9 +33,19 @@ static void call_finish(AioContext *ctx, struct pool_work *work)
         done(opaque, ret);
 }
 
+static AioContext *current_context(const char *function)
+{
+    AioContext *ctx = aio_context_current();
+
+    if (!ctx)
+        bug("%s in a thread without a current context", function);
+    return ctx;
+}
+
 int thread_pool_submit_aio(ThreadPoolFunc *func, void *argument, ThreadPoolDone *done, void *opaque,
     ThreadPoolCall **ret_call)
 {
+    AioContext *ctx = current_context(__func__);
     ThreadPoolCall *call = malloc(sizeof *call);
 
     if (!call)
@@ -44,7 +55,7 @@ int thread_pool_submit_aio(ThreadPoolFunc *func, void *argument, ThreadPoolDone 
         .done = done,
         .opaque = opaque,
     };
-    int r = pool_work_submit(aio_context_current(), &call->work);
+    int r = pool_work_submit(ctx, &call->work);
     if (r < 0) {
         free(call);
         return r;
@@ -61,7 +72,7 @@ int thread_pool_submit(ThreadPoolFunc *func, void *argument)
 
 bool thread_pool_cancel(ThreadPoolCall *call)
 {
-    AioContext *ctx = aio_context_current();
+    AioContext *ctx = current_context(__func__);
 
     if (!pool_work_cancel(ctx, &call->work))
         return false;

@@ -204,9 +204,17 @@ static void submit_without_a_context(void)
     coroutine_enter(coroutine_create(submit_zero, NULL));
 }
 
-static void a_coroutine_of_no_context_aborts(void **state)
+static void call_without_a_context(void)
+{
+    aio_context_set_current(NULL);
+    thread_pool_submit(return_zero, NULL);
+}
+
+static void who_has_no_context_aborts(void **state)
 {
     assert_bug(submit_without_a_context, "thread_pool_submit_co outside a coroutine of a context");
+    assert_bug(
+        call_without_a_context, "thread_pool_submit_aio in a thread without a current context");
 }
 
 static void context_that_ends_with_work_under_way_aborts(void **state)
@@ -223,7 +231,7 @@ int main(void)
         cmocka_unit_test(callback_may_wait_for_the_next_in_a_nested_loop),
         cmocka_unit_test(callbacks_come_in_the_order_the_work_was_finished),
         cmocka_unit_test(wait_for_queued_work_ends_with_its_scope),
-        cmocka_unit_test(a_coroutine_of_no_context_aborts),
+        cmocka_unit_test(who_has_no_context_aborts),
         cmocka_unit_test(context_that_ends_with_work_under_way_aborts),
     };
 
