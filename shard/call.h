@@ -20,17 +20,31 @@ struct call_request {
     size_t args_len;
     int64_t deadline_ns; /* INT64_MAX: none */
     uint32_t depth;      /* 0, or one more than the call that is being served */
+    /* An answer that is not small is read where it lies, in the callee's memory, until
+     * call_answer_deinit(). Until then the coroutine that asked makes no other call (-EDEADLK). For
+     * answers that are passed on or looked at once; see struct mesh_answer for what is parsed. */
+    bool in_place;
 };
 
+/* Not to be moved or copied while it is alive. */
 struct call_answer {
     enum call_end end;
-    void *data; /* malloc; NULL where len is 0 */
+    const void *data; /* NULL where len is 0; with a NUL behind it, unless it is read in place */
     size_t len;
+
+    /* The call's own. */
+    void *copy; /* malloc; where data is not in place */
+    struct mesh *mesh;
+    struct mesh_hold hold;
+    Coroutine *reader;
+    struct call_answer *next;
 };
 
+/* Gives back what it holds. Owner loop. */
 void call_answer_deinit(struct call_answer *answer);
 
 /* 0 where end is DONE, else -errno with ret_answer->end; both set on every return. What
- * mesh_call_start() refuses ends as NOT_STARTED. */
+ * mesh_call_start() refuses ends as NOT_STARTED, and so does a call of a coroutine that reads an
+ * answer in place: -EDEADLK. */
 int coroutine_fn shard_call(
     struct mesh *mesh, const struct call_request *request, struct call_answer *ret_answer);

@@ -20,6 +20,7 @@
  *   TAKEN    callee's copy         buffer used again  the ring's push and pop     callee copies another
  *                                                                                 call's arguments
  */
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -233,6 +234,7 @@ static void on_heap_ready(struct heap_waiter *waiter, uint64_t off)
     out->args_off = off;
     out->args_len = (uint32_t)call->args_len;
     memcpy(mesh->seg.base + off, call->args, call->args_len);
+    mesh_count_payload(mesh, true, call->args_len);
     publish(mesh, call);
 }
 
@@ -460,65 +462,120 @@ void caller_on_args_taken(struct mesh *mesh, uint32_t peer, const struct message
     give_back_args(mesh, &mesh->links[peer].out[message->slot]); /* TAKEN */
 }
 
-/* The bytes of an answer: in `small`, or in memory to be freed. NULL with an errno where there is
- * no memory, or the message makes no sense. */
-static uint8_t *copy_answer(const struct mesh *mesh, uint32_t peer, const struct message *message,
-    uint8_t *small, int *ret_status)
+static bool answer_makes_sense(const struct message *message, const uint8_t *bytes)
 {
-    const uint8_t *from = NULL;
-    uint8_t *to = small;
-
-    *ret_status = -EPROTO;
-    if (message->off && message->len <= SEGMENT_PAYLOAD_MAX)
-        from = segment_heap_at(&mesh->seg, peer, message->off, message->len);
-    else if (!message->off && message->len <= SEGMENT_INLINE_BYTES)
-        from = mesh->links[peer].served[message->slot].inline_answer;
-    if (!from || message->end <= CALL_END_NONE || message->end >= N_CALL_ENDS)
-        return NULL;
-    if (message->off)
-        to = malloc(message->len ? message->len : 1);
-    *ret_status = to ? message->status : -ENOMEM;
-    if (to)
-        memcpy(to, from, message->len);
-    return to;
+    return bytes && message->end > CALL_END_NONE && message->end < N_CALL_ENDS;
 }
 
-static void push_answer_taken(struct mesh *mesh, uint32_t peer, const struct message *answer)
+static struct mesh_answer answer_of(
+    uint32_t peer, const struct message *message, const uint8_t *bytes)
 {
-    mesh_push(mesh, peer,
-        &(struct message){.kind = MESSAGE_ANSWER_TAKEN,
-            .slot = answer->slot,
-            .generation = answer->generation,
-            .incarnation = mesh->incarnation});
+    if (!answer_makes_sense(message, bytes))
+        return (struct mesh_answer){.end = CALL_END_FAILED, .status = -EPROTO, .shard = peer};
+    return (struct mesh_answer){.end = (enum call_end)message->end,
+        .status = message->status,
+        .data = bytes,
+        .len = message->len,
+        .shard = peer};
 }
 
-/* The answer is copied before its slot is free: from then on the callee may write over it. */
-void caller_on_answer(struct mesh *mesh, uint32_t peer, const struct message *message)
+/* One in the serve slot is copied before our slot is free: from then on the callee may write over
+ * it. */
+static void take_small_answer(struct mesh *mesh, uint32_t peer, const struct message *message)
 {
     struct link *link = &mesh->links[peer];
-    struct mesh_answer answer = {.shard = peer};
-    uint8_t small[SEGMENT_INLINE_BYTES];
-
-    if (!slot_of_message(mesh, peer, message)) {
-        ring_advance(&link->rx);
-        counter_add(&link->stats->dropped, 1);
-        return;
-    }
     struct mesh_call *call = link->out[message->slot].call;
-    uint8_t *bytes = copy_answer(mesh, peer, message, small, &answer.status);
-    answer.data = bytes;
-    answer.len = bytes ? message->len : 0;
-    answer.end = bytes ? (enum call_end)message->end : CALL_END_FAILED;
+    uint8_t small[SEGMENT_INLINE_BYTES];
+    const uint8_t *bytes = message->len <= sizeof(small) ? small : NULL;
+    struct mesh_answer answer = answer_of(peer, message, bytes);
+
+    if (bytes)
+        memcpy(small, link->served[message->slot].inline_answer, message->len);
     /* An abandoned call's end was told already: by a deadline, a cancel, or to nobody. */
     caller_free_slot(mesh, peer, message->slot, call ? answer.end : CALL_END_NONE);
     /* Dying before this, the replacement finds the answer of a free slot, and drops it. */
     ring_advance(&link->rx);
-    if (message->off)
-        push_answer_taken(mesh, peer, message);
     if (call)
         caller_finish(mesh, call, &answer);
-    if (bytes != small)
-        free(bytes);
+}
+
+/* Frees a slot whose answer lay in the callee's heap, and gives that buffer back. */
+static void free_read_slot(struct mesh *mesh, uint32_t peer, uint32_t slot, enum call_end end)
+{
+    uint64_t generation = word_generation(slot_at(mesh, peer, slot)->word);
+
+    caller_free_slot(mesh, peer, slot, end);
+    mesh_push(mesh, peer,
+        &(struct message){.kind = MESSAGE_ANSWER_TAKEN,
+            .slot = slot,
+            .generation = generation,
+            .incarnation = mesh->incarnation});
+}
+
+/*
+ * One in the callee's heap is read there. The slot stays taken meanwhile, and with it the buffer:
+ * the callee's replacement, should it die, finds the slot not free and keeps it (serve_recover).
+ * Should we die, our replacement finds it CALL_READING, with no answer to come, and frees it.
+ */
+static void read_large_answer(struct mesh *mesh, uint32_t peer, const struct message *message)
+{
+    struct link *link = &mesh->links[peer];
+    struct call_slot *shared = slot_at(mesh, peer, message->slot);
+    struct out_slot *out = &link->out[message->slot];
+    struct mesh_call *call = out->call;
+    struct mesh_hold hold = {.peer = peer, .slot = message->slot};
+    struct mesh_answer answer = answer_of(peer, message,
+        message->len <= SEGMENT_PAYLOAD_MAX
+            ? segment_heap_at(&mesh->seg, peer, message->off, message->len)
+            : NULL);
+
+    answer.hold = answer.data ? &hold : NULL;
+    out->end = call ? answer.end : CALL_END_NONE;
+    out->call = NULL;
+    atomic_store_release(
+        &shared->word, call_word(word_generation(shared->word), CALL_READING)); /* GONE */
+    ring_advance(&link->rx);
+    if (call) {
+        mesh_count_payload(mesh, false, answer.len);
+        caller_finish(mesh, call, &answer);
+    }
+    if (!hold.held)
+        free_read_slot(mesh, peer, message->slot, out->end);
+}
+
+void mesh_answer_hold(
+    struct mesh *mesh, const struct mesh_answer *answer, struct mesh_hold *ret_hold)
+{
+    assert(answer->hold && !answer->hold->held);
+    answer->hold->held = true;
+    *ret_hold = *answer->hold;
+    mesh->n_held++;
+}
+
+void mesh_hold_release(struct mesh *mesh, struct mesh_hold *hold)
+{
+    if (!hold->held)
+        return;
+    hold->held = false;
+    mesh->n_held--;
+    free_read_slot(mesh, hold->peer, hold->slot, mesh->links[hold->peer].out[hold->slot].end);
+    caller_pump(mesh, hold->peer);
+}
+
+void caller_on_answer(struct mesh *mesh, uint32_t peer, const struct message *message)
+{
+    struct link *link = &mesh->links[peer];
+    const struct call_slot *shared = slot_of_message(mesh, peer, message);
+
+    if (!shared || word_state(shared->word) == CALL_READING) {
+        ring_advance(&link->rx);
+        counter_add(&link->stats->dropped, 1);
+        return;
+    }
+    if (message->off)
+        read_large_answer(mesh, peer, message);
+    else
+        take_small_answer(mesh, peer, message);
     pump_depth(mesh, link, depth_of_slot(mesh, link, message->slot));
 }
 
@@ -561,6 +618,8 @@ void caller_recover(struct mesh *mesh, uint32_t peer)
     for (uint32_t slot = link->n_out; slot-- > 0;)
         if (word_state(slot_at(mesh, peer, slot)->word) == CALL_FREE)
             put_free(mesh, link, slot);
+        else if (word_state(slot_at(mesh, peer, slot)->word) == CALL_READING)
+            free_read_slot(mesh, peer, slot, CALL_END_NONE);
         else
             recover_slot(mesh, peer, slot);
 }

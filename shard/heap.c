@@ -148,6 +148,16 @@ void heap_put(struct heap *heap, uint64_t off, uint64_t len)
     serve(heap);
 }
 
+void heap_trim(struct heap *heap, uint64_t off, uint64_t len, uint64_t keep)
+{
+    uint32_t first = (uint32_t)((off - heap->off) / SEGMENT_PAGE) + pages_of(keep);
+
+    if (pages_of(keep) == pages_of(len))
+        return;
+    set_pages(heap, first, pages_of(len) - pages_of(keep), false);
+    serve(heap);
+}
+
 bool heap_mark(struct heap *heap, uint64_t off, uint64_t len)
 {
     uint64_t first;

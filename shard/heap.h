@@ -6,10 +6,12 @@
  *
  * Why:         what travels between processes must lie in the segment, and be bounded.
  * Use:         heap_get() calls back at once or when there is room; heap_put() gives back
- *              a replacement: heap_init(), heap_mark() for each buffer still in somebody's hand
+ *              a replacement: heap_init(), heap_mark() for each buffer still in somebody's hand,
+ *              or in the kernel's (shard/flight.h)
  * Concurrency: owner loop. The book-keeping is private; only the bytes are shared.
- * Lifetime:    a buffer belongs to a call slot or serve slot and its generation; nobody holds one
- * while it waits for something else, so whoever waits for room gets it (shard/mesh.h).
+ * Lifetime:    a buffer belongs to a call slot or serve slot and its generation. Whoever holds one,
+ *              in any heap, may wait for a disk and waits for no other buffer and no call, so
+ *              whoever waits for room gets it (shard/mesh.h).
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -48,6 +50,9 @@ void heap_cancel(struct heap *heap, struct heap_waiter *waiter);
 
 /* Gives back what heap_get() or heap_mark() took, and serves who waits. */
 void heap_put(struct heap *heap, uint64_t off, uint64_t len);
+
+/* Gives back the pages behind the first `keep` bytes (at least 1) of a piece of len bytes. */
+void heap_trim(struct heap *heap, uint64_t off, uint64_t len, uint64_t keep);
 
 /* Takes [off, off + len) as it was found in the segment. False where it is no such piece of this
  * heap, or taken. */

@@ -10,6 +10,9 @@
  *   and the peer is given up      not begun: not started; idempotent: failed; given back
  *                                 else in doubt
  *
+ * A call that was answered, and whose answer is still being read in the dead one's heap, is left
+ * alone: the replacement keeps that buffer until its reader gives it back.
+ *
  * A callee marks a call as started before it frees its message (serve.c), so the message of a call
  * that was not started is in the ring still, where the replacement finds it: nothing needs to be
  * published a second time. A call runs again under a new generation, as a new submission.
@@ -121,7 +124,7 @@ static void judge_call(
         .abandoned = !mesh->links[peer].out[slot].call,
         .failed = failed};
 
-    if (word_state(shared->word) == CALL_FREE)
+    if (word_state(shared->word) == CALL_FREE || word_state(shared->word) == CALL_READING)
         return;
     if (started_generation(started) != v.generation)
         judge_not_started(mesh, &v);

@@ -131,11 +131,22 @@ static void drain(struct mesh *mesh, uint32_t peer)
     }
 }
 
+static void show_heap(struct mesh *mesh)
+{
+    struct part_head *part = mesh->part;
+
+    counter_set(&part->heap_used_bytes, (uint64_t)mesh->heap.n_used * SEGMENT_PAGE);
+    counter_set(&part->heap_high_bytes, (uint64_t)mesh->heap.n_high * SEGMENT_PAGE);
+    counter_set(&part->heap_waits, mesh->heap.n_waits);
+    counter_set(
+        &part->heap_quarantined_bytes, (uint64_t)mesh->flights.n_quarantined * SEGMENT_PAGE);
+}
+
 static bool mesh_dispatch(void *opaque)
 {
     struct mesh *mesh = opaque;
     struct commons_bitmap *bitmap = segment_bitmap(&mesh->seg, mesh->self);
-    bool progress = false;
+    bool progress = mesh->flights.n_quarantined && flights_look(&mesh->flights);
 
     for (uint32_t word = 0; word < SEGMENT_BITMAP_WORDS; word++) {
         if (!atomic_load_relaxed(&bitmap->senders[word])) /* BIT */
@@ -150,11 +161,8 @@ static bool mesh_dispatch(void *opaque)
             progress = true;
         }
     }
-    if (progress) {
-        counter_set(&mesh->part->heap_used_bytes, (uint64_t)mesh->heap.n_used * SEGMENT_PAGE);
-        counter_set(&mesh->part->heap_high_bytes, (uint64_t)mesh->heap.n_high * SEGMENT_PAGE);
-        counter_set(&mesh->part->heap_waits, mesh->heap.n_waits);
-    }
+    if (progress)
+        show_heap(mesh);
     return progress;
 }
 
@@ -245,6 +253,8 @@ int mesh_new(const struct mesh_config *config, struct mesh **ret_mesh)
         mesh_free(mesh);
         return -ENOMEM;
     }
+    flights_init(&mesh->flights, &mesh->seg, &mesh->heap, mesh->self, mesh->incarnation);
+    show_heap(mesh);
     for (uint32_t peer = 0; peer < mesh->seg.n_peers; peer++) {
         if (peer == mesh->self)
             continue;
@@ -277,5 +287,5 @@ void mesh_free(struct mesh *mesh)
 
 bool mesh_is_idle(const struct mesh *mesh)
 {
-    return mesh->n_under_way == 0 && mesh->n_served == 0;
+    return mesh->n_under_way == 0 && mesh->n_served == 0 && mesh->n_held == 0;
 }

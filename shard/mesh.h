@@ -43,13 +43,25 @@ void mesh_free(struct mesh *mesh);
 
 /* ---- calling ---- */
 
-/* How a call ended. data is gone after the callback. */
+/* The right to read an answer where it lies, and the duty to give it back. */
+struct mesh_hold {
+    uint32_t peer;
+    uint32_t slot;
+    bool held;
+};
+
+/*
+ * How a call ended. data is gone after the callback, unless it is held. An answer that is not small
+ * lies in the callee's heap: nobody copies it, no process but the callee's can write to it, and
+ * that one, should it run wild, can: what is parsed, and not just passed on, is copied first.
+ */
 struct mesh_answer {
     enum call_end end;
     int status;       /* 0, or -errno where end is not DONE */
     const void *data; /* the answer; where end is FAILED, a text (no NUL), which may be empty */
     size_t len;
-    uint32_t shard; /* the callee */
+    uint32_t shard;         /* the callee */
+    struct mesh_hold *hold; /* where data lies in the callee's heap; else NULL */
 };
 
 struct mesh_call;
@@ -88,6 +100,18 @@ int mesh_call_start(struct mesh *mesh, struct mesh_call *call);
  * callee's answer, if it still comes, is dropped. A call that has ended: nothing. Context: owner
  * loop. */
 void mesh_call_cancel(struct mesh *mesh, struct mesh_call *call);
+
+/*
+ * In done(), where answer->hold is set: data stays readable until mesh_hold_release(), also when
+ * its shard has died, and takes up the call's slot and the callee's memory until then. Whoever
+ * holds one starts no call before it has given it back, or nobody might get on. Context: owner
+ * loop.
+ */
+void mesh_answer_hold(
+    struct mesh *mesh, const struct mesh_answer *answer, struct mesh_hold *ret_hold);
+
+/* Gives it back; one not held: nothing. */
+void mesh_hold_release(struct mesh *mesh, struct mesh_hold *hold);
 
 /* No call started here is under way, and none that is served here. */
 bool mesh_is_idle(const struct mesh *mesh);

@@ -7,6 +7,7 @@
  * Concurrency: owner loop, all of it.
  */
 #include "runtime/source.h"
+#include "shard/flight.h"
 #include "shard/heap.h"
 #include "shard/mesh.h"
 
@@ -28,6 +29,7 @@ struct out_slot {
     uint64_t args_off;      /* held in the heap; 0: none */
     uint32_t args_len;
     uint32_t next_free; /* index + 1; 0: the last */
+    enum call_end end;  /* of one whose answer is being read */
 };
 
 /* What this end keeps about another peer. */
@@ -64,10 +66,13 @@ struct mesh {
     struct aio_instruments instruments;
     struct aio_source source;
     struct heap heap;
+    struct flights flights;
+    struct call_answer *reading; /* answers that coroutines read in place */
     BH *over_bh;
     struct call_list over;
     uint64_t n_under_way;
     uint64_t n_served;
+    uint64_t n_held; /* answers held in place */
     bool orphaned;
     uint32_t n_dirty;
     uint32_t *dirty; /* peers pushed to since the last flush */
@@ -113,6 +118,13 @@ static inline bool started_since(uint64_t started, uint32_t at_least)
 /* Publishes a message; the bell is rung at the next flush. False where the peer's head makes no
  * sense, and its ring looks full. */
 bool mesh_push(struct mesh *mesh, uint32_t peer, const struct message *message);
+
+/* Counts bytes of a call or answer that is not small. */
+static inline void mesh_count_payload(struct mesh *mesh, bool copied, uint64_t bytes)
+{
+    counter_add(
+        copied ? &mesh->part->payload_copied_bytes : &mesh->part->payload_in_place_bytes, bytes);
+}
 
 /* ---- caller.c ---- */
 

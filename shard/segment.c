@@ -77,6 +77,7 @@ enum region {
     REGION_CALLS,
     REGION_SERVES_SHARDS,
     REGION_SERVES_GATEWAY,
+    REGION_FLIGHTS,
     REGION_HEAP,
     N_REGIONS
 };
@@ -114,6 +115,11 @@ static uint32_t ring_slots(const struct segment_geometry *g, uint32_t from, uint
     return power_of_two_above(6 * call_slots(g, from, to) + 2 * call_slots(g, to, from));
 }
 
+static uint64_t flights_bytes(uint64_t heap_bytes)
+{
+    return align_up(heap_bytes / SEGMENT_PAGE * sizeof(uint64_t), LINE);
+}
+
 static uint64_t region_bytes(const struct segment_geometry *g, bool gateway, enum region region)
 {
     uint32_t n_peers = g->n_shards + 1;
@@ -148,6 +154,8 @@ static uint64_t region_bytes(const struct segment_geometry *g, bool gateway, enu
         return gateway ? 0 : (uint64_t)n_others * g->slots_shard * sizeof(struct serve_slot);
     case REGION_SERVES_GATEWAY:
         return gateway ? 0 : (uint64_t)g->slots_gateway * sizeof(struct serve_slot);
+    case REGION_FLIGHTS:
+        return flights_bytes(g->heap_bytes);
     case REGION_HEAP:
         return g->heap_bytes;
     case N_REGIONS:
@@ -207,6 +215,21 @@ static uint64_t default_bytes(uint32_t n_shards)
     return 17 * (UINT64_C(1) << 19) + (n_shards + 1) * (UINT64_C(5) << 19);
 }
 
+/* A heap with its in-flight table. */
+static uint64_t whole_heap_bytes(uint64_t heap_bytes)
+{
+    return heap_bytes + align_up(flights_bytes(heap_bytes), SEGMENT_PAGE);
+}
+
+static uint64_t largest_heap(uint64_t room)
+{
+    uint64_t bytes = room < MAX_HEAP_BYTES ? room / SEGMENT_PAGE * SEGMENT_PAGE : MAX_HEAP_BYTES;
+
+    while (whole_heap_bytes(bytes) > room)
+        bytes -= SEGMENT_PAGE;
+    return bytes;
+}
+
 int segment_geometry_plan(
     uint32_t n_shards, uint64_t max_bytes, struct segment_geometry *ret, uint64_t *ret_bytes)
 {
@@ -217,7 +240,7 @@ int segment_geometry_plan(
         return -EINVAL;
     if (!max_bytes)
         max_bytes = default_bytes(n_shards);
-    heaps_bytes = (uint64_t)(n_shards + 1) * MIN_HEAP_BYTES;
+    heaps_bytes = (uint64_t)(n_shards + 1) * whole_heap_bytes(MIN_HEAP_BYTES);
     g.slots_shard = 256;
     g.slots_gateway = 512;
     for (;;) {
@@ -234,9 +257,7 @@ int segment_geometry_plan(
         if (g.slots_gateway > MIN_SLOTS_GATEWAY)
             g.slots_gateway /= 2;
     }
-    g.heap_bytes = (max_bytes - fixed) / (n_shards + 1) / SEGMENT_PAGE * SEGMENT_PAGE;
-    if (g.heap_bytes > MAX_HEAP_BYTES)
-        g.heap_bytes = MAX_HEAP_BYTES;
+    g.heap_bytes = largest_heap((max_bytes - fixed) / (n_shards + 1));
     *ret = g;
     *ret_bytes = planned_bytes(&g);
     return 0;
@@ -504,6 +525,11 @@ uint64_t segment_part_off(const struct segment *seg, uint32_t peer)
 uint64_t segment_heap_off(const struct segment *seg, uint32_t peer)
 {
     return (uint64_t)(region_of(seg, peer, REGION_HEAP) - seg->base);
+}
+
+uint64_t *segment_flights(const struct segment *seg, uint32_t peer)
+{
+    return (uint64_t *)region_of(seg, peer, REGION_FLIGHTS);
 }
 
 uint8_t *segment_heap_at(const struct segment *seg, uint32_t peer, uint64_t off, uint64_t len)

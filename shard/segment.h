@@ -23,7 +23,7 @@
  *   +------------------+  super.parts_off
  *   | part of shard 0  |  shard 0: head, counters, pairs, heads, tails, recorder, registry of
  *   |  ...             |  coroutines, rings it sends on, call slots (as caller), serve slots (as
- *   | part of shard n-1|  callee), heap
+ *   | part of shard n-1|  callee), in-flight table of its heap, heap
  *   | part of gateway  |  the gateway, which is peer n_shards
  *   +------------------+  super.total_bytes
  *
@@ -37,7 +37,7 @@
 #include "runtime/ring.h"
 
 #define SEGMENT_MAGIC        "SHERDSEG"
-#define SEGMENT_ABI          1u
+#define SEGMENT_ABI          2u
 #define SEGMENT_PAGE         4096u
 #define SEGMENT_MAX_SHARDS   128u
 #define SEGMENT_MAX_PEERS    (SEGMENT_MAX_SHARDS + 1)
@@ -113,9 +113,9 @@ struct peer_control {
     int32_t pid;
     int32_t core; /* -1: not pinned */
     uint32_t deaths;
-    uint32_t crashes; /* of these, those that count as crashes */
-    uint32_t spare0;
-    uint64_t forked_ns; /* CLOCK_MONOTONIC */
+    uint32_t crashes;           /* of these, those that count as crashes */
+    uint32_t quiet_incarnation; /* up to this one the kernel writes no more: proven (quiet.c) */
+    uint64_t forked_ns;         /* CLOCK_MONOTONIC */
     uint64_t died_ns;
     uint8_t spare[80];
 };
@@ -175,7 +175,10 @@ struct part_head {
     uint64_t requests_in_flight; /* gateway: requests of clients accepted and not ended */
     uint64_t requests_accepted;  /* gateway: since it was created, over its incarnations */
     uint64_t requests_ended;
-    uint8_t pad0[48];
+    uint64_t heap_quarantined_bytes; /* that a dead process's I/O may yet touch */
+    uint64_t payload_copied_bytes;   /* of calls and answers that are not small: copied here */
+    uint64_t payload_in_place_bytes; /* the same, filled or read where they lie */
+    uint8_t pad0[24];
     struct redo_record redo; /* a cache line of its own */
     char engine[16];         /* NUL-terminated names, for status */
     char engine_flags[160];
@@ -226,6 +229,7 @@ enum call_state {
     CALL_FREE,
     CALL_WAITING,   /* published, or about to be */
     CALL_ABANDONED, /* nobody waits any more; comes back with the answer or the callee's death */
+    CALL_READING,   /* answered, and the answer is being read in the callee's heap */
 };
 
 struct call_slot {
@@ -275,6 +279,32 @@ struct message {
     uint64_t off; /* 0: inline */
     uint64_t spare[2];
 };
+
+/*
+ * The in-flight table: a word for each page of the part's heap, at which a buffer begins that I/O
+ * may touch without its owner's leave: incarnation << 32 | peer << 16 | pages, 0 for none. The I/O
+ * is that incarnation's of that peer; the word is stored before the I/O begins and cleared after
+ * its end.
+ */
+static inline uint64_t flight_word(uint32_t incarnation, uint32_t peer, uint32_t n_pages)
+{
+    return (uint64_t)incarnation << 32 | (uint64_t)peer << 16 | n_pages;
+}
+
+static inline uint32_t flight_incarnation(uint64_t word)
+{
+    return (uint32_t)(word >> 32);
+}
+
+static inline uint32_t flight_peer(uint64_t word)
+{
+    return (uint32_t)(word >> 16) & 0xffff;
+}
+
+static inline uint32_t flight_pages(uint64_t word)
+{
+    return (uint32_t)word & 0xffff;
+}
 
 #define CALL_GENERATION_BITS  40
 #define CALL_GENERATION_MASK  ((UINT64_C(1) << CALL_GENERATION_BITS) - 1)
@@ -358,6 +388,9 @@ uint64_t segment_part_off(const struct segment *seg, uint32_t peer);
 
 /* A peer's heap: [off, off + heap_bytes). */
 uint64_t segment_heap_off(const struct segment *seg, uint32_t peer);
+
+/* Its in-flight table: a word for each page of the heap. */
+uint64_t *segment_flights(const struct segment *seg, uint32_t peer);
 
 /* The address of [off, off + len) if that lies within peer's heap, else NULL: for offsets that
  * another process wrote. */

@@ -78,6 +78,55 @@ static uint64_t coroutine_fn take_room(struct mesh *mesh, size_t len)
     return room.off;
 }
 
+/* ---- room for an answer, filled in place ---- */
+
+void *coroutine_fn serve_take_room(struct service_call *call, size_t len)
+{
+    call->room_off = take_room(call->mesh, len);
+    call->room_len = len;
+    flight_begin(&call->mesh->flights, call->room_off, len);
+    return call->mesh->seg.base + call->room_off;
+}
+
+static void drop_room(struct service_call *call)
+{
+    uint64_t off = call->room_off;
+
+    if (!off)
+        return;
+    call->room_off = 0;
+    flight_end(&call->mesh->flights, off);
+    heap_put(&call->mesh->heap, off, call->room_len);
+}
+
+static void note_answer(struct service_call *call, uint64_t off, size_t len)
+{
+    struct serve_slot *serve = serve_slot_of(call);
+
+    call->reply_off = off;
+    call->reply_len = len;
+    atomic_store_relaxed(&serve->answer_off, off);                     /* KEPT */
+    atomic_store_relaxed(&serve->answer_len, (uint32_t)len);           /* KEPT */
+    atomic_store_release(&serve->answer_generation, call->generation); /* KEPT */
+}
+
+void serve_put_room(struct service_call *call, size_t len)
+{
+    uint64_t off = call->room_off;
+
+    if (len == 0) {
+        drop_room(call);
+        return;
+    }
+    call->room_off = 0;
+    flight_end(&call->mesh->flights, off);
+    note_answer(call, off, len);
+    heap_trim(&call->mesh->heap, off, call->room_len, len);
+    mesh_count_payload(call->mesh, false, len);
+}
+
+/* ---- a copied answer ---- */
+
 void coroutine_fn serve_put_reply(struct service_call *call, const void *data, size_t len)
 {
     struct serve_slot *serve = serve_slot_of(call);
@@ -88,11 +137,11 @@ void coroutine_fn serve_put_reply(struct service_call *call, const void *data, s
             memcpy(serve->inline_answer, data, len);
         return;
     }
-    call->reply_off = take_room(call->mesh, len);
-    memcpy(call->mesh->seg.base + call->reply_off, data, len);
-    atomic_store_relaxed(&serve->answer_off, call->reply_off);         /* KEPT */
-    atomic_store_relaxed(&serve->answer_len, (uint32_t)len);           /* KEPT */
-    atomic_store_release(&serve->answer_generation, call->generation); /* KEPT */
+    uint64_t off = take_room(call->mesh, len);
+
+    memcpy(call->mesh->seg.base + off, data, len);
+    note_answer(call, off, len);
+    mesh_count_payload(call->mesh, true, len);
 }
 
 static void coroutine_fn drop_reply(struct service_call *call)
@@ -114,6 +163,7 @@ static enum call_end end_of_status(const struct service_call *call, int status)
 
 static void coroutine_fn answer_remote(struct service_call *call, int status)
 {
+    drop_room(call);
     if (status < 0) {
         drop_reply(call);
         if (call->error_text)
@@ -257,6 +307,7 @@ static bool take_args(struct incoming *in)
     if (!in->args_copy)
         return false;
     memcpy(in->args_copy, in->args, in->args_len);
+    mesh_count_payload(in->mesh, true, in->args_len);
     return true;
 }
 

@@ -30,6 +30,9 @@ struct service_call {
     uint64_t reply_off; /* in the heap; 0: inline in the serve slot */
     size_t reply_len;
     void *local_reply;
+    bool has_room;     /* being filled in place */
+    uint64_t room_off; /* in the heap; 0: none */
+    size_t room_len;
     char *error_text;
 
     const uint8_t *args; /* in the frame that runs the method, or args_copy */
@@ -40,6 +43,13 @@ struct service_call {
 /* Writes the bytes of an answer to where the caller finds them; may wait for a shared buffer. len
  * is at most SERVICE_REPLY_MAX. */
 void coroutine_fn serve_put_reply(struct service_call *call, const void *data, size_t len);
+
+/* Room for an answer of len bytes (1 to SERVICE_REPLY_MAX) in the heap, recorded as in flight; may
+ * wait for it. The method has none yet. */
+void *coroutine_fn serve_take_room(struct service_call *call, size_t len);
+
+/* The first len bytes of it are the answer; the rest goes back. */
+void serve_put_room(struct service_call *call, size_t len);
 
 /* Wakes the coroutine that sleeps in the call, if there is one. */
 void serve_wake_sleeper(struct service_call *call);

@@ -106,6 +106,36 @@ int coroutine_fn service_reply(struct service_call *call, const void *data, size
     return 0;
 }
 
+int coroutine_fn service_reply_room(struct service_call *call, size_t len, void **ret_room)
+{
+    if (len == 0 || len > SERVICE_REPLY_MAX)
+        return -EMSGSIZE;
+    if (call->replied)
+        return -EALREADY;
+    if (call->local) {
+        size_t whole = (len + SERVICE_ROOM_ALIGN - 1) / SERVICE_ROOM_ALIGN * SERVICE_ROOM_ALIGN;
+        call->local_reply = aligned_alloc(SERVICE_ROOM_ALIGN, whole);
+        if (!call->local_reply)
+            return -ENOMEM;
+        call->room_len = len;
+    }
+    call->replied = call->has_room = true;
+    *ret_room = call->local ? call->local_reply : serve_take_room(call, len);
+    return 0;
+}
+
+int service_reply_done(struct service_call *call, size_t len)
+{
+    if (!call->has_room || len > call->room_len)
+        return -EINVAL;
+    call->has_room = false;
+    if (call->local)
+        call->reply_len = len;
+    else
+        serve_put_room(call, len);
+    return 0;
+}
+
 int service_fail(struct service_call *call, int error, const char *format, ...)
 {
     va_list args;
@@ -135,10 +165,12 @@ int coroutine_fn service_call_shard(struct service_call *call, uint32_t shard, c
 
     *ret_data = NULL;
     *ret_len = 0;
+    if (r == 0 && call->has_room)
+        r = -EDEADLK;
     if (r < 0)
         return r;
     r = shard_call(call->mesh, &request, &answer);
-    *ret_data = answer.data;
     *ret_len = answer.len;
+    *ret_data = answer.copy;
     return r;
 }

@@ -118,6 +118,23 @@ int coroutine_fn service_sleep_ns(struct service_call *call, int64_t ns);
  * May wait for room. coroutine_fn. */
 int coroutine_fn service_reply(struct service_call *call, const void *data, size_t len);
 
+/*
+ * Room for an answer of up to len bytes, filled in place: by a disk read (sherd/disk.h), or by any
+ * other means, and then sent without a copy. It begins at a multiple of SERVICE_ROOM_ALIGN bytes,
+ * as O_DIRECT asks. Its bytes are whatever was there before. Until it is answered with, or the
+ * method returns, the method may wait for disks and time, but calls no shard. No I/O is under way
+ * on it any more when service_reply_done() is called, and none when the method returns, which gives
+ * back what is not answered with.
+ *
+ * 0; -EMSGSIZE: len is 0, or above SERVICE_REPLY_MAX; -EALREADY: the second time, or after
+ * service_reply(); -ENOMEM. May wait for room. coroutine_fn.
+ */
+#define SERVICE_ROOM_ALIGN ((size_t)4096)
+int coroutine_fn service_reply_room(struct service_call *call, size_t len, void **ret_room);
+
+/* Answers with the first len bytes of the room. 0; -EINVAL: there is none, or not as large. */
+int service_reply_done(struct service_call *call, size_t len);
+
 #define SERVICE_ERROR_MAX ((size_t)4096)
 
 /* Returns error (-errno), with a text for people: what failed, on what, why, what to do. What is
@@ -129,7 +146,7 @@ int service_fail(struct service_call *call, int error, const char *format, ...)
  * "service.method". On 0, *ret_data (free() it) holds the answer; on failure the error's text,
  * which may be NULL. -ENOENT: no such method. -ENODEV: no such shard. -ELOOP: nested too deep.
  * -EMSGSIZE. -EOWNERDEAD: in doubt, the shard died while it ran and the method is not idempotent.
- * -ETIMEDOUT: the deadline of the call that is being served has passed. -ECANCELED. -EHOSTDOWN:
+ * -EDEADLK: it has room for an answer that is not done. -ETIMEDOUT: the deadline of the call that is being served has passed. -ECANCELED. -EHOSTDOWN:
  * that shard is given up. coroutine_fn. */
 int coroutine_fn service_call_shard(struct service_call *call, uint32_t shard, const char *name,
     const void *args, size_t len, void **ret_data, size_t *ret_len);
