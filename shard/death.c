@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What the supervisor does when a child has died, in this order, waiting for nobody: reap it;
- * finish the transition that it had begun; raise its incarnation, from which moment its peers may
+ * finish the transition that it had begun; end the coroutines that it ran; raise its incarnation, from which moment its peers may
  * judge what it left; make every living peer look; have the replacement forked.
  *
  * Orderings      first                     then           ordered by              if broken
@@ -26,6 +26,7 @@
 #include "runtime/atomic.h"
 #include "runtime/bug.h"
 #include "runtime/doorbell.h"
+#include "shard/arena.h"
 #include "shard/firewall.h"
 #include "shard/judge.h"
 
@@ -91,6 +92,7 @@ static void settle_estate(struct child *child, enum peer_state state)
 
     if (finish_redo(child))
         show(&head->redo_finished, head->redo_finished + 1);
+    arena_bury(seg, child->peer, state == PEER_FAILED);
     atomic_store_release(&control->state, (uint32_t)state);                /* FAILED */
     atomic_store_release(&control->incarnation, control->incarnation + 1); /* DEATH */
     tell_peers(child);
@@ -103,6 +105,7 @@ void child_fail(struct child *child)
     child->due_ns = NEVER;
     atomic_store_release(
         &segment_control(seg, child->peer)->state, (uint32_t)PEER_FAILED); /* FAILED */
+    arena_bury(seg, child->peer, true);
     tell_peers(child);
 }
 

@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <sys/mman.h>
 
+#include "shard/arena.h"
+
 static int protect(const struct segment *seg, uint64_t begin, uint64_t end, int protection)
 {
     if (begin == end)
@@ -25,6 +27,8 @@ int firewall_raise(const struct segment *seg, uint32_t self)
 
     if (r == 0)
         r = protect(seg, seg->commons_off, seg->parts_off, PROT_READ | PROT_WRITE);
+    if (r == 0)
+        r = arena_guard(seg); /* which that has opened, where they are made by protection */
     if (r == 0 && is_supervisor)
         return protect(seg, seg->control_off, seg->commons_off, PROT_READ | PROT_WRITE);
     return r < 0 ? r : firewall_open(seg, self);

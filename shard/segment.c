@@ -22,6 +22,10 @@
 #define MIN_HEAP_BYTES    (SEGMENT_PAYLOAD_MAX + 64u * 1024)
 #define MAX_HEAP_BYTES    (8u * 1024 * 1024)
 #define MIN_SLOTS_GATEWAY 8u
+#define STACK_BYTES       (64u * 1024)
+#define MIN_PORTABLE      4u /* for each shard */
+#define MAX_PORTABLE      16u
+#define MANY_PORTABLE     256u /* enough for the instance */
 
 static_assert(sizeof(struct ring_slot) == LINE, "a slot is a cache line");
 static_assert(sizeof(struct message) == RING_PAYLOAD_BYTES, "a message fills its slot");
@@ -29,6 +33,8 @@ static_assert(sizeof(struct peer_control) == 128, "part of the ABI");
 static_assert(sizeof(struct supervisor_head) == 128, "part of the ABI");
 static_assert(sizeof(struct commons_bell) == LINE, "a line each");
 static_assert(sizeof(struct commons_bitmap) == LINE, "a line each");
+static_assert(sizeof(struct arena_slot) == LINE, "a line each");
+static_assert(ARENA_CHUNK_BYTES == SEGMENT_PAGE, "chunks are pages");
 static_assert(offsetof(struct part_head, redo) % LINE == 0, "redo has its own line");
 static_assert(sizeof(struct redo_record) == LINE, "redo has its own line");
 static_assert(sizeof(struct part_head) % LINE == 0, "whole lines");
@@ -187,9 +193,13 @@ static void lay_out(struct segment *seg, const struct segment_geometry *g)
     seg->commons_off = seg->control_off + align_up(sizeof(struct supervisor_head) +
                                                        n_peers * sizeof(struct peer_control),
                                               SEGMENT_PAGE);
-    seg->parts_off = seg->commons_off + align_up((n_peers + 1) * sizeof(struct commons_bell) +
-                                                     n_peers * sizeof(struct commons_bitmap),
-                                            SEGMENT_PAGE);
+    seg->arena_off = seg->commons_off + (n_peers + 1) * sizeof(struct commons_bell) +
+                     n_peers * sizeof(struct commons_bitmap);
+    seg->tags_off = seg->arena_off + g->n_portable * sizeof(struct arena_slot);
+    seg->chunks_off =
+        align_up(seg->tags_off + segment_n_chunks(seg) * sizeof(uint64_t), SEGMENT_PAGE);
+    seg->stacks_off = seg->chunks_off + (uint64_t)segment_n_chunks(seg) * ARENA_CHUNK_BYTES;
+    seg->parts_off = seg->stacks_off + (uint64_t)g->n_portable * g->stack_bytes;
     for (int r = 0; r <= N_REGIONS; r++) {
         seg->shard_regions[r] = region_offset(g, false, (enum region)r);
         seg->gateway_regions[r] = region_offset(g, true, (enum region)r);
@@ -208,6 +218,16 @@ static uint64_t planned_bytes(const struct segment_geometry *g)
 
     lay_out(&seg, g);
     return seg.bytes;
+}
+
+/* Many for few shards; for many shards few each, which is many in all. */
+static uint32_t plan_portable(uint32_t n_shards)
+{
+    uint32_t n = n_shards * MAX_PORTABLE;
+    uint32_t enough =
+        n_shards * MIN_PORTABLE > MANY_PORTABLE ? n_shards * MIN_PORTABLE : MANY_PORTABLE;
+
+    return n < enough ? n : enough;
 }
 
 static uint64_t default_bytes(uint32_t n_shards)
@@ -233,7 +253,8 @@ static uint64_t largest_heap(uint64_t room)
 int segment_geometry_plan(
     uint32_t n_shards, uint64_t max_bytes, struct segment_geometry *ret, uint64_t *ret_bytes)
 {
-    struct segment_geometry g = {.n_shards = n_shards, .n_events = 1024, .n_coroutines = 1024};
+    struct segment_geometry g = {
+        .n_shards = n_shards, .n_events = 1024, .n_coroutines = 1024, .stack_bytes = STACK_BYTES};
     uint64_t heaps_bytes, fixed;
 
     if (n_shards < 1 || n_shards > SEGMENT_MAX_SHARDS)
@@ -243,12 +264,14 @@ int segment_geometry_plan(
     heaps_bytes = (uint64_t)(n_shards + 1) * whole_heap_bytes(MIN_HEAP_BYTES);
     g.slots_shard = 256;
     g.slots_gateway = 512;
+    g.n_portable = plan_portable(n_shards);
     for (;;) {
         g.heap_bytes = 0;
         fixed = planned_bytes(&g);
         if (fixed + heaps_bytes <= max_bytes)
             break;
-        if (g.slots_shard == SEGMENT_MAX_DEPTH && g.slots_gateway == MIN_SLOTS_GATEWAY) {
+        if (g.slots_shard == SEGMENT_MAX_DEPTH && g.slots_gateway == MIN_SLOTS_GATEWAY &&
+            g.n_portable == n_shards) {
             *ret_bytes = fixed + heaps_bytes;
             return -ENOSPC;
         }
@@ -256,6 +279,7 @@ int segment_geometry_plan(
             g.slots_shard /= 2;
         if (g.slots_gateway > MIN_SLOTS_GATEWAY)
             g.slots_gateway /= 2;
+        g.n_portable = g.n_portable / 2 < n_shards ? n_shards : g.n_portable / 2;
     }
     g.heap_bytes = largest_heap((max_bytes - fixed) / (n_shards + 1));
     *ret = g;
@@ -270,6 +294,8 @@ static bool geometry_is_sane(const struct segment_geometry *g)
            (g->slots_shard & (g->slots_shard - 1)) == 0 && g->slots_gateway >= 1 &&
            g->slots_gateway <= 65536 && g->n_events >= 1 && g->n_events <= 1u << 20 &&
            (g->n_events & (g->n_events - 1)) == 0 && g->n_coroutines <= 1u << 20 &&
+           g->n_portable <= 1u << 16 && g->stack_bytes >= 4 * SEGMENT_PAGE &&
+           g->stack_bytes <= 1u << 24 && (g->stack_bytes & (g->stack_bytes - 1)) == 0 &&
            g->heap_bytes % SEGMENT_PAGE == 0 && g->heap_bytes <= UINT64_C(1) << 32;
 }
 
@@ -442,6 +468,26 @@ struct commons_bell *segment_bell(const struct segment *seg, uint32_t peer)
 struct commons_bitmap *segment_bitmap(const struct segment *seg, uint32_t peer)
 {
     return (struct commons_bitmap *)segment_bell(seg, seg->n_peers + 1) + peer;
+}
+
+struct arena_slot *segment_arena(const struct segment *seg, uint32_t slot)
+{
+    return (struct arena_slot *)(seg->base + seg->arena_off) + slot;
+}
+
+uint8_t *segment_stack(const struct segment *seg, uint32_t slot)
+{
+    return seg->base + seg->stacks_off + (uint64_t)slot * seg->geometry.stack_bytes;
+}
+
+uint64_t *segment_chunk_tag(const struct segment *seg, uint32_t chunk)
+{
+    return (uint64_t *)(seg->base + seg->tags_off) + chunk;
+}
+
+uint8_t *segment_chunk(const struct segment *seg, uint32_t chunk)
+{
+    return seg->base + seg->chunks_off + (uint64_t)chunk * ARENA_CHUNK_BYTES;
 }
 
 struct part_head *segment_part(const struct segment *seg, uint32_t peer)

@@ -19,7 +19,8 @@
  *   +------------------+  super.control_off
  *   | control          |  the supervisor: its head, then one peer_control a peer
  *   +------------------+  super.commons_off
- *   | commons          |  all: a doorbell a peer and the supervisor's, a sender bitmap a peer
+ *   | commons          |  all: a doorbell a peer and the supervisor's, a sender bitmap a peer;
+ *   |                  |  the arena: words, chunks and stacks of portable coroutines
  *   +------------------+  super.parts_off
  *   | part of shard 0  |  shard 0: head, counters, pairs, heads, tails, recorder, registry of
  *   |  ...             |  coroutines, rings it sends on, call slots (as caller), serve slots (as
@@ -37,7 +38,7 @@
 #include "runtime/ring.h"
 
 #define SEGMENT_MAGIC        "SHERDSEG"
-#define SEGMENT_ABI          2u
+#define SEGMENT_ABI          3u
 #define SEGMENT_PAGE         4096u
 #define SEGMENT_MAX_SHARDS   128u
 #define SEGMENT_MAX_PEERS    (SEGMENT_MAX_SHARDS + 1)
@@ -55,6 +56,8 @@ struct segment_geometry {
     uint32_t slots_gateway; /* call slots the gateway has for each shard */
     uint32_t n_events;      /* recorder of each peer; a power of two */
     uint32_t n_coroutines;  /* registry of each peer */
+    uint32_t n_portable;    /* portable coroutines of the instance */
+    uint32_t stack_bytes;   /* of each of those, with its guard; a power of two */
     uint32_t spare;
     uint64_t heap_bytes; /* shared buffers of each peer; whole pages */
 };
@@ -143,6 +146,23 @@ struct commons_bitmap {
     uint64_t senders[SEGMENT_BITMAP_WORDS];
     uint8_t pad[32];
 };
+
+/* One portable coroutine. word is changed by compare-and-swap alone (arena.c); the rest is for tools,
+ * and written by the shard that runs it. */
+struct arena_slot {
+    uint64_t word;       /* generation << 24 | woken << 23 | state << 16 | owner << 8 | by */
+    uint64_t created_ns; /* CLOCK_MONOTONIC */
+    uint64_t entry;      /* address of its first function */
+    uint64_t name;       /* address of a constant string of the image */
+    uint64_t wait_site;  /* likewise, while it does not run */
+    uint64_t position;   /* stack pointer where it left off, while it is on its way or waits for a
+                            wake */
+    uint64_t n_moves;
+    uint64_t spare;
+};
+
+#define ARENA_CHUNK_BYTES 4096u
+#define ARENA_CHUNKS_EACH 2u /* chunks of shard_alloc() for each portable coroutine, on average */
 
 /* ---- a peer's part: written by that peer (and, once it is dead, by the supervisor) ---- */
 
@@ -247,14 +267,16 @@ struct call_slot {
 
 enum call_flags { CALL_IDEMPOTENT = 1u << 0 };
 
-/* Callee's side. started = generation << 24 | incarnation of the callee. */
+/* Callee's side. started = generation << 24 | incarnation of the callee. co, written before it: the
+ * portable coroutine that serves the call (arena.h); 0: none. */
 struct serve_slot {
     uint64_t started;
+    uint64_t co;
     uint64_t answer_generation; /* whose answer_off is not given back; 0: none */
     uint64_t answer_off;        /* in the callee's heap */
     uint32_t answer_len;
     uint32_t spare0;
-    uint64_t spare[4];
+    uint64_t spare[3];
     uint8_t inline_answer[SEGMENT_INLINE_BYTES];
 };
 
@@ -320,6 +342,7 @@ struct segment {
     struct segment_geometry geometry; /* private copy, checked once */
     uint32_t n_peers;                 /* shards and the gateway */
     uint64_t control_off, commons_off, parts_off;
+    uint64_t arena_off, tags_off, chunks_off, stacks_off; /* in the commons */
     uint64_t
         shard_regions[SEGMENT_REGIONS_MAX]; /* offsets in a shard's part; the last is its size */
     uint64_t gateway_regions[SEGMENT_REGIONS_MAX];
@@ -358,6 +381,17 @@ struct peer_control *segment_control(const struct segment *seg, uint32_t peer);
 /* peer may be n_peers: the supervisor's own bell. */
 struct commons_bell *segment_bell(const struct segment *seg, uint32_t peer);
 struct commons_bitmap *segment_bitmap(const struct segment *seg, uint32_t peer);
+
+/* Portable coroutines: the record of one, its guard with the stack above it, the tag of a chunk
+ * (which coroutine it belongs to; 0: none), a chunk. */
+static inline uint32_t segment_n_chunks(const struct segment *seg)
+{
+    return seg->geometry.n_portable * ARENA_CHUNKS_EACH;
+}
+struct arena_slot *segment_arena(const struct segment *seg, uint32_t slot);
+uint8_t *segment_stack(const struct segment *seg, uint32_t slot);
+uint64_t *segment_chunk_tag(const struct segment *seg, uint32_t chunk);
+uint8_t *segment_chunk(const struct segment *seg, uint32_t chunk);
 
 struct part_head *segment_part(const struct segment *seg, uint32_t peer);
 struct aio_counters *segment_counters(const struct segment *seg, uint32_t peer);

@@ -12,6 +12,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "shard/arena.h"
+
 #define DEADLINE_NS (INT64_C(20) * 1000000000)
 
 static void *map_shared(size_t bytes)
@@ -30,6 +32,7 @@ void rig_open(struct rig *rig, uint32_t n_shards, const struct service *service)
     memset(rig, 0, sizeof(*rig));
     assert(segment_geometry_plan(n_shards, 0, &geometry, &bytes) == 0);
     assert(segment_init(&rig->seg, map_shared(bytes), bytes, &geometry, "rig") == 0);
+    assert(arena_guard(&rig->seg) == 0);
     rig->board = map_shared(sizeof(*rig->board));
     rig->registry = registry_new();
     assert(rig->registry && registry_add(rig->registry, service, NULL) == 0);
@@ -128,6 +131,7 @@ void rig_bury(struct rig *rig, uint32_t peer, bool failed)
     struct peer_control *control = segment_control(&rig->seg, peer);
 
     mesh_finish_redo(&rig->seg, peer);
+    arena_bury(&rig->seg, peer, failed);
     if (failed)
         atomic_store_release(&control->state, PEER_FAILED);
     atomic_store_release(&control->incarnation, control->incarnation + 1);

@@ -119,6 +119,13 @@ static void check_shards(uint32_t n_shards)
     add(&spans, &seg, segment_super(&seg), sizeof(struct segment_super));
     add(&spans, &seg, segment_supervisor(&seg), sizeof(struct supervisor_head));
     add(&spans, &seg, segment_bell(&seg, seg.n_peers), sizeof(struct commons_bell));
+    add(&spans, &seg, segment_arena(&seg, 0), seg.geometry.n_portable * sizeof(struct arena_slot));
+    add(&spans, &seg, segment_chunk_tag(&seg, 0), segment_n_chunks(&seg) * sizeof(uint64_t));
+    add(&spans, &seg, segment_chunk(&seg, 0), segment_n_chunks(&seg) * (uint64_t)ARENA_CHUNK_BYTES);
+    add(&spans, &seg, segment_stack(&seg, 0),
+        seg.geometry.n_portable * (uint64_t)seg.geometry.stack_bytes);
+    assert_int_equal((uintptr_t)segment_arena(&seg, 0) % 64, 0);
+    assert_int_equal((uint64_t)(segment_stack(&seg, 0) - seg.base) % SEGMENT_PAGE, 0);
     for (uint32_t peer = 0; peer < seg.n_peers; peer++) {
         struct aio_instruments in;
         segment_instruments(&seg, peer, &in);
