@@ -9,7 +9,7 @@
  *                                                                                   its engine
  *   FORK   the bell's words            the child's loop  fork()                    it sleeps on what was
  *                                                                                   rung while it was dead
- *   WHO, FAILED: see death.c
+ *   WHO, FAILED: see death.c; ORDER: see member.c
  */
 #include "shard/supervisor_inside.h"
 
@@ -45,6 +45,15 @@ static const struct topology_core *core_of(const struct supervisor *s, uint32_t 
     return topology_core_of(s->config.topology, peer, s->config.n_shards);
 }
 
+/* What it is to do as soon as it lives: the one before may have been told something else. */
+static enum peer_order first_order(const struct child *child)
+{
+    const struct supervisor *s = child->supervisor;
+    bool is_gateway = child->peer == segment_gateway(&s->segment);
+
+    return is_gateway && (s->drained || s->stage == STAGE_DRAINING) ? ORDER_DRAIN : ORDER_RUN;
+}
+
 static void prepare_control(struct child *child)
 {
     struct supervisor *s = child->supervisor;
@@ -53,7 +62,8 @@ static void prepare_control(struct child *child)
 
     show(&control->core, core ? core->first_cpu : -1);
     show(&control->forked_ns, supervisor_now_ns());
-    atomic_store_release(&control->state, (uint32_t)PEER_STARTING); /* FAILED */
+    atomic_store_release(&control->order, (uint32_t)first_order(child)); /* ORDER */
+    atomic_store_release(&control->state, (uint32_t)PEER_STARTING);      /* FAILED */
     prepare_commons(&s->segment, child->peer);
 }
 
@@ -203,10 +213,11 @@ static void note_up(struct child *child)
     note_core(child, control);
     atomic_store_release(
         &control->state, (uint32_t)(drains ? PEER_DRAINING : PEER_UP)); /* FAILED */
-    if (control->deaths)
+    supervisor_show_state(s);
+    if (control->died_ns)
         log_line(s->config.log, LOG_LEVEL_NOTICE,
-            "%s is up again: pid %d, incarnation %u, %.1f ms after the death", child->process,
-            control->pid, control->incarnation,
+            "%s is up again: pid %d, incarnation %u, %.1f ms after the end of the one before",
+            child->process, control->pid, control->incarnation,
             (double)(supervisor_now_ns() - control->died_ns) / 1e6);
 }
 

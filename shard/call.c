@@ -109,7 +109,7 @@ static int coroutine_fn call_self(
         return refused(-ENOENT, ret_answer);
     *ret_answer = (struct call_answer){0};
     r = serve_local(mesh, request->method, request->args, request->args_len, request->deadline_ns,
-        request->depth, &answer, &ret_answer->copy);
+        request->depth, request->path, &answer, &ret_answer->copy);
     if (r < 0)
         return refused(r, ret_answer);
     ret_answer->data = ret_answer->copy;
@@ -128,6 +128,7 @@ int coroutine_fn shard_call(
             .args_len = request->args_len,
             .deadline_ns = request->deadline_ns,
             .depth = request->depth,
+            .path = request->path,
             .done = on_done},
         .co = coroutine_self(),
         .answer = ret_answer,

@@ -15,8 +15,9 @@
  *                                                                                 and slots apart
  *   GONE     word = abandoned      started word       full fence here and in      a call both runs and is
  *                                                   serve.c (START there)       given back
- *   STATE    peer given up         its bit with us    supervisor's release, our   none: a call too many is
- *                                                   acquire                     judged a turn later
+ *   STATE    peer given up, or     its bit with us    supervisor's release, our   none: a call too many is
+ *            to be restarted                        acquire                     judged a turn later, or
+ *                                                                               is served first
  *   TAKEN    callee's copy         buffer used again  the ring's push and pop     callee copies another
  *                                                                                 call's arguments
  */
@@ -190,6 +191,7 @@ static void fill_slot(struct mesh *mesh, const struct mesh_call *call, struct ca
     atomic_store_relaxed(&shared->args_len, (uint32_t)call->args_len); /* SLOT */
     shared->method = call->method;
     shared->depth = call->depth;
+    shared->path = call->path;
     shared->flags = method && method->flags & SERVICE_IDEMPOTENT ? CALL_IDEMPOTENT : 0;
     if (!out->args_off && call->args_len)
         memcpy(shared->inline_args, call->args, call->args_len);
@@ -248,6 +250,19 @@ static void with_slot(struct mesh *mesh, struct mesh_call *call)
     heap_get(&mesh->heap, &call->waiter, call->args_len, on_heap_ready);
 }
 
+/*
+ * A shard that is to be restarted by order finishes what it has; new calls to it wait in line for
+ * its replacement, whose judgement pumps the line. A call from within one that this shard itself
+ * serves, here or further out, is part of what it has to finish.
+ */
+static bool is_held(const struct mesh *mesh, const struct mesh_call *call)
+{
+    const struct peer_control *control = segment_control(&mesh->seg, call->target);
+
+    return atomic_load_acquire(&control->state) == PEER_RESTARTING && /* STATE */
+           !path_has(call->path, call->target);
+}
+
 /* A slot of its depth is free. */
 static void take_slot(struct mesh *mesh, struct link *link, struct mesh_call *call)
 {
@@ -256,13 +271,26 @@ static void take_slot(struct mesh *mesh, struct link *link, struct mesh_call *ca
     with_slot(mesh, call);
 }
 
+/* Where a slot is free and somebody stands in line all the same, the line is held. */
+static bool goes_at_once(
+    const struct mesh *mesh, const struct link *link, const struct mesh_call *call)
+{
+    if (!link->free_slots[call->depth])
+        return false;
+    if (link->line[call->depth].first)
+        return path_has(call->path, call->target);
+    return !is_held(mesh, call);
+}
+
 static void pump_depth(struct mesh *mesh, struct link *link, uint32_t depth)
 {
     struct call_list *line = &link->line[depth];
+    struct mesh_call *next;
 
-    while (line->first && link->free_slots[depth]) {
-        struct mesh_call *call = line->first;
-
+    for (struct mesh_call *call = line->first; call && link->free_slots[depth]; call = next) {
+        next = call->next;
+        if (is_held(mesh, call))
+            continue;
         list_remove(line, call);
         take_slot(mesh, link, call);
     }
@@ -289,8 +317,8 @@ static size_t explain_end(
         n = snprintf(text, size, "the supervisor of the instance is gone");
     else if (answer->status == -EHOSTDOWN)
         n = snprintf(text, size,
-            "shard %u is given up after too many crashes; see its log, and restart the instance",
-            answer->shard);
+            "shard %u is given up after too many crashes; see its log, then `sherd restart %u`",
+            answer->shard, answer->shard);
     else if (answer->status == -EOWNERDEAD)
         n = snprintf(text, size,
             "shard %u died while it ran this, which must not be run twice: look what was done",
@@ -426,7 +454,7 @@ int mesh_call_start(struct mesh *mesh, struct mesh_call *call)
     }
     if (call->deadline_ns != INT64_MAX)
         timer_mod_ns(&call->timer, call->deadline_ns);
-    if (!link->line[call->depth].first && link->free_slots[call->depth]) {
+    if (goes_at_once(mesh, link, call)) {
         take_slot(mesh, link, call);
         return 0;
     }

@@ -40,6 +40,11 @@ static const char *describe(int status, char *buf, size_t size)
     return buf;
 }
 
+static bool exited_in_order(int status)
+{
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
 /* Sets the dead one's bit with every living peer and wakes it, whatever its words say. */
 static void tell_peers(const struct child *dead)
 {
@@ -107,6 +112,12 @@ void child_fail(struct child *child)
         &segment_control(seg, child->peer)->state, (uint32_t)PEER_FAILED); /* FAILED */
     arena_bury(seg, child->peer, true);
     tell_peers(child);
+    supervisor_show_state(child->supervisor);
+}
+
+bool child_is_failed(const struct child *child)
+{
+    return segment_control(&child->supervisor->segment, child->peer)->state == PEER_FAILED;
 }
 
 static void log_death(const struct child *child, int status, bool crash, uint64_t now_ns, pid_t pid)
@@ -156,7 +167,24 @@ static void bury_and_replace(struct child *child, int status, pid_t pid)
     } else {
         log_failure(child, status);
         settle_estate(child, PEER_FAILED);
+        supervisor_show_state(s);
     }
+}
+
+/* It left by order, and comes back. Nothing is left of its crashes. */
+static void replace_returned(struct child *child, pid_t pid)
+{
+    struct supervisor *s = child->supervisor;
+    struct peer_control *control = segment_control(&s->segment, child->peer);
+
+    atomic_store_release(&control->pid, 0); /* WHO */
+    show(&control->died_ns, supervisor_now_ns());
+    show(&control->restarts, control->restarts + 1);
+    log_line(s->config.log, LOG_LEVEL_NOTICE, "%s left to be restarted: pid %d, incarnation %u",
+        child->process, (int)pid, control->incarnation);
+    child->restart = (struct restart){0};
+    child->due_ns = supervisor_now_ns();
+    settle_estate(child, PEER_DYING);
 }
 
 /* One that was told to leave has gone, or was not quick enough. */
@@ -166,7 +194,7 @@ static void note_leaving(struct child *child, int status)
     char how[96];
 
     note_death(child, false, supervisor_now_ns());
-    if (s->stage == STAGE_LEAVING && !(WIFEXITED(status) && WEXITSTATUS(status) == 0))
+    if (s->stage == STAGE_LEAVING && !exited_in_order(status))
         log_line(s->config.log, LOG_LEVEL_WARNING, "%s did not leave in order: %s", child->process,
             describe(status, how, sizeof(how)));
     finish_redo(child);
@@ -176,6 +204,7 @@ void child_on_exit(void *opaque)
 {
     struct child *child = opaque;
     struct supervisor *s = child->supervisor;
+    bool returns = child->returns;
     pid_t pid = child->pid;
     int status;
 
@@ -186,9 +215,12 @@ void child_on_exit(void *opaque)
     child->pidfd = -1;
     child->pid = 0;
     child->up = false;
+    child->returns = false;
     child->due_ns = NEVER;
     if (s->stage == STAGE_LEAVING || s->stage == STAGE_KILLING)
         note_leaving(child, status);
+    else if (returns && exited_in_order(status))
+        replace_returned(child, pid);
     else
         bury_and_replace(child, status, pid);
 }

@@ -33,7 +33,7 @@
 #define LEAVE_LIMIT_NS   (UINT64_C(5) * 1000000000)
 #define DRAIN_LOOK_NS    (UINT64_C(2) * 1000000)
 
-static void give_order(const struct child *child, enum peer_order order)
+void child_order(const struct child *child, enum peer_order order)
 {
     const struct supervisor *s = child->supervisor;
     struct doorbell bell = {
@@ -52,13 +52,13 @@ static void enter_draining(struct supervisor *s)
     s->stage_ends_ns = supervisor_now_ns() + s->config.drain_limit_ns;
     s->submitted = NEVER;
     s->busy_ns = supervisor_now_ns();
-    show(&segment_supervisor(&s->segment)->state, (uint32_t)PEER_DRAINING);
+    supervisor_show_state(s);
     log_line(s->config.log, LOG_LEVEL_NOTICE, "draining: nothing new is taken");
     notify_stopping();
     if (gateway->up)
         atomic_store_release(&segment_control(&s->segment, gateway->peer)->state,
             (uint32_t)PEER_DRAINING); /* FAILED */
-    give_order(gateway, ORDER_DRAIN);
+    child_order(gateway, ORDER_DRAIN);
 }
 
 static void enter_leaving(struct supervisor *s)
@@ -67,7 +67,7 @@ static void enter_leaving(struct supervisor *s)
     s->stage_ends_ns = supervisor_now_ns() + LEAVE_LIMIT_NS;
     for (uint32_t peer = 0; peer < s->segment.n_peers; peer++) {
         s->children[peer].due_ns = NEVER;
-        give_order(&s->children[peer], ORDER_LEAVE);
+        child_order(&s->children[peer], ORDER_LEAVE);
     }
 }
 
@@ -91,11 +91,6 @@ void leave_at_start(struct supervisor *s)
 
 /* ---- what is in flight ---- */
 
-static bool is_failed(const struct supervisor *s, uint32_t peer)
-{
-    return segment_control(&s->segment, peer)->state == PEER_FAILED;
-}
-
 static uint64_t ended(const struct pair_stats *pair)
 {
     uint64_t sum = 0;
@@ -103,6 +98,23 @@ static uint64_t ended(const struct pair_stats *pair)
     for (unsigned end = 0; end < N_CALL_ENDS; end++)
         sum += atomic_load_acquire(&pair->ends[end]); /* ENDED */
     return sum;
+}
+
+static uint64_t pair_under_way(
+    const struct supervisor *s, uint32_t from, uint32_t to, uint64_t *ret_submitted)
+{
+    const struct pair_stats *pair = segment_pair(&s->segment, from, to);
+    uint64_t n_ended = ended(pair);
+
+    *ret_submitted = atomic_load_acquire(&pair->calls_submitted); /* ENDED */
+    return *ret_submitted - n_ended;
+}
+
+uint64_t leave_calls_under_way(const struct supervisor *s, uint32_t from, uint32_t to)
+{
+    uint64_t submitted;
+
+    return pair_under_way(s, from, to, &submitted);
 }
 
 /* Calls that have not ended; what a caller that is given up had open nobody will end. */
@@ -113,12 +125,10 @@ static uint64_t calls_in_flight(const struct supervisor *s, uint64_t *ret_submit
     *ret_submitted = 0;
     for (uint32_t from = 0; from < s->segment.n_peers; from++) {
         for (uint32_t to = 0; to < s->segment.n_peers; to++) {
-            const struct pair_stats *pair = segment_pair(&s->segment, from, to);
-            uint64_t n_ended = ended(pair);
-            uint64_t submitted = atomic_load_acquire(&pair->calls_submitted); /* ENDED */
+            uint64_t submitted, under_way = pair_under_way(s, from, to, &submitted);
             *ret_submitted += submitted;
-            if (!is_failed(s, from))
-                in_flight += submitted - n_ended;
+            if (!child_is_failed(&s->children[from]))
+                in_flight += under_way;
         }
     }
     return in_flight;
@@ -128,17 +138,31 @@ static bool gateway_has_drained(const struct supervisor *s)
 {
     uint32_t gateway = segment_gateway(&s->segment);
 
-    return is_failed(s, gateway) ||
+    return child_is_failed(&s->children[gateway]) ||
            atomic_load_acquire(&segment_part(&s->segment, gateway)->drained) != 0; /* DRAIN */
+}
+
+static bool calls_are_quiet(struct supervisor *s, uint64_t *ret_in_flight)
+{
+    uint64_t submitted;
+    bool quiet;
+
+    *ret_in_flight = calls_in_flight(s, &submitted);
+    quiet = *ret_in_flight == 0 && submitted == s->submitted;
+    s->submitted = submitted;
+    return quiet;
+}
+
+bool leave_is_quiet(struct supervisor *s, uint64_t *ret_in_flight)
+{
+    return calls_are_quiet(s, ret_in_flight) && gateway_has_drained(s);
 }
 
 static void look_at_drain(struct supervisor *s)
 {
-    uint64_t now_ns = supervisor_now_ns();
-    uint64_t submitted, in_flight = calls_in_flight(s, &submitted);
-    bool quiet = in_flight == 0 && submitted == s->submitted;
+    uint64_t now_ns = supervisor_now_ns(), in_flight;
+    bool quiet = calls_are_quiet(s, &in_flight);
 
-    s->submitted = submitted;
     if (!quiet)
         s->busy_ns = now_ns;
     if (quiet && gateway_has_drained(s)) {

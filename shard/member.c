@@ -4,6 +4,11 @@
  * and not before each wait: the supervisor knocks after it has stored an order, and a knock ends
  * the wait or does not let it begin.
  *
+ * A shard that is to be restarted leaves at the end of the first turn after which it serves nothing
+ * and waits for nothing. What its peers have published by then and it has not begun lies in their
+ * rings, and is begun by its replacement; so no answer is owed to anybody, and no look at its peers
+ * is needed.
+ *
  * An orphan (its supervisor's pidfd is readable) has nobody who would replace the dead, so what
  * waits for one fails now. It stays while it has work, and a little longer, because a peer may
  * still be sending what it took in before; then it goes.
@@ -15,6 +20,8 @@
  *                                                     acquire                 out before its reason
  *   DRAIN  counters of calls ended  part.drained      store release,          told to leave with
  *                                                     supervisor's acquire    calls in flight
+ *   FOLLOW what an order changes    part.order        store release,          a client that was told
+ *                                                     supervisor's acquire    "resumed" is refused
  *   LEVEL: see supervisor.c
  */
 #include "shard/member.h"
@@ -82,6 +89,18 @@ static void ring_supervisor(const struct member *member)
     doorbell_ring(&bell);
 }
 
+static void end_drain(struct member *member)
+{
+    if (!member->draining)
+        return;
+    member->draining = false;
+    member->drained = false;
+    atomic_store_release(&member->part->drained, 0); /* DRAIN */
+    recorder_note(&member->instruments, RECORDER_STATE, PEER_UP, 0);
+    if (member->hooks.resume)
+        member->hooks.resume(member->hooks.opaque);
+}
+
 static void note_drained(struct member *member)
 {
     member->drained = true;
@@ -89,14 +108,26 @@ static void note_drained(struct member *member)
     ring_supervisor(member);
 }
 
-static void follow_orders(struct member *member)
+static void change_order(struct member *member, uint32_t order)
 {
-    uint32_t order = atomic_load_acquire(&member->control->order); /* ORDER */
-
     if (order == ORDER_LEAVE)
         member->leaves = true;
     else if (order == ORDER_DRAIN)
         begin_drain(member);
+    else if (order == ORDER_RUN && !member->orphaned)
+        end_drain(member);
+    atomic_store_release(&member->part->order, order); /* FOLLOW */
+    ring_supervisor(member);
+}
+
+static void follow_orders(struct member *member)
+{
+    uint32_t order = atomic_load_acquire(&member->control->order); /* ORDER */
+
+    if (order != member->part->order)
+        change_order(member, order);
+    if (order == ORDER_RETURN && mesh_is_idle(member->mesh))
+        member->leaves = true;
     if (member->draining && !member->drained && !member->orphaned && is_drained(member))
         note_drained(member);
 }
@@ -252,6 +283,8 @@ int member_new(const struct child_env *env, void *const *states, struct member *
     member->supervisor_fd = -1;
     member->part = segment_part(env->segment, env->peer);
     member->control = segment_control(env->segment, env->peer);
+    atomic_store_release(
+        &member->part->order, (uint32_t)ORDER_RUN); /* FOLLOW: not its predecessor's */
     member->head = segment_supervisor(env->segment);
     r = begin(member, states);
     if (r < 0) {

@@ -41,6 +41,7 @@ struct member;
 /* Role hooks, called in the loop, outside coroutines. NULL: nothing to do. */
 struct member_hooks {
     void (*drain)(void *opaque);      /* ORDER_DRAIN: refuse what is new from now on */
+    void (*resume)(void *opaque);     /* ORDER_RUN after it: take what is new again */
     bool (*is_drained)(void *opaque); /* asked once a turn while draining */
     void *opaque;
 };

@@ -124,11 +124,12 @@ static void drain(struct mesh *mesh, uint32_t peer)
     }
     if (n > link->stats->high_water)
         counter_set(&link->stats->high_water, n);
-    if (incarnation != link->known_incarnation || (failed && !link->failed)) {
-        link->known_incarnation = incarnation;
-        link->failed = failed;
+    bool news = incarnation != link->known_incarnation || (failed && !link->failed);
+
+    link->known_incarnation = incarnation;
+    link->failed = failed; /* an operator may have had it restarted since */
+    if (news)
         judge_peer(mesh, peer, incarnation, failed);
-    }
 }
 
 static void show_heap(struct mesh *mesh)

@@ -75,6 +75,7 @@ struct mesh_call {
     size_t args_len;
     int64_t deadline_ns; /* CLOCK_MONOTONIC; INT64_MAX: none */
     uint32_t depth;      /* 0, or one more than the call that is being served */
+    uint32_t path;       /* 0, or as in struct call_slot: who serves the calls around this one */
     mesh_done_fn *done;
 
     /* The mesh's own. */

@@ -113,6 +113,20 @@ static inline bool started_since(uint64_t started, uint32_t at_least)
     return age < (CALL_INCARNATION_MASK + 1) / 2;
 }
 
+/* The path of a call made by shard `self` within a call of `depth` that came by `path`. */
+static inline uint32_t path_within(uint32_t path, uint32_t depth, uint32_t self)
+{
+    return depth < SEGMENT_MAX_DEPTH ? path | (self + 1) << 8 * depth : path;
+}
+
+static inline bool path_has(uint32_t path, uint32_t shard)
+{
+    for (; path; path >>= 8)
+        if ((path & 0xff) == shard + 1)
+            return true;
+    return false;
+}
+
 /* ---- mesh.c ---- */
 
 /* Publishes a message; the bell is rung at the next flush. False where the peer's head makes no
@@ -171,7 +185,8 @@ void serve_reclaim(struct mesh *mesh, uint32_t peer);
 
 /* Runs a method of this shard in the calling coroutine. */
 int coroutine_fn serve_local(struct mesh *mesh, uint32_t method, const void *args, size_t len,
-    int64_t deadline_ns, uint32_t depth, struct mesh_answer *ret_answer, void **ret_data);
+    int64_t deadline_ns, uint32_t depth, uint32_t path, struct mesh_answer *ret_answer,
+    void **ret_data);
 
 /* ---- judge.c ---- */
 

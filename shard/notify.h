@@ -12,6 +12,7 @@
 
 void notify_ready(const char *status);
 void notify_reloading(void);
+void notify_status(const char *status);
 void notify_stopping(void);
 void notify_alive(void);
 

@@ -10,6 +10,11 @@ void notify_reloading(void)
 {
 }
 
+void notify_status(const char *status)
+{
+    (void)status;
+}
+
 void notify_stopping(void)
 {
 }

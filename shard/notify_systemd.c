@@ -19,6 +19,11 @@ void notify_reloading(void)
         (long long)now.tv_sec * 1000000 + now.tv_nsec / 1000);
 }
 
+void notify_status(const char *status)
+{
+    sd_notifyf(0, "STATUS=%s", status);
+}
+
 void notify_stopping(void)
 {
     sd_notify(0, "STOPPING=1");

@@ -30,7 +30,7 @@
 static_assert(sizeof(struct ring_slot) == LINE, "a slot is a cache line");
 static_assert(sizeof(struct message) == RING_PAYLOAD_BYTES, "a message fills its slot");
 static_assert(sizeof(struct peer_control) == 128, "part of the ABI");
-static_assert(sizeof(struct supervisor_head) == 128, "part of the ABI");
+static_assert(sizeof(struct supervisor_head) == 256, "part of the ABI");
 static_assert(sizeof(struct commons_bell) == LINE, "a line each");
 static_assert(sizeof(struct commons_bitmap) == LINE, "a line each");
 static_assert(sizeof(struct arena_slot) == LINE, "a line each");

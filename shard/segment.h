@@ -86,12 +86,14 @@ struct segment_super {
 /* ---- control: written by the supervisor ---- */
 
 /* X(name, text) */
-#define PEER_STATES(X)                                                \
-    X(STARTING, "starting") /* forked, not ready */                   \
-    X(UP, "up")                                                       \
-    X(DRAINING, "draining") /* takes nothing new from clients */      \
-    X(DYING, "dying")       /* dead, the replacement is on its way */ \
-    X(FAILED, "failed")     /* given up for good */
+#define PEER_STATES(X)                                                                       \
+    X(STARTING, "starting") /* forked, not ready */                                          \
+    X(UP, "up")                                                                              \
+    X(DRAINING, "draining")     /* takes nothing new from clients */                         \
+    X(DYING, "dying")           /* dead, the replacement is on its way */                    \
+    X(FAILED, "failed")         /* given up, until an operator orders a restart */           \
+    X(RESTARTING, "restarting") /* finishes what it has, by order; new calls wait in line */ \
+    X(DEGRADED, "degraded")     /* the supervisor alone: up, but without those that are given up */
 
 enum peer_state {
 #define X(name, text) PEER_##name,
@@ -104,8 +106,9 @@ const char *peer_state_text(uint32_t state);
 /* What the supervisor asks of a process. */
 enum peer_order {
     ORDER_RUN,
-    ORDER_DRAIN, /* gateway: refuse what is new, finish the rest, then say so */
-    ORDER_LEAVE, /* nothing is in flight: stop services and exit 0 */
+    ORDER_DRAIN,  /* gateway: refuse what is new, finish the rest, then say so */
+    ORDER_LEAVE,  /* nothing is in flight: stop services and exit 0 */
+    ORDER_RETURN, /* a shard: exit 0 as soon as it serves nothing and waits for nothing */
 };
 
 struct peer_control {
@@ -120,7 +123,21 @@ struct peer_control {
     uint32_t quiet_incarnation; /* up to this one the kernel writes no more: proven (quiet.c) */
     uint64_t forked_ns;         /* CLOCK_MONOTONIC */
     uint64_t died_ns;
-    uint8_t spare[80];
+    uint32_t restarts; /* times it left by an operator's order; no deaths */
+    uint32_t spare1;
+    uint8_t spare[72];
+};
+
+#define SEGMENT_ORDER_NOTES 4u
+
+/* What became of an operator's order (shard/order.h); the newest ones, each in place
+ * number % SEGMENT_ORDER_NOTES. */
+struct order_note {
+    uint64_t word;     /* the order, as it came */
+    uint32_t state;    /* enum order_state; stored last */
+    uint32_t peer;     /* where the order is now; n_peers: everywhere */
+    uint64_t n_cut;    /* calls still in flight when a limit was reached */
+    uint64_t n_orders; /* of all orders, the number of this one */
 };
 
 struct supervisor_head {
@@ -133,6 +150,7 @@ struct supervisor_head {
     uint32_t knocks;          /* lost wake-ups made good: 0 unless the commons was damaged */
     uint32_t log_level;       /* enum log_level, for all processes */
     uint8_t spare[84];
+    struct order_note orders[SEGMENT_ORDER_NOTES];
 };
 
 /* ---- commons: written by all ---- */
@@ -198,7 +216,8 @@ struct part_head {
     uint64_t heap_quarantined_bytes; /* that a dead process's I/O may yet touch */
     uint64_t payload_copied_bytes;   /* of calls and answers that are not small: copied here */
     uint64_t payload_in_place_bytes; /* the same, filled or read where they lie */
-    uint8_t pad0[24];
+    uint32_t order;                  /* enum peer_order that it follows now */
+    uint8_t pad0[20];
     struct redo_record redo; /* a cache line of its own */
     char engine[16];         /* NUL-terminated names, for status */
     char engine_flags[160];
@@ -261,7 +280,10 @@ struct call_slot {
     uint32_t method;
     uint32_t depth; /* 0: called by nobody served */
     uint32_t flags; /* enum call_flags */
-    uint64_t spare[2];
+    uint32_t path;  /* shards that serve the calls within which this one is made: their numbers
+                       plus one, a byte each, the outermost lowest */
+    uint32_t spare0;
+    uint64_t spare;
     uint8_t inline_args[SEGMENT_INLINE_BYTES];
 };
 

@@ -220,6 +220,7 @@ struct incoming {
     uint32_t args_len;
     uint32_t method;
     uint32_t depth;
+    uint32_t path;
     int64_t deadline_ns;
     const uint8_t *args; /* in the segment */
     void *args_copy;     /* of those that are not small; the serving coroutine's to free */
@@ -240,6 +241,7 @@ static void coroutine_fn serve_entry(void *opaque)
     call.generation = in->generation;
     call.deadline_ns = in->deadline_ns;
     call.depth = in->depth;
+    call.path = in->path;
     call.args_len = in->args_len;
     call.args_copy = in->args_copy;
     call.args = in->args_copy ? in->args_copy : memcpy(small, in->args, in->args_len);
@@ -261,6 +263,7 @@ static bool read_incoming(
     in->args_len = shared->args_len;
     in->method = shared->method;
     in->depth = shared->depth;
+    in->path = shared->path;
     in->deadline_ns = (int64_t)shared->deadline_ns;
     if (in->args_off)
         in->args = in->args_len <= SEGMENT_PAYLOAD_MAX
@@ -468,7 +471,8 @@ void serve_recover(struct mesh *mesh, uint32_t peer)
 /* ---- a call from this shard itself ---- */
 
 int coroutine_fn serve_local(struct mesh *mesh, uint32_t method, const void *args, size_t len,
-    int64_t deadline_ns, uint32_t depth, struct mesh_answer *ret_answer, void **ret_data)
+    int64_t deadline_ns, uint32_t depth, uint32_t path, struct mesh_answer *ret_answer,
+    void **ret_data)
 {
     struct service_call call;
 
@@ -477,6 +481,7 @@ int coroutine_fn serve_local(struct mesh *mesh, uint32_t method, const void *arg
     call.from = mesh->self;
     call.deadline_ns = deadline_ns;
     call.depth = depth;
+    call.path = path;
     call.args = args; /* the caller waits, and they with it */
     call.args_len = len;
 

@@ -14,6 +14,7 @@ struct service_call {
     void *state; /* what the service's start() made */
     int64_t deadline_ns;
     uint32_t depth;
+    uint32_t path; /* as in struct call_slot */
     uint32_t method_number;
 
     /* Who asked: a slot of another peer's, or a coroutine of this shard (local). */

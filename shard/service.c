@@ -159,7 +159,8 @@ int coroutine_fn service_call_shard(struct service_call *call, uint32_t shard, c
         .args = args,
         .args_len = len,
         .deadline_ns = call->deadline_ns,
-        .depth = call->depth + 1};
+        .depth = call->depth + 1,
+        .path = path_within(call->path, call->depth, call->mesh->self)};
     struct call_answer answer;
     int r = registry_find(call->mesh->registry, name, strlen(name), &request.method);
 

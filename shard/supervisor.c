@@ -167,6 +167,8 @@ static void on_signal(void *opaque)
     while (read(s->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
         if (info.ssi_signo == SIGHUP)
             s->reload = true;
+        else if (info.ssi_signo == (uint32_t)ORDER_SIGNAL)
+            operate_take(s, info.ssi_ptr);
         else
             s->n_stop_signals++;
 }
@@ -179,6 +181,7 @@ static int watch_signals(struct supervisor *s, char **ret_error)
     sigaddset(&mask, SIGTERM);
     sigaddset(&mask, SIGINT);
     sigaddset(&mask, SIGHUP);
+    sigaddset(&mask, ORDER_SIGNAL);
     if (sigprocmask(SIG_BLOCK, &mask, &s->old_mask) < 0)
         return explain(ret_error, -errno, "signals: %m");
     s->signal_fd = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -298,6 +301,53 @@ static void log_ready(const struct supervisor *s, uint64_t now_ns)
         (double)s->segment.bytes / (1024 * 1024), geometry->slots_shard, geometry->slots_gateway);
 }
 
+/* "degraded: shard 3 given up", as far as there is room. */
+static void describe_failed(const struct supervisor *s, char *text, size_t size)
+{
+    size_t len = (size_t)snprintf(text, size, "degraded, given up:");
+
+    for (uint32_t peer = 0; peer < s->segment.n_peers && len < size; peer++)
+        if (child_is_failed(&s->children[peer]))
+            len += (size_t)snprintf(text + len, size - len, " %s;", s->children[peer].process);
+}
+
+static bool is_degraded(const struct supervisor *s)
+{
+    for (uint32_t peer = 0; peer < s->segment.n_peers; peer++)
+        if (child_is_failed(&s->children[peer]))
+            return true;
+    return false;
+}
+
+static enum peer_state state_of(const struct supervisor *s)
+{
+    if (s->stage == STAGE_STARTING)
+        return PEER_STARTING;
+    if (s->stage >= STAGE_DRAINING || s->drained)
+        return PEER_DRAINING;
+    return is_degraded(s) ? PEER_DEGRADED : PEER_UP;
+}
+
+void supervisor_show_state(struct supervisor *s)
+{
+    struct supervisor_head *head = segment_supervisor(&s->segment);
+    enum peer_state before = (enum peer_state)head->state, state = state_of(s);
+    char text[128];
+
+    show(&head->state, (uint32_t)state);
+    if (s->stage != STAGE_RUNNING)
+        return;
+    if (state == PEER_DEGRADED) {
+        describe_failed(s, text, sizeof(text));
+        notify_status(text);
+    } else if (state != before && before != PEER_STARTING) {
+        notify_status(peer_state_text(state));
+    }
+    if (state != before && (state == PEER_DEGRADED || before == PEER_DEGRADED))
+        log_line(s->config.log, state == PEER_DEGRADED ? LOG_LEVEL_ERROR : LOG_LEVEL_NOTICE,
+            "the instance is %s", state == PEER_DEGRADED ? text : "whole again");
+}
+
 static void note_all_up(struct supervisor *s)
 {
     struct supervisor_head *head = segment_supervisor(&s->segment);
@@ -305,7 +355,7 @@ static void note_all_up(struct supervisor *s)
     char status[64];
 
     supervisor_enter(s, STAGE_RUNNING);
-    show(&head->state, (uint32_t)PEER_UP);
+    supervisor_show_state(s);
     atomic_store_release(&head->ready_ns, now_ns); /* READY */
     rundir_announce(s->config.lock_fd);
     snprintf(status, sizeof(status), "%u shards", s->config.n_shards);
@@ -356,8 +406,7 @@ static void arm_wake(struct supervisor *s)
 {
     uint64_t at_ns = earlier(s->watch_ns, earlier(s->alive_ns, s->flush_ns));
 
-    at_ns = earlier(at_ns, leave_next_look_ns(s));
-
+    at_ns = earlier(at_ns, earlier(leave_next_look_ns(s), operate_next_look_ns(s)));
     if (supervisor_replaces(s->stage))
         for (uint32_t peer = 0; peer < s->segment.n_peers; peer++)
             at_ns = earlier(at_ns, s->children[peer].due_ns);
@@ -375,6 +424,7 @@ static void take_turn(struct supervisor *s)
         reload(s);
     }
     leave_turn(s);
+    operate_turn(s);
     watch_turn(s, supervisor_now_ns());
     keep_house(s, supervisor_now_ns());
 }

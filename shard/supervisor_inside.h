@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 /*
- * supervisor_inside - what supervisor.c, birth.c, death.c and leave.c share
+ * supervisor_inside - what supervisor.c, birth.c, death.c, leave.c and operate.c share
  *
  * One thread, so one state. Callbacks of the loop note what happened; everything else is done
  * between two turns, in supervisor_run().
@@ -10,6 +10,7 @@
 
 #include "runtime/atomic.h"
 #include "shard/image.h"
+#include "shard/order.h"
 #include "shard/restart.h"
 #include "shard/segment_file.h"
 #include "shard/supervisor.h"
@@ -42,10 +43,27 @@ struct child {
     pid_t pid;        /* 0: none lives */
     int pidfd;
     bool up;
+    bool returns;    /* told to leave and be replaced, by order */
     uint64_t due_ns; /* when it is to be forked; NEVER: it lives, or is given up */
     struct restart restart;
     bool overslept; /* at the last look (watch.c) */
     uint64_t heartbeat;
+};
+
+/* Where the restart of one process stands (operate.c). */
+enum operation_step { STEP_SETTLE, STEP_RETURN, STEP_CUT, STEP_KILL, STEP_COME };
+
+/* The order that is being carried out. */
+struct operation {
+    struct order order; /* kind NONE: none is */
+    struct order_note *note;
+    uint64_t n_orders; /* that ever came */
+    enum operation_step step;
+    uint64_t step_ends_ns;
+    uint32_t at;          /* the peer that is restarted now */
+    uint32_t incarnation; /* its, before */
+    uint64_t n_cut;       /* calls in flight when limits came */
+    bool was_cut;
 };
 
 struct supervisor {
@@ -70,6 +88,8 @@ struct supervisor {
     uint64_t submitted;     /* calls submitted by all when the drain was last looked at */
     uint64_t busy_ns;       /* when something was last seen in flight in it */
     uint32_t n_stop_signals;
+    struct operation operation;
+    bool drained; /* by order: nothing new is taken, and nobody leaves */
     bool reload;
     int exit_status;
     struct child *children; /* n_peers */
@@ -85,6 +105,9 @@ void supervisor_enter(struct supervisor *supervisor, enum stage stage);
 
 /* Whether the dead are replaced in that stage. */
 bool supervisor_replaces(enum stage stage);
+
+/* Shows in the segment, and to the service manager, how the instance is as a whole. */
+void supervisor_show_state(struct supervisor *supervisor);
 
 /* ---- birth.c ---- */
 
@@ -108,7 +131,17 @@ void child_on_exit(void *opaque);
 /* Gives it up for good and tells its peers. */
 void child_fail(struct child *child);
 
+bool child_is_failed(const struct child *child);
+
 /* ---- leave.c ---- */
+
+/* Tells a child what to do from now on. */
+void child_order(const struct child *child, enum peer_order order);
+
+uint64_t leave_calls_under_way(const struct supervisor *supervisor, uint32_t from, uint32_t to);
+
+/* Whether nothing is in flight, now and at the look before, and the gateway has drained. */
+bool leave_is_quiet(struct supervisor *supervisor, uint64_t *ret_in_flight);
 
 /* Acts on signals that came, and on what the stage waits for. */
 void leave_turn(struct supervisor *supervisor);
@@ -118,6 +151,15 @@ uint64_t leave_next_look_ns(const struct supervisor *supervisor);
 
 /* A first start failed: everybody leaves. */
 void leave_at_start(struct supervisor *supervisor);
+
+/* ---- operate.c ---- */
+
+/* An order came. */
+void operate_take(struct supervisor *supervisor, uint64_t word);
+
+/* Carries on with the one that is under way. */
+void operate_turn(struct supervisor *supervisor);
+uint64_t operate_next_look_ns(const struct supervisor *supervisor);
 
 /* ---- watch.c ---- */
 

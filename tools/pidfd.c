@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -49,4 +50,14 @@ int pidfd_wait(int pidfd, int64_t timeout_ns)
         if (errno != EINTR)
             return -errno;
     }
+}
+
+int pidfd_send_word(int pidfd, int signal, uint64_t word)
+{
+    siginfo_t info = {.si_signo = signal, .si_code = SI_QUEUE};
+
+    info.si_pid = getpid();
+    info.si_uid = getuid();
+    info.si_value.sival_ptr = (void *)(uintptr_t)word;
+    return syscall(SYS_pidfd_send_signal, pidfd, signal, &info, 0) ? -errno : 0;
 }

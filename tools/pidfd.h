@@ -17,5 +17,8 @@ int pidfd_open_started(pid_t pid, uint64_t start_ticks);
 /* 0; -ESRCH: it is gone; -EPERM. */
 int pidfd_signal(int pidfd, int signal);
 
+/* The same with a value for who reads it from a signalfd. -EAGAIN: too many signals wait. */
+int pidfd_send_word(int pidfd, int signal, uint64_t word);
+
 /* Waits up to timeout_ns until it has ended. 0 or -ETIMEDOUT. */
 int pidfd_wait(int pidfd, int64_t timeout_ns);

@@ -71,6 +71,7 @@ struct process_view {
     int32_t core; /* -1: not pinned */
     uint32_t deaths;
     uint32_t crashes;
+    uint32_t restarts;
     uint64_t uptime_ns;
     double busy;                  /* share of the window; negative: not measured */
     uint64_t calls_out, calls_in; /* under way */
@@ -144,6 +145,7 @@ static void read_peer(const struct instance *in, uint32_t peer, struct process_v
         .core = atomic_load_relaxed(&control->core),
         .deaths = atomic_load_relaxed(&control->deaths),
         .crashes = atomic_load_relaxed(&control->crashes),
+        .restarts = atomic_load_relaxed(&control->restarts),
         .uptime_ns = age_ns(atomic_load_relaxed(&control->forked_ns)),
         .busy = -1,
     };
@@ -313,6 +315,7 @@ static json_t *process_json(const struct view *view, const struct process_view *
     json_object_set_new(o, "busy", p->busy < 0 ? json_null() : json_real(p->busy));
     json_set_u64(o, "deaths", p->deaths);
     json_set_u64(o, "crashes", p->crashes);
+    json_set_u64(o, "restarts", p->restarts);
     json_set_u64(o, "calls_in", p->calls_in);
     json_set_u64(o, "calls_out", p->calls_out);
     json_object_set_new(o, "counters", counters_json(segment_counters(seg, p->peer)));

@@ -25,6 +25,8 @@ static const char *const state_help[] = {
     [PEER_DRAINING] = "takes nothing new from clients, finishes what it has",
     [PEER_DYING] = "dead; its replacement is on its way",
     [PEER_FAILED] = "given up: it crashed again and again",
+    [PEER_RESTARTING] = "finishes what it has, by order; new calls wait for its replacement",
+    [PEER_DEGRADED] = "the supervisor alone: up, but without a process that is given up",
 };
 
 static const char *const end_help[] = {

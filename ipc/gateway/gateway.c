@@ -95,6 +95,16 @@ static void on_drain(void *opaque)
         requests_room(&gateway->requests, gateway->sessions.all[i]);
 }
 
+static void on_resume(void *opaque)
+{
+    struct gateway *gateway = opaque;
+
+    gateway->draining = false;
+    gateway->drain_until_ns = 0;
+    timer_del(&gateway->drain_timer);
+    requests_resume(&gateway->requests);
+}
+
 static bool is_drained(void *opaque)
 {
     struct gateway *gateway = opaque;
@@ -204,7 +214,8 @@ static int start_tables(struct gateway *gateway)
 
 static int serve(struct gateway *gateway)
 {
-    struct member_hooks hooks = {.drain = on_drain, .is_drained = is_drained, .opaque = gateway};
+    struct member_hooks hooks = {
+        .drain = on_drain, .resume = on_resume, .is_drained = is_drained, .opaque = gateway};
     int r = open_port(gateway);
 
     if (r < 0)

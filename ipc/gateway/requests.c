@@ -282,6 +282,11 @@ void requests_drain(struct requests *requests)
     requests->draining = true;
 }
 
+void requests_resume(struct requests *requests)
+{
+    requests->draining = false;
+}
+
 static void on_answer(struct mesh_call *call, const struct mesh_answer *answer)
 {
     struct request *request = (struct request *)call; /* its first member */

@@ -71,6 +71,7 @@ uint32_t requests_expect(uint32_t expected, size_t len);
 
 /* From now on sessions without a connection have their requests started too. */
 void requests_drain(struct requests *requests);
+void requests_resume(struct requests *requests);
 
 /* Its answers take less room than before, or it is connected: what was held back goes on. */
 void requests_room(struct requests *requests, struct session *session);

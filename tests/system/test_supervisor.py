@@ -385,7 +385,7 @@ class Deaths(harness.TestCase):
         instance.kill_and_wait("shard", 1)
         self.assertRegex(instance.log(), rf"shard 1 was killed: signal 9 \(Killed\), pid {pid}, incarnation 1, "
                                          r"\d+ ms after its start; replaced at once")
-        self.assertRegex(instance.log(), r"shard 1 is up again: pid \d+, incarnation 2, \d+\.\d ms after the death")
+        self.assertRegex(instance.log(), r"shard 1 is up again: pid \d+, incarnation 2, \d+\.\d ms after the end of the one before")
 
     def test_log_names_the_coroutine_whose_stack_overflowed(self):
         instance = self.start("--shards", "2", "--enable-test-methods")
