@@ -155,6 +155,7 @@ int64_t context_sleep_begins(AioContext *ctx, int64_t timeout_ns)
     int64_t now_ns = aio_clock_ns();
 
     counter_add(&ctx->instruments.counters->sleeps, 1);
+    counter_set(&ctx->instruments.counters->asleep, 1);
     context_wait_begins(ctx, now_ns);
     recorder_note_at(&ctx->instruments, (uint64_t)now_ns, RECORDER_SLEEP, (uint64_t)timeout_ns, 0);
     PROBE2(sleep, ctx, timeout_ns);
@@ -165,6 +166,7 @@ int64_t context_sleep_ends(AioContext *ctx, int64_t begin_ns)
 {
     int64_t now_ns = aio_clock_ns();
 
+    counter_set(&ctx->instruments.counters->asleep, 0);
     context_wait_ends(ctx, now_ns);
     recorder_note_at(
         &ctx->instruments, (uint64_t)now_ns, RECORDER_WAKE, (uint64_t)(now_ns - begin_ns), 0);

@@ -238,13 +238,22 @@ static int setup_bell(AioContext *ctx, const struct doorbell *bell)
     return ctx->bell.fd < 0 ? -errno : 0;
 }
 
+/* What was so when the one before died is so no more. */
 static int setup_instruments(AioContext *ctx, const struct aio_instruments *instruments)
 {
-    if (instruments) {
+    int r = 0;
+
+    if (instruments)
         ctx->instruments = *instruments;
-        return 0;
-    }
-    return instruments_alloc(&ctx->instruments, &ctx->own_instruments);
+    else
+        r = instruments_alloc(&ctx->instruments, &ctx->own_instruments);
+    if (r < 0)
+        return r;
+    if (!ctx->instruments.running)
+        ctx->instruments.running = &ctx->own_running;
+    counter_set(ctx->instruments.running, 0);
+    counter_set(&ctx->instruments.counters->asleep, 0);
+    return 0;
 }
 
 static void init_user_lock(pthread_mutex_t *lock)

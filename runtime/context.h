@@ -116,6 +116,7 @@ struct AioContext {
 
     /* What it tells of itself. */
     struct aio_instruments instruments;
+    uint64_t own_running; /* instruments.running, where its creator handed in none */
     struct note_clock note_clock;
     void *own_instruments; /* to free, or NULL */
 };

@@ -47,6 +47,15 @@ bool coroutine_entered(const Coroutine *co)
     return co->entered;
 }
 
+void coroutine_fn coroutine_set_work(uint64_t work)
+{
+    Coroutine *self = coroutine_self();
+
+    self->work = work;
+    if (self->ctx)
+        counter_set(self->ctx->instruments.running, work);
+}
+
 AioContext *coroutine_get_aio_context(const Coroutine *co)
 {
     return co->ctx;
@@ -133,6 +142,7 @@ static void init(Coroutine *co, CoroutineEntry *entry, void *opaque, const char 
     co->entered = co->begun = co->counted = false;
     co->after = CO_AFTER_YIELD;
     co->locks_held = 0;
+    co->work = 0;
     co->scope = NULL;
     co->registry = NULL;
     co->entry = entry;
@@ -207,9 +217,18 @@ static void note_enter(AioContext *ctx, Coroutine *co)
         arrive_in(ctx, co);
     if (co->listed)
         atomic_store_relaxed(&co->listed->wait_site, (uint64_t)0); /* WAIT */
-    if (ctx)
+    if (ctx) {
         counter_add(&ctx->instruments.counters->co_switches, 1);
+        counter_set(ctx->instruments.running, co->work);
+    }
     PROBE3(co_enter, co, ctx, co->name);
+}
+
+/* Back from one: whoever entered it runs on. */
+static void note_leave(AioContext *ctx, const Coroutine *self)
+{
+    if (ctx)
+        counter_set(ctx->instruments.running, self ? self->work : 0);
 }
 
 /* What must wait until nothing runs on co's stack. co may be gone after it. */
@@ -242,6 +261,7 @@ USES_CURRENT void co_enter_in(AioContext *ctx, Coroutine *co)
         co_switch(&co->outside, co->inside);
         co_sanitize_arrive(&co->enterer, &co->own);
         current = self;
+        note_leave(ctx, self);
         PROBE2(co_leave, co, ctx);
 
         if (unlikely(co->woken.last))

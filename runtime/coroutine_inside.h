@@ -46,7 +46,7 @@ struct Coroutine {
     AioContext *ctx;         /* where it runs or last ran, at first where it was made; or NULL */
     struct co_list woken;    /* to enter when it is back */
     struct co_entry *listed; /* its entry in the registry, or NULL */
-    const char *name;        /* constant */
+    uint64_t work;           /* coroutine_set_work()'s, 0 at first */
     bool entered;            /* from coroutine_enter() to its yield or end */
     bool begun;              /* entered at all */
     bool counted;            /* as created, in some context */
@@ -63,6 +63,7 @@ struct Coroutine {
     uint32_t registry_slot;
 
     /* Constant. */
+    const char *name;
     CoroutineEntry *entry;
     void *opaque;
     uint64_t created_ns; /* CLOCK_MONOTONIC */

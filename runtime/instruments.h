@@ -40,6 +40,7 @@ extern "C" {
     X(co_alive_high, gauge, "coroutines", "most coroutines alive at once")                    \
     X(co_switches, counter, "switches", "coroutine enters")                                   \
     X(co_unlisted, counter, "coroutines", "coroutines that found the registry full")          \
+    X(asleep, gauge, "loops", "1 while the loop is in a wait that may block")                 \
     X(io_submitted, counter, "requests", "disk requests handed to the engine")                \
     X(io_completed, counter, "requests", "disk requests that ended")                          \
     X(io_failed, counter, "requests", "disk requests that ended with an error")               \
@@ -97,6 +98,8 @@ struct aio_instruments {
     struct co_entry *coroutines;
     struct recorder_event *events;
     uint64_t *n_recorded; /* events recorded so far; the newest is at (n_recorded - 1) % n_events */
+    uint64_t *running;    /* what the coroutine that runs now works on (coroutine_set_work()); 0:
+                             none runs, or it has said nothing. NULL: a word of the context's own */
     uint32_t n_coroutines;
     uint32_t n_events;
 };

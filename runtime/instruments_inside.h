@@ -11,6 +11,7 @@
  * Not here:    reading them (instruments.h)
  */
 #include "runtime/atomic.h"
+#include "runtime/coroutine.h"
 #include "runtime/instruments.h"
 
 /* One writer, so a load and a store do: no read-modify-write on the hot path. Relaxed, since
@@ -24,6 +25,11 @@ void recorder_note(
     const struct aio_instruments *in, enum recorder_kind kind, uint64_t a, uint64_t b);
 void recorder_note_at(const struct aio_instruments *in, uint64_t now_ns, enum recorder_kind kind,
     uint64_t a, uint64_t b);
+
+/* From now on *instruments.running is work while the calling coroutine runs, in whatever context,
+ * and 0 while the loop does: whoever looks in after a crash reads there what was on the CPU.
+ * Context: coroutine. */
+void coroutine_fn coroutine_set_work(uint64_t work);
 
 /* Private memory for a context that was handed none: ret_memory is for free(). 0 or -ENOMEM. */
 int instruments_alloc(struct aio_instruments *ret, void **ret_memory);

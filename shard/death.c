@@ -72,6 +72,30 @@ static void note_death(struct child *child, bool crash, uint64_t now_ns)
         show(&control->crashes, control->crashes + 1);
 }
 
+/* Which call was on the CPU: its coroutine may have been that of another shard's call. */
+static void note_culprit(const struct child *child)
+{
+    const struct segment *seg = &child->supervisor->segment;
+    struct peer_control *control = segment_control(seg, child->peer);
+    struct crash_record record;
+    uint64_t running = segment_part(seg, child->peer)->running, generation = 0;
+    uint32_t home = running >> 56, caller = running >> 48 & 0xff, slot = running >> 32 & 0xffff;
+    bool recorded = crash_record_read(segment_crash(seg, child->peer), &record) == 0 &&
+                    record.incarnation == control->incarnation;
+
+    if (running && !(recorded && record.flags & CRASH_OTHER_THREAD) && home < seg->n_peers &&
+        caller < seg->n_peers && slot < segment_call_slots(seg, caller, home)) {
+        generation = segment_serve(seg, home, caller, slot)->started >> 24;
+        if ((uint32_t)generation != (uint32_t)running)
+            generation = 0;
+    }
+    show(&control->crashed_home, home);
+    show(&control->crashed_peer, caller);
+    show(&control->crashed_slot, slot);
+    show(&control->crashed_generation, generation);
+    show(&control->crashed_incarnation, control->incarnation);
+}
+
 /* Nobody else writes the part of the dead. Returns whether it died within a transition. */
 static bool finish_redo(const struct child *child)
 {
@@ -82,6 +106,7 @@ static bool finish_redo(const struct child *child)
         bug("can't mend the part of %s: %s", child->process,
             strerror(-r)); /* calls would be lost */
     bool was_under_way = mesh_finish_redo(seg, child->peer);
+    crash_record_void(segment_crash(seg, child->peer));
 
     atomic_store_release(&segment_part(seg, child->peer)->drained, 0); /* DRAIN: not yet, again */
     firewall_close(seg, child->peer);
@@ -155,6 +180,8 @@ static void bury_and_replace(struct child *child, int status, pid_t pid)
     char how[96];
 
     note_death(child, crash, now_ns);
+    if (crash)
+        note_culprit(child);
     if (s->stage == STAGE_STARTING && crash) {
         log_line(s->config.log, LOG_LEVEL_ERROR, "%s could not start: %s", child->process,
             describe(status, how, sizeof(how)));

@@ -78,6 +78,7 @@ enum region {
     REGION_RECORDED,
     REGION_EVENTS,
     REGION_COROUTINES,
+    REGION_CRASH,
     REGION_RINGS_TO_SHARDS,
     REGION_RINGS_TO_GATEWAY,
     REGION_CALLS,
@@ -150,6 +151,8 @@ static uint64_t region_bytes(const struct segment_geometry *g, bool gateway, enu
         return (uint64_t)g->n_events * sizeof(struct recorder_event);
     case REGION_COROUTINES:
         return (uint64_t)g->n_coroutines * sizeof(struct co_entry);
+    case REGION_CRASH:
+        return sizeof(struct crash_record);
     case REGION_RINGS_TO_SHARDS:
         return (uint64_t)n_others * ring_slots(g, self, any_other) * sizeof(struct ring_slot);
     case REGION_RINGS_TO_GATEWAY:
@@ -507,9 +510,15 @@ void segment_instruments(const struct segment *seg, uint32_t peer, struct aio_in
         .coroutines = (struct co_entry *)region_of(seg, peer, REGION_COROUTINES),
         .events = (struct recorder_event *)region_of(seg, peer, REGION_EVENTS),
         .n_recorded = (uint64_t *)region_of(seg, peer, REGION_RECORDED),
+        .running = &segment_part(seg, peer)->running,
         .n_coroutines = seg->geometry.n_coroutines,
         .n_events = seg->geometry.n_events,
     };
+}
+
+struct crash_record *segment_crash(const struct segment *seg, uint32_t peer)
+{
+    return (struct crash_record *)region_of(seg, peer, REGION_CRASH);
 }
 
 struct pair_stats *segment_pair(const struct segment *seg, uint32_t peer, uint32_t other)

@@ -23,8 +23,8 @@
  *   |                  |  the arena: words, chunks and stacks of portable coroutines
  *   +------------------+  super.parts_off
  *   | part of shard 0  |  shard 0: head, counters, pairs, heads, tails, recorder, registry of
- *   |  ...             |  coroutines, rings it sends on, call slots (as caller), serve slots (as
- *   | part of shard n-1|  callee), in-flight table of its heap, heap
+ *   |  ...             |  coroutines, crash record, rings it sends on, call slots (as caller),
+ *   | part of shard n-1|  serve slots (as callee), in-flight table of its heap, heap
  *   | part of gateway  |  the gateway, which is peer n_shards
  *   +------------------+  super.total_bytes
  *
@@ -36,16 +36,17 @@
 #include "runtime/doorbell.h"
 #include "runtime/instruments_inside.h"
 #include "runtime/ring.h"
+#include "shard/crash_record.h"
 
 #define SEGMENT_MAGIC        "SHERDSEG"
-#define SEGMENT_ABI          3u
+#define SEGMENT_ABI          4u
 #define SEGMENT_PAGE         4096u
 #define SEGMENT_MAX_SHARDS   128u
 #define SEGMENT_MAX_PEERS    (SEGMENT_MAX_SHARDS + 1)
 #define SEGMENT_BITMAP_WORDS 4u /* 256 bits, one a sender */
 #define SEGMENT_INLINE_BYTES 192u
 #define SEGMENT_PAYLOAD_MAX  (1024u * 1024)
-#define SEGMENT_REGIONS_MAX  16u
+#define SEGMENT_REGIONS_MAX  32u
 #define SEGMENT_MAX_DEPTH    4u /* calls within calls; the fifth is refused with -ELOOP */
 
 /* What decides the layout. */
@@ -124,8 +125,15 @@ struct peer_control {
     uint64_t forked_ns;         /* CLOCK_MONOTONIC */
     uint64_t died_ns;
     uint32_t restarts; /* times it left by an operator's order; no deaths */
+    /* The last crash, stored before the incarnation is raised: what was on the CPU. It was a call
+     * of crashed_peer served by crashed_home, another shard where the coroutine had moved. */
+    uint32_t crashed_incarnation; /* that crashed; 0: none yet */
+    uint32_t crashed_home;
+    uint32_t crashed_peer;
+    uint32_t crashed_slot;
     uint32_t spare1;
-    uint8_t spare[72];
+    uint64_t crashed_generation; /* 0: no call was */
+    uint8_t spare[48];
 };
 
 #define SEGMENT_ORDER_NOTES 4u
@@ -216,8 +224,9 @@ struct part_head {
     uint64_t heap_quarantined_bytes; /* that a dead process's I/O may yet touch */
     uint64_t payload_copied_bytes;   /* of calls and answers that are not small: copied here */
     uint64_t payload_in_place_bytes; /* the same, filled or read where they lie */
-    uint32_t order;                  /* enum peer_order that it follows now */
-    uint8_t pad0[20];
+    uint64_t running; /* running_word() of the call whose coroutine is on the CPU; 0: none is */
+    uint32_t order;   /* enum peer_order that it follows now */
+    uint8_t pad0[12];
     struct redo_record redo; /* a cache line of its own */
     char engine[16];         /* NUL-terminated names, for status */
     char engine_flags[160];
@@ -350,6 +359,16 @@ static inline uint32_t flight_pages(uint64_t word)
     return (uint32_t)word & 0xffff;
 }
 
+/* part_head.running: home(8) | caller(8) | slot(16) | the low 32 bits of the generation. A shard
+ * does not call itself over the rings, so it is never 0. The generation's other bits are those of
+ * the home's started word, which stays until this call has ended. */
+static inline uint64_t running_word(
+    uint32_t home, uint32_t caller, uint32_t slot, uint64_t generation)
+{
+    return (uint64_t)(home & 0xff) << 56 | (uint64_t)(caller & 0xff) << 48 |
+           (uint64_t)(slot & 0xffff) << 32 | (generation & UINT32_MAX);
+}
+
 #define CALL_GENERATION_BITS  40
 #define CALL_GENERATION_MASK  ((UINT64_C(1) << CALL_GENERATION_BITS) - 1)
 #define CALL_INCARNATION_MASK UINT32_C(0xffffff)
@@ -441,6 +460,9 @@ static inline uint32_t segment_nested_slots(uint32_t n)
 
 /* Where peer's part begins, and, for peer n_peers, where the last one ends. */
 uint64_t segment_part_off(const struct segment *seg, uint32_t peer);
+
+/* What the last crash of peer, or a stall, left of it (crash_record.h). */
+struct crash_record *segment_crash(const struct segment *seg, uint32_t peer);
 
 /* A peer's heap: [off, off + heap_bytes). */
 uint64_t segment_heap_off(const struct segment *seg, uint32_t peer);

@@ -246,6 +246,7 @@ static void coroutine_fn serve_entry(void *opaque)
     call.args_copy = in->args_copy;
     call.args = in->args_copy ? in->args_copy : memcpy(small, in->args, in->args_len);
     link->in[call.slot] = &call;
+    coroutine_set_work(running_word(mesh->self, call.from, call.slot, call.generation));
 
     int status = run_method(&call);
 

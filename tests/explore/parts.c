@@ -60,6 +60,7 @@ void parts_context_init(AioContext *ctx)
     ctx->monitor = &monitor;
     ctx->engine = &engine;
     ctx->instruments.counters = &p.counters[p.n_contexts++];
+    ctx->instruments.running = &ctx->own_running;
     bh_init(ctx);
 }
 
