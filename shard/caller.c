@@ -27,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "shard/builtin.h"
 #include "shard/mesh_inside.h"
 
 /* ---- lists ---- */
@@ -73,7 +74,7 @@ static uint32_t depth_of_slot(const struct mesh *mesh, const struct link *link, 
     if (mesh->self == segment_gateway(&mesh->seg))
         return 0;
     uint32_t n_nested = segment_nested_slots(link->n_out);
-    uint32_t first_nested = link->n_out - (SEGMENT_MAX_DEPTH - 1) * n_nested;
+    uint32_t first_nested = link->n_out - (SEGMENT_SLOT_CLASSES - 1) * n_nested;
 
     return slot < first_nested ? 0 : 1 + (slot - first_nested) / n_nested;
 }
@@ -183,7 +184,7 @@ static bool push_call(struct mesh *mesh, uint32_t peer, uint32_t slot, uint64_t 
 static void fill_slot(struct mesh *mesh, const struct mesh_call *call, struct call_slot *shared)
 {
     const struct out_slot *out = &mesh->links[call->target].out[call->slot];
-    const struct service_method *method = registry_method(mesh->registry, call->method, NULL);
+    const struct service_method *method = mesh_method(mesh, call->method, NULL);
 
     shared->position = mesh->links[call->target].tx.next;
     shared->deadline_ns = (uint64_t)call->deadline_ns;
@@ -300,7 +301,7 @@ void caller_pump(struct mesh *mesh, uint32_t peer)
 {
     struct link *link = &mesh->links[peer];
 
-    for (uint32_t depth = 0; depth < SEGMENT_MAX_DEPTH; depth++)
+    for (uint32_t depth = 0; depth < SEGMENT_SLOT_CLASSES; depth++)
         pump_depth(mesh, link, depth);
 }
 
@@ -404,7 +405,7 @@ void mesh_call_cancel(struct mesh *mesh, struct mesh_call *call)
 
 void caller_end_line(struct mesh *mesh, uint32_t peer, enum call_end end, int status)
 {
-    for (uint32_t depth = 0; depth < SEGMENT_MAX_DEPTH; depth++) {
+    for (uint32_t depth = 0; depth < SEGMENT_SLOT_CLASSES; depth++) {
         struct call_list *line = &mesh->links[peer].line[depth];
         while (line->first) {
             struct mesh_call *call = line->first;
@@ -426,12 +427,14 @@ static int check_call(const struct mesh *mesh, const struct mesh_call *call)
 {
     if (call->target >= mesh->seg.geometry.n_shards || call->target == mesh->self)
         return -ENODEV;
-    if (call->depth >= SEGMENT_MAX_DEPTH ||
-        (call->depth && mesh->self == segment_gateway(&mesh->seg)))
+    if (builtin_is(call->method) ? call->depth != SEGMENT_DEPTH_BUILTIN
+                                 : call->depth >= SEGMENT_MAX_DEPTH)
+        return -ELOOP;
+    if (call->depth && mesh->self == segment_gateway(&mesh->seg))
         return -ELOOP;
     if (call->args_len > SEGMENT_PAYLOAD_MAX)
         return -EMSGSIZE;
-    if (!registry_method(mesh->registry, call->method, NULL))
+    if (!mesh_method(mesh, call->method, NULL))
         return -ENOENT;
     return 0;
 }

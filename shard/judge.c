@@ -29,6 +29,7 @@
 #include <signal.h>
 #include <stdlib.h>
 
+#include "shard/lock_inside.h"
 #include "shard/mesh_inside.h"
 
 bool mesh_finish_redo(const struct segment *seg, uint32_t peer)
@@ -137,6 +138,7 @@ void judge_peer(struct mesh *mesh, uint32_t peer, uint32_t incarnation, bool fai
     recorder_note(&mesh->instruments, RECORDER_JUDGE, peer, incarnation);
     for (uint32_t slot = 0; slot < mesh->links[peer].n_out; slot++)
         judge_call(mesh, peer, slot, incarnation, failed);
+    lock_judge_peer(mesh, peer, incarnation, failed);
     if (failed)
         caller_end_line(mesh, peer, CALL_END_NOT_STARTED, -EHOSTDOWN);
     else

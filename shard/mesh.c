@@ -18,6 +18,8 @@
 #include <stdlib.h>
 
 #include "runtime/doorbell.h"
+#include "shard/builtin.h"
+#include "shard/lock_inside.h"
 #include "shard/mesh_inside.h"
 
 /* ---- sending ---- */
@@ -167,6 +169,15 @@ static bool mesh_dispatch(void *opaque)
     return progress;
 }
 
+/* ---- methods ---- */
+
+const struct service_method *mesh_method(
+    const struct mesh *mesh, uint32_t method, uint32_t *ret_service)
+{
+    return builtin_is(method) ? builtin_method(method)
+                              : registry_method(mesh->registry, method, ret_service);
+}
+
 /* ---- life ---- */
 
 static int link_init(struct mesh *mesh, uint32_t peer)
@@ -262,6 +273,11 @@ int mesh_new(const struct mesh_config *config, struct mesh **ret_mesh)
         caller_recover(mesh, peer);
         serve_recover(mesh, peer);
     }
+    r = mesh->self == segment_gateway(&mesh->seg) ? 0 : lock_end_new(mesh, &mesh->locks);
+    if (r < 0) {
+        mesh_free(mesh);
+        return r;
+    }
     raise_all_bits(mesh);
     mesh->source = (struct aio_source){
         .pending = mesh_pending, .dispatch = mesh_dispatch, .flush = mesh_flush, .opaque = mesh};
@@ -281,6 +297,7 @@ void mesh_free(struct mesh *mesh)
         caller_deinit(mesh, peer);
         serve_deinit(mesh, peer);
     }
+    lock_end_free(mesh->locks);
     heap_deinit(&mesh->heap);
     free(mesh->dirty);
     free(mesh);

@@ -47,11 +47,11 @@ struct link {
     struct service_call **in; /* by slot: the call that is served for it, or NULL */
     uint32_t n_out;
     uint32_t n_in;
-    uint32_t known_incarnation;             /* deaths before it are judged */
-    bool failed;                            /* given up for good, and judged */
-    bool dirty;                             /* pushed to since the last flush */
-    uint32_t free_slots[SEGMENT_MAX_DEPTH]; /* index + 1; 0: none */
-    struct call_list line[SEGMENT_MAX_DEPTH];
+    uint32_t known_incarnation;                /* deaths before it are judged */
+    bool failed;                               /* given up for good, and judged */
+    bool dirty;                                /* pushed to since the last flush */
+    uint32_t free_slots[SEGMENT_SLOT_CLASSES]; /* index + 1; 0: none */
+    struct call_list line[SEGMENT_SLOT_CLASSES];
 };
 
 struct mesh {
@@ -74,6 +74,7 @@ struct mesh {
     uint64_t n_served;
     uint64_t n_held; /* answers held in place */
     bool orphaned;
+    struct lock_end *locks; /* shards only */
     uint32_t n_dirty;
     uint32_t *dirty; /* peers pushed to since the last flush */
     struct link links[];
@@ -139,6 +140,10 @@ static inline void mesh_count_payload(struct mesh *mesh, bool copied, uint64_t b
     counter_add(
         copied ? &mesh->part->payload_copied_bytes : &mesh->part->payload_in_place_bytes, bytes);
 }
+
+/* The method of a number: a service's, or the mesh's own. NULL as in registry_method(). */
+const struct service_method *mesh_method(
+    const struct mesh *mesh, uint32_t method, uint32_t *ret_service);
 
 /* ---- caller.c ---- */
 

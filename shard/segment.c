@@ -41,6 +41,8 @@ static_assert(sizeof(struct part_head) % LINE == 0, "whole lines");
 static_assert(sizeof(struct pair_stats) % LINE == 0, "whole lines");
 static_assert(sizeof(struct call_slot) == 256, "part of the ABI");
 static_assert(sizeof(struct serve_slot) == 256, "part of the ABI");
+static_assert(sizeof(struct lock_record) == LINE, "a line each");
+static_assert(SEGMENT_MIN_SLOTS / 8 * SEGMENT_SLOT_CLASSES <= SEGMENT_MIN_SLOTS, "one a class");
 static_assert(sizeof(struct segment_super) <= SEGMENT_PAGE, "the superblock is a page");
 static_assert(SEGMENT_MAX_PEERS <= SEGMENT_BITMAP_WORDS * 64, "a bit a sender");
 
@@ -85,6 +87,7 @@ enum region {
     REGION_SERVES_SHARDS,
     REGION_SERVES_GATEWAY,
     REGION_FLIGHTS,
+    REGION_LOCKS,
     REGION_HEAP,
     N_REGIONS
 };
@@ -165,6 +168,8 @@ static uint64_t region_bytes(const struct segment_geometry *g, bool gateway, enu
         return gateway ? 0 : (uint64_t)g->slots_gateway * sizeof(struct serve_slot);
     case REGION_FLIGHTS:
         return flights_bytes(g->heap_bytes);
+    case REGION_LOCKS:
+        return gateway ? 0 : SEGMENT_LOCKS * sizeof(struct lock_record);
     case REGION_HEAP:
         return g->heap_bytes;
     case N_REGIONS:
@@ -273,12 +278,12 @@ int segment_geometry_plan(
         fixed = planned_bytes(&g);
         if (fixed + heaps_bytes <= max_bytes)
             break;
-        if (g.slots_shard == SEGMENT_MAX_DEPTH && g.slots_gateway == MIN_SLOTS_GATEWAY &&
+        if (g.slots_shard == SEGMENT_MIN_SLOTS && g.slots_gateway == MIN_SLOTS_GATEWAY &&
             g.n_portable == n_shards) {
             *ret_bytes = fixed + heaps_bytes;
             return -ENOSPC;
         }
-        if (g.slots_shard > SEGMENT_MAX_DEPTH)
+        if (g.slots_shard > SEGMENT_MIN_SLOTS)
             g.slots_shard /= 2;
         if (g.slots_gateway > MIN_SLOTS_GATEWAY)
             g.slots_gateway /= 2;
@@ -293,7 +298,7 @@ int segment_geometry_plan(
 static bool geometry_is_sane(const struct segment_geometry *g)
 {
     return g->n_shards >= 1 && g->n_shards <= SEGMENT_MAX_SHARDS &&
-           g->slots_shard >= SEGMENT_MAX_DEPTH && g->slots_shard <= 1024 &&
+           g->slots_shard >= SEGMENT_MIN_SLOTS && g->slots_shard <= 1024 &&
            (g->slots_shard & (g->slots_shard - 1)) == 0 && g->slots_gateway >= 1 &&
            g->slots_gateway <= 65536 && g->n_events >= 1 && g->n_events <= 1u << 20 &&
            (g->n_events & (g->n_events - 1)) == 0 && g->n_coroutines <= 1u << 20 &&
@@ -569,6 +574,11 @@ struct serve_slot *segment_serve(
         return (struct serve_slot *)region_of(seg, callee, REGION_SERVES_GATEWAY) + slot;
     return (struct serve_slot *)region_of(seg, callee, REGION_SERVES_SHARDS) +
            (uint64_t)among_others(callee, caller) * seg->geometry.slots_shard + slot;
+}
+
+struct lock_record *segment_locks(const struct segment *seg, uint32_t shard)
+{
+    return (struct lock_record *)region_of(seg, shard, REGION_LOCKS);
 }
 
 uint64_t segment_part_off(const struct segment *seg, uint32_t peer)

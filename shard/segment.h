@@ -24,7 +24,8 @@
  *   +------------------+  super.parts_off
  *   | part of shard 0  |  shard 0: head, counters, pairs, heads, tails, recorder, registry of
  *   |  ...             |  coroutines, crash record, rings it sends on, call slots (as caller),
- *   | part of shard n-1|  serve slots (as callee), in-flight table of its heap, heap
+ *   | part of shard n-1|  serve slots (as callee), in-flight table of its heap, locks whose
+ *   |                  |  home it is, heap
  *   | part of gateway  |  the gateway, which is peer n_shards
  *   +------------------+  super.total_bytes
  *
@@ -39,7 +40,7 @@
 #include "shard/crash_record.h"
 
 #define SEGMENT_MAGIC        "SHERDSEG"
-#define SEGMENT_ABI          4u
+#define SEGMENT_ABI          5u
 #define SEGMENT_PAGE         4096u
 #define SEGMENT_MAX_SHARDS   128u
 #define SEGMENT_MAX_PEERS    (SEGMENT_MAX_SHARDS + 1)
@@ -47,13 +48,20 @@
 #define SEGMENT_INLINE_BYTES 192u
 #define SEGMENT_PAYLOAD_MAX  (1024u * 1024)
 #define SEGMENT_REGIONS_MAX  32u
-#define SEGMENT_MAX_DEPTH    4u /* calls within calls; the fifth is refused with -ELOOP */
+#define SEGMENT_MAX_DEPTH    4u   /* calls within calls; the fifth is refused with -ELOOP */
+#define SEGMENT_LOCKS        128u /* that one home can have held, or marked, at a time */
+
+/* The mesh's own calls, which never wait for anything, have slots of their own beside those of each
+ * depth: so they get through where every other slot is held by one that waits for them. */
+#define SEGMENT_DEPTH_BUILTIN SEGMENT_MAX_DEPTH
+#define SEGMENT_SLOT_CLASSES  (SEGMENT_MAX_DEPTH + 1)
+#define SEGMENT_MIN_SLOTS     8u
 
 /* What decides the layout. */
 struct segment_geometry {
     uint32_t n_shards;
     uint32_t slots_shard;   /* call slots a shard has for each other shard; a power of two, at
-                               least SEGMENT_MAX_DEPTH */
+                               least SEGMENT_MIN_SLOTS */
     uint32_t slots_gateway; /* call slots the gateway has for each shard */
     uint32_t n_events;      /* recorder of each peer; a power of two */
     uint32_t n_coroutines;  /* registry of each peer */
@@ -287,7 +295,7 @@ struct call_slot {
     uint64_t args_off;    /* in the caller's heap; 0: inline_args */
     uint32_t args_len;
     uint32_t method;
-    uint32_t depth; /* 0: called by nobody served */
+    uint32_t depth; /* 0: called by nobody served; SEGMENT_DEPTH_BUILTIN */
     uint32_t flags; /* enum call_flags */
     uint32_t path;  /* shards that serve the calls within which this one is made: their numbers
                        plus one, a byte each, the outermost lowest */
@@ -309,6 +317,28 @@ struct serve_slot {
     uint32_t spare0;
     uint64_t spare[3];
     uint8_t inline_answer[SEGMENT_INLINE_BYTES];
+};
+
+/*
+ * A lock whose home is this shard (shard/lock.h), while it is held or marked. The word says all;
+ * its last store is the whole transition, for the holder that it does not name is written first.
+ */
+struct lock_record {
+    uint64_t word; /* enum lock_bits */
+    uint64_t id;
+    struct lock_holder {
+        uint32_t peer;
+        uint32_t incarnation;
+        uint64_t token;
+    } holders[2];
+    uint64_t spare[2];
+};
+
+enum lock_bits {
+    LOCK_USED = 1u << 0,       /* else the record is free */
+    LOCK_HELD = 1u << 1,       /* by holders[0] or [1] */
+    LOCK_SECOND = 1u << 2,     /* it is [1] */
+    LOCK_OWNER_DIED = 1u << 3, /* and nobody has said since that what it guards is whole */
 };
 
 /* What a ring slot carries. */
@@ -452,11 +482,14 @@ struct call_slot *segment_call(
 struct serve_slot *segment_serve(
     const struct segment *seg, uint32_t callee, uint32_t caller, uint32_t slot);
 
-/* Of n slots, those set apart for each depth of nesting but 0, which has the others. */
+/* Of n slots, those set apart for each class but depth 0, which has the others. */
 static inline uint32_t segment_nested_slots(uint32_t n)
 {
-    return n < 8 ? n / SEGMENT_MAX_DEPTH : n / 8;
+    return n / 8;
 }
+
+/* The locks whose home shard is, SEGMENT_LOCKS of them. */
+struct lock_record *segment_locks(const struct segment *seg, uint32_t shard);
 
 /* Where peer's part begins, and, for peer n_peers, where the last one ends. */
 uint64_t segment_part_off(const struct segment *seg, uint32_t peer);

@@ -24,6 +24,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "shard/builtin.h"
+#include "shard/lock_inside.h"
 #include "shard/mesh_inside.h"
 
 static struct serve_slot *serve_slot_of(const struct service_call *call)
@@ -202,10 +204,9 @@ static void service_call_init(struct service_call *call, struct mesh *mesh, uint
 {
     uint32_t service;
 
-    *call = (struct service_call){.mesh = mesh,
-        .method = registry_method(mesh->registry, method, &service),
-        .method_number = method};
-    call->state = mesh->states ? mesh->states[service] : NULL;
+    *call = (struct service_call){
+        .mesh = mesh, .method = mesh_method(mesh, method, &service), .method_number = method};
+    call->state = mesh->states && !builtin_is(method) ? mesh->states[service] : NULL;
 }
 
 /* ---- a call from another peer ---- */
@@ -250,6 +251,7 @@ static void coroutine_fn serve_entry(void *opaque)
 
     int status = run_method(&call);
 
+    lock_drop_all(mesh, coroutine_self());
     link->in[call.slot] = NULL;
     answer_remote(&call, status);
     mesh->n_served--;
@@ -272,7 +274,7 @@ static bool read_incoming(
                        : NULL;
     else
         in->args = in->args_len <= SEGMENT_INLINE_BYTES ? shared->inline_args : NULL;
-    return in->args && in->depth < SEGMENT_MAX_DEPTH;
+    return in->args && in->depth < SEGMENT_SLOT_CLASSES;
 }
 
 static void answer_at_once(
@@ -291,7 +293,7 @@ static enum call_end refuse(
         *ret_status = -ECANCELED;
         return CALL_END_CANCELLED;
     }
-    if (!sane || !registry_method(mesh->registry, in->method, NULL)) {
+    if (!sane || !mesh_method(mesh, in->method, NULL)) {
         *ret_status = -EPROTO;
         return CALL_END_NOT_STARTED;
     }
@@ -317,7 +319,7 @@ static bool take_args(struct incoming *in)
 
 static void begin(struct mesh *mesh, struct incoming *in)
 {
-    const struct service_method *method = registry_method(mesh->registry, in->method, NULL);
+    const struct service_method *method = mesh_method(mesh, in->method, NULL);
     Coroutine *co = take_args(in) ? coroutine_create_full(serve_entry, in, method->name, 0) : NULL;
 
     if (!co) {

@@ -43,7 +43,7 @@ static void two_shards_fit_16_mib_and_every_count_of_shards_has_a_plan(void **st
         assert_int_equal(segment_geometry_plan(n, 0, &geometry, &bytes), 0);
         assert_true(n > 2 || bytes <= 16 * MIB);
         assert_true(geometry.heap_bytes > SEGMENT_PAYLOAD_MAX);
-        assert_int_equal(geometry.slots_shard % SEGMENT_MAX_DEPTH, 0);
+        assert_int_equal(geometry.slots_shard % SEGMENT_MIN_SLOTS, 0);
     }
     assert_int_equal(segment_geometry_plan(0, 0, &geometry, &bytes), -EINVAL);
     assert_int_equal(segment_geometry_plan(SEGMENT_MAX_SHARDS + 1, 0, &geometry, &bytes), -EINVAL);
