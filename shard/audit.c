@@ -196,11 +196,12 @@ static void audit_started(const struct audit *audit, uint32_t from, uint32_t to)
 }
 
 /* The tail first: what it counts stays in the ring until the head passes it. */
-static void audit_ring(const struct audit *audit, uint32_t from, uint32_t to)
+static void audit_ring(const struct audit *audit, uint32_t from, uint32_t to, enum mesh_lane lane)
 {
-    uint64_t n_slots = segment_ring_slots(audit->seg, from, to);
-    uint64_t tail = atomic_load_acquire(segment_tail(audit->seg, from, to)); /* WINDOW */
-    uint64_t head = atomic_load_acquire(segment_head(audit->seg, from, to)); /* WINDOW */
+    const struct segment *seg = audit->seg;
+    uint64_t n_slots = segment_ring_slots(seg, from, to, lane);
+    uint64_t tail = atomic_load_acquire(segment_tail(seg, from, to, lane)); /* WINDOW */
+    uint64_t head = atomic_load_acquire(segment_head(seg, from, to, lane)); /* WINDOW */
 
     if (tail > head && tail - head > n_slots)
         find(audit, &(struct audit_finding){.account = AUDIT_RING,
@@ -361,11 +362,11 @@ static void audit_requests(const struct audit *audit)
 /* Most slots that any one peer's part names buffers in. */
 static size_t most_buffers(const struct segment *seg)
 {
-    uint64_t each = (uint64_t)seg->geometry.slots_shard * 2;
+    uint64_t each = seg->geometry.slots_shard;
 
-    if (each < seg->geometry.slots_gateway * UINT64_C(2))
-        each = seg->geometry.slots_gateway * UINT64_C(2);
-    return seg->n_peers * each;
+    if (each < seg->geometry.slots_gateway)
+        each = seg->geometry.slots_gateway;
+    return seg->n_peers * (each + SEGMENT_URGENT_SLOTS) * 2;
 }
 
 int audit_run(const struct segment *seg, audit_finding_fn *on_finding, void *opaque,
@@ -383,7 +384,8 @@ int audit_run(const struct segment *seg, audit_finding_fn *on_finding, void *opa
             if (from == to)
                 continue;
             audit_started(&audit, from, to);
-            audit_ring(&audit, from, to);
+            for (enum mesh_lane lane = 0; lane < N_LANES; lane++)
+                audit_ring(&audit, from, to, lane);
             audit_calls(&audit, from, to, words);
         }
         audit_buffers(&audit, from, &buffers);

@@ -129,6 +129,7 @@ int coroutine_fn shard_call(
             .deadline_ns = request->deadline_ns,
             .depth = request->depth,
             .path = request->path,
+            .lane = request->lane,
             .done = on_done},
         .co = coroutine_self(),
         .answer = ret_answer,

@@ -68,24 +68,27 @@ static void list_remove(struct call_list *list, struct mesh_call *call)
 
 /* ---- slots ---- */
 
-/* The gateway calls from depth 0 alone, so all its slots are for that. */
-static uint32_t depth_of_slot(const struct mesh *mesh, const struct link *link, uint32_t slot)
+static struct call_class *class_of_slot(struct mesh *mesh, uint32_t peer, uint32_t slot)
 {
-    if (mesh->self == segment_gateway(&mesh->seg))
-        return 0;
-    uint32_t n_nested = segment_nested_slots(link->n_out);
-    uint32_t first_nested = link->n_out - (SEGMENT_SLOT_CLASSES - 1) * n_nested;
+    struct link *link = &mesh->links[peer];
+    uint32_t depth = segment_slot_depth(&mesh->seg, mesh->self, peer, slot);
 
-    return slot < first_nested ? 0 : 1 + (slot - first_nested) / n_nested;
+    return &link->classes[segment_slot_lane(link->n_out, slot)][depth];
 }
 
-static void put_free(struct mesh *mesh, struct link *link, uint32_t slot)
+static struct call_class *class_of_call(struct mesh *mesh, const struct mesh_call *call)
 {
-    uint32_t depth = depth_of_slot(mesh, link, slot);
+    return &mesh->links[call->target].classes[call->lane][call->depth];
+}
 
-    link->out[slot].call = NULL;
-    link->out[slot].next_free = link->free_slots[depth];
-    link->free_slots[depth] = slot + 1;
+static void put_free(struct mesh *mesh, uint32_t peer, uint32_t slot)
+{
+    struct call_class *class = class_of_slot(mesh, peer, slot);
+    struct out_slot *out = &mesh->links[peer].out[slot];
+
+    out->call = NULL;
+    out->next_free = class->free_slots;
+    class->free_slots = slot + 1;
 }
 
 static struct call_slot *slot_at(const struct mesh *mesh, uint32_t peer, uint32_t slot)
@@ -156,7 +159,7 @@ void caller_free_slot(struct mesh *mesh, uint32_t peer, uint32_t slot, enum call
     atomic_store_release(&link->stats->ends[end], ended); /* REDO */
     redo_clear(mesh);
     give_back_args(mesh, &link->out[slot]);
-    put_free(mesh, link, slot);
+    put_free(mesh, peer, slot);
 }
 
 /* Ends a call that is in nobody's list, from the bottom half. */
@@ -186,7 +189,7 @@ static void fill_slot(struct mesh *mesh, const struct mesh_call *call, struct ca
     const struct out_slot *out = &mesh->links[call->target].out[call->slot];
     const struct service_method *method = mesh_method(mesh, call->method, NULL);
 
-    shared->position = mesh->links[call->target].tx.next;
+    shared->position = mesh->links[call->target].tx[call->lane].next;
     shared->deadline_ns = (uint64_t)call->deadline_ns;
     atomic_store_relaxed(&shared->args_off, out->args_off);            /* SLOT */
     atomic_store_relaxed(&shared->args_len, (uint32_t)call->args_len); /* SLOT */
@@ -264,45 +267,43 @@ static bool is_held(const struct mesh *mesh, const struct mesh_call *call)
            !path_has(call->path, call->target);
 }
 
-/* A slot of its depth is free. */
-static void take_slot(struct mesh *mesh, struct link *link, struct mesh_call *call)
+/* A slot of its class is free. */
+static void take_slot(struct mesh *mesh, struct call_class *class, struct mesh_call *call)
 {
-    call->slot = link->free_slots[call->depth] - 1;
-    link->free_slots[call->depth] = link->out[call->slot].next_free;
+    call->slot = class->free_slots - 1;
+    class->free_slots = mesh->links[call->target].out[call->slot].next_free;
     with_slot(mesh, call);
 }
 
 /* Where a slot is free and somebody stands in line all the same, the line is held. */
 static bool goes_at_once(
-    const struct mesh *mesh, const struct link *link, const struct mesh_call *call)
+    const struct mesh *mesh, const struct call_class *class, const struct mesh_call *call)
 {
-    if (!link->free_slots[call->depth])
+    if (!class->free_slots)
         return false;
-    if (link->line[call->depth].first)
+    if (class->line.first)
         return path_has(call->path, call->target);
     return !is_held(mesh, call);
 }
 
-static void pump_depth(struct mesh *mesh, struct link *link, uint32_t depth)
+static void pump_class(struct mesh *mesh, struct call_class *class)
 {
-    struct call_list *line = &link->line[depth];
     struct mesh_call *next;
 
-    for (struct mesh_call *call = line->first; call && link->free_slots[depth]; call = next) {
+    for (struct mesh_call *call = class->line.first; call && class->free_slots; call = next) {
         next = call->next;
         if (is_held(mesh, call))
             continue;
-        list_remove(line, call);
-        take_slot(mesh, link, call);
+        list_remove(&class->line, call);
+        take_slot(mesh, class, call);
     }
 }
 
 void caller_pump(struct mesh *mesh, uint32_t peer)
 {
-    struct link *link = &mesh->links[peer];
-
-    for (uint32_t depth = 0; depth < SEGMENT_SLOT_CLASSES; depth++)
-        pump_depth(mesh, link, depth);
+    for (uint32_t lane = N_LANES; lane-- > 0;)
+        for (uint32_t class = 0; class < SEGMENT_SLOT_CLASSES; class ++)
+            pump_class(mesh, &mesh->links[peer].classes[lane][class]);
 }
 
 /* ---- ending ---- */
@@ -369,10 +370,10 @@ static void take_back(struct mesh *mesh, struct mesh_call *call)
 
     switch ((enum mesh_call_where)call->where) {
     case CALL_IN_LINE:
-        list_remove(&link->line[call->depth], call);
+        list_remove(&class_of_call(mesh, call)->line, call);
         break;
     case CALL_FOR_HEAP:
-        put_free(mesh, link, call->slot);
+        put_free(mesh, call->target, call->slot);
         heap_cancel(&mesh->heap, &call->waiter);
         caller_pump(mesh, call->target);
         break;
@@ -405,20 +406,21 @@ void mesh_call_cancel(struct mesh *mesh, struct mesh_call *call)
 
 void caller_end_line(struct mesh *mesh, uint32_t peer, enum call_end end, int status)
 {
-    for (uint32_t depth = 0; depth < SEGMENT_SLOT_CLASSES; depth++) {
-        struct call_list *line = &mesh->links[peer].line[depth];
-        while (line->first) {
-            struct mesh_call *call = line->first;
-            list_remove(line, call);
-            end_later(mesh, call, end, status);
+    for (uint32_t lane = 0; lane < N_LANES; lane++)
+        for (uint32_t class = 0; class < SEGMENT_SLOT_CLASSES; class ++) {
+            struct call_list *line = &mesh->links[peer].classes[lane][class].line;
+            while (line->first) {
+                struct mesh_call *call = line->first;
+                list_remove(line, call);
+                end_later(mesh, call, end, status);
+            }
         }
-    }
 }
 
 void caller_run_again(struct mesh *mesh, struct mesh_call *call)
 {
     call->where = CALL_IN_LINE;
-    list_prepend(&mesh->links[call->target].line[call->depth], call);
+    list_prepend(&class_of_call(mesh, call)->line, call);
 }
 
 /* ---- starting ---- */
@@ -432,6 +434,8 @@ static int check_call(const struct mesh *mesh, const struct mesh_call *call)
         return -ELOOP;
     if (call->depth && mesh->self == segment_gateway(&mesh->seg))
         return -ELOOP;
+    if (call->lane >= N_LANES)
+        return -EINVAL;
     if (call->args_len > SEGMENT_PAYLOAD_MAX)
         return -EMSGSIZE;
     if (!mesh_method(mesh, call->method, NULL))
@@ -441,7 +445,7 @@ static int check_call(const struct mesh *mesh, const struct mesh_call *call)
 
 int mesh_call_start(struct mesh *mesh, struct mesh_call *call)
 {
-    struct link *link = &mesh->links[call->target];
+    struct call_class *class;
     int r = check_call(mesh, call);
 
     if (r < 0)
@@ -457,13 +461,14 @@ int mesh_call_start(struct mesh *mesh, struct mesh_call *call)
     }
     if (call->deadline_ns != INT64_MAX)
         timer_mod_ns(&call->timer, call->deadline_ns);
-    if (goes_at_once(mesh, link, call)) {
-        take_slot(mesh, link, call);
+    class = class_of_call(mesh, call);
+    if (goes_at_once(mesh, class, call)) {
+        take_slot(mesh, class, call);
         return 0;
     }
     call->where = CALL_IN_LINE;
-    list_append(&link->line[call->depth], call);
-    counter_add(&link->stats->slot_waits, 1);
+    list_append(&class->line, call);
+    counter_add(&mesh->links[call->target].stats->slot_waits, 1);
     return 0;
 }
 
@@ -512,7 +517,8 @@ static struct mesh_answer answer_of(
 
 /* One in the serve slot is copied before our slot is free: from then on the callee may write over
  * it. */
-static void take_small_answer(struct mesh *mesh, uint32_t peer, const struct message *message)
+static void take_small_answer(
+    struct mesh *mesh, uint32_t peer, struct ring_rx *rx, const struct message *message)
 {
     struct link *link = &mesh->links[peer];
     struct mesh_call *call = link->out[message->slot].call;
@@ -525,7 +531,7 @@ static void take_small_answer(struct mesh *mesh, uint32_t peer, const struct mes
     /* An abandoned call's end was told already: by a deadline, a cancel, or to nobody. */
     caller_free_slot(mesh, peer, message->slot, call ? answer.end : CALL_END_NONE);
     /* Dying before this, the replacement finds the answer of a free slot, and drops it. */
-    ring_advance(&link->rx);
+    ring_advance(rx);
     if (call)
         caller_finish(mesh, call, &answer);
 }
@@ -548,7 +554,8 @@ static void free_read_slot(struct mesh *mesh, uint32_t peer, uint32_t slot, enum
  * the callee's replacement, should it die, finds the slot not free and keeps it (serve_recover).
  * Should we die, our replacement finds it CALL_READING, with no answer to come, and frees it.
  */
-static void read_large_answer(struct mesh *mesh, uint32_t peer, const struct message *message)
+static void read_large_answer(
+    struct mesh *mesh, uint32_t peer, struct ring_rx *rx, const struct message *message)
 {
     struct link *link = &mesh->links[peer];
     struct call_slot *shared = slot_at(mesh, peer, message->slot);
@@ -565,7 +572,7 @@ static void read_large_answer(struct mesh *mesh, uint32_t peer, const struct mes
     out->call = NULL;
     atomic_store_release(
         &shared->word, call_word(word_generation(shared->word), CALL_READING)); /* GONE */
-    ring_advance(&link->rx);
+    ring_advance(rx);
     if (call) {
         mesh_count_payload(mesh, false, answer.len);
         caller_finish(mesh, call, &answer);
@@ -593,21 +600,22 @@ void mesh_hold_release(struct mesh *mesh, struct mesh_hold *hold)
     caller_pump(mesh, hold->peer);
 }
 
-void caller_on_answer(struct mesh *mesh, uint32_t peer, const struct message *message)
+void caller_on_answer(
+    struct mesh *mesh, uint32_t peer, struct ring_rx *rx, const struct message *message)
 {
     struct link *link = &mesh->links[peer];
     const struct call_slot *shared = slot_of_message(mesh, peer, message);
 
     if (!shared || word_state(shared->word) == CALL_READING) {
-        ring_advance(&link->rx);
+        ring_advance(rx);
         counter_add(&link->stats->dropped, 1);
         return;
     }
     if (message->off)
-        read_large_answer(mesh, peer, message);
+        read_large_answer(mesh, peer, rx, message);
     else
-        take_small_answer(mesh, peer, message);
-    pump_depth(mesh, link, depth_of_slot(mesh, link, message->slot));
+        take_small_answer(mesh, peer, rx, message);
+    pump_class(mesh, class_of_slot(mesh, peer, message->slot));
 }
 
 /* ---- taking over from a dead predecessor ---- */
@@ -626,7 +634,8 @@ static void recover_slot(struct mesh *mesh, uint32_t peer, uint32_t slot)
     struct call_slot *shared = slot_at(mesh, peer, slot);
     uint64_t generation = word_generation(shared->word);
 
-    if (shared->position >= link->tx.next) { /* it died before it had published it */
+    if (shared->position >= link->tx[segment_slot_lane(link->n_out, slot)]
+                                .next) { /* it died before it had published it */
         caller_free_slot(mesh, peer, slot, CALL_END_CANCELLED);
         return;
     }
@@ -648,7 +657,7 @@ void caller_recover(struct mesh *mesh, uint32_t peer)
     atomic_full_fence(); /* GONE */
     for (uint32_t slot = link->n_out; slot-- > 0;)
         if (word_state(slot_at(mesh, peer, slot)->word) == CALL_FREE)
-            put_free(mesh, link, slot);
+            put_free(mesh, peer, slot);
         else if (word_state(slot_at(mesh, peer, slot)->word) == CALL_READING)
             free_read_slot(mesh, peer, slot, CALL_END_NONE);
         else

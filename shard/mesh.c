@@ -1,14 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Each turn of the loop the mesh takes its bitmap of senders, empties the ring of each that had its
- * bit set, and then, if that sender's incarnation has changed, judges what its death means
- * (judge.c). What the turn pushes is rung once for each target by flush().
+ * Each turn of the loop the mesh takes its bitmap of senders, empties the urgent ring of each that
+ * had its bit set, then takes at most NORMAL_A_TURN messages from the normal ring of each, looking
+ * in between whether something urgent has come. A sender whose ring was not emptied is noted in
+ * to_look, which counts as pending, so that nobody sleeps on it. Once both rings of a sender were
+ * found empty and its incarnation has changed, what its death means is judged (judge.c). What the
+ * turn pushes is rung once for each target by flush().
+ *
+ * The bitmap is itself what a sleeper looks at between raising notify_me and its wait, so a ring is
+ * a nudge of the doorbell: no notification is left behind, and the sender touches one line.
  *
  * Orderings    first               then           ordered by                  if broken
- *   PUB      message in slot     bit, notified  fence in mesh_flush(); xchg  bit is cleared, ring looks
- *                                               and fence in dispatch        empty: sleeps on a message
- *   BIT      bit set             notified       or_seq before the doorbell   notification is accepted, no
- *                                                                            bit seen: sleeps on a message
+ *   PUB      message in slot     bit            fence in mesh_flush(); xchg  bit is cleared, ring looks
+ *                                               and fence in take_senders()  empty: sleeps on a message
+ *   BIT      bit set             notify_me      fence in ring_peer(), fence  both miss: the receiver
+ *                                               of doorbell_prepare_sleep()  sleeps on a message
  *   DEAD     incarnation raised  bit set        supervisor's release, our    judged before the last of the
  *                                               acquire before the drain     dead one's answers was seen
  */
@@ -16,25 +22,38 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "runtime/doorbell.h"
 #include "shard/builtin.h"
 #include "shard/lock_inside.h"
 #include "shard/mesh_inside.h"
 
+#define NORMAL_A_TURN 64 /* messages of one sender */
+
 /* ---- sending ---- */
+
+/* The lane of the slot that a message to or from peer speaks of: ours, or one of its. */
+static enum mesh_lane lane_of(const struct link *link, const struct message *message, bool to_peer)
+{
+    bool of_caller = message->kind == MESSAGE_CALL || message->kind == MESSAGE_ANSWER_TAKEN ||
+                     message->kind == MESSAGE_ABANDONED;
+
+    return segment_slot_lane(of_caller == to_peer ? link->n_out : link->n_in, message->slot);
+}
 
 bool mesh_push(struct mesh *mesh, uint32_t peer, const struct message *message)
 {
     struct link *link = &mesh->links[peer];
+    enum mesh_lane lane = lane_of(link, message, true);
 
     /* There is room for all that can be under way (segment.c), so a full ring means that the peer's
      * head is not to be trusted. The message is lost to that peer alone, and counted. */
-    if (!ring_push(&link->tx, message)) {
+    if (!ring_push(&link->tx[lane], message)) {
         counter_add(&link->stats->dropped, 1);
         return false;
     }
-    counter_add(&link->stats->pushed, 1);
+    counter_add(&link->stats->pushed[lane], 1);
     if (!link->dirty) {
         link->dirty = true;
         mesh->dirty[mesh->n_dirty++] = peer;
@@ -42,16 +61,23 @@ bool mesh_push(struct mesh *mesh, uint32_t peer, const struct message *message)
     return true;
 }
 
+/*
+ * A bit that is still set was set by an earlier flush, which rang too, or by the supervisor, which
+ * may not have got as far: so notify_me is looked at either way.
+ */
 static void ring_peer(struct mesh *mesh, uint32_t peer)
 {
     const struct link *link = &mesh->links[peer];
     struct doorbell bell = {&link->bell->words, mesh->bell_fds[peer]};
     struct pair_stats *stats = link->stats;
+    uint64_t *senders = &link->bell->bitmap.senders[mesh->self / 64];
     uint64_t bit = UINT64_C(1) << (mesh->self % 64);
 
-    if (!(atomic_load_relaxed(link->bit_word) & bit)) /* PUB */
-        atomic_or_seq(link->bit_word, bit);           /* BIT */
-    if (doorbell_ring(&bell))                         /* BIT */
+    if (!(atomic_load_relaxed(senders) & bit)) { /* PUB */
+        atomic_or_seq(senders, bit);             /* BIT */
+        atomic_full_fence();                     /* BIT */
+    }
+    if (doorbell_nudge_home(&bell)) /* BIT */
         counter_add(&stats->rings_sent, 1);
     else
         counter_add(&stats->rings_saved, 1);
@@ -73,31 +99,34 @@ static void mesh_flush(void *opaque)
 
 /* ---- receiving ---- */
 
+/* Reads one line of shared memory and one of our own, however many peers there are. */
 static bool mesh_pending(void *opaque)
 {
-    struct mesh *mesh = opaque;
-    const struct commons_bitmap *bitmap = segment_bitmap(&mesh->seg, mesh->self);
+    const struct mesh *mesh = opaque;
+    const uint64_t *senders = mesh->bell->bitmap.senders;
     uint64_t any = 0;
 
     for (uint32_t word = 0; word < SEGMENT_BITMAP_WORDS; word++)
-        any |= atomic_load_relaxed(&bitmap->senders[word]); /* BIT */
+        any |= atomic_load_relaxed(&senders[word]) | mesh->to_look[word]; /* BIT */
     return any != 0;
 }
 
-static void on_message(struct mesh *mesh, uint32_t peer, const struct message *message)
+static void on_message(
+    struct mesh *mesh, uint32_t peer, enum mesh_lane lane, const struct message *message)
 {
     struct link *link = &mesh->links[peer];
+    struct ring_rx *rx = &link->rx[lane];
 
-    counter_add(&link->stats->popped, 1);
+    counter_add(&link->stats->popped[lane], 1);
     switch (message->kind) {
     case MESSAGE_ANSWER:
-        caller_on_answer(mesh, peer, message);
+        caller_on_answer(mesh, peer, rx, message);
         return;
     case MESSAGE_CALL:
-        serve_on_call(mesh, peer, message);
+        serve_on_call(mesh, peer, rx, message);
         return;
     }
-    ring_advance(&link->rx);
+    ring_advance(rx);
     if (message->kind == MESSAGE_ARGS_TAKEN)
         caller_on_args_taken(mesh, peer, message);
     else if (message->kind == MESSAGE_ANSWER_TAKEN)
@@ -108,30 +137,105 @@ static void on_message(struct mesh *mesh, uint32_t peer, const struct message *m
         counter_add(&link->stats->dropped, 1);
 }
 
-static void drain(struct mesh *mesh, uint32_t peer)
+/* Takes at most `most` messages of a lane. False where there may be more. */
+static bool drain_lane(struct mesh *mesh, uint32_t peer, enum mesh_lane lane, uint64_t most)
 {
     struct link *link = &mesh->links[peer];
-    struct peer_control *control = segment_control(&mesh->seg, peer);
     struct message message;
     uint64_t n = 0;
 
-    /* DEAD: what the dead incarnation published is in the ring by now, so it is drained before it
-     * is judged. */
+    while (n < most && ring_peek(&link->rx[lane], &message)) {
+        n++;
+        on_message(mesh, peer, lane, &message);
+    }
+    if (n == 0)
+        return true;
+    /* What was taken, and what is left: a foreign figure, for people. */
+    uint64_t left = n < most ? 0
+                             : ring_depth(segment_tail(&mesh->seg, peer, mesh->self, lane),
+                                   segment_head(&mesh->seg, peer, mesh->self, lane),
+                                   segment_ring_slots(&mesh->seg, peer, mesh->self, lane));
+    if (n + left > link->stats->high_water[lane])
+        counter_set(&link->stats->high_water[lane], n + left);
+    return n < most;
+}
+
+static void drain_urgent(struct mesh *mesh, uint32_t peer)
+{
+    drain_lane(mesh, peer, LANE_URGENT, UINT64_MAX);
+}
+
+/* False where its normal ring may hold more. */
+static bool drain(struct mesh *mesh, uint32_t peer)
+{
+    struct link *link = &mesh->links[peer];
+    struct peer_control *control = segment_control(&mesh->seg, peer);
+
+    /* DEAD: what the dead incarnation published is in the rings by now, so both are drained to
+     * their ends before it is judged. */
     uint32_t incarnation = atomic_load_acquire(&control->incarnation); /* DEAD, in death.c too */
     bool failed = atomic_load_acquire(&control->state) == PEER_FAILED; /* DEAD */
 
-    while (ring_peek(&link->rx, &message)) {
-        n++;
-        on_message(mesh, peer, &message);
-    }
-    if (n > link->stats->high_water)
-        counter_set(&link->stats->high_water, n);
+    drain_urgent(mesh, peer);
+    if (!drain_lane(mesh, peer, LANE_NORMAL, NORMAL_A_TURN))
+        return false;
     bool news = incarnation != link->known_incarnation || (failed && !link->failed);
 
     link->known_incarnation = incarnation;
     link->failed = failed; /* an operator may have had it restarted since */
     if (news)
         judge_peer(mesh, peer, incarnation, failed);
+    return true;
+}
+
+typedef void visit_fn(struct mesh *mesh, uint32_t peer);
+
+static void for_each_bit(struct mesh *mesh, const uint64_t *bits, visit_fn *visit)
+{
+    for (uint32_t word = 0; word < SEGMENT_BITMAP_WORDS; word++)
+        for (uint64_t left = bits[word]; left; left &= left - 1)
+            visit(mesh, word * 64 + (uint32_t)__builtin_ctzll(left));
+}
+
+/* The bits of a word that are other peers': all else in the commons is stray. */
+static uint64_t peers_mask(const struct mesh *mesh, uint32_t word)
+{
+    uint32_t n = mesh->seg.n_peers, first = word * 64;
+    uint64_t mask = n <= first        ? 0
+                    : n - first >= 64 ? UINT64_MAX
+                                      : (UINT64_C(1) << (n - first)) - 1;
+
+    return mesh->self / 64 == word ? mask & ~(UINT64_C(1) << (mesh->self % 64)) : mask;
+}
+
+/* Moves the senders' bits to to_look, and takes what is urgent of those senders. */
+static void take_senders(struct mesh *mesh)
+{
+    uint64_t *shared = mesh->bell->bitmap.senders;
+    uint64_t taken[SEGMENT_BITMAP_WORDS] = {0}, any = 0;
+
+    for (uint32_t word = 0; word < SEGMENT_BITMAP_WORDS; word++) {
+        if (!atomic_load_relaxed(&shared[word])) /* BIT */
+            continue;
+        taken[word] = atomic_xchg_seq(&shared[word], 0); /* PUB */
+        taken[word] &= peers_mask(mesh, word);
+        mesh->to_look[word] |= taken[word];
+        any |= taken[word];
+    }
+    if (!any)
+        return;
+    atomic_full_fence(); /* PUB */
+    for_each_bit(mesh, taken, drain_urgent);
+}
+
+static void take_turn(struct mesh *mesh, uint32_t peer)
+{
+    uint64_t *word = &mesh->to_look[peer / 64], bit = UINT64_C(1) << (peer % 64);
+
+    *word &= ~bit;
+    if (!drain(mesh, peer))
+        *word |= bit;
+    take_senders(mesh);
 }
 
 static void show_heap(struct mesh *mesh)
@@ -148,21 +252,17 @@ static void show_heap(struct mesh *mesh)
 static bool mesh_dispatch(void *opaque)
 {
     struct mesh *mesh = opaque;
-    struct commons_bitmap *bitmap = segment_bitmap(&mesh->seg, mesh->self);
     bool progress = mesh->flights.n_quarantined && flights_look(&mesh->flights);
+    uint64_t turn[SEGMENT_BITMAP_WORDS];
 
-    for (uint32_t word = 0; word < SEGMENT_BITMAP_WORDS; word++) {
-        if (!atomic_load_relaxed(&bitmap->senders[word])) /* BIT */
-            continue;
-        uint64_t senders = atomic_xchg_seq(&bitmap->senders[word], 0);
-        atomic_full_fence(); /* PUB */
-        for (; senders; senders &= senders - 1) {
-            uint32_t peer = word * 64 + (uint32_t)__builtin_ctzll(senders);
-            if (peer >= mesh->seg.n_peers || peer == mesh->self)
-                continue; /* a stray bit in the commons */
-            drain(mesh, peer);
-            progress = true;
-        }
+    if (mesh_pending(mesh)) {
+        take_senders(mesh);
+        /* Each has one turn: whoever has more, or comes meanwhile, has another when the loop comes
+         * round. Methods and done() may turn the loop in a turn of theirs; then these bits are
+         * stale, and the rings empty. */
+        memcpy(turn, mesh->to_look, sizeof(turn));
+        for_each_bit(mesh, turn, take_turn);
+        progress = true;
     }
     if (progress)
         show_heap(mesh);
@@ -189,12 +289,14 @@ static int link_init(struct mesh *mesh, uint32_t peer)
     if (peer == mesh->self)
         return 0;
     link->bell = segment_bell(seg, peer);
-    link->bit_word = &segment_bitmap(seg, peer)->senders[mesh->self / 64];
-    ring_tx_init(&link->tx, segment_ring(seg, mesh->self, peer),
-        segment_tail(seg, mesh->self, peer), segment_head(seg, mesh->self, peer),
-        segment_ring_slots(seg, mesh->self, peer));
-    ring_rx_init(&link->rx, segment_ring(seg, peer, mesh->self),
-        segment_head(seg, peer, mesh->self), segment_ring_slots(seg, peer, mesh->self));
+    for (enum mesh_lane lane = 0; lane < N_LANES; lane++) {
+        ring_tx_init(&link->tx[lane], segment_ring(seg, mesh->self, peer, lane),
+            segment_tail(seg, mesh->self, peer, lane), segment_head(seg, mesh->self, peer, lane),
+            segment_ring_slots(seg, mesh->self, peer, lane));
+        ring_rx_init(&link->rx[lane], segment_ring(seg, peer, mesh->self, lane),
+            segment_head(seg, peer, mesh->self, lane),
+            segment_ring_slots(seg, peer, mesh->self, lane));
+    }
     int r = caller_init(mesh, peer);
 
     return r < 0 ? r : serve_init(mesh, peer);
@@ -225,6 +327,7 @@ static struct mesh *mesh_alloc(const struct mesh_config *config)
     mesh->registry = config->registry;
     mesh->states = config->states;
     mesh->part = segment_part(&mesh->seg, mesh->self);
+    mesh->bell = segment_bell(&mesh->seg, mesh->self);
     segment_instruments(&mesh->seg, mesh->self, &mesh->instruments);
     mesh->dirty = calloc(n_peers, sizeof(mesh->dirty[0]));
     if (!mesh->dirty) {

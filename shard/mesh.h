@@ -76,6 +76,7 @@ struct mesh_call {
     int64_t deadline_ns; /* CLOCK_MONOTONIC; INT64_MAX: none */
     uint32_t depth;      /* 0, or one more than the call that is being served */
     uint32_t path;       /* 0, or as in struct call_slot: who serves the calls around this one */
+    uint32_t lane;       /* enum mesh_lane; LANE_URGENT: not stuck behind bulk work */
     mesh_done_fn *done;
 
     /* The mesh's own. */
@@ -91,9 +92,9 @@ struct mesh_call {
 
 /*
  * Publishes the call, or puts it in line where no slot or buffer is free: first come, first served
- * for each target and depth. done() comes exactly once, in the loop, outside coroutines, never
+ * for each target, lane and depth. done() comes exactly once, in the loop, outside coroutines, never
  * before this returns 0. Refused, with no done(): -ENODEV (no such shard), -ELOOP (depth),
- * -EMSGSIZE, -ENOENT (no such method). Context: owner loop.
+ * -EINVAL (lane), -EMSGSIZE, -ENOENT (no such method). Context: owner loop.
  */
 int mesh_call_start(struct mesh *mesh, struct mesh_call *call);
 

@@ -32,26 +32,30 @@ struct out_slot {
     enum call_end end;  /* of one whose answer is being read */
 };
 
+/* Calls of one lane and depth: the slots for them, and who waits for one. */
+struct call_class {
+    uint32_t free_slots; /* index + 1; 0: none */
+    struct call_list line;
+};
+
 /* What this end keeps about another peer. */
 struct link {
-    struct ring_tx tx;
-    struct ring_rx rx;
+    struct ring_tx tx[N_LANES];
+    struct ring_rx rx[N_LANES];
     struct pair_stats *stats;
     struct call_slot *calls;            /* ours to it */
     const struct serve_slot *served;    /* what it notes about those */
     const struct call_slot *peer_calls; /* its to us */
     struct serve_slot *serves;          /* what we note about those */
     struct commons_bell *bell;
-    uint64_t *bit_word; /* of its bitmap: the word with our bit */
     struct out_slot *out;
     struct service_call **in; /* by slot: the call that is served for it, or NULL */
     uint32_t n_out;
     uint32_t n_in;
-    uint32_t known_incarnation;                /* deaths before it are judged */
-    bool failed;                               /* given up for good, and judged */
-    bool dirty;                                /* pushed to since the last flush */
-    uint32_t free_slots[SEGMENT_SLOT_CLASSES]; /* index + 1; 0: none */
-    struct call_list line[SEGMENT_SLOT_CLASSES];
+    uint32_t known_incarnation; /* deaths before it are judged */
+    bool failed;                /* given up for good, and judged */
+    bool dirty;                 /* pushed to since the last flush */
+    struct call_class classes[N_LANES][SEGMENT_SLOT_CLASSES];
 };
 
 struct mesh {
@@ -74,7 +78,9 @@ struct mesh {
     uint64_t n_served;
     uint64_t n_held; /* answers held in place */
     bool orphaned;
-    struct lock_end *locks; /* shards only */
+    struct lock_end *locks;                 /* shards only */
+    struct commons_bell *bell;              /* our own */
+    uint64_t to_look[SEGMENT_BITMAP_WORDS]; /* peers whose rings may hold more than was taken */
     uint32_t n_dirty;
     uint32_t *dirty; /* peers pushed to since the last flush */
     struct link links[];
@@ -130,8 +136,8 @@ static inline bool path_has(uint32_t path, uint32_t shard)
 
 /* ---- mesh.c ---- */
 
-/* Publishes a message; the bell is rung at the next flush. False where the peer's head makes no
- * sense, and its ring looks full. */
+/* Publishes a message in its slot's lane; the bell is rung at the next flush. False where the peer's
+ * head makes no sense, and its ring looks full. */
 bool mesh_push(struct mesh *mesh, uint32_t peer, const struct message *message);
 
 /* Counts bytes of a call or answer that is not small. */
@@ -154,8 +160,9 @@ void caller_deinit(struct mesh *mesh, uint32_t peer);
  * published is over. */
 void caller_recover(struct mesh *mesh, uint32_t peer);
 
-/* The message at the head of the ring from peer, which this advances. */
-void caller_on_answer(struct mesh *mesh, uint32_t peer, const struct message *message);
+/* The message at the head of rx, a ring from peer, which this advances. */
+void caller_on_answer(
+    struct mesh *mesh, uint32_t peer, struct ring_rx *rx, const struct message *message);
 void caller_on_args_taken(struct mesh *mesh, uint32_t peer, const struct message *message);
 
 /* Makes slot free again, counted as `end` (CALL_END_NONE: nobody was told an end). */
@@ -181,7 +188,9 @@ void serve_deinit(struct mesh *mesh, uint32_t peer);
 /* Marks in the heap the answers that peer has not yet taken from the predecessor. */
 void serve_recover(struct mesh *mesh, uint32_t peer);
 
-void serve_on_call(struct mesh *mesh, uint32_t peer, const struct message *message);
+/* The message at the head of rx, a ring from peer, which this advances. */
+void serve_on_call(
+    struct mesh *mesh, uint32_t peer, struct ring_rx *rx, const struct message *message);
 void serve_on_answer_taken(struct mesh *mesh, uint32_t peer, const struct message *message);
 void serve_on_abandoned(struct mesh *mesh, uint32_t peer, const struct message *message);
 
@@ -195,5 +204,5 @@ int coroutine_fn serve_local(struct mesh *mesh, uint32_t method, const void *arg
 
 /* ---- judge.c ---- */
 
-/* After peer's ring was drained: what its deaths up to `incarnation` mean for this end. */
+/* After peer's rings were drained to their ends: what its deaths up to `incarnation` mean for this end. */
 void judge_peer(struct mesh *mesh, uint32_t peer, uint32_t incarnation, bool failed);

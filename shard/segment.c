@@ -32,7 +32,6 @@ static_assert(sizeof(struct message) == RING_PAYLOAD_BYTES, "a message fills its
 static_assert(sizeof(struct peer_control) == 128, "part of the ABI");
 static_assert(sizeof(struct supervisor_head) == 256, "part of the ABI");
 static_assert(sizeof(struct commons_bell) == LINE, "a line each");
-static_assert(sizeof(struct commons_bitmap) == LINE, "a line each");
 static_assert(sizeof(struct arena_slot) == LINE, "a line each");
 static_assert(ARENA_CHUNK_BYTES == SEGMENT_PAGE, "chunks are pages");
 static_assert(offsetof(struct part_head, redo) % LINE == 0, "redo has its own line");
@@ -54,6 +53,16 @@ const char *peer_state_text(uint32_t state)
 #undef X
     };
     return state < sizeof(texts) / sizeof(texts[0]) ? texts[state] : "unknown";
+}
+
+const char *mesh_lane_text(uint32_t lane)
+{
+    static const char *const texts[] = {
+#define X(name, text) [LANE_##name] = text,
+        MESH_LANES(X)
+#undef X
+    };
+    return lane < N_LANES ? texts[lane] : "unknown";
 }
 
 const char *call_end_text(uint32_t end)
@@ -106,23 +115,40 @@ static uint32_t power_of_two_above(uint32_t value)
     return value ? power : 0;
 }
 
-static uint32_t call_slots(const struct segment_geometry *g, uint32_t caller, uint32_t callee)
+static uint32_t lane_slots(
+    const struct segment_geometry *g, uint32_t caller, uint32_t callee, enum mesh_lane lane)
 {
     if (caller == callee || callee == g->n_shards)
         return 0;
+    if (lane == LANE_URGENT)
+        return SEGMENT_URGENT_SLOTS;
     return caller == g->n_shards ? g->slots_gateway : g->slots_shard;
 }
 
-/*
- * Room for all that can be under way from one peer to another, so that a push never fails. For each
- * call it makes: the call, that it was abandoned, that the answer's buffer was taken; of these
- * those of two generations, for a callee may die between marking the first as started and freeing
- * its message. For each call it serves: that the arguments' buffer was taken, and the answer. FIFO
- * and the slots' states allow no more of each at a time.
- */
-static uint32_t ring_slots(const struct segment_geometry *g, uint32_t from, uint32_t to)
+/* Of both lanes. */
+static uint32_t call_slots(const struct segment_geometry *g, uint32_t caller, uint32_t callee)
 {
-    return power_of_two_above(6 * call_slots(g, from, to) + 2 * call_slots(g, to, from));
+    return lane_slots(g, caller, callee, LANE_NORMAL) + lane_slots(g, caller, callee, LANE_URGENT);
+}
+
+/*
+ * Room for all that can be under way from one peer to another in a lane, so that a push never
+ * fails. For each call it makes: the call, that it was abandoned, that the answer's buffer was
+ * taken; of these those of two generations, for a callee may die between marking the first as
+ * started and freeing its message. For each call it serves: that the arguments' buffer was taken,
+ * and the answer. FIFO and the slots' states allow no more of each at a time.
+ */
+static uint32_t ring_slots(
+    const struct segment_geometry *g, uint32_t from, uint32_t to, enum mesh_lane lane)
+{
+    return power_of_two_above(
+        6 * lane_slots(g, from, to, lane) + 2 * lane_slots(g, to, from, lane));
+}
+
+/* The rings of all lanes, one behind the other. */
+static uint64_t rings_slots(const struct segment_geometry *g, uint32_t from, uint32_t to)
+{
+    return (uint64_t)ring_slots(g, from, to, LANE_NORMAL) + ring_slots(g, from, to, LANE_URGENT);
 }
 
 static uint64_t flights_bytes(uint64_t heap_bytes)
@@ -147,7 +173,7 @@ static uint64_t region_bytes(const struct segment_geometry *g, bool gateway, enu
         return (uint64_t)n_peers * sizeof(struct pair_stats);
     case REGION_HEADS:
     case REGION_TAILS:
-        return (uint64_t)n_peers * sizeof(struct ring_mark);
+        return (uint64_t)n_peers * N_LANES * sizeof(struct ring_mark);
     case REGION_RECORDED:
         return LINE;
     case REGION_EVENTS:
@@ -157,15 +183,17 @@ static uint64_t region_bytes(const struct segment_geometry *g, bool gateway, enu
     case REGION_CRASH:
         return sizeof(struct crash_record);
     case REGION_RINGS_TO_SHARDS:
-        return (uint64_t)n_others * ring_slots(g, self, any_other) * sizeof(struct ring_slot);
+        return (uint64_t)n_others * rings_slots(g, self, any_other) * sizeof(struct ring_slot);
     case REGION_RINGS_TO_GATEWAY:
-        return gateway ? 0 : (uint64_t)ring_slots(g, self, g->n_shards) * sizeof(struct ring_slot);
+        return gateway ? 0 : rings_slots(g, self, g->n_shards) * sizeof(struct ring_slot);
     case REGION_CALLS:
         return (uint64_t)n_others * call_slots(g, self, any_other) * sizeof(struct call_slot);
     case REGION_SERVES_SHARDS:
-        return gateway ? 0 : (uint64_t)n_others * g->slots_shard * sizeof(struct serve_slot);
+        return gateway ? 0
+                       : (uint64_t)n_others * call_slots(g, any_other, self) *
+                             sizeof(struct serve_slot);
     case REGION_SERVES_GATEWAY:
-        return gateway ? 0 : (uint64_t)g->slots_gateway * sizeof(struct serve_slot);
+        return gateway ? 0 : (uint64_t)call_slots(g, g->n_shards, self) * sizeof(struct serve_slot);
     case REGION_FLIGHTS:
         return flights_bytes(g->heap_bytes);
     case REGION_LOCKS:
@@ -201,8 +229,7 @@ static void lay_out(struct segment *seg, const struct segment_geometry *g)
     seg->commons_off = seg->control_off + align_up(sizeof(struct supervisor_head) +
                                                        n_peers * sizeof(struct peer_control),
                                               SEGMENT_PAGE);
-    seg->arena_off = seg->commons_off + (n_peers + 1) * sizeof(struct commons_bell) +
-                     n_peers * sizeof(struct commons_bitmap);
+    seg->arena_off = seg->commons_off + (n_peers + 1) * sizeof(struct commons_bell);
     seg->tags_off = seg->arena_off + g->n_portable * sizeof(struct arena_slot);
     seg->chunks_off =
         align_up(seg->tags_off + segment_n_chunks(seg) * sizeof(uint64_t), SEGMENT_PAGE);
@@ -238,9 +265,13 @@ static uint32_t plan_portable(uint32_t n_shards)
     return n < enough ? n : enough;
 }
 
+/* What each peer needs for itself, and what each pair needs. */
 static uint64_t default_bytes(uint32_t n_shards)
 {
-    return 17 * (UINT64_C(1) << 19) + (n_shards + 1) * (UINT64_C(5) << 19);
+    uint64_t n_pairs = (uint64_t)n_shards * n_shards;
+
+    return 17 * (UINT64_C(1) << 19) + (n_shards + 1) * (UINT64_C(5) << 19) +
+           n_pairs / 16 * (UINT64_C(3) << 16);
 }
 
 /* A heap with its in-flight table. */
@@ -475,7 +506,7 @@ struct commons_bell *segment_bell(const struct segment *seg, uint32_t peer)
 
 struct commons_bitmap *segment_bitmap(const struct segment *seg, uint32_t peer)
 {
-    return (struct commons_bitmap *)segment_bell(seg, seg->n_peers + 1) + peer;
+    return &segment_bell(seg, peer)->bitmap;
 }
 
 struct arena_slot *segment_arena(const struct segment *seg, uint32_t slot)
@@ -531,27 +562,36 @@ struct pair_stats *segment_pair(const struct segment *seg, uint32_t peer, uint32
     return (struct pair_stats *)region_of(seg, peer, REGION_PAIRS) + other;
 }
 
-uint32_t segment_ring_slots(const struct segment *seg, uint32_t from, uint32_t to)
+uint32_t segment_ring_slots(
+    const struct segment *seg, uint32_t from, uint32_t to, enum mesh_lane lane)
 {
-    return ring_slots(&seg->geometry, from, to);
+    return ring_slots(&seg->geometry, from, to, lane);
 }
 
-struct ring_slot *segment_ring(const struct segment *seg, uint32_t from, uint32_t to)
+struct ring_slot *segment_ring(
+    const struct segment *seg, uint32_t from, uint32_t to, enum mesh_lane lane)
 {
+    const struct segment_geometry *g = &seg->geometry;
+    uint64_t in_pair = lane == LANE_NORMAL ? 0 : ring_slots(g, from, to, LANE_NORMAL);
+
     if (to == segment_gateway(seg))
-        return (struct ring_slot *)region_of(seg, from, REGION_RINGS_TO_GATEWAY);
+        return (struct ring_slot *)region_of(seg, from, REGION_RINGS_TO_GATEWAY) + in_pair;
     return (struct ring_slot *)region_of(seg, from, REGION_RINGS_TO_SHARDS) +
-           (uint64_t)among_others(from, to) * ring_slots(&seg->geometry, from, to);
+           among_others(from, to) * rings_slots(g, from, to) + in_pair;
 }
 
-uint64_t *segment_tail(const struct segment *seg, uint32_t from, uint32_t to)
+uint64_t *segment_tail(const struct segment *seg, uint32_t from, uint32_t to, enum mesh_lane lane)
 {
-    return &((struct ring_mark *)region_of(seg, from, REGION_TAILS))[to].position;
+    struct ring_mark *tails = (struct ring_mark *)region_of(seg, from, REGION_TAILS);
+
+    return &tails[to * N_LANES + lane].position;
 }
 
-uint64_t *segment_head(const struct segment *seg, uint32_t from, uint32_t to)
+uint64_t *segment_head(const struct segment *seg, uint32_t from, uint32_t to, enum mesh_lane lane)
 {
-    return &((struct ring_mark *)region_of(seg, to, REGION_HEADS))[from].position;
+    struct ring_mark *heads = (struct ring_mark *)region_of(seg, to, REGION_HEADS);
+
+    return &heads[from * N_LANES + lane].position;
 }
 
 uint32_t segment_call_slots(const struct segment *seg, uint32_t caller, uint32_t callee)
@@ -573,7 +613,29 @@ struct serve_slot *segment_serve(
     if (caller == segment_gateway(seg))
         return (struct serve_slot *)region_of(seg, callee, REGION_SERVES_GATEWAY) + slot;
     return (struct serve_slot *)region_of(seg, callee, REGION_SERVES_SHARDS) +
-           (uint64_t)among_others(callee, caller) * seg->geometry.slots_shard + slot;
+           (uint64_t)among_others(callee, caller) * call_slots(&seg->geometry, caller, callee) +
+           slot;
+}
+
+/* Of n normal slots, those set apart for each class but depth 0, which has the others. */
+static uint32_t nested_slots(uint32_t n)
+{
+    return n / 8;
+}
+
+uint32_t segment_slot_depth(
+    const struct segment *seg, uint32_t caller, uint32_t callee, uint32_t slot)
+{
+    uint32_t n_normal = lane_slots(&seg->geometry, caller, callee, LANE_NORMAL);
+
+    if (caller == segment_gateway(seg))
+        return 0;
+    if (slot >= n_normal)
+        return (slot - n_normal) / (SEGMENT_URGENT_SLOTS / SEGMENT_SLOT_CLASSES);
+    uint32_t n_nested = nested_slots(n_normal);
+    uint32_t first_nested = n_normal - (SEGMENT_SLOT_CLASSES - 1) * n_nested;
+
+    return slot < first_nested ? 0 : 1 + (slot - first_nested) / n_nested;
 }
 
 struct lock_record *segment_locks(const struct segment *seg, uint32_t shard)

@@ -19,7 +19,7 @@
  *   +------------------+  super.control_off
  *   | control          |  the supervisor: its head, then one peer_control a peer
  *   +------------------+  super.commons_off
- *   | commons          |  all: a doorbell a peer and the supervisor's, a sender bitmap a peer;
+ *   | commons          |  all: a line a peer, and one for the supervisor: doorbell, bitmap of senders;
  *   |                  |  the arena: words, chunks and stacks of portable coroutines
  *   +------------------+  super.parts_off
  *   | part of shard 0  |  shard 0: head, counters, pairs, heads, tails, recorder, registry of
@@ -40,7 +40,7 @@
 #include "shard/crash_record.h"
 
 #define SEGMENT_MAGIC        "SHERDSEG"
-#define SEGMENT_ABI          5u
+#define SEGMENT_ABI          6u
 #define SEGMENT_PAGE         4096u
 #define SEGMENT_MAX_SHARDS   128u
 #define SEGMENT_MAX_PEERS    (SEGMENT_MAX_SHARDS + 1)
@@ -56,13 +56,28 @@
 #define SEGMENT_DEPTH_BUILTIN SEGMENT_MAX_DEPTH
 #define SEGMENT_SLOT_CLASSES  (SEGMENT_MAX_DEPTH + 1)
 #define SEGMENT_MIN_SLOTS     8u
+#define SEGMENT_URGENT_SLOTS  (2 * SEGMENT_SLOT_CLASSES) /* of each pair, beside the normal ones */
+
+/* Each ordered pair of peers has a ring for each lane; the urgent one is emptied first. */
+enum mesh_lane {
+    LANE_NORMAL,
+    LANE_URGENT, /* control calls: they are not stuck behind bulk work */
+    N_LANES
+};
+
+/* X(lane, text) */
+#define MESH_LANES(X)   \
+    X(NORMAL, "normal") \
+    X(URGENT, "urgent")
+
+const char *mesh_lane_text(uint32_t lane);
 
 /* What decides the layout. */
 struct segment_geometry {
     uint32_t n_shards;
-    uint32_t slots_shard;   /* call slots a shard has for each other shard; a power of two, at
-                               least SEGMENT_MIN_SLOTS */
-    uint32_t slots_gateway; /* call slots the gateway has for each shard */
+    uint32_t slots_shard;   /* normal call slots a shard has for each other shard; a power of two,
+                               at least SEGMENT_MIN_SLOTS */
+    uint32_t slots_gateway; /* normal call slots the gateway has for each shard */
     uint32_t n_events;      /* recorder of each peer; a power of two */
     uint32_t n_coroutines;  /* registry of each peer */
     uint32_t n_portable;    /* portable coroutines of the instance */
@@ -171,14 +186,17 @@ struct supervisor_head {
 
 /* ---- commons: written by all ---- */
 
-struct commons_bell {
-    struct doorbell_words words;
-    uint8_t pad[56];
-};
-
+/* Who has sent, of those not yet looked at: a bit a peer. */
 struct commons_bitmap {
     uint64_t senders[SEGMENT_BITMAP_WORDS];
-    uint8_t pad[32];
+};
+
+/* What a sender touches to make a peer look, and what that peer reads to know that nobody has: one
+ * line. */
+struct commons_bell {
+    struct doorbell_words words;
+    struct commons_bitmap bitmap;
+    uint8_t pad[24];
 };
 
 /* One portable coroutine. word is changed by compare-and-swap alone (arena.c); the rest is for tools,
@@ -262,17 +280,17 @@ const char *call_end_text(uint32_t end);
 
 /* What this peer counts about each other peer. */
 struct pair_stats {
-    uint64_t pushed;            /* messages put into the ring to it */
-    uint64_t rings_sent;        /* doorbell rings that cost a system call */
-    uint64_t rings_saved;       /* flushes that found it awake */
-    uint64_t calls_submitted;   /* calls published to it: = sum of ends + slots not free */
-    uint64_t ends[N_CALL_ENDS]; /* by enum call_end; [0] counts calls abandoned and given back */
-    uint64_t slot_waits;        /* calls that waited for a slot */
-    uint64_t popped;            /* messages taken from its ring */
-    uint64_t high_water;        /* most messages found in its ring at once */
-    uint64_t dropped;           /* of these, those that were stale, double or malformed */
-    uint64_t calls_started;     /* methods begun for it */
-    uint64_t spare[8];
+    uint64_t pushed[N_LANES];     /* messages put into the rings to it */
+    uint64_t rings_sent;          /* doorbell rings that cost a system call */
+    uint64_t rings_saved;         /* flushes that found it awake */
+    uint64_t calls_submitted;     /* calls published to it: = sum of ends + slots not free */
+    uint64_t ends[N_CALL_ENDS];   /* by enum call_end; [0] counts calls abandoned and given back */
+    uint64_t slot_waits;          /* calls that waited for a slot */
+    uint64_t popped[N_LANES];     /* messages taken from its rings */
+    uint64_t high_water[N_LANES]; /* most messages found in its rings at once */
+    uint64_t dropped;             /* of these, those that were stale, double or malformed */
+    uint64_t calls_started;       /* methods begun for it */
+    uint64_t spare[5];
 };
 
 struct ring_mark {
@@ -469,24 +487,33 @@ struct aio_counters *segment_counters(const struct segment *seg, uint32_t peer);
 void segment_instruments(const struct segment *seg, uint32_t peer, struct aio_instruments *ret);
 struct pair_stats *segment_pair(const struct segment *seg, uint32_t peer, uint32_t other);
 
-/* The ring from → to: slots and tail in from's part, head in to's. 0 slots where from == to. */
-uint32_t segment_ring_slots(const struct segment *seg, uint32_t from, uint32_t to);
-struct ring_slot *segment_ring(const struct segment *seg, uint32_t from, uint32_t to);
-uint64_t *segment_tail(const struct segment *seg, uint32_t from, uint32_t to);
-uint64_t *segment_head(const struct segment *seg, uint32_t from, uint32_t to);
+/* The ring from → to of a lane: slots and tail in from's part, head in to's. 0 slots where from ==
+ * to. */
+uint32_t segment_ring_slots(
+    const struct segment *seg, uint32_t from, uint32_t to, enum mesh_lane lane);
+struct ring_slot *segment_ring(
+    const struct segment *seg, uint32_t from, uint32_t to, enum mesh_lane lane);
+uint64_t *segment_tail(const struct segment *seg, uint32_t from, uint32_t to, enum mesh_lane lane);
+uint64_t *segment_head(const struct segment *seg, uint32_t from, uint32_t to, enum mesh_lane lane);
 
-/* Calls of caller to callee: how many slots, the caller's side, the callee's side. */
+/* Calls of caller to callee: how many slots of both lanes, the caller's side, the callee's side. */
 uint32_t segment_call_slots(const struct segment *seg, uint32_t caller, uint32_t callee);
 struct call_slot *segment_call(
     const struct segment *seg, uint32_t caller, uint32_t callee, uint32_t slot);
 struct serve_slot *segment_serve(
     const struct segment *seg, uint32_t callee, uint32_t caller, uint32_t slot);
 
-/* Of n slots, those set apart for each class but depth 0, which has the others. */
-static inline uint32_t segment_nested_slots(uint32_t n)
+/* Of the n slots that a pair has, the urgent ones come last. Each message about a call travels in
+ * its slot's lane. */
+static inline enum mesh_lane segment_slot_lane(uint32_t n, uint32_t slot)
 {
-    return n / 8;
+    return slot + SEGMENT_URGENT_SLOTS < n ? LANE_NORMAL : LANE_URGENT;
 }
+
+/* How deep a call the slot is for, SEGMENT_DEPTH_BUILTIN included. The gateway calls from depth 0
+ * alone, so all its slots are for that. */
+uint32_t segment_slot_depth(
+    const struct segment *seg, uint32_t caller, uint32_t callee, uint32_t slot);
 
 /* The locks whose home shard is, SEGMENT_LOCKS of them. */
 struct lock_record *segment_locks(const struct segment *seg, uint32_t shard);

@@ -338,8 +338,8 @@ static void begin(struct mesh *mesh, struct incoming *in)
 }
 
 /* Decides on the call, marks it started, and frees its message; only then is user code run. */
-static void start_call(struct mesh *mesh, struct incoming *in, const struct call_slot *shared,
-    struct serve_slot *serve, uint64_t word)
+static void start_call(struct mesh *mesh, struct incoming *in, struct ring_rx *rx,
+    const struct call_slot *shared, struct serve_slot *serve, uint64_t word)
 {
     bool sane = read_incoming(mesh, shared, in);
     int status = 0;
@@ -349,7 +349,7 @@ static void start_call(struct mesh *mesh, struct incoming *in, const struct call
     atomic_store_release(&serve->started, started_word(in->generation, mesh->incarnation));
     atomic_full_fence();                       /* START */
     word = atomic_load_acquire(&shared->word); /* START */
-    ring_advance(&mesh->links[in->peer].rx);
+    ring_advance(rx);
     if (word_generation(word) != in->generation || word_state(word) == CALL_FREE) {
         /* It was freed meanwhile, by a caller that took us for dead. */
         counter_add(&mesh->links[in->peer].stats->dropped, 1);
@@ -365,7 +365,8 @@ static void start_call(struct mesh *mesh, struct incoming *in, const struct call
         answer_at_once(mesh, in, end, status);
 }
 
-void serve_on_call(struct mesh *mesh, uint32_t peer, const struct message *message)
+void serve_on_call(
+    struct mesh *mesh, uint32_t peer, struct ring_rx *rx, const struct message *message)
 {
     struct link *link = &mesh->links[peer];
     struct incoming in = {
@@ -377,11 +378,11 @@ void serve_on_call(struct mesh *mesh, uint32_t peer, const struct message *messa
         uint64_t word = atomic_load_acquire(&shared->word); /* SLOT */
         if (word_generation(word) == message->generation && word_state(word) != CALL_FREE &&
             started_generation(serve->started) != message->generation) {
-            start_call(mesh, &in, shared, serve, word);
+            start_call(mesh, &in, rx, shared, serve, word);
             return;
         }
     }
-    ring_advance(&link->rx);
+    ring_advance(rx);
     counter_add(&link->stats->dropped, 1);
 }
 

@@ -52,7 +52,12 @@ static inline uint32_t instance_listed_peer(const struct instance *in, uint32_t 
     return n ? n - 1 : segment_gateway(&in->segment);
 }
 
-/* Messages that `from` has put into its ring to `to` and `to` has not taken. */
+/* Slots of the rings of all lanes from `from` to `to`. */
+uint64_t instance_ring_slots(const struct instance *in, uint32_t from, uint32_t to);
+
+/* Messages that `from` has put into its rings to `to` and `to` has not taken: of one lane, of all. */
+uint64_t instance_lane_depth(
+    const struct instance *in, uint32_t from, uint32_t to, enum mesh_lane lane);
 uint64_t instance_depth(const struct instance *in, uint32_t from, uint32_t to);
 
 /* Calls of `from` to `to` that have not ended. */

@@ -71,13 +71,24 @@ struct pair_view {
     uint64_t ends[N_CALL_ENDS];
 };
 
+static uint64_t all_lanes(const uint64_t *figures, size_t bytes)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; i < bytes / sizeof(*figures); i++)
+        sum += atomic_load_relaxed(&figures[i]);
+    return sum;
+}
+
+/* A figure of a pair, or the sum of one that is counted for each lane. */
+#define FIGURE(field) all_lanes((const uint64_t *)&(field), sizeof(field))
+
 static struct pair_view read_pair(const struct instance *in, uint32_t from, uint32_t to)
 {
     const struct pair_stats *sender = segment_pair(&in->segment, from, to);
     const struct pair_stats *receiver = segment_pair(&in->segment, to, from);
     struct pair_view view = {.depth = instance_depth(in, from, to),
         .calls_under_way = instance_calls_under_way(in, from, to),
-#define X(name, side, text) .name = atomic_load_relaxed(&side->name),
+#define X(name, side, text) .name = FIGURE(side->name),
         PAIR_FIGURES(X)
 #undef X
     };
@@ -276,6 +287,20 @@ static json_t *ends_json(const uint64_t ends[N_CALL_ENDS])
     return o;
 }
 
+/* What is counted for each lane. */
+static json_t *lane_json(const struct instance *in, uint32_t from, uint32_t to, enum mesh_lane lane)
+{
+    const struct pair_stats *sender = segment_pair(&in->segment, from, to);
+    const struct pair_stats *receiver = segment_pair(&in->segment, to, from);
+    json_t *o = json_object();
+    json_set_u64(o, "slots", segment_ring_slots(&in->segment, from, to, lane));
+    json_set_u64(o, "depth", instance_lane_depth(in, from, to, lane));
+    json_set_u64(o, "pushed", atomic_load_relaxed(&sender->pushed[lane]));
+    json_set_u64(o, "popped", atomic_load_relaxed(&receiver->popped[lane]));
+    json_set_u64(o, "high_water", atomic_load_relaxed(&receiver->high_water[lane]));
+    return o;
+}
+
 static json_t *pair_json(const struct instance *in, uint32_t from, uint32_t to)
 {
     struct pair_view view = read_pair(in, from, to);
@@ -283,13 +308,15 @@ static json_t *pair_json(const struct instance *in, uint32_t from, uint32_t to)
     json_t *o = json_object();
     json_set_text(o, "from", instance_peer_name(in, from, name));
     json_set_text(o, "to", instance_peer_name(in, to, name));
-    json_set_u64(o, "slots", segment_ring_slots(&in->segment, from, to));
+    json_set_u64(o, "slots", instance_ring_slots(in, from, to));
     json_set_u64(o, "depth", view.depth);
 #define X(name, side, text) json_set_u64(o, #name, view.name);
     PAIR_FIGURES(X)
 #undef X
     json_set_u64(o, "calls_under_way", view.calls_under_way);
     json_object_set_new(o, "ends", ends_json(view.ends));
+    for (enum mesh_lane lane = 0; lane < N_LANES; lane++)
+        json_object_set_new(o, mesh_lane_text(lane), lane_json(in, from, to, lane));
     return o;
 }
 

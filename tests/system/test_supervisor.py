@@ -438,7 +438,7 @@ class Deaths(harness.TestCase):
                 mmap.mmap(file.fileno(), 0) as segment:
             # As if the gateway had died between a sender's bit and its bell, and nobody had noticed.
             commons = struct.unpack_from("<Q", segment, 136)[0]
-            bitmap_of_shard_0 = commons + 4 * 64
+            bitmap_of_shard_0 = commons + 8  # behind its bell
             segment[bitmap_of_shard_0] |= 1 << 2
             wait_until(lambda: segment[bitmap_of_shard_0] == 0, "the shard to look", 5)
         self.assertEqual(instance.status()["knocks"], 1)

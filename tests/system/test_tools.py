@@ -234,9 +234,9 @@ class Looking(harness.TestCase):
         with open(os.path.join(instance.runtime_dir, "test", "segment"), "r+b") as file, \
                 mmap.mmap(file.fileno(), 0) as segment:
             parts, = struct.unpack_from("<Q", segment, 144)
-            head, counters = struct.unpack_from("<II", segment, 188)
-            pair, = struct.unpack_from("<I", segment, 204)
-            submitted_to_shard_1 = parts + head + -(-counters // 64) * 64 + pair + 24
+            head, counters = struct.unpack_from("<II", segment, 196)
+            pair, = struct.unpack_from("<I", segment, 212)
+            submitted_to_shard_1 = parts + head + -(-counters // 64) * 64 + pair + 32
             segment[submitted_to_shard_1] += 1
             result = instance.command("audit")
             told = json.loads(instance.command("audit", "--json").stdout)

@@ -48,7 +48,7 @@ void rig_open(struct rig *rig, uint32_t n_shards, const struct service *service)
 
 /* ---- an end ---- */
 
-static void live(struct rig_end *end)
+static void begin(struct rig_end *end)
 {
     struct rig *rig = end->rig;
     struct doorbell bell = {&segment_bell(&rig->seg, end->peer)->words, rig->bells[end->peer]};
@@ -67,12 +67,35 @@ static void live(struct rig_end *end)
     aio_context_set_current(end->ctx);
     config.ctx = end->ctx;
     assert(mesh_new(&config, &end->mesh) == 0);
-    end->body(end);
+}
+
+static void finish(struct rig_end *end)
+{
     mesh_free(end->mesh);
     while (aio_poll(end->ctx, false))
         ;
     aio_context_set_current(NULL);
     aio_context_unref(end->ctx);
+}
+
+static void live(struct rig_end *end)
+{
+    begin(end);
+    end->body(end);
+    finish(end);
+}
+
+void rig_begin(struct rig *rig, uint32_t peer, struct rig_end *end)
+{
+    *end = (struct rig_end){.rig = rig, .peer = peer};
+    begin(end);
+    aio_context_set_current(NULL);
+}
+
+void rig_finish(struct rig_end *end)
+{
+    aio_context_set_current(end->ctx);
+    finish(end);
 }
 
 static void *thread_main(void *opaque)

@@ -56,6 +56,11 @@ void rig_close(struct rig *rig);
 void rig_thread(struct rig *rig, uint32_t peer, rig_body_fn *body);
 void rig_fork(struct rig *rig, uint32_t peer, rig_body_fn *body);
 
+/* An end in the calling thread, for tests that turn it themselves with its context made current.
+ * rig_finish() before rig_close(). */
+void rig_begin(struct rig *rig, uint32_t peer, struct rig_end *end);
+void rig_finish(struct rig_end *end);
+
 /* Waits for a thread or a process that leaves by itself. */
 void rig_join(struct rig *rig, uint32_t peer);
 

@@ -186,7 +186,8 @@ static void more_messages_than_a_ring_has_room_for_are_found(void **state)
 {
     struct rig *rig = *state;
 
-    *segment_tail(&rig->seg, 0, 1) = segment_ring_slots(&rig->seg, 0, 1) + 1;
+    *segment_tail(&rig->seg, 0, 1, LANE_URGENT) =
+        segment_ring_slots(&rig->seg, 0, 1, LANE_URGENT) + 1;
     assert_wrong(rig, AUDIT_RING, 0, 1);
 }
 

@@ -502,7 +502,7 @@ static void on_chained_done(struct mesh_call *call, const struct mesh_answer *an
 
     assert_int_equal(mesh_call_start(call->mesh, &chained->next.call), 0);
     /* The other one is served, and its answer is on its way, before this one is read. */
-    while (atomic_load_relaxed(&segment_pair(&call->mesh->seg, 1, 0)->pushed) < 4)
+    while (atomic_load_relaxed(&segment_pair(&call->mesh->seg, 1, 0)->pushed[LANE_NORMAL]) < 4)
         call->mesh->source.flush(call->mesh);
     chained->right = answer->len == sizeof(chained->bytes) &&
                      memcmp(answer->data, chained->bytes, answer->len) == 0;
@@ -539,6 +539,13 @@ static void an_answer_stays_while_its_reader_makes_the_next_call(void **state)
 
 /* ---- a hostile peer ---- */
 
+/* The normal ring of shard 0 to shard 1. */
+static void take_over_ring(struct ring_tx *tx, const struct segment *seg)
+{
+    ring_tx_init(tx, segment_ring(seg, 0, 1, LANE_NORMAL), segment_tail(seg, 0, 1, LANE_NORMAL),
+        segment_head(seg, 0, 1, LANE_NORMAL), segment_ring_slots(seg, 0, 1, LANE_NORMAL));
+}
+
 static void scribble_body(struct rig_end *end)
 {
     struct ring_tx *tx = calloc(1, sizeof(*tx));
@@ -546,8 +553,7 @@ static void scribble_body(struct rig_end *end)
     struct message message = {.kind = MESSAGE_CALL, .generation = 77};
     struct call_slot *slot = segment_call(&rig->seg, 0, 1, 0);
 
-    ring_tx_init(tx, segment_ring(&rig->seg, 0, 1), segment_tail(&rig->seg, 0, 1),
-        segment_head(&rig->seg, 0, 1), segment_ring_slots(&rig->seg, 0, 1));
+    take_over_ring(tx, &rig->seg);
     for (uint32_t kind = 0; kind < 8; kind++) {
         message.kind = kind;
         message.slot = kind % 2 ? UINT32_MAX : 3;
@@ -561,7 +567,7 @@ static void scribble_body(struct rig_end *end)
     assert_true(ring_push(tx, &message));
     atomic_or_seq(&segment_bitmap(&rig->seg, 1)->senders[0], 1);
     doorbell_knock(&(struct doorbell){&segment_bell(&rig->seg, 1)->words, rig->bells[1]});
-    while (atomic_load_acquire(&segment_pair(&rig->seg, 1, 0)->popped) < 9)
+    while (atomic_load_acquire(&segment_pair(&rig->seg, 1, 0)->popped[LANE_NORMAL]) < 9)
         aio_poll(end->ctx, false);
     free(tx);
     atomic_store(&rig->board->words[0], 1);
@@ -579,7 +585,7 @@ static void nonsense_in_a_ring_is_dropped_or_answered_and_harms_nobody(void **st
     rig_join(&rig, 0);
     atomic_store(&rig.board->leave, 1);
     rig_join(&rig, 1);
-    assert_int_equal(segment_pair(&rig.seg, 1, 0)->popped, 9);
+    assert_int_equal(segment_pair(&rig.seg, 1, 0)->popped[LANE_NORMAL], 9);
     assert_int_equal(segment_pair(&rig.seg, 1, 0)->calls_started, 0);
     rig_close(&rig);
 }
@@ -598,8 +604,7 @@ static void twice_body(struct rig_end *end)
 
     assert_int_equal(mesh_call_start(end->mesh, &solo.call), 0);
     message.slot = solo.call.slot;
-    ring_tx_init(&again, segment_ring(&end->rig->seg, 0, 1), segment_tail(&end->rig->seg, 0, 1),
-        segment_head(&end->rig->seg, 0, 1), segment_ring_slots(&end->rig->seg, 0, 1));
+    take_over_ring(&again, &end->rig->seg);
     assert_true(ring_push(&again, &message));
     atomic_store(&gate_is_open, true);
     rig_poll_until(end, solo_is_done, &solo);

@@ -91,12 +91,15 @@ static void add_pair(struct spans *spans, const struct segment *seg, uint32_t a,
     uint64_t n_calls = segment_call_slots(seg, a, b);
 
     add(spans, seg, segment_pair(seg, a, b), sizeof(struct pair_stats));
-    add(spans, seg, segment_head(seg, a, b), 64);
-    add(spans, seg, segment_tail(seg, a, b), 64);
+    for (enum mesh_lane lane = 0; lane < N_LANES; lane++) {
+        add(spans, seg, segment_head(seg, a, b, lane), 64);
+        add(spans, seg, segment_tail(seg, a, b, lane), 64);
+    }
     if (a == b)
         return;
-    add(spans, seg, segment_ring(seg, a, b),
-        segment_ring_slots(seg, a, b) * sizeof(struct ring_slot));
+    for (enum mesh_lane lane = 0; lane < N_LANES; lane++)
+        add(spans, seg, segment_ring(seg, a, b, lane),
+            segment_ring_slots(seg, a, b, lane) * sizeof(struct ring_slot));
     if (n_calls) {
         add(spans, seg, segment_call(seg, a, b, 0), n_calls * sizeof(struct call_slot));
         add(spans, seg, segment_serve(seg, b, a, 0), n_calls * sizeof(struct serve_slot));
@@ -131,7 +134,6 @@ static void check_shards(uint32_t n_shards)
         segment_instruments(&seg, peer, &in);
         add(&spans, &seg, segment_control(&seg, peer), sizeof(struct peer_control));
         add(&spans, &seg, segment_bell(&seg, peer), sizeof(struct commons_bell));
-        add(&spans, &seg, segment_bitmap(&seg, peer), sizeof(struct commons_bitmap));
         add(&spans, &seg, segment_part(&seg, peer), sizeof(struct part_head));
         add(&spans, &seg, in.counters, sizeof(*in.counters));
         add(&spans, &seg, in.coroutines, in.n_coroutines * sizeof(struct co_entry));
@@ -156,6 +158,37 @@ static void no_two_records_overlap(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++)
         check_shards(counts[i]);
+}
+
+static void count_classes(const struct segment *seg, uint32_t caller, uint32_t callee,
+    uint32_t counts[N_LANES][SEGMENT_SLOT_CLASSES])
+{
+    uint32_t n = segment_call_slots(seg, caller, callee);
+
+    memset(counts, 0, sizeof(uint32_t[N_LANES][SEGMENT_SLOT_CLASSES]));
+    for (uint32_t slot = 0; slot < n; slot++)
+        counts[segment_slot_lane(n, slot)][segment_slot_depth(seg, caller, callee, slot)]++;
+}
+
+static void each_lane_has_slots_for_each_depth(void **state)
+{
+    static const uint32_t shards[] = {2, 16, SEGMENT_MAX_SHARDS};
+    uint32_t counts[N_LANES][SEGMENT_SLOT_CLASSES];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(shards) / sizeof(shards[0]); i++) {
+        struct segment seg;
+        open_segment(&seg, shards[i]);
+        count_classes(&seg, 0, 1, counts);
+        for (uint32_t depth = 0; depth < SEGMENT_SLOT_CLASSES; depth++) {
+            assert_int_equal(counts[LANE_URGENT][depth], 2);
+            assert_true(counts[LANE_NORMAL][depth] >= 1);
+        }
+        count_classes(&seg, segment_gateway(&seg), 1, counts);
+        assert_int_equal(counts[LANE_URGENT][0], SEGMENT_URGENT_SLOTS);
+        assert_int_equal(counts[LANE_NORMAL][0], seg.geometry.slots_gateway);
+        munmap(seg.base, seg.bytes);
+    }
 }
 
 static void what_is_not_a_segment_of_this_build_is_refused_by_name(void **state)
@@ -217,6 +250,7 @@ int main(void)
         cmocka_unit_test(two_shards_fit_16_mib_and_every_count_of_shards_has_a_plan),
         cmocka_unit_test(a_limit_too_small_names_the_least_that_works),
         cmocka_unit_test(no_two_records_overlap),
+        cmocka_unit_test(each_lane_has_slots_for_each_depth),
         cmocka_unit_test(what_is_not_a_segment_of_this_build_is_refused_by_name),
         cmocka_unit_test(offsets_from_others_are_confined_to_their_heap),
     };
