@@ -14,15 +14,12 @@
 #include "shard/supervisor_inside.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "runtime/atomic.h"
-#include "shard/spawn.h"
 
 /* ---- forking ---- */
 
@@ -73,12 +70,17 @@ static int end_at_once(const struct child_env *env)
     return 1;
 }
 
-void birth_become(struct child *child, struct child_env *ret_env, child_main_fn **ret_main)
+void birth_describe(const struct child *child, char *comm, struct spawn *ret_spawn,
+    struct child_env *ret_env, child_main_fn **ret_main)
 {
-    struct supervisor *s = child->supervisor;
+    const struct supervisor *s = child->supervisor;
     bool is_gateway = child->peer == segment_gateway(&s->segment);
-    char comm[16], *error = NULL;
-    struct spawn spawn = {
+
+    if (is_gateway)
+        snprintf(comm, COMM_BYTES, "sherd-gateway");
+    else
+        snprintf(comm, COMM_BYTES, "sherd-shard-%u", child->peer % 1000);
+    *ret_spawn = (struct spawn){
         .process = child->process,
         .comm = comm,
         .keep_fds = s->keep_fds,
@@ -88,11 +90,6 @@ void birth_become(struct child *child, struct child_env *ret_env, child_main_fn 
         .segment = &s->segment,
         .peer = child->peer,
     };
-
-    if (is_gateway)
-        snprintf(comm, sizeof(comm), "sherd-gateway");
-    else
-        snprintf(comm, sizeof(comm), "sherd-shard-%u", child->peer % 1000);
     *ret_env = (struct child_env){
         .segment = &s->segment,
         .registry = s->config.registry,
@@ -109,8 +106,17 @@ void birth_become(struct child *child, struct child_env *ret_env, child_main_fn 
         .token_file = s->config.token_file,
     };
     *ret_main = is_gateway ? s->config.gateway_main : s->config.shard_main;
-    if (spawn_settle(&spawn, s->config.log, &error) < 0) {
-        log_line(s->config.log, LOG_LEVEL_ERROR, "can't begin: %s", error ? error : "no memory");
+}
+
+void birth_become(struct child *child, struct child_env *ret_env, child_main_fn **ret_main)
+{
+    struct log *log = child->supervisor->config.log;
+    char comm[COMM_BYTES], *error = NULL;
+    struct spawn spawn;
+
+    birth_describe(child, comm, &spawn, ret_env, ret_main);
+    if (spawn_settle(&spawn, log, &error) < 0) {
+        log_line(log, LOG_LEVEL_ERROR, "can't begin: %s", error ? error : "no memory");
         *ret_main = end_at_once;
     }
     free(error);
@@ -137,13 +143,16 @@ static void put_off(struct child *child, int error, const char *why)
 static int watch(struct child *child, pid_t pid)
 {
     struct supervisor *s = child->supervisor;
-    int r = aio_set_fd_handler(s->ctx, child->pidfd, child_on_exit, NULL, NULL, NULL, child);
+    int status,
+        r = aio_set_fd_handler(s->ctx, child->pidfd, child_on_exit, NULL, NULL, NULL, child);
 
     if (r < 0) {
-        kill(pid, SIGKILL);
-        waitpid(pid, NULL, 0);
+        child->pid = pid;
+        child_kill(child);
+        child_reap(child, true, &status);
         close(child->pidfd);
         child->pidfd = -1;
+        child->pid = 0;
         return r;
     }
     child->pid = pid;
@@ -154,16 +163,17 @@ static int watch(struct child *child, pid_t pid)
 bool birth_fork(struct child *child)
 {
     char *error = NULL;
-    pid_t pid;
+    pid_t pid = 0;
     int r;
 
     prepare_control(child);
     restart_began(&child->restart, supervisor_now_ns());
     child->due_ns = NEVER;
-    pid = spawn_fork(&child->pidfd, &error);
-    if (pid == 0)
+    r = child_begin(child, &pid, &error);
+    if (r == 1)
         return true;
-    r = pid < 0 ? pid : watch(child, pid);
+    if (r == 0)
+        r = watch(child, pid);
     if (r < 0)
         put_off(child, r, error);
     free(error);

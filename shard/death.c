@@ -235,7 +235,7 @@ void child_on_exit(void *opaque)
     pid_t pid = child->pid;
     int status;
 
-    if (pid == 0 || waitpid(pid, &status, WNOHANG) != pid)
+    if (pid == 0 || !child_reap(child, false, &status))
         return;
     aio_set_fd_handler(s->ctx, child->pidfd, NULL, NULL, NULL, NULL, NULL);
     close(child->pidfd);

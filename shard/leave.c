@@ -21,8 +21,6 @@
  */
 #include "shard/supervisor_inside.h"
 
-#include <signal.h>
-
 #include "runtime/atomic.h"
 #include "runtime/doorbell.h"
 #include "shard/notify.h"
@@ -78,7 +76,7 @@ static void enter_killing(struct supervisor *s)
     for (uint32_t peer = 0; peer < s->segment.n_peers; peer++) {
         s->children[peer].due_ns = NEVER;
         if (s->children[peer].pid > 0)
-            kill(s->children[peer].pid, SIGKILL);
+            child_kill(&s->children[peer]);
     }
 }
 

@@ -171,8 +171,11 @@ static void on_supervisor_exit(void *opaque)
 /* A pid may have been used again by the time it is opened, but not while it is our parent's. */
 static int watch_supervisor(struct member *member)
 {
-    int fd = pidfd_open(member->env->supervisor_pid, 0);
+    int fd;
 
+    if (member->env->supervisor_pid == getpid()) /* a thread of it, which ends with it */
+        return 0;
+    fd = pidfd_open(member->env->supervisor_pid, 0);
     if (fd < 0 && errno != ESRCH)
         return -errno;
     if (fd < 0 || getppid() != member->env->supervisor_pid) {

@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 /*
+<<<<<<< HEAD
  * supervisor_inside - what supervisor.c, birth.c, death.c, leave.c and operate.c share
+=======
+ * supervisor_inside - what supervisor.c, birth.c, child_*.c, death.c and leave.c share
+>>>>>>> 7b667bd (supervisor: children that are threads, for sanitizers)
  *
  * One thread, so one state. Callbacks of the loop note what happened; everything else is done
  * between two turns, in supervisor_run().
@@ -13,6 +17,7 @@
 #include "shard/order.h"
 #include "shard/restart.h"
 #include "shard/segment_file.h"
+#include "shard/spawn.h"
 #include "shard/supervisor.h"
 
 /* X(name, text, whether the dead are replaced) */
@@ -30,7 +35,8 @@ enum stage {
 #undef X
 };
 
-#define NEVER UINT64_MAX
+#define NEVER      UINT64_MAX
+#define COMM_BYTES 16u /* of a thread's name, the NUL included */
 
 /* Stores a word that tools read, each word by itself: it may be stale, and is never torn. What one
  * process tells another is stored with an ordering that has a name. */
@@ -42,6 +48,7 @@ struct child {
     char process[24]; /* "shard 1" */
     pid_t pid;        /* 0: none lives */
     int pidfd;
+    struct child_thread *thread; /* where children are threads */
     bool up;
     bool returns;    /* told to leave and be replaced, by order */
     uint64_t due_ns; /* when it is to be forked; NEVER: it lives, or is given up */
@@ -117,11 +124,29 @@ struct child *birth_next_due(const struct supervisor *supervisor);
 /* Forks it, or puts it off. Returns true in the child. */
 bool birth_fork(struct child *child);
 
+/* What the child is to settle in with, and what it is to be. comm has room for 16 bytes. */
+void birth_describe(const struct child *child, char *comm, struct spawn *ret_spawn,
+    struct child_env *ret_env, child_main_fn **ret_main);
+
 /* In the child: settles in, and says what it is to do. */
 void birth_become(struct child *child, struct child_env *ret_env, child_main_fn **ret_main);
 
 /* Notes which children came up. Returns whether all are. */
 bool birth_note_up(struct supervisor *supervisor);
+
+/* ---- child_process.c, or, in builds for sanitizers (-Dchildren=threads), child_thread.c ---- */
+
+/*
+ * Begins the child's life. 1: this is the child; 0 with its pid, and a fd in child->pidfd that is
+ * readable once it has ended; -errno with a text (which may be NULL): -EBUSY where it never will.
+ */
+int child_begin(struct child *child, pid_t *ret_pid, char **ret_error);
+
+/* Whether it has ended, which may be waited for; then how, as waitpid() tells. */
+bool child_reap(struct child *child, bool wait, int *ret_status);
+
+/* Ends it by force, without waiting until it has. */
+void child_kill(const struct child *child);
 
 /* ---- death.c ---- */
 
