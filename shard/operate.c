@@ -23,7 +23,6 @@
  */
 #include "shard/supervisor_inside.h"
 
-#include <signal.h>
 #include <string.h>
 
 #include "runtime/atomic.h"
@@ -165,7 +164,7 @@ static void press(struct child *child)
     } else if (o->step == STEP_CUT) {
         o->step = STEP_KILL;
         o->step_ends_ns = NEVER;
-        kill(child->pid, SIGKILL);
+        child_kill(child);
     }
 }
 
