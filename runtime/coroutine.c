@@ -21,6 +21,7 @@
 #include "runtime/bug.h"
 #include "runtime/co_registry.h"
 #include "runtime/coroutine_inside.h"
+#include "runtime/coroutine_layout.h"
 #include "runtime/coroutine_switch.h"
 #include "runtime/probe.h"
 
@@ -35,6 +36,12 @@ USES_CURRENT Coroutine *coroutine_self(void)
     /* Not a function without effects, of which two calls may be made one. */
     __asm__ volatile("");
     return current;
+}
+
+USES_CURRENT void coroutine_layout(struct coroutine_layout *ret)
+{
+    *ret = (struct coroutine_layout){
+        &current, offsetof(Coroutine, name), offsetof(Coroutine, registry_id)};
 }
 
 bool in_coroutine(void)

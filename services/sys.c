@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 /*
@@ -93,6 +94,28 @@ static void die_by_segv(void)
     raise(SIGSEGV);
 }
 
+/* By itself, and not by a signal sent. */
+static void die_by_fault(void)
+{
+    int *volatile nowhere = (int *)(uintptr_t)16;
+
+    *(volatile int *)nowhere = 1;
+}
+
+#define RAISES(X)         \
+    X(die_by_bus, SIGBUS) \
+    X(die_by_ill, SIGILL) \
+    X(die_by_fpe, SIGFPE) \
+    X(die_by_sys, SIGSYS)
+
+#define X(name, signum)    \
+    static void name(void) \
+    {                      \
+        raise(signum);     \
+    }
+RAISES(X)
+#undef X
+
 /* Not a tail call, and not a loop: what it returns is used afterwards. */
 static int recurse(volatile int *depth)
 {
@@ -122,6 +145,11 @@ static void die_by_exit(void)
 #define DEATHS(X)                  \
     X("abort", abort)              \
     X("segv", die_by_segv)         \
+    X("fault", die_by_fault)       \
+    X("bus", die_by_bus)           \
+    X("ill", die_by_ill)           \
+    X("fpe", die_by_fpe)           \
+    X("sys", die_by_sys)           \
     X("overflow", die_by_overflow) \
     X("kill", die_by_kill)         \
     X("exit", die_by_exit)
@@ -148,6 +176,20 @@ static int coroutine_fn run_crash(struct service_call *call)
 #undef X
 }
 
+/* The same, asleep in the kernel. */
+static int coroutine_fn run_block(struct service_call *call)
+{
+    uint32_t ms;
+    if (!parse_ms(call, SPIN_MAX_MS, &ms)) {
+        return service_fail(call, -EINVAL,
+            "sys.block: the argument is the time in milliseconds, 0 to %u", SPIN_MAX_MS);
+    }
+    struct timespec left = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * NS_PER_MS};
+    while (nanosleep(&left, &left) < 0 && errno == EINTR) {
+    }
+    return service_reply(call, NULL, 0);
+}
+
 /* Does what a service must not: keeps the loop from everything else. */
 static int coroutine_fn run_spin(struct service_call *call)
 {
@@ -167,7 +209,9 @@ static const struct service_method methods[] = {
     {"echo", run_echo, SERVICE_IDEMPOTENT, "answers with its arguments"},
     {"sleep", run_sleep, SERVICE_IDEMPOTENT, "MS: answers after MS milliseconds"},
     {"methods", run_methods, SERVICE_IDEMPOTENT, "lists the methods: name, kind, help"},
-    {"crash", run_crash, SERVICE_TEST, "[abort|segv|overflow|kill|exit]: ends the shard so"},
+    {"crash", run_crash, SERVICE_TEST, "[abort|segv|fault|...]: ends the shard so"},
+    {"block", run_block, SERVICE_TEST | SERVICE_IDEMPOTENT,
+        "MS: keeps the shard in a system call for MS ms"},
     {"spin", run_spin, SERVICE_TEST | SERVICE_IDEMPOTENT, "MS: keeps the shard busy for MS ms"},
 };
 

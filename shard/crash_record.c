@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "runtime/atomic.h"
+#include "runtime/coroutine_layout.h"
 
 #define PAGE 4096u
 
@@ -103,12 +104,28 @@ void crash_record_copy_stack(struct crash_record *record, pid_t pid, uint64_t sp
     record->stack_bytes = (uint32_t)n;
 }
 
-void crash_record_copy_text(char *to, size_t size, pid_t pid, uint64_t address)
+static uint64_t read_word(pid_t pid, uint64_t from)
 {
-    size_t n = address ? read_memory(pid, address, to, size - 1) : 0;
+    uint64_t word = 0;
 
-    to[n] = '\0';
-    memset(to + strlen(to), 0, size - strlen(to));
+    return read_memory(pid, from, &word, sizeof word) == sizeof word ? word : 0;
+}
+
+void crash_record_copy_coroutine(
+    struct crash_record *record, pid_t pid, const struct coroutine_layout *layout)
+{
+    char *name = record->coroutine_name;
+    size_t room = sizeof record->coroutine_name, n;
+    uint64_t co = read_word(pid, (uint64_t)(uintptr_t)layout->self);
+    uint64_t text = co ? read_word(pid, co + layout->name) : 0;
+
+    if (!text)
+        return;
+    record->coroutine = read_word(pid, co + layout->id);
+    n = read_memory(pid, text, name, room - 1);
+    name[n] = '\0';
+    n = strnlen(name, room);
+    memset(name + n, 0, room - n);
 }
 
 /* ---- reading ---- */

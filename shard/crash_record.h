@@ -25,6 +25,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+struct coroutine_layout;
+
 #define CRASH_STACK_BYTES   4096u
 #define CRASH_REGISTERS_MAX 40u
 
@@ -86,9 +88,10 @@ bool crash_record_begin(struct crash_record *record, enum crash_kind kind);
  * memory, which may be the caller's own. Context: signal handler. */
 void crash_record_copy_stack(struct crash_record *record, pid_t pid, uint64_t sp);
 
-/* Copies a text of pid's that ends within the room or is cut; "" where it is not there. Context:
- * signal handler. */
-void crash_record_copy_text(char *to, size_t size, pid_t pid, uint64_t address);
+/* Which coroutine runs in pid, its name cut to the room there is; nothing, where that is not to be
+ * found or makes no sense. Context: signal handler. */
+void crash_record_copy_coroutine(
+    struct crash_record *record, pid_t pid, const struct coroutine_layout *layout);
 
 /* The record is whole. Context: signal handler. */
 void crash_record_end(struct crash_record *record);

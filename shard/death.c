@@ -159,6 +159,21 @@ static void log_death(const struct child *child, int status, bool crash, uint64_
         control->incarnation, (unsigned long long)((now_ns - control->forked_ns) / 1000000), when);
 }
 
+/* What it had to say itself. */
+static void log_last_words(const struct child *child)
+{
+    const struct segment *seg = &child->supervisor->segment;
+    struct crash_record record;
+    char line[320];
+
+    if (crash_record_read(segment_crash(seg, child->peer), &record) < 0 ||
+        record.incarnation != segment_control(seg, child->peer)->incarnation)
+        return;
+    crash_record_line(&record, line, sizeof line);
+    log_line(child->supervisor->config.log, LOG_LEVEL_ERROR, "%s, pid %d, %s: %s", child->process,
+        record.pid, crash_kind_text(record.kind), line);
+}
+
 static void log_failure(const struct child *child, int status)
 {
     char how[96];
@@ -182,6 +197,7 @@ static void bury_and_replace(struct child *child, int status, pid_t pid)
     note_death(child, crash, now_ns);
     if (crash)
         note_culprit(child);
+    log_last_words(child);
     if (s->stage == STAGE_STARTING && crash) {
         log_line(s->config.log, LOG_LEVEL_ERROR, "%s could not start: %s", child->process,
             describe(status, how, sizeof(how)));

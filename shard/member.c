@@ -31,10 +31,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "runtime/atomic.h"
+#include "runtime/coroutine_overflow.h"
 #include "runtime/doorbell.h"
+#include "shard/crash_handler.h"
 
 #define MS INT64_C(1000000)
 
@@ -206,6 +209,31 @@ static void keep_log(struct member *member)
         timer_mod_ns(&member->flush_timer, aio_clock_ns() + LOG_FLUSH_NS);
 }
 
+/* ---- last words ---- */
+
+/* Context: signal handler. */
+static void report_overflow(const CoroutineOverflow *overflow, void *opaque)
+{
+    log_from_signal(opaque, LOG_LEVEL_ERROR, overflow->text);
+    crash_handler_note_overflow();
+}
+
+/* The second hands on to the first. */
+static void watch_for_crashes(struct member *member)
+{
+    const struct child_env *env = member->env;
+    struct crash_handler handler = {.record = segment_crash(env->segment, env->peer),
+        .running = &member->part->running,
+        .incarnation = env->incarnation};
+
+    if (crash_handler_install(&handler) < 0 ||
+        coroutine_overflow_watch(report_overflow, env->log) < 0)
+        log_line(env->log, LOG_LEVEL_WARNING, "a crash will leave no record: no memory");
+    /* The supervisor's helper may look at it when it hangs, which some kernels allow to its
+     * ancestors alone; others do not know this call, and need none. */
+    prctl(PR_SET_PTRACER, (unsigned long)env->supervisor_pid);
+}
+
 /* ---- life ---- */
 
 static int make_context(struct member *member)
@@ -289,6 +317,7 @@ int member_new(const struct child_env *env, void *const *states, struct member *
     atomic_store_release(
         &member->part->order, (uint32_t)ORDER_RUN); /* FOLLOW: not its predecessor's */
     member->head = segment_supervisor(env->segment);
+    watch_for_crashes(member);
     r = begin(member, states);
     if (r < 0) {
         member_free(member);
@@ -318,6 +347,7 @@ void member_free(struct member *member)
             aio_context_unref(member->ctx);
         }
     }
+    coroutine_overflow_unwatch();
     free(member);
 }
 

@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/coroutine_overflow.h"
 #include "shard/member.h"
 
 static int start_services(const struct child_env *env, void **states)
@@ -20,12 +19,6 @@ static int start_services(const struct child_env *env, void **states)
     return r;
 }
 
-/* Context: signal handler. */
-static void report_overflow(const CoroutineOverflow *overflow, void *opaque)
-{
-    log_from_signal(opaque, LOG_LEVEL_ERROR, overflow->text);
-}
-
 int shard_main(const struct child_env *env)
 {
     void **states = calloc(registry_n_services(env->registry) + 1, sizeof(*states));
@@ -36,9 +29,6 @@ int shard_main(const struct child_env *env)
         log_line(env->log, LOG_LEVEL_ERROR, "can't begin: no memory");
         return status;
     }
-    if (coroutine_overflow_watch(report_overflow, env->log) < 0)
-        log_line(
-            env->log, LOG_LEVEL_WARNING, "an overflow of a stack will not be named: no memory");
     if (member_new(env, states, &member) == 0 && start_services(env, states) == 0) {
         member_ready(member);
         status = member_run(member);
@@ -48,7 +38,6 @@ int shard_main(const struct child_env *env)
             registry_stop(env->registry, states);
     }
     member_free(member);
-    coroutine_overflow_unwatch();
     free(states);
     return status;
 }
