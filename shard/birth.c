@@ -7,8 +7,7 @@
  *   UP     the child's part, its ready_ns  incarnation   the child's store release, a peer that is up
  *                                                        this load acquire          is shown without
  *                                                                                   its engine
- *   FORK   the bell's words            the child's loop  fork()                    it sleeps on what was
- *                                                                                   rung while it was dead
+ *   FORK: see estate.c
  *   WHO, FAILED: see death.c; ORDER: see member.c
  */
 #include "shard/supervisor_inside.h"
@@ -20,20 +19,9 @@
 #include <unistd.h>
 
 #include "runtime/atomic.h"
+#include "shard/estate.h"
 
 /* ---- forking ---- */
-
-/* A fresh peer looks at every ring in its first turn, and at all that was rung before it lived. */
-static void prepare_commons(const struct segment *seg, uint32_t peer)
-{
-    struct doorbell_words *words = &segment_bell(seg, peer)->words;
-    struct commons_bitmap *bitmap = segment_bitmap(seg, peer);
-
-    atomic_store_relaxed(&words->notify_me, 0); /* FORK */
-    atomic_store_relaxed(&words->notified, 1);  /* FORK */
-    for (uint32_t from = 0; from < seg->n_peers; from++)
-        atomic_or_seq(&bitmap->senders[from / 64], UINT64_C(1) << from % 64);
-}
 
 static const struct topology_core *core_of(const struct supervisor *s, uint32_t peer)
 {
@@ -61,7 +49,7 @@ static void prepare_control(struct child *child)
     show(&control->forked_ns, supervisor_now_ns());
     atomic_store_release(&control->order, (uint32_t)first_order(child)); /* ORDER */
     atomic_store_release(&control->state, (uint32_t)PEER_STARTING);      /* FAILED */
-    prepare_commons(&s->segment, child->peer);
+    estate_prepare(&s->segment, child->peer);
 }
 
 static int end_at_once(const struct child_env *env)

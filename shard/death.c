@@ -1,19 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What the supervisor does when a child has died, in this order, waiting for nobody: reap it;
- * finish the transition that it had begun; end the coroutines that it ran; raise its incarnation, from which moment its peers may
- * judge what it left; make every living peer look; have the replacement forked.
+ * finish the transition that it had begun; end the coroutines that it ran; raise its incarnation,
+ * from which moment its peers may judge what it left; make every living peer look; have the
+ * replacement forked. The words of the segment that this goes through are estate.c's.
  *
  * Orderings      first                     then           ordered by              if broken
- *   DEATH  counters and slots made whole   incarnation    store release, peers'   a peer judges a slot
- *                                                         acquire (mesh.c)        that is half-written
- *   TOLD   incarnation, state              a look at them full barriers of the    a peer sleeps on, with
- *                                                         bitmap and the knock    calls to the dead
- *   FAILED its state                       incarnation    store release, peers'   a peer waits for one
- *                                                         acquire (mesh.c)        that never comes
  *   WHO    a death reaped                  its pid        store release, orphans' an orphan waits for
  *                                                         acquire (judge.c)       a process long gone
- *   DRAIN: see member.c
  */
 #include "shard/supervisor_inside.h"
 
@@ -25,10 +19,8 @@
 
 #include "runtime/atomic.h"
 #include "runtime/bug.h"
-#include "runtime/doorbell.h"
-#include "shard/arena.h"
+#include "shard/estate.h"
 #include "shard/firewall.h"
-#include "shard/judge.h"
 
 /* "killed by signal 9 (Killed)"; a description of what waitpid() told. */
 static const char *describe(int status, char *buf, size_t size)
@@ -45,20 +37,13 @@ static bool exited_in_order(int status)
     return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-/* Sets the dead one's bit with every living peer and wakes it, whatever its words say. */
 static void tell_peers(const struct child *dead)
 {
     struct supervisor *s = dead->supervisor;
 
-    for (uint32_t peer = 0; peer < s->segment.n_peers; peer++) {
-        if (s->children[peer].pid == 0)
-            continue;
-        struct commons_bitmap *bitmap = segment_bitmap(&s->segment, peer);
-        struct doorbell bell = {
-            .words = &segment_bell(&s->segment, peer)->words, .fd = s->bell_fds[peer]};
-        atomic_or_seq(&bitmap->senders[dead->peer / 64], UINT64_C(1) << dead->peer % 64); /* TOLD */
-        doorbell_knock(&bell);
-    }
+    for (uint32_t peer = 0; peer < s->segment.n_peers; peer++)
+        if (s->children[peer].pid != 0)
+            estate_tell(&s->segment, dead->peer, peer, s->bell_fds[peer]);
 }
 
 static void note_death(struct child *child, bool crash, uint64_t now_ns)
@@ -105,10 +90,9 @@ static bool finish_redo(const struct child *child)
     if (r < 0)
         bug("can't mend the part of %s: %s", child->process,
             strerror(-r)); /* calls would be lost */
-    bool was_under_way = mesh_finish_redo(seg, child->peer);
+    bool was_under_way = estate_mend(seg, child->peer);
     crash_record_void(segment_crash(seg, child->peer));
 
-    atomic_store_release(&segment_part(seg, child->peer)->drained, 0); /* DRAIN: not yet, again */
     firewall_close(seg, child->peer);
     return was_under_way;
 }
@@ -117,25 +101,18 @@ static bool finish_redo(const struct child *child)
 static void settle_estate(struct child *child, enum peer_state state)
 {
     const struct segment *seg = &child->supervisor->segment;
-    struct peer_control *control = segment_control(seg, child->peer);
     struct supervisor_head *head = segment_supervisor(seg);
 
     if (finish_redo(child))
         show(&head->redo_finished, head->redo_finished + 1);
-    arena_bury(seg, child->peer, state == PEER_FAILED);
-    atomic_store_release(&control->state, (uint32_t)state);                /* FAILED */
-    atomic_store_release(&control->incarnation, control->incarnation + 1); /* DEATH */
+    estate_pass_on(seg, child->peer, state);
     tell_peers(child);
 }
 
 void child_fail(struct child *child)
 {
-    const struct segment *seg = &child->supervisor->segment;
-
     child->due_ns = NEVER;
-    atomic_store_release(
-        &segment_control(seg, child->peer)->state, (uint32_t)PEER_FAILED); /* FAILED */
-    arena_bury(seg, child->peer, true);
+    estate_give_up(&child->supervisor->segment, child->peer);
     tell_peers(child);
     supervisor_show_state(child->supervisor);
 }

@@ -106,6 +106,13 @@ void explorer_futex_lose_batons(void);
 
 /* Waits until a thread has crashed, or those that may have ended: true where one crashed. */
 bool explorer_wait_for_crash(void);
+/* The same of one, by its place in the scenario's table. */
+bool explorer_wait_for_crash_of(uint32_t thread);
+/* Whether the running thread, if its row says that it may crash, may do so from here on. */
+void explorer_may_crash(bool may);
+
+/* Nobody stores there in this scenario, so that a load is no step. Called in begin(). */
+void explorer_constant(const void *address, size_t bytes);
 
 /* The place of the running thread in its scenario's table. */
 uint32_t explorer_self(void);

@@ -30,6 +30,7 @@ struct fiber {
     const void *waits_for;
     const char *waits_how;
     bool waits_for_time; /* too */
+    bool may_crash;
     void *position;
     uint64_t hash;
     uint8_t locals[MAX_THREAD_BYTES];
@@ -245,7 +246,7 @@ static bool choose_crash(void)
 {
     struct fiber *self = &r.fibers[r.self];
 
-    if (!self->thread->may_crash || r.left.crashes == 0)
+    if (!self->may_crash || r.left.crashes == 0)
         return false;
     if (self->thread->crashes_in && strcmp(self->thread->crashes_in, r.function) != 0)
         return false;
@@ -378,33 +379,49 @@ uint32_t run_wake(const void *key, uint32_t n)
     return n_woken;
 }
 
-static bool can_anybody_crash(void)
+static bool can_crash(uint32_t bits)
 {
     for (uint32_t f = 1; f < MAX_FIBERS; f++)
-        if (r.fibers[f].thread && r.fibers[f].thread->may_crash && r.fibers[f].state != ENDED)
+        if (bits & 1u << f && r.fibers[f].thread && r.fibers[f].thread->may_crash &&
+            r.fibers[f].state != ENDED)
             return true;
     return false;
 }
 
 /* Who sees that a thread has died sees all that it did. */
-static bool see_crash(void)
+static bool see_crash(uint32_t bits)
 {
     for (uint32_t f = 1; f < MAX_FIBERS; f++)
-        if (r.fibers[f].state == CRASHED) {
+        if (bits & 1u << f && r.fibers[f].state == CRASHED) {
             learn(memory_knowledge(r.self), memory_knowledge(f));
             return true;
         }
     return false;
 }
 
-bool explorer_wait_for_crash(void)
+static bool wait_for_crash(uint32_t bits)
 {
-    while (!see_crash()) {
-        if (!can_anybody_crash())
+    while (!see_crash(bits)) {
+        if (!can_crash(bits))
             return false;
         run_block(&run_failure, "a crash");
     }
     return true;
+}
+
+bool explorer_wait_for_crash(void)
+{
+    return wait_for_crash(UINT32_MAX);
+}
+
+bool explorer_wait_for_crash_of(uint32_t thread)
+{
+    return wait_for_crash(1u << (thread + 1));
+}
+
+void explorer_may_crash(bool may)
+{
+    r.fibers[r.self].may_crash = may && r.fibers[r.self].thread->may_crash;
 }
 
 /* ---- stale loads ---- */
@@ -446,6 +463,7 @@ static void prepare(const struct scenario *scenario, const struct explorer_bound
         struct fiber *fiber = &r.fibers[i + 1];
 
         fiber->thread = &scenario->threads[i];
+        fiber->may_crash = fiber->thread->may_crash;
         fiber->state = READY;
         fiber->hash = mix(i, 1);
         fiber->position = co_switch_prepare(stacks[i + 1], STACK_BYTES, run_fiber, fiber);

@@ -17,6 +17,7 @@
     X(doorbell)            \
     X(lockcnt)             \
     X(memory)              \
+    X(mesh)                \
     X(ring)
 
 #define X(name) extern const struct scenario name##_scenarios[];
