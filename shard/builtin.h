@@ -20,7 +20,9 @@
 #include "shard/service.h"
 
 /* X(name, text, function, flags) */
-#define BUILTIN_METHODS(X) X(LOCK, "lock", lock_serve, SERVICE_IDEMPOTENT)
+#define BUILTIN_METHODS(X)                          \
+    X(LOCK, "lock", lock_serve, SERVICE_IDEMPOTENT) \
+    X(BH, "bottom-half", remote_bh_serve, 0)
 
 enum builtin_method {
     BUILTIN_BEFORE_FIRST = REGISTRY_METHODS_MAX - 1,

@@ -361,6 +361,8 @@ int mesh_new(const struct mesh_config *config, struct mesh **ret_mesh)
         return -ENOMEM;
     r = heap_init(
         &mesh->heap, segment_heap_off(&mesh->seg, mesh->self), mesh->seg.geometry.heap_bytes);
+    if (r == 0)
+        r = code_ranges_init(&mesh->code, mesh->registry);
     for (uint32_t peer = 0; r == 0 && peer < mesh->seg.n_peers; peer++)
         r = link_init(mesh, peer);
     mesh->over_bh = r == 0 ? aio_bh_new(mesh->ctx, run_over, mesh) : NULL;
@@ -402,6 +404,7 @@ void mesh_free(struct mesh *mesh)
     }
     lock_end_free(mesh->locks);
     heap_deinit(&mesh->heap);
+    code_ranges_deinit(&mesh->code);
     free(mesh->dirty);
     free(mesh);
 }

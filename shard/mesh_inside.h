@@ -8,6 +8,7 @@
  */
 #include "runtime/source.h"
 #include "shard/flight.h"
+#include "shard/code_ranges.h"
 #include "shard/heap.h"
 #include "shard/mesh.h"
 
@@ -72,6 +73,7 @@ struct mesh {
     struct heap heap;
     struct flights flights;
     struct call_answer *reading; /* answers that coroutines read in place */
+    struct code_ranges code;     /* where what others ask to be run may lie */
     BH *over_bh;
     struct call_list over;
     uint64_t n_under_way;
