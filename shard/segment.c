@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The layout is a function of the geometry. A part is a row of regions, each aligned to a cache
- * line, in the order of enum region; what differs between a shard and the gateway is how many slots
+ * The layout is a function of the geometry: areas of whole pages, each a row of regions, in the
+ * order of their table; in a part, what differs between a shard and the gateway is how many slots
  * and peers each region has. Slots for oneself are left out: the n-th other peer of p is n for n <
  * p, n + 1 above.
  */
 #include "shard/segment.h"
 
 #include <assert.h>
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -17,6 +19,7 @@
 #include <unistd.h>
 
 #include "runtime/build_id.h"
+#include "shard/layout.h"
 
 #define LINE              64u
 #define MIN_HEAP_BYTES    (SEGMENT_PAYLOAD_MAX + 64u * 1024)
@@ -80,27 +83,6 @@ const char *call_end_text(uint32_t end)
 
 /* ---- sizes ---- */
 
-enum region {
-    REGION_HEAD,
-    REGION_COUNTERS,
-    REGION_PAIRS,
-    REGION_HEADS,
-    REGION_TAILS,
-    REGION_RECORDED,
-    REGION_EVENTS,
-    REGION_COROUTINES,
-    REGION_CRASH,
-    REGION_RINGS_TO_SHARDS,
-    REGION_RINGS_TO_GATEWAY,
-    REGION_CALLS,
-    REGION_SERVES_SHARDS,
-    REGION_SERVES_GATEWAY,
-    REGION_FLIGHTS,
-    REGION_LOCKS,
-    REGION_HEAP,
-    N_REGIONS
-};
-
 static uint64_t align_up(uint64_t value, uint64_t to)
 {
     return (value + to - 1) / to * to;
@@ -145,105 +127,204 @@ static uint32_t ring_slots(
         6 * lane_slots(g, from, to, lane) + 2 * lane_slots(g, to, from, lane));
 }
 
-/* The rings of all lanes, one behind the other. */
-static uint64_t rings_slots(const struct segment_geometry *g, uint32_t from, uint32_t to)
+/* What a part's regions follow from. */
+struct dimensions {
+    const struct segment_geometry *g;
+    bool gateway; /* whose part it is: the gateway's, else a shard's */
+    uint32_t n_peers;
+    uint32_t n_others;                  /* other shards */
+    uint32_t to_shard, urgent_to_shard; /* slots of a ring */
+    uint32_t to_gateway, urgent_to_gateway;
+    uint32_t calls, gateway_calls; /* slots for calls to a shard, and for the gateway's */
+};
+
+static struct dimensions dimensions_of(const struct segment_geometry *g, bool gateway)
 {
-    return (uint64_t)ring_slots(g, from, to, LANE_NORMAL) + ring_slots(g, from, to, LANE_URGENT);
+    uint32_t n = g->n_shards, self = gateway ? n : 0;
+    uint32_t any_other = gateway ? 0 : 1; /* no shard where n_others is 0 */
+
+    return (struct dimensions){.g = g,
+        .gateway = gateway,
+        .n_peers = n + 1,
+        .n_others = gateway ? n : n - 1,
+        .to_shard = ring_slots(g, self, any_other, LANE_NORMAL),
+        .urgent_to_shard = ring_slots(g, self, any_other, LANE_URGENT),
+        .to_gateway = ring_slots(g, self, n, LANE_NORMAL),
+        .urgent_to_gateway = ring_slots(g, self, n, LANE_URGENT),
+        .calls = call_slots(g, self, any_other),
+        .gateway_calls = call_slots(g, n, 0)};
 }
 
-static uint64_t flights_bytes(uint64_t heap_bytes)
+/*
+ * Every region: X(NAME, where, record, outer index, alignment, outer number, inner number). The
+ * order is that of the segment; the heap is a part's last. From here come the offsets and the
+ * description that the segment carries.
+ */
+#define REGIONS(X)                                                                                 \
+    X(SUPERVISOR, control, supervisor_head, NUMBER, LINE, 1, 1)                                    \
+    X(PEERS, control, peer_control, PEER, LINE, d->n_peers, 1)                                     \
+    X(BELLS, commons, commons_bell, PEER, LINE, d->n_peers + 1, 1)                                 \
+    X(ARENA, commons, arena_slot, NUMBER, LINE, 1, d->g->n_portable)                               \
+    X(TAGS, commons, segment_word, NUMBER, LINE, 1, d->g->n_portable *ARENA_CHUNKS_EACH)           \
+    X(CHUNKS, commons, segment_page, NUMBER, SEGMENT_PAGE, 1, d->g->n_portable *ARENA_CHUNKS_EACH) \
+    X(STACKS, commons, segment_page, NUMBER, SEGMENT_PAGE, d->g->n_portable,                       \
+        d->g->stack_bytes / SEGMENT_PAGE)                                                          \
+    X(HEAD, shard, part_head, NUMBER, LINE, 1, 1)                                                  \
+    X(COUNTERS, shard, aio_counters, NUMBER, LINE, 1, 1)                                           \
+    X(PAIRS, shard, pair_stats, PEER, LINE, d->n_peers, 1)                                         \
+    X(HEADS, shard, ring_mark, PEER, LINE, d->n_peers, N_LANES)                                    \
+    X(TAILS, shard, ring_mark, PEER, LINE, d->n_peers, N_LANES)                                    \
+    X(RECORDED, shard, segment_word, NUMBER, LINE, 1, 1)                                           \
+    X(EVENTS, shard, recorder_event, NUMBER, LINE, 1, d->g->n_events)                              \
+    X(COROUTINES, shard, co_entry, NUMBER, LINE, 1, d->g->n_coroutines)                            \
+    X(CRASH, shard, crash_record, NUMBER, LINE, 1, 1)                                              \
+    X(RINGS_TO_SHARDS, shard, ring_slot, OTHER_SHARD, LINE, d->n_others, d->to_shard)              \
+    X(URGENT_TO_SHARDS, shard, ring_slot, OTHER_SHARD, LINE, d->n_others, d->urgent_to_shard)      \
+    X(RINGS_TO_GATEWAY, shard, ring_slot, NUMBER, LINE, !d->gateway, d->to_gateway)                \
+    X(URGENT_TO_GATEWAY, shard, ring_slot, NUMBER, LINE, !d->gateway, d->urgent_to_gateway)        \
+    X(CALLS, shard, call_slot, OTHER_SHARD, LINE, d->n_others, d->calls)                           \
+    X(SERVES_SHARDS, shard, serve_slot, OTHER_SHARD, LINE, d->gateway ? 0 : d->n_others, d->calls) \
+    X(SERVES_GATEWAY, shard, serve_slot, NUMBER, LINE, !d->gateway, d->gateway_calls)              \
+    X(FLIGHTS, shard, segment_word, NUMBER, LINE, 1, (uint32_t)(d->g->heap_bytes / SEGMENT_PAGE))  \
+    X(LOCKS, shard, lock_record, NUMBER, LINE, !d->gateway, SEGMENT_LOCKS)                         \
+    X(HEAP, shard, segment_page, NUMBER, SEGMENT_PAGE, 1,                                          \
+        (uint32_t)(d->g->heap_bytes / SEGMENT_PAGE))
+
+enum region {
+#define X(name, area, record, index, align, outer, inner) REGION_##name,
+    REGIONS(X)
+#undef X
+        N_REGIONS
+};
+
+static_assert(N_REGIONS <= SEGMENT_REGIONS_MAX, "struct segment has room for the regions");
+
+/* In the description a part's regions stand twice: a shard's and the gateway's. */
+#define N_DESCRIBED (2 * N_REGIONS)
+
+struct region_shape {
+    uint32_t area; /* enum layout_area_number; AREA_shard stands for every part */
+    uint32_t record;
+    uint32_t index;
+    uint32_t align;
+    uint32_t n_outer, n_inner;
+};
+
+static void region_shapes(const struct dimensions *d, struct region_shape ret[N_REGIONS])
 {
-    return align_up(heap_bytes / SEGMENT_PAGE * sizeof(uint64_t), LINE);
+    const struct region_shape shapes[] = {
+#define X(name, area, record, index, align, outer, inner) \
+    {AREA_##area, RECORD_##record, INDEX_##index, align, outer, inner},
+        REGIONS(X)
+#undef X
+    };
+    memcpy(ret, shapes, sizeof(shapes));
 }
 
-static uint64_t region_bytes(const struct segment_geometry *g, bool gateway, enum region region)
+/* Puts the regions of one area after each other from `start`; returns where the last one ends, on
+ * a page. */
+static uint64_t place_regions(const struct segment_geometry *g, bool gateway, uint32_t area,
+    uint64_t start, uint64_t offsets[SEGMENT_REGIONS_MAX])
 {
-    uint32_t n_peers = g->n_shards + 1;
-    uint32_t self = gateway ? g->n_shards : 0;
-    uint32_t n_others = gateway ? g->n_shards : g->n_shards - 1; /* other shards */
-    uint32_t any_other =
-        gateway ? 0 : 1; /* a shard that is not self; meaningless where n_others is 0 */
+    struct region_shape shapes[N_REGIONS];
+    struct dimensions d = dimensions_of(g, gateway);
+    uint64_t off = start;
 
-    switch (region) {
-    case REGION_HEAD:
-        return sizeof(struct part_head);
-    case REGION_COUNTERS:
-        return align_up(sizeof(struct aio_counters), LINE);
-    case REGION_PAIRS:
-        return (uint64_t)n_peers * sizeof(struct pair_stats);
-    case REGION_HEADS:
-    case REGION_TAILS:
-        return (uint64_t)n_peers * N_LANES * sizeof(struct ring_mark);
-    case REGION_RECORDED:
-        return LINE;
-    case REGION_EVENTS:
-        return (uint64_t)g->n_events * sizeof(struct recorder_event);
-    case REGION_COROUTINES:
-        return (uint64_t)g->n_coroutines * sizeof(struct co_entry);
-    case REGION_CRASH:
-        return sizeof(struct crash_record);
-    case REGION_RINGS_TO_SHARDS:
-        return (uint64_t)n_others * rings_slots(g, self, any_other) * sizeof(struct ring_slot);
-    case REGION_RINGS_TO_GATEWAY:
-        return gateway ? 0 : rings_slots(g, self, g->n_shards) * sizeof(struct ring_slot);
-    case REGION_CALLS:
-        return (uint64_t)n_others * call_slots(g, self, any_other) * sizeof(struct call_slot);
-    case REGION_SERVES_SHARDS:
-        return gateway ? 0
-                       : (uint64_t)n_others * call_slots(g, any_other, self) *
-                             sizeof(struct serve_slot);
-    case REGION_SERVES_GATEWAY:
-        return gateway ? 0 : (uint64_t)call_slots(g, g->n_shards, self) * sizeof(struct serve_slot);
-    case REGION_FLIGHTS:
-        return flights_bytes(g->heap_bytes);
-    case REGION_LOCKS:
-        return gateway ? 0 : SEGMENT_LOCKS * sizeof(struct lock_record);
-    case REGION_HEAP:
-        return g->heap_bytes;
-    case N_REGIONS:
-        break;
+    region_shapes(&d, shapes);
+    for (uint32_t r = 0; r < N_REGIONS; r++) {
+        const struct region_shape *s = &shapes[r];
+        if (s->area != area)
+            continue;
+        off = align_up(off, s->align);
+        offsets[r] = off;
+        off += (uint64_t)s->n_outer * s->n_inner *
+               layout_record_bytes((enum layout_record_number)s->record);
     }
-    return 0;
-}
-
-/* Offset of a region in its part; N_REGIONS: the size of the part. The heap begins on a page. */
-static uint64_t region_offset(const struct segment_geometry *g, bool gateway, enum region region)
-{
-    uint64_t off = 0;
-
-    for (uint32_t r = 0; r < (uint32_t)region; r++) {
-        off += region_bytes(g, gateway, (enum region)r);
-        if (r + 1 == REGION_HEAP)
-            off = align_up(off, SEGMENT_PAGE);
-    }
-    return region == N_REGIONS ? align_up(off, SEGMENT_PAGE) : off;
+    return align_up(off, SEGMENT_PAGE);
 }
 
 static void lay_out(struct segment *seg, const struct segment_geometry *g)
 {
-    uint64_t n_peers = g->n_shards + 1;
-
     seg->geometry = *g;
     seg->n_peers = g->n_shards + 1;
-    seg->control_off = SEGMENT_PAGE;
-    seg->commons_off = seg->control_off + align_up(sizeof(struct supervisor_head) +
-                                                       n_peers * sizeof(struct peer_control),
-                                              SEGMENT_PAGE);
-    seg->arena_off = seg->commons_off + (n_peers + 1) * sizeof(struct commons_bell);
-    seg->tags_off = seg->arena_off + g->n_portable * sizeof(struct arena_slot);
-    seg->chunks_off =
-        align_up(seg->tags_off + segment_n_chunks(seg) * sizeof(uint64_t), SEGMENT_PAGE);
-    seg->stacks_off = seg->chunks_off + (uint64_t)segment_n_chunks(seg) * ARENA_CHUNK_BYTES;
-    seg->parts_off = seg->stacks_off + (uint64_t)g->n_portable * g->stack_bytes;
-    for (int r = 0; r <= N_REGIONS; r++) {
-        seg->shard_regions[r] = region_offset(g, false, (enum region)r);
-        seg->gateway_regions[r] = region_offset(g, true, (enum region)r);
-    }
-    seg->bytes = seg->parts_off + g->n_shards * seg->shard_regions[N_REGIONS] +
-                 seg->gateway_regions[N_REGIONS];
+    seg->control_off = align_up(SEGMENT_PAGE + layout_bytes(N_DESCRIBED), SEGMENT_PAGE);
+    seg->commons_off = place_regions(g, false, AREA_control, seg->control_off, seg->shard_regions);
+    seg->parts_off = place_regions(g, false, AREA_commons, seg->commons_off, seg->shard_regions);
+    seg->shard_bytes = place_regions(g, false, AREA_shard, 0, seg->shard_regions);
+    seg->gateway_bytes = place_regions(g, true, AREA_shard, 0, seg->gateway_regions);
+    seg->bytes = seg->parts_off + g->n_shards * seg->shard_bytes + seg->gateway_bytes;
 }
 
-static_assert(N_REGIONS < SEGMENT_REGIONS_MAX, "struct segment has room for the regions");
+/* ---- the description ---- */
+
+static void name_region(char *to, const char *name)
+{
+    for (; *name; name++)
+        *to++ = (char)tolower((unsigned char)*name);
+}
+
+/* What stands in a part is described for shards and, once more, for the gateway. */
+static uint32_t describe_regions(const struct segment *seg, bool gateway, struct layout_region *to)
+{
+    static const char *const names[] = {
+#define X(name, area, record, index, align, outer, inner) #name,
+        REGIONS(X)
+#undef X
+    };
+    const uint64_t *offsets = gateway ? seg->gateway_regions : seg->shard_regions;
+    struct dimensions d = dimensions_of(&seg->geometry, gateway);
+    struct region_shape shapes[N_REGIONS];
+    uint32_t n = 0;
+
+    region_shapes(&d, shapes);
+    for (uint32_t r = 0; r < N_REGIONS; r++) {
+        const struct region_shape *s = &shapes[r];
+        uint64_t base = s->area == AREA_control   ? seg->control_off
+                        : s->area == AREA_commons ? seg->commons_off
+                                                  : 0;
+        if (gateway && s->area != AREA_shard)
+            continue;
+        to[n] = (struct layout_region){.area = gateway ? AREA_gateway : s->area,
+            .record = s->record,
+            .index = s->index,
+            .n_outer = s->n_outer,
+            .n_inner = s->n_inner,
+            .stride = layout_record_bytes((enum layout_record_number)s->record),
+            .off = offsets[r] - base};
+        name_region(to[n++].name, names[r]);
+    }
+    return n;
+}
+
+/* The superblock and the description of seg, in control_off zeroed bytes. */
+static void describe(const struct segment *seg, void *to)
+{
+    uint64_t gateway_off = seg->parts_off + seg->geometry.n_shards * seg->shard_bytes;
+    const struct layout_area areas[N_AREAS] = {
+        [AREA_super] = {.off = 0, .stride = SEGMENT_PAGE, .n = 1},
+        [AREA_control] = {.off = seg->control_off,
+            .stride = seg->commons_off - seg->control_off,
+            .n = 1},
+        [AREA_commons] = {.off = seg->commons_off,
+            .stride = seg->parts_off - seg->commons_off,
+            .n = 1},
+        [AREA_shard] = {.off = seg->parts_off,
+            .stride = seg->shard_bytes,
+            .n = seg->geometry.n_shards},
+        [AREA_gateway] = {.off = gateway_off, .stride = seg->gateway_bytes, .n = 1},
+    };
+    struct layout_region regions[N_DESCRIBED] = {{.name = "super",
+        .area = AREA_super,
+        .record = RECORD_segment_super,
+        .n_outer = 1,
+        .n_inner = 1,
+        .stride = sizeof(struct segment_super)}};
+    uint32_t n = 1;
+
+    n += describe_regions(seg, false, regions + n);
+    n += describe_regions(seg, true, regions + n);
+    layout_write(to, seg->geometry.n_shards, areas, regions, n);
+}
 
 /* ---- planning ---- */
 
@@ -272,6 +353,11 @@ static uint64_t default_bytes(uint32_t n_shards)
 
     return 17 * (UINT64_C(1) << 19) + (n_shards + 1) * (UINT64_C(5) << 19) +
            n_pairs / 16 * (UINT64_C(3) << 16);
+}
+
+static uint64_t flights_bytes(uint64_t heap_bytes)
+{
+    return heap_bytes / SEGMENT_PAGE * sizeof(uint64_t);
 }
 
 /* A heap with its in-flight table. */
@@ -348,16 +434,19 @@ static uint64_t realtime_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-static void fill_sizes(struct segment_super *super)
+/* What the whole before the control is, but for what tells one instance from another. */
+static void fill_super(const struct segment *seg, struct segment_super *super)
 {
+    super->format = SEGMENT_FORMAT;
     super->abi = SEGMENT_ABI;
-    super->super_bytes = sizeof(struct segment_super);
-    super->control_bytes = sizeof(struct peer_control);
-    super->part_head_bytes = sizeof(struct part_head);
-    super->counters_bytes = sizeof(struct aio_counters);
-    super->call_slot_bytes = sizeof(struct call_slot);
-    super->serve_slot_bytes = sizeof(struct serve_slot);
-    super->pair_bytes = sizeof(struct pair_stats);
+    super->layout_off = SEGMENT_PAGE;
+    super->layout_bytes = seg->control_off - SEGMENT_PAGE;
+    super->total_bytes = seg->bytes;
+    super->control_off = seg->control_off;
+    super->commons_off = seg->commons_off;
+    super->parts_off = seg->parts_off;
+    super->geometry = seg->geometry;
+    describe(seg, (uint8_t *)super + SEGMENT_PAGE);
 }
 
 int segment_init(struct segment *seg, void *base, uint64_t bytes,
@@ -371,15 +460,10 @@ int segment_init(struct segment *seg, void *base, uint64_t bytes,
     lay_out(seg, geometry);
     if (seg->bytes > bytes)
         return -EINVAL;
-    fill_sizes(super);
+    fill_super(seg, super);
     build_id_read(super->build_id);
     memcpy(super->instance, instance, strlen(instance) + 1);
     super->created_ns = realtime_ns();
-    super->total_bytes = seg->bytes;
-    super->control_off = seg->control_off;
-    super->commons_off = seg->commons_off;
-    super->parts_off = seg->parts_off;
-    super->geometry = *geometry;
     /* Last, so that a file without it is one that was never finished. */
     memcpy(super->magic, SEGMENT_MAGIC, sizeof(super->magic));
     return 0;
@@ -387,24 +471,36 @@ int segment_init(struct segment *seg, void *base, uint64_t bytes,
 
 static const char *misfit(const struct segment_super *super)
 {
-    struct segment_super own = {0};
-
-    fill_sizes(&own);
     if (memcmp(super->magic, SEGMENT_MAGIC, sizeof(super->magic)) != 0)
         return "it is no Sherd segment, or was never finished";
-    if (super->abi != own.abi)
+    if (super->format != SEGMENT_FORMAT)
+        return "it was made by another version of Sherd (format of the description)";
+    if (super->abi != SEGMENT_ABI)
         return "it was made by another version of Sherd (segment ABI)";
-    if (super->super_bytes != own.super_bytes || super->control_bytes != own.control_bytes ||
-        super->part_head_bytes != own.part_head_bytes ||
-        super->counters_bytes != own.counters_bytes ||
-        super->call_slot_bytes != own.call_slot_bytes ||
-        super->serve_slot_bytes != own.serve_slot_bytes || super->pair_bytes != own.pair_bytes)
-        return "it was made by another build of Sherd (record sizes)";
     if (!geometry_is_sane(&super->geometry))
         return "its geometry makes no sense";
     if (super->geometry.spare != 0)
         return "its spare bytes are not zero";
     return NULL;
+}
+
+/* Whether the description is, byte for byte, what this build would write. */
+static int compare_description(const struct segment *seg, const char **ret_why)
+{
+    struct segment_super *own = calloc(1, seg->control_off);
+    int r = 0;
+
+    if (!own) {
+        *ret_why = "there is no memory";
+        return -ENOMEM;
+    }
+    fill_super(seg, own);
+    if (memcmp((uint8_t *)own + SEGMENT_PAGE, seg->base + SEGMENT_PAGE, own->layout_bytes) != 0) {
+        *ret_why = "it was made by another build of Sherd (layout)";
+        r = -EPROTO;
+    }
+    free(own);
+    return r;
 }
 
 int segment_attach(struct segment *seg, void *base, uint64_t bytes, const char **ret_why)
@@ -427,7 +523,7 @@ int segment_attach(struct segment *seg, void *base, uint64_t bytes, const char *
         *ret_why = "its layout differs from this build's, or it was cut short";
         return -EPROTO;
     }
-    return 0;
+    return compare_description(seg, ret_why);
 }
 
 int segment_open(struct segment *seg, const char *path, const char **ret_why)
@@ -474,7 +570,7 @@ static uint8_t *region_of(const struct segment *seg, uint32_t peer, enum region 
     const uint64_t *offsets =
         peer == seg->geometry.n_shards ? seg->gateway_regions : seg->shard_regions;
 
-    return seg->base + seg->parts_off + peer * seg->shard_regions[N_REGIONS] + offsets[region];
+    return seg->base + seg->parts_off + peer * seg->shard_bytes + offsets[region];
 }
 
 /* Number of `other` among the peers that are not `self`. */
@@ -488,20 +584,25 @@ const struct segment_super *segment_super(const struct segment *seg)
     return (const struct segment_super *)seg->base;
 }
 
+/* A region that is in no part. */
+static uint8_t *shared_region(const struct segment *seg, enum region region)
+{
+    return seg->base + seg->shard_regions[region];
+}
+
 struct supervisor_head *segment_supervisor(const struct segment *seg)
 {
-    return (struct supervisor_head *)(seg->base + seg->control_off);
+    return (struct supervisor_head *)shared_region(seg, REGION_SUPERVISOR);
 }
 
 struct peer_control *segment_control(const struct segment *seg, uint32_t peer)
 {
-    return (struct peer_control *)(seg->base + seg->control_off + sizeof(struct supervisor_head)) +
-           peer;
+    return (struct peer_control *)shared_region(seg, REGION_PEERS) + peer;
 }
 
 struct commons_bell *segment_bell(const struct segment *seg, uint32_t peer)
 {
-    return (struct commons_bell *)(seg->base + seg->commons_off) + peer;
+    return (struct commons_bell *)shared_region(seg, REGION_BELLS) + peer;
 }
 
 struct commons_bitmap *segment_bitmap(const struct segment *seg, uint32_t peer)
@@ -511,22 +612,22 @@ struct commons_bitmap *segment_bitmap(const struct segment *seg, uint32_t peer)
 
 struct arena_slot *segment_arena(const struct segment *seg, uint32_t slot)
 {
-    return (struct arena_slot *)(seg->base + seg->arena_off) + slot;
+    return (struct arena_slot *)shared_region(seg, REGION_ARENA) + slot;
 }
 
 uint8_t *segment_stack(const struct segment *seg, uint32_t slot)
 {
-    return seg->base + seg->stacks_off + (uint64_t)slot * seg->geometry.stack_bytes;
+    return shared_region(seg, REGION_STACKS) + (uint64_t)slot * seg->geometry.stack_bytes;
 }
 
 uint64_t *segment_chunk_tag(const struct segment *seg, uint32_t chunk)
 {
-    return (uint64_t *)(seg->base + seg->tags_off) + chunk;
+    return (uint64_t *)shared_region(seg, REGION_TAGS) + chunk;
 }
 
 uint8_t *segment_chunk(const struct segment *seg, uint32_t chunk)
 {
-    return seg->base + seg->chunks_off + (uint64_t)chunk * ARENA_CHUNK_BYTES;
+    return shared_region(seg, REGION_CHUNKS) + (uint64_t)chunk * ARENA_CHUNK_BYTES;
 }
 
 struct part_head *segment_part(const struct segment *seg, uint32_t peer)
@@ -571,13 +672,13 @@ uint32_t segment_ring_slots(
 struct ring_slot *segment_ring(
     const struct segment *seg, uint32_t from, uint32_t to, enum mesh_lane lane)
 {
-    const struct segment_geometry *g = &seg->geometry;
-    uint64_t in_pair = lane == LANE_NORMAL ? 0 : ring_slots(g, from, to, LANE_NORMAL);
+    static const enum region to_shards[] = {REGION_RINGS_TO_SHARDS, REGION_URGENT_TO_SHARDS};
+    static const enum region to_gateway[] = {REGION_RINGS_TO_GATEWAY, REGION_URGENT_TO_GATEWAY};
 
     if (to == segment_gateway(seg))
-        return (struct ring_slot *)region_of(seg, from, REGION_RINGS_TO_GATEWAY) + in_pair;
-    return (struct ring_slot *)region_of(seg, from, REGION_RINGS_TO_SHARDS) +
-           among_others(from, to) * rings_slots(g, from, to) + in_pair;
+        return (struct ring_slot *)region_of(seg, from, to_gateway[lane]);
+    return (struct ring_slot *)region_of(seg, from, to_shards[lane]) +
+           (uint64_t)among_others(from, to) * ring_slots(&seg->geometry, from, to, lane);
 }
 
 uint64_t *segment_tail(const struct segment *seg, uint32_t from, uint32_t to, enum mesh_lane lane)
@@ -645,8 +746,7 @@ struct lock_record *segment_locks(const struct segment *seg, uint32_t shard)
 
 uint64_t segment_part_off(const struct segment *seg, uint32_t peer)
 {
-    return peer == seg->n_peers ? seg->bytes
-                                : seg->parts_off + peer * seg->shard_regions[N_REGIONS];
+    return peer == seg->n_peers ? seg->bytes : seg->parts_off + peer * seg->shard_bytes;
 }
 
 uint64_t segment_heap_off(const struct segment *seg, uint32_t peer)

@@ -12,14 +12,16 @@
  *              shared.
  * Lifetime:    the mapping is inherited by fork at one address in all processes.
  * Not here:    where the file lives and how long (shard/segment_file.h), what the words mean (mesh,
- *              call)
+ *              call), reading a segment of another version (shard/segment_view.h)
  *
  *   +------------------+  0
  *   | superblock       |  the supervisor, before the first fork; constant after
+ *   +------------------+  super.layout_off
+ *   | description      |  the supervisor, before the first fork; constant after: layout.h
  *   +------------------+  super.control_off
  *   | control          |  the supervisor: its head, then one peer_control a peer
  *   +------------------+  super.commons_off
- *   | commons          |  all: a line a peer, and one for the supervisor: doorbell, bitmap of senders;
+ *   | commons          |  all: a line a peer, and the supervisor's: doorbell, bitmap of senders;
  *   |                  |  the arena: words, chunks and stacks of portable coroutines
  *   +------------------+  super.parts_off
  *   | part of shard 0  |  shard 0: head, counters, pairs, heads, tails, recorder, registry of
@@ -40,7 +42,8 @@
 #include "shard/crash_record.h"
 
 #define SEGMENT_MAGIC        "SHERDSEG"
-#define SEGMENT_ABI          6u
+#define SEGMENT_FORMAT       1u /* other formats of the description cannot be read at all */
+#define SEGMENT_ABI          7u
 #define SEGMENT_PAGE         4096u
 #define SEGMENT_MAX_SHARDS   128u
 #define SEGMENT_MAX_PEERS    (SEGMENT_MAX_SHARDS + 1)
@@ -72,40 +75,48 @@ enum mesh_lane {
 
 const char *mesh_lane_text(uint32_t lane);
 
-/* What decides the layout. */
-struct segment_geometry {
-    uint32_t n_shards;
-    uint32_t slots_shard;   /* normal call slots a shard has for each other shard; a power of two,
-                               at least SEGMENT_MIN_SLOTS */
-    uint32_t slots_gateway; /* normal call slots the gateway has for each shard */
-    uint32_t n_events;      /* recorder of each peer; a power of two */
-    uint32_t n_coroutines;  /* registry of each peer */
-    uint32_t n_portable;    /* portable coroutines of the instance */
-    uint32_t stack_bytes;   /* of each of those, with its guard; a power of two */
-    uint32_t spare;
-    uint64_t heap_bytes; /* shared buffers of each peer; whole pages */
-};
+/*
+ * Each record is a table, from which come the struct, the assertion that it has no holes, and its
+ * rows in the description that the segment carries (layout.h). A field more is one row more:
+ * X(record, type, name, array, kind, help), with kind out of FIELD_KINDS.
+ */
+#define SEGMENT_MEMBER(record, type, name, array, kind, help) type name array;
+#define SEGMENT_STRUCT(record, FIELDS) \
+    struct record {                    \
+        FIELDS(SEGMENT_MEMBER, record) \
+    }
 
-struct segment_super {
-    char magic[8];
-    uint32_t abi;
-    uint32_t super_bytes; /* sizeof(struct segment_super) */
-    uint8_t build_id[32];
-    char instance[64];   /* NUL-terminated */
-    uint64_t created_ns; /* CLOCK_REALTIME */
-    uint64_t total_bytes;
-    uint64_t control_off;
-    uint64_t commons_off;
-    uint64_t parts_off;
-    struct segment_geometry geometry;
-    /* Sizes of the records below, so that a reader built otherwise refuses by name. */
-    uint32_t control_bytes;
-    uint32_t part_head_bytes;
-    uint32_t counters_bytes;
-    uint32_t call_slot_bytes;
-    uint32_t serve_slot_bytes;
-    uint32_t pair_bytes;
-};
+/* What decides the layout. */
+#define GEOMETRY_FIELDS(X, r)                                                                  \
+    X(r, uint32_t, n_shards, , gauge, "shards")                                                \
+    X(r, uint32_t, slots_shard, , gauge,                                                       \
+        "normal call slots a shard has for each other shard; a power of two, at least "        \
+        "SEGMENT_MIN_SLOTS")                                                                   \
+    X(r, uint32_t, slots_gateway, , gauge, "normal call slots the gateway has for each shard") \
+    X(r, uint32_t, n_events, , gauge, "recorder of each peer; a power of two")                 \
+    X(r, uint32_t, n_coroutines, , gauge, "registry of each peer")                             \
+    X(r, uint32_t, n_portable, , gauge, "portable coroutines of the instance")                 \
+    X(r, uint32_t, stack_bytes, , gauge, "of each of those, with its guard; a power of two")   \
+    X(r, uint32_t, spare, , spare, "")                                                         \
+    X(r, uint64_t, heap_bytes, , gauge, "shared buffers of each peer; whole pages")
+SEGMENT_STRUCT(segment_geometry, GEOMETRY_FIELDS);
+
+/* The first five stand where they are in every version, so that a tool finds the description. */
+#define SUPER_FIELDS(X, r)                                                           \
+    X(r, char, magic, [8], bytes, "SEGMENT_MAGIC")                                   \
+    X(r, uint32_t, format, , word, "SEGMENT_FORMAT: how the description is written") \
+    X(r, uint32_t, abi, , word, "SEGMENT_ABI: what the words mean")                  \
+    X(r, uint64_t, layout_off, , word, "where the description is (layout.h)")        \
+    X(r, uint64_t, layout_bytes, , word, "its size")                                 \
+    X(r, uint8_t, build_id, [32], bytes, "of the executable that made it")           \
+    X(r, char, instance, [64], text, "the instance's name")                          \
+    X(r, uint64_t, created_ns, , time, "CLOCK_REALTIME")                             \
+    X(r, uint64_t, total_bytes, , word, "size of the segment")                       \
+    X(r, uint64_t, control_off, , word, "where the supervisor's words begin")        \
+    X(r, uint64_t, commons_off, , word, "where that begins which all may write")     \
+    X(r, uint64_t, parts_off, , word, "where the part of shard 0 begins")            \
+    X(r, struct segment_geometry, geometry, , record, "what the layout follows from")
+SEGMENT_STRUCT(segment_super, SUPER_FIELDS);
 
 /* ---- control: written by the supervisor ---- */
 
@@ -135,83 +146,84 @@ enum peer_order {
     ORDER_RETURN, /* a shard: exit 0 as soon as it serves nothing and waits for nothing */
 };
 
-struct peer_control {
-    uint32_t incarnation; /* 1 for the first; raised when a death was reaped and its redo record
-                             finished */
-    uint32_t state;       /* enum peer_state */
-    uint32_t order;       /* enum peer_order */
-    int32_t pid;
-    int32_t core; /* -1: not pinned */
-    uint32_t deaths;
-    uint32_t crashes;           /* of these, those that count as crashes */
-    uint32_t quiet_incarnation; /* up to this one the kernel writes no more: proven (quiet.c) */
-    uint64_t forked_ns;         /* CLOCK_MONOTONIC */
-    uint64_t died_ns;
-    uint32_t restarts; /* times it left by an operator's order; no deaths */
-    /* The last crash, stored before the incarnation is raised: what was on the CPU. It was a call
-     * of crashed_peer served by crashed_home, another shard where the coroutine had moved. */
-    uint32_t crashed_incarnation; /* that crashed; 0: none yet */
-    uint32_t crashed_home;
-    uint32_t crashed_peer;
-    uint32_t crashed_slot;
-    uint32_t spare1;
-    uint64_t crashed_generation; /* 0: no call was */
-    uint8_t spare[48];
-};
+/* crashed_…: the last crash, stored before the incarnation is raised: what was on the CPU. It was a
+ * call of crashed_peer served by crashed_home, another shard where the coroutine had moved. */
+#define PEER_CONTROL_FIELDS(X, r)                                                          \
+    X(r, uint32_t, incarnation, , word,                                                    \
+        "1 for the first; raised when a death was reaped and its redo record finished")    \
+    X(r, uint32_t, state, , word, "enum peer_state")                                       \
+    X(r, uint32_t, order, , word, "enum peer_order")                                       \
+    X(r, int32_t, pid, , integer, "0: none")                                               \
+    X(r, int32_t, core, , integer, "-1: not pinned")                                       \
+    X(r, uint32_t, deaths, , counter, "processes of this peer that died")                  \
+    X(r, uint32_t, crashes, , counter, "of these, those that count as crashes")            \
+    X(r, uint32_t, quiet_incarnation, , word,                                              \
+        "up to this one the kernel writes no more: proven (quiet.c)")                      \
+    X(r, uint64_t, forked_ns, , time, "CLOCK_MONOTONIC")                                   \
+    X(r, uint64_t, died_ns, , time, "CLOCK_MONOTONIC, of the last death")                  \
+    X(r, uint32_t, restarts, , counter, "times it left by an operator's order; no deaths") \
+    X(r, uint32_t, crashed_incarnation, , word, "that crashed; 0: none yet")               \
+    X(r, uint32_t, crashed_home, , word, "whose call it served")                           \
+    X(r, uint32_t, crashed_peer, , word, "who had called")                                 \
+    X(r, uint32_t, crashed_slot, , word, "of the call")                                    \
+    X(r, uint32_t, spare1, , spare, "")                                                    \
+    X(r, uint64_t, crashed_generation, , word, "of the slot; 0: no call was on the CPU")   \
+    X(r, uint8_t, spare, [48], spare, "")
+SEGMENT_STRUCT(peer_control, PEER_CONTROL_FIELDS);
 
 #define SEGMENT_ORDER_NOTES 4u
 
 /* What became of an operator's order (shard/order.h); the newest ones, each in place
  * number % SEGMENT_ORDER_NOTES. */
-struct order_note {
-    uint64_t word;     /* the order, as it came */
-    uint32_t state;    /* enum order_state; stored last */
-    uint32_t peer;     /* where the order is now; n_peers: everywhere */
-    uint64_t n_cut;    /* calls still in flight when a limit was reached */
-    uint64_t n_orders; /* of all orders, the number of this one */
-};
+#define ORDER_NOTE_FIELDS(X, r)                                                     \
+    X(r, uint64_t, word, , word, "the order, as it came")                           \
+    X(r, uint32_t, state, , word, "enum order_state; stored last")                  \
+    X(r, uint32_t, peer, , word, "where the order is now; n_peers: everywhere")     \
+    X(r, uint64_t, n_cut, , word, "calls still in flight when a limit was reached") \
+    X(r, uint64_t, n_orders, , word, "of all orders, the number of this one")
+SEGMENT_STRUCT(order_note, ORDER_NOTE_FIELDS);
 
-struct supervisor_head {
-    int32_t pid;
-    uint32_t state;           /* enum peer_state */
-    uint64_t pid_start_ticks; /* field 22 of /proc/PID/stat: tells a reused pid */
-    uint64_t started_ns;      /* CLOCK_MONOTONIC */
-    uint64_t ready_ns;        /* 0: not yet */
-    uint32_t redo_finished;   /* redo records finished for the dead */
-    uint32_t knocks;          /* lost wake-ups made good: 0 unless the commons was damaged */
-    uint32_t log_level;       /* enum log_level, for all processes */
-    uint8_t spare[84];
-    struct order_note orders[SEGMENT_ORDER_NOTES];
-};
+#define SUPERVISOR_HEAD_FIELDS(X, r)                                                               \
+    X(r, int32_t, pid, , integer, "the supervisor's")                                              \
+    X(r, uint32_t, state, , word, "enum peer_state")                                               \
+    X(r, uint64_t, pid_start_ticks, , word, "field 22 of /proc/PID/stat: tells a reused pid")      \
+    X(r, uint64_t, started_ns, , time, "CLOCK_MONOTONIC")                                          \
+    X(r, uint64_t, ready_ns, , time, "CLOCK_MONOTONIC; 0: not yet")                                \
+    X(r, uint32_t, redo_finished, , counter, "redo records finished for the dead")                 \
+    X(r, uint32_t, knocks, , counter, "lost wake-ups made good: 0 unless the commons was damaged") \
+    X(r, uint32_t, log_level, , word, "enum log_level, for all processes")                         \
+    X(r, uint8_t, spare, [84], spare, "")                                                          \
+    X(r, struct order_note, orders, [SEGMENT_ORDER_NOTES], record, "operators' orders")
+SEGMENT_STRUCT(supervisor_head, SUPERVISOR_HEAD_FIELDS);
 
 /* ---- commons: written by all ---- */
 
 /* Who has sent, of those not yet looked at: a bit a peer. */
-struct commons_bitmap {
-    uint64_t senders[SEGMENT_BITMAP_WORDS];
-};
+#define COMMONS_BITMAP_FIELDS(X, r) \
+    X(r, uint64_t, senders, [SEGMENT_BITMAP_WORDS], word, "a bit a peer with something queued")
+SEGMENT_STRUCT(commons_bitmap, COMMONS_BITMAP_FIELDS);
 
 /* What a sender touches to make a peer look, and what that peer reads to know that nobody has: one
  * line. */
-struct commons_bell {
-    struct doorbell_words words;
-    struct commons_bitmap bitmap;
-    uint8_t pad[24];
-};
+#define COMMONS_BELL_FIELDS(X, r)                                            \
+    X(r, struct doorbell_words, words, , record, "the protocol's two words") \
+    X(r, struct commons_bitmap, bitmap, , record, "who has sent")            \
+    X(r, uint8_t, pad, [24], spare, "")
+SEGMENT_STRUCT(commons_bell, COMMONS_BELL_FIELDS);
 
-/* One portable coroutine. word is changed by compare-and-swap alone (arena.c); the rest is for tools,
- * and written by the shard that runs it. */
-struct arena_slot {
-    uint64_t word;       /* generation << 24 | woken << 23 | state << 16 | owner << 8 | by */
-    uint64_t created_ns; /* CLOCK_MONOTONIC */
-    uint64_t entry;      /* address of its first function */
-    uint64_t name;       /* address of a constant string of the image */
-    uint64_t wait_site;  /* likewise, while it does not run */
-    uint64_t position;   /* stack pointer where it left off, while it is on its way or waits for a
-                            wake */
-    uint64_t n_moves;
-    uint64_t spare;
-};
+/* One portable coroutine. word is changed by compare-and-swap alone (arena.c); the rest is for
+ * tools, and written by the shard that runs it. */
+#define ARENA_SLOT_FIELDS(X, r)                                                                    \
+    X(r, uint64_t, word, , word, "generation << 24 | woken << 23 | state << 16 | owner << 8 | by") \
+    X(r, uint64_t, created_ns, , time, "CLOCK_MONOTONIC")                                          \
+    X(r, uint64_t, entry, , word, "address of its first function")                                 \
+    X(r, uint64_t, name, , word, "address of a constant string of the image")                      \
+    X(r, uint64_t, wait_site, , word, "likewise, while it does not run")                           \
+    X(r, uint64_t, position, , word,                                                               \
+        "stack pointer where it left off, on its way or while it waits for a wake")                \
+    X(r, uint64_t, n_moves, , counter, "times it moved")                                           \
+    X(r, uint64_t, spare, , spare, "")
+SEGMENT_STRUCT(arena_slot, ARENA_SLOT_FIELDS);
 
 #define ARENA_CHUNK_BYTES 4096u
 #define ARENA_CHUNKS_EACH 2u /* chunks of shard_alloc() for each portable coroutine, on average */
@@ -225,39 +237,43 @@ enum redo_kind {
     REDO_END,    /* slot goes to free: ends[end] = value */
 };
 
-struct redo_record {
-    uint64_t kind; /* stored last (release), cleared last (release) */
-    uint32_t pair; /* the other peer */
-    uint32_t slot;
-    uint64_t word;  /* of the slot, after */
-    uint64_t value; /* of the counter, after */
-    uint32_t end;   /* enum call_end */
-    uint8_t spare[28];
-};
+#define REDO_RECORD_FIELDS(X, r)                                                                  \
+    X(r, uint64_t, kind, , word, "enum redo_kind; stored last (release), cleared last (release)") \
+    X(r, uint32_t, pair, , word, "the other peer")                                                \
+    X(r, uint32_t, slot, , word, "of the call")                                                   \
+    X(r, uint64_t, word, , word, "of the slot, after")                                            \
+    X(r, uint64_t, value, , word, "of the counter, after")                                        \
+    X(r, uint32_t, end, , word, "enum call_end")                                                  \
+    X(r, uint8_t, spare, [28], spare, "")
+SEGMENT_STRUCT(redo_record, REDO_RECORD_FIELDS);
 
-struct part_head {
-    uint32_t incarnation; /* whose these words are; stored when it is ready for work */
-    uint32_t drained;     /* 1: order ORDER_DRAIN is carried out */
-    uint64_t ready_ns;    /* CLOCK_MONOTONIC */
-    uint64_t heartbeat;   /* grows with each turn of the loop */
-    uint64_t heap_used_bytes;
-    uint64_t heap_high_bytes;
-    uint64_t heap_waits;         /* times somebody waited for a shared buffer */
-    uint64_t sessions;           /* gateway: clients with a session now */
-    uint64_t requests_in_flight; /* gateway: requests of clients accepted and not ended */
-    uint64_t requests_accepted;  /* gateway: since it was created, over its incarnations */
-    uint64_t requests_ended;
-    uint64_t heap_quarantined_bytes; /* that a dead process's I/O may yet touch */
-    uint64_t payload_copied_bytes;   /* of calls and answers that are not small: copied here */
-    uint64_t payload_in_place_bytes; /* the same, filled or read where they lie */
-    uint64_t running; /* running_word() of the call whose coroutine is on the CPU; 0: none is */
-    uint32_t order;   /* enum peer_order that it follows now */
-    uint8_t pad0[12];
-    struct redo_record redo; /* a cache line of its own */
-    char engine[16];         /* NUL-terminated names, for status */
-    char engine_flags[160];
-    uint8_t pad1[16];
-};
+#define PART_HEAD_FIELDS(X, r)                                                                     \
+    X(r, uint32_t, incarnation, , word, "whose these words are; stored when it is ready for work") \
+    X(r, uint32_t, drained, , word, "1: order ORDER_DRAIN is carried out")                         \
+    X(r, uint64_t, ready_ns, , time, "CLOCK_MONOTONIC")                                            \
+    X(r, uint64_t, heartbeat, , counter, "turns of the loop")                                      \
+    X(r, uint64_t, heap_used_bytes, , gauge, "shared buffers in use")                              \
+    X(r, uint64_t, heap_high_bytes, , gauge, "most of them in use at once")                        \
+    X(r, uint64_t, heap_waits, , counter, "times somebody waited for a shared buffer")             \
+    X(r, uint64_t, sessions, , gauge, "gateway: clients with a session now")                       \
+    X(r, uint64_t, requests_in_flight, , gauge,                                                    \
+        "gateway: requests of clients accepted and not ended")                                     \
+    X(r, uint64_t, requests_accepted, , counter,                                                   \
+        "gateway: requests since it was created, over its incarnations")                           \
+    X(r, uint64_t, requests_ended, , counter, "gateway: those that ended")                         \
+    X(r, uint64_t, heap_quarantined_bytes, , gauge, "that a dead process's I/O may yet touch")     \
+    X(r, uint64_t, payload_copied_bytes, , counter,                                                \
+        "of calls and answers that are not small: copied here")                                    \
+    X(r, uint64_t, payload_in_place_bytes, , counter, "the same, filled or read where they lie")   \
+    X(r, uint64_t, running, , word,                                                                \
+        "running_word() of the call whose coroutine is on the CPU; 0: none is")                    \
+    X(r, uint32_t, order, , word, "enum peer_order that it follows now")                           \
+    X(r, uint8_t, pad0, [12], spare, "")                                                           \
+    X(r, struct redo_record, redo, , record, "the transition under way; a cache line of its own")  \
+    X(r, char, engine, [16], text, "disk engine, for status")                                      \
+    X(r, char, engine_flags, [160], text, "how it is set up")                                      \
+    X(r, uint8_t, pad1, [16], spare, "")
+SEGMENT_STRUCT(part_head, PART_HEAD_FIELDS);
 
 /* X(name, number on the wire, text): how a request ends, exactly once */
 #define CALL_ENDS(X)                 \
@@ -279,26 +295,29 @@ enum call_end {
 const char *call_end_text(uint32_t end);
 
 /* What this peer counts about each other peer. */
-struct pair_stats {
-    uint64_t pushed[N_LANES];     /* messages put into the rings to it */
-    uint64_t rings_sent;          /* doorbell rings that cost a system call */
-    uint64_t rings_saved;         /* flushes that found it awake */
-    uint64_t calls_submitted;     /* calls published to it: = sum of ends + slots not free */
-    uint64_t ends[N_CALL_ENDS];   /* by enum call_end; [0] counts calls abandoned and given back */
-    uint64_t slot_waits;          /* calls that waited for a slot */
-    uint64_t popped[N_LANES];     /* messages taken from its rings */
-    uint64_t high_water[N_LANES]; /* most messages found in its rings at once */
-    uint64_t dropped;             /* of these, those that were stale, double or malformed */
-    uint64_t calls_started;       /* methods begun for it */
-    uint64_t spare[5];
-};
+#define PAIR_STATS_FIELDS(X, r)                                                              \
+    X(r, uint64_t, pushed, [N_LANES], counter, "messages put into the rings to it, by lane") \
+    X(r, uint64_t, rings_sent, , counter, "doorbell rings that cost a system call")          \
+    X(r, uint64_t, rings_saved, , counter, "flushes that found it awake")                    \
+    X(r, uint64_t, calls_submitted, , counter,                                               \
+        "calls published to it: the sum of ends and of slots that are not free")             \
+    X(r, uint64_t, ends, [N_CALL_ENDS], counter,                                             \
+        "by enum call_end; the first counts calls abandoned and given back")                 \
+    X(r, uint64_t, slot_waits, , counter, "calls that waited for a slot")                    \
+    X(r, uint64_t, popped, [N_LANES], counter, "messages taken from its rings, by lane")     \
+    X(r, uint64_t, high_water, [N_LANES], gauge,                                             \
+        "most messages found in its rings at once, by lane")                                 \
+    X(r, uint64_t, dropped, , counter, "of those taken, the stale, double or malformed")     \
+    X(r, uint64_t, calls_started, , counter, "methods begun for it")                         \
+    X(r, uint64_t, spare, [5], spare, "")
+SEGMENT_STRUCT(pair_stats, PAIR_STATS_FIELDS);
 
-struct ring_mark {
-    uint64_t position;
-    uint8_t pad[56];
-};
+#define RING_MARK_FIELDS(X, r)                                          \
+    X(r, uint64_t, position, , counter, "messages published, or freed") \
+    X(r, uint8_t, pad, [56], spare, "")
+SEGMENT_STRUCT(ring_mark, RING_MARK_FIELDS);
 
-/* Caller's side of a call. word = generation << 8 | state; the generation grows with each use. */
+/* Caller's side of a call. The generation grows with each use. */
 enum call_state {
     CALL_FREE,
     CALL_WAITING,   /* published, or about to be */
@@ -306,51 +325,54 @@ enum call_state {
     CALL_READING,   /* answered, and the answer is being read in the callee's heap */
 };
 
-struct call_slot {
-    uint64_t word;
-    uint64_t position;    /* in the ring to the callee, of its message */
-    uint64_t deadline_ns; /* CLOCK_MONOTONIC; INT64_MAX: none */
-    uint64_t args_off;    /* in the caller's heap; 0: inline_args */
-    uint32_t args_len;
-    uint32_t method;
-    uint32_t depth; /* 0: called by nobody served; SEGMENT_DEPTH_BUILTIN */
-    uint32_t flags; /* enum call_flags */
-    uint32_t path;  /* shards that serve the calls within which this one is made: their numbers
-                       plus one, a byte each, the outermost lowest */
-    uint32_t spare0;
-    uint64_t spare;
-    uint8_t inline_args[SEGMENT_INLINE_BYTES];
-};
+#define CALL_SLOT_FIELDS(X, r)                                                                 \
+    X(r, uint64_t, word, , word, "generation << 8 | enum call_state")                          \
+    X(r, uint64_t, position, , word, "of its message in the ring to the callee")               \
+    X(r, uint64_t, deadline_ns, , time, "CLOCK_MONOTONIC; INT64_MAX: none")                    \
+    X(r, uint64_t, args_off, , word, "in the caller's heap; 0: inline_args")                   \
+    X(r, uint32_t, args_len, , word, "bytes")                                                  \
+    X(r, uint32_t, method, , word, "its number in the registry")                               \
+    X(r, uint32_t, depth, , word, "0: called by nobody served; SEGMENT_DEPTH_BUILTIN")         \
+    X(r, uint32_t, flags, , word, "enum call_flags")                                           \
+    X(r, uint32_t, path, , word,                                                               \
+        "shards that serve the calls around this one: number + 1, a byte each, the outermost " \
+        "lowest")                                                                              \
+    X(r, uint32_t, spare0, , spare, "")                                                        \
+    X(r, uint64_t, spare, , spare, "")                                                         \
+    X(r, uint8_t, inline_args, [SEGMENT_INLINE_BYTES], bytes, "arguments that are small")
+SEGMENT_STRUCT(call_slot, CALL_SLOT_FIELDS);
 
 enum call_flags { CALL_IDEMPOTENT = 1u << 0 };
 
-/* Callee's side. started = generation << 24 | incarnation of the callee. co, written before it: the
- * portable coroutine that serves the call (arena.h); 0: none. */
-struct serve_slot {
-    uint64_t started;
-    uint64_t co;
-    uint64_t answer_generation; /* whose answer_off is not given back; 0: none */
-    uint64_t answer_off;        /* in the callee's heap */
-    uint32_t answer_len;
-    uint32_t spare0;
-    uint64_t spare[3];
-    uint8_t inline_answer[SEGMENT_INLINE_BYTES];
-};
+/* Callee's side. */
+#define SERVE_SLOT_FIELDS(X, r)                                                              \
+    X(r, uint64_t, started, , word, "generation << 24 | incarnation of the callee")          \
+    X(r, uint64_t, co, , word,                                                               \
+        "written before it: the portable coroutine that serves the call (arena.h); 0: none") \
+    X(r, uint64_t, answer_generation, , word, "whose answer_off is not given back; 0: none") \
+    X(r, uint64_t, answer_off, , word, "in the callee's heap")                               \
+    X(r, uint32_t, answer_len, , word, "bytes")                                              \
+    X(r, uint32_t, spare0, , spare, "")                                                      \
+    X(r, uint64_t, spare, [3], spare, "")                                                    \
+    X(r, uint8_t, inline_answer, [SEGMENT_INLINE_BYTES], bytes, "an answer that is small")
+SEGMENT_STRUCT(serve_slot, SERVE_SLOT_FIELDS);
 
 /*
  * A lock whose home is this shard (shard/lock.h), while it is held or marked. The word says all;
  * its last store is the whole transition, for the holder that it does not name is written first.
  */
-struct lock_record {
-    uint64_t word; /* enum lock_bits */
-    uint64_t id;
-    struct lock_holder {
-        uint32_t peer;
-        uint32_t incarnation;
-        uint64_t token;
-    } holders[2];
-    uint64_t spare[2];
-};
+#define LOCK_HOLDER_FIELDS(X, r)                        \
+    X(r, uint32_t, peer, , word, "who holds it")        \
+    X(r, uint32_t, incarnation, , word, "of that peer") \
+    X(r, uint64_t, token, , word, "which of its coroutines")
+SEGMENT_STRUCT(lock_holder, LOCK_HOLDER_FIELDS);
+
+#define LOCK_RECORD_FIELDS(X, r)                                                     \
+    X(r, uint64_t, word, , word, "enum lock_bits")                                   \
+    X(r, uint64_t, id, , word, "of the lock")                                        \
+    X(r, struct lock_holder, holders, [2], record, "the word says which one counts") \
+    X(r, uint64_t, spare, [2], spare, "")
+SEGMENT_STRUCT(lock_record, LOCK_RECORD_FIELDS);
 
 enum lock_bits {
     LOCK_USED = 1u << 0,       /* else the record is free */
@@ -359,27 +381,32 @@ enum lock_bits {
     LOCK_OWNER_DIED = 1u << 3, /* and nobody has said since that what it guards is whole */
 };
 
-/* What a ring slot carries. */
+/* X(name, text): what a ring slot carries */
+#define MESSAGE_KINDS(X)                                                                      \
+    X(NONE, "nothing")                                                                        \
+    X(CALL, "call")                  /* to the callee: look into the caller's slot */         \
+    X(ARGS_TAKEN, "arguments taken") /* to the caller: their buffer may be used again */      \
+    X(ANSWER, "answer") /* to the caller: how it ended; bytes at off, or in the serve slot */ \
+    X(ANSWER_TAKEN, "answer taken") /* to the callee: its buffer may be used again */         \
+    X(ABANDONED, "abandoned")       /* to the callee: nobody waits for the answer any more */
+
 enum message_kind {
-    MESSAGE_NONE,
-    MESSAGE_CALL,         /* to the callee: look into the caller's slot */
-    MESSAGE_ARGS_TAKEN,   /* to the caller: the arguments' buffer was copied, use it again */
-    MESSAGE_ANSWER,       /* to the caller: how it ended; bytes at off, or in the serve slot */
-    MESSAGE_ANSWER_TAKEN, /* to the callee: the answer's buffer was copied, use it again */
-    MESSAGE_ABANDONED,    /* to the callee: nobody waits for the answer any more */
+#define X(name, text) MESSAGE_##name,
+    MESSAGE_KINDS(X)
+#undef X
 };
 
-struct message {
-    uint32_t kind;
-    uint32_t slot;
-    uint64_t generation;
-    uint32_t incarnation; /* sender's */
-    int32_t status;
-    uint32_t end;
-    uint32_t len;
-    uint64_t off; /* 0: inline */
-    uint64_t spare[2];
-};
+#define MESSAGE_FIELDS(X, r)                                                     \
+    X(r, uint32_t, kind, , word, "enum message_kind")                            \
+    X(r, uint32_t, slot, , word, "of the call")                                  \
+    X(r, uint64_t, generation, , word, "of the slot")                            \
+    X(r, uint32_t, incarnation, , word, "the sender's")                          \
+    X(r, int32_t, status, , integer, "of an answer")                             \
+    X(r, uint32_t, end, , word, "enum call_end, of an answer")                   \
+    X(r, uint32_t, len, , word, "of the answer, in bytes")                       \
+    X(r, uint64_t, off, , word, "where it lies in the callee's heap; 0: inline") \
+    X(r, uint64_t, spare, [2], spare, "")
+SEGMENT_STRUCT(message, MESSAGE_FIELDS);
 
 /*
  * The in-flight table: a word for each page of the part's heap, at which a buffer begins that I/O
@@ -431,11 +458,11 @@ struct segment {
     struct segment_geometry geometry; /* private copy, checked once */
     uint32_t n_peers;                 /* shards and the gateway */
     uint64_t control_off, commons_off, parts_off;
-    uint64_t arena_off, tags_off, chunks_off, stacks_off; /* in the commons */
-    uint64_t
-        shard_regions[SEGMENT_REGIONS_MAX]; /* offsets in a shard's part; the last is its size */
+    /* By enum region: offsets in a part, or in the segment for what is in no part. */
+    uint64_t shard_regions[SEGMENT_REGIONS_MAX];
     uint64_t gateway_regions[SEGMENT_REGIONS_MAX];
-    uint64_t mapped_bytes; /* to unmap; 0: not ours */
+    uint64_t shard_bytes, gateway_bytes; /* of their parts */
+    uint64_t mapped_bytes;               /* to unmap; 0: not ours */
 };
 
 /* Chooses slots, recorder and heap for n_shards so that the whole fits max_bytes (0: the default,

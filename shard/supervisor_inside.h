@@ -1,11 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 /*
-<<<<<<< HEAD
- * supervisor_inside - what supervisor.c, birth.c, death.c, leave.c and operate.c share
-=======
- * supervisor_inside - what supervisor.c, birth.c, child_*.c, death.c and leave.c share
->>>>>>> 7b667bd (supervisor: children that are threads, for sanitizers)
+ * supervisor_inside - what supervisor.c, birth.c, child_*.c, death.c, leave.c and operate.c share
  *
  * One thread, so one state. Callbacks of the loop note what happened; everything else is done
  * between two turns, in supervisor_run().

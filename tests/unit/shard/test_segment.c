@@ -203,10 +203,14 @@ static void what_is_not_a_segment_of_this_build_is_refused_by_name(void **state)
     assert_int_equal(segment_attach(&again, seg.base, seg.bytes, &why), 0);
     assert_int_equal(segment_attach(&again, seg.base, seg.bytes - 1, &why), -EPROTO);
     assert_int_equal(segment_attach(&again, seg.base, 100, &why), -EPROTO);
-    super->call_slot_bytes++;
+    seg.base[super->layout_off + 200]++; /* an area's place, or a region's */
     assert_int_equal(segment_attach(&again, seg.base, seg.bytes, &why), -EPROTO);
     assert_non_null(strstr(why, "another build"));
-    super->call_slot_bytes--;
+    seg.base[super->layout_off + 200]--;
+    super->format++;
+    assert_int_equal(segment_attach(&again, seg.base, seg.bytes, &why), -EPROTO);
+    assert_non_null(strstr(why, "another version"));
+    super->format--;
     super->abi++;
     assert_int_equal(segment_attach(&again, seg.base, seg.bytes, &why), -EPROTO);
     assert_non_null(strstr(why, "another version"));
