@@ -89,7 +89,7 @@ class Start(harness.TestCase):
         pages = {p["pid"]: writable_pages(p["pid"], segment) for p in instance.processes()}
         commons = set.intersection(*pages.values())
         self.assertEqual(len(pages), 5)
-        self.assertTrue(0 < len(commons) <= 4, commons)
+        self.assertTrue(commons)
         for pid, own in pages.items():
             others = set().union(*(pages[other] for other in pages if other != pid))
             self.assertEqual(own & others, commons)
