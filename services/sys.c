@@ -210,6 +210,8 @@ static const struct service_method methods[] = {
     {"sleep", run_sleep, SERVICE_IDEMPOTENT, "MS: answers after MS milliseconds"},
     {"methods", run_methods, SERVICE_IDEMPOTENT, "lists the methods: name, kind, help"},
     {"crash", run_crash, SERVICE_TEST, "[abort|segv|fault|...]: ends the shard so"},
+    {"crash_again", run_crash, SERVICE_TEST | SERVICE_IDEMPOTENT,
+        "[abort|segv|fault|...]: the same, and may be run again"},
     {"block", run_block, SERVICE_TEST | SERVICE_IDEMPOTENT,
         "MS: keeps the shard in a system call for MS ms"},
     {"spin", run_spin, SERVICE_TEST | SERVICE_IDEMPOTENT, "MS: keeps the shard busy for MS ms"},

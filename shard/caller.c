@@ -29,6 +29,7 @@
 
 #include "shard/builtin.h"
 #include "shard/mesh_inside.h"
+#include "shard/poison.h"
 
 /* ---- lists ---- */
 
@@ -341,6 +342,7 @@ void caller_finish(struct mesh *mesh, struct mesh_call *call, const struct mesh_
     }
     timer_del(&call->timer);
     call->where = CALL_NOWHERE;
+    poison_forget(call);
     mesh->n_under_way--;
     call->done(call, &told);
 }
@@ -451,6 +453,8 @@ int mesh_call_start(struct mesh *mesh, struct mesh_call *call)
     if (r < 0)
         return r;
     call->mesh = mesh;
+    call->n_crashes = 0;
+    call->poison = NULL;
     mesh->n_under_way++;
     aio_timer_init(mesh->ctx, &call->timer, on_deadline, call);
     if (mesh->orphaned ||

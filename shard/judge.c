@@ -6,7 +6,8 @@
  *   this generation was started   waiting call                                abandoned call
  *   not yet                       left alone                                  left alone
  *   by the living incarnation     left alone                                  left alone
- *   by a dead one                 idempotent: run again; else in doubt        given back
+ *   by a dead one                 idempotent: run again, if it is no poison   given back
+ *                                 (poison.c); else in doubt
  *   and the peer is given up      not begun: not started; idempotent: failed; given back
  *                                 else in doubt
  *
@@ -31,6 +32,7 @@
 
 #include "shard/lock_inside.h"
 #include "shard/mesh_inside.h"
+#include "shard/poison.h"
 
 bool mesh_finish_redo(const struct segment *seg, uint32_t peer)
 {
@@ -59,7 +61,8 @@ bool mesh_finish_redo(const struct segment *seg, uint32_t peer)
 /* ---- one call ---- */
 
 struct verdict {
-    uint32_t peer;
+    uint32_t peer; /* the callee, or home of the coroutine that served it */
+    uint32_t dead; /* where that coroutine was; as a rule the callee itself */
     uint32_t slot;
     uint64_t generation;
     bool abandoned;
@@ -103,6 +106,10 @@ static void judge_started(struct mesh *mesh, const struct verdict *v)
 
     if (v->abandoned) {
         give_back(mesh, v, CALL_END_NONE);
+    } else if (shared->flags & CALL_IDEMPOTENT &&
+               poison_note(mesh, call, v->dead, v->peer, v->generation)) {
+        give_back(mesh, v, CALL_END_FAILED);
+        poison_park(mesh, call);
     } else if (shared->flags & CALL_IDEMPOTENT && v->failed) {
         end_call(mesh, v, CALL_END_FAILED, -EHOSTDOWN);
     } else if (shared->flags & CALL_IDEMPOTENT) {
@@ -120,6 +127,7 @@ static void judge_call(
     const struct serve_slot *serve = &mesh->links[peer].served[slot];
     uint64_t started = atomic_load_acquire(&serve->started); /* START */
     struct verdict v = {.peer = peer,
+        .dead = peer,
         .slot = slot,
         .generation = word_generation(shared->word),
         .abandoned = !mesh->links[peer].out[slot].call,

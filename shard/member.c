@@ -285,7 +285,8 @@ static int begin(struct member *member, void *const *states)
         .incarnation = env->incarnation,
         .bell_fds = env->bell_fds,
         .registry = env->registry,
-        .states = states};
+        .states = states,
+        .letters_dir = env->runtime_dir};
     int r;
 
     r = make_context(member);

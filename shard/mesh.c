@@ -326,6 +326,7 @@ static struct mesh *mesh_alloc(const struct mesh_config *config)
     mesh->bell_fds = config->bell_fds;
     mesh->registry = config->registry;
     mesh->states = config->states;
+    mesh->letters_dir = config->letters_dir;
     mesh->part = segment_part(&mesh->seg, mesh->self);
     mesh->bell = segment_bell(&mesh->seg, mesh->self);
     segment_instruments(&mesh->seg, mesh->self, &mesh->instruments);

@@ -30,7 +30,8 @@ struct mesh_config {
     AioContext *ctx;
     const int *bell_fds; /* eventfds by peer, n_peers of them and the supervisor's last */
     const struct registry *registry;
-    void *const *states; /* by service number: what its start() made; NULL in the gateway */
+    void *const *states;     /* by service number: what its start() made; NULL in the gateway */
+    const char *letters_dir; /* where dead letters are kept; NULL: nowhere */
 };
 
 /* Takes over the peer's part: what the predecessor had sent is judged, and every ring is looked
@@ -86,6 +87,8 @@ struct mesh_call {
     uint32_t where;    /* enum mesh_call_where */
     enum call_end end; /* once over, until done() */
     int status;
+    uint32_t n_crashes; /* with it on the CPU (shard/poison.h) */
+    struct poison *poison;
     struct heap_waiter waiter;
     AioTimer timer;
 };

@@ -83,6 +83,7 @@ struct mesh {
     struct lock_end *locks;                 /* shards only */
     struct commons_bell *bell;              /* our own */
     uint64_t to_look[SEGMENT_BITMAP_WORDS]; /* peers whose rings may hold more than was taken */
+    const char *letters_dir;
     uint32_t n_dirty;
     uint32_t *dirty; /* peers pushed to since the last flush */
     struct link links[];

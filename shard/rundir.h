@@ -17,6 +17,7 @@
  *               them is; holds the supervisor's pid; never removed
  *     segment   link to the file on tmpfs
  *     gateway   the gateway's ipc:// socket
+ *     dead-letter-N: calls that are not run again (shard/dead_letter.h)
  *     crashed-N links to the segments of the last three that crashed, the newest is 1
  */
 #include <stddef.h>

@@ -272,7 +272,9 @@ SEGMENT_STRUCT(redo_record, REDO_RECORD_FIELDS);
     X(r, struct redo_record, redo, , record, "the transition under way; a cache line of its own")  \
     X(r, char, engine, [16], text, "disk engine, for status")                                      \
     X(r, char, engine_flags, [160], text, "how it is set up")                                      \
-    X(r, uint8_t, pad1, [16], spare, "")
+    X(r, uint64_t, n_poisoned, , counter,                                                          \
+        "calls of its own that it gave up: on the CPU in three crashes")                           \
+    X(r, uint8_t, pad1, [8], spare, "")
 SEGMENT_STRUCT(part_head, PART_HEAD_FIELDS);
 
 /* X(name, number on the wire, text): how a request ends, exactly once */

@@ -57,7 +57,8 @@ static void begin(struct rig_end *end)
         .peer = end->peer,
         .incarnation = segment_control(&rig->seg, end->peer)->incarnation,
         .bell_fds = rig->bells,
-        .registry = rig->registry};
+        .registry = rig->registry,
+        .letters_dir = rig->letters_dir};
 
     segment_instruments(&rig->seg, end->peer, &instruments);
     assert(aio_context_new(
@@ -147,6 +148,20 @@ void rig_join(struct rig *rig, uint32_t peer)
     else
         assert(pthread_join(end->thread, NULL) == 0);
     end->pid = 0;
+}
+
+void rig_note_crash(struct rig *rig, uint32_t peer)
+{
+    struct peer_control *control = segment_control(&rig->seg, peer);
+    uint64_t running = segment_part(&rig->seg, peer)->running;
+    uint32_t home = running >> 56, caller = running >> 48 & 0xff, slot = running >> 32 & 0xffff;
+
+    control->crashed_home = home;
+    control->crashed_peer = caller;
+    control->crashed_slot = slot;
+    control->crashed_generation =
+        running ? segment_serve(&rig->seg, home, caller, slot)->started >> 24 : 0;
+    control->crashed_incarnation = control->incarnation;
 }
 
 void rig_bury(struct rig *rig, uint32_t peer, bool failed)

@@ -46,6 +46,7 @@ struct rig {
     struct registry *registry;
     struct rig_board *board;
     int bells[RIG_MAX_PEERS + 1];
+    const char *letters_dir; /* NULL unless a test sets it */
     struct rig_end ends[RIG_MAX_PEERS];
 };
 
@@ -67,6 +68,9 @@ void rig_join(struct rig *rig, uint32_t peer);
 /* SIGKILL, reaped; the others are told, as the supervisor does it. failed: it is given up for good.
  * */
 void rig_kill(struct rig *rig, uint32_t peer, bool failed);
+
+/* Notes, for a peer that has died and is not yet buried, who was on its CPU: that was a crash. */
+void rig_note_crash(struct rig *rig, uint32_t peer);
 
 /* Tells the others about a peer that has died by itself and was reaped by rig_join(). */
 void rig_bury(struct rig *rig, uint32_t peer, bool failed);
