@@ -67,6 +67,13 @@ struct aio_config {
     uint32_t max_threads; /* of the thread pool; 0: 16 */
     const struct doorbell *doorbell; /* a shard's; NULL: words and an eventfd of its own */
     const struct aio_instruments *instruments; /* sherd/instruments.h; NULL: private memory */
+    /* An fd, consumed in any case, of which no copy is left when the context is gone, or its
+     * process, and the kernel writes no more to memory for it: as the write end of a pipe, it is
+     * the proof of that for who reads the other. 0: none. With it a context has room for
+     * AIO_MOST_GUARDED_FILES registered files (sherd/aio_register.h). */
+    int life_fd;
+    uint32_t lesser_flags; /* for tests: how many of the sets of flags of io_uring's, from the best
+                              on, are passed over */
 };
 
 /*

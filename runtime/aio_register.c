@@ -44,6 +44,44 @@ static int check_files(const int *fds, uint32_t n_fds)
     return 0;
 }
 
+/* The kernel says how many it did. The rest then has the error. */
+static int update_kernel_files(AioContext *ctx, uint32_t first, const int *fds, uint32_t n_fds)
+{
+    struct io_uring_files_update update = {.offset = first, .fds = (uintptr_t)fds};
+    int r = tell_kernel(ctx, IORING_REGISTER_FILES_UPDATE, &update, n_fds);
+
+    return r < 0 || ctx->engine != &engine_uring_ops || (uint32_t)r == n_fds ? r : -ENOMEM;
+}
+
+/* A ring with a life fd has its table from the start, and keeps it. */
+static uint32_t guarded_places(const AioContext *ctx)
+{
+    return ctx->engine == &engine_uring_ops ? uring_guarded_places(uring_of(ctx)) : 0;
+}
+
+static int register_with_kernel(AioContext *ctx, const int *fds, uint32_t n_fds)
+{
+    uint32_t n_places = guarded_places(ctx);
+
+    if (!n_places)
+        return tell_kernel(ctx, IORING_REGISTER_FILES, fds, n_fds);
+    return n_fds > n_places ? -EMFILE : update_kernel_files(ctx, 0, fds, n_fds);
+}
+
+static int empty_places(AioContext *ctx, uint32_t n_fds)
+{
+    int *none = malloc(n_fds * sizeof *none);
+    int r;
+
+    if (!none)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < n_fds; i++)
+        none[i] = -1;
+    r = update_kernel_files(ctx, 0, none, n_fds);
+    free(none);
+    return r < 0 ? r : 0;
+}
+
 int aio_register_files(const int *fds, uint32_t n_fds)
 {
     AioContext *ctx = current();
@@ -56,23 +94,17 @@ int aio_register_files(const int *fds, uint32_t n_fds)
     if (!copy)
         return -ENOMEM;
     memcpy(copy, fds, n_fds * sizeof *copy);
-    r = tell_kernel(ctx, IORING_REGISTER_FILES, copy, n_fds);
+    r = register_with_kernel(ctx, copy, n_fds);
     if (r < 0) {
+        /* A table that was there may have taken some. */
+        if (guarded_places(ctx) && n_fds <= guarded_places(ctx))
+            empty_places(ctx, n_fds);
         free(copy);
         return r;
     }
     fixed->fds = copy;
     fixed->n_fds = n_fds;
     return 0;
-}
-
-/* The kernel says how many it did. The rest then has the error. */
-static int update_kernel_files(AioContext *ctx, uint32_t first, const int *fds, uint32_t n_fds)
-{
-    struct io_uring_files_update update = {.offset = first, .fds = (uintptr_t)fds};
-    int r = tell_kernel(ctx, IORING_REGISTER_FILES_UPDATE, &update, n_fds);
-
-    return r < 0 || ctx->engine != &engine_uring_ops || (uint32_t)r == n_fds ? r : -ENOMEM;
 }
 
 int aio_update_files(uint32_t first, const int *fds, uint32_t n_fds)
@@ -102,7 +134,8 @@ int aio_unregister_files(void)
 
     if (!fixed->fds)
         return -ENXIO;
-    int r = tell_kernel(ctx, IORING_UNREGISTER_FILES, NULL, 0);
+    int r = guarded_places(ctx) ? empty_places(ctx, fixed->n_fds)
+                                : tell_kernel(ctx, IORING_UNREGISTER_FILES, NULL, 0);
     if (r < 0)
         return r;
     free(fixed->fds);

@@ -29,7 +29,7 @@
  * AIO_MOST_FIXED_FILES or AIO_MOST_FIXED_BUFFERS; -EBUSY: there is a table already; -ENXIO: there
  * is none, or not that many places; -EBADF: an fd that is none; -EFAULT: a buffer that is not
  * mapped, or is longer than 1 GiB; -ENOMEM, also where RLIMIT_MEMLOCK has no room for a buffer,
- * which holds its pages in memory; -EMFILE: more files than RLIMIT_NOFILE; -EAGAIN: the kernel
+ * which holds its pages in memory; -EMFILE: more files than RLIMIT_NOFILE, or, in a shard, than AIO_MOST_GUARDED_FILES; -EAGAIN: the kernel
  * can't take over now what was begun before; later it can. Context: owner loop | coroutine.
  */
 #include <limits.h>
@@ -44,6 +44,7 @@ extern "C" {
 
 #define AIO_MOST_FIXED_FILES   32768
 #define AIO_MOST_FIXED_BUFFERS 16384
+#define AIO_MOST_GUARDED_FILES 1023 /* in a context with a life_fd (sherd/aio.h) */
 
 /* What the calls of sherd/disk.h take for the file registered at place. A place that is empty, or
  * is none, is -EBADF to them. co_close() takes none. */

@@ -20,6 +20,7 @@
 
 #include "runtime/atomic.h"
 #include "runtime/bug.h"
+#include "runtime/uring.h"
 
 #define DEFAULT_IO_DEPTH       256
 #define DEFAULT_MAX_THREADS    16
@@ -282,6 +283,8 @@ static AioContext *context_alloc(const struct aio_config *config)
     ctx->watched_last = &ctx->watched;
     ctx->ready_last = &ctx->ready;
     ctx->wanted_monitor = config->monitor;
+    ctx->life_fd = config->life_fd;
+    ctx->lesser_flags = config->lesser_flags;
     ctx->io_depth = config->io_depth ? config->io_depth : DEFAULT_IO_DEPTH;
     ctx->max_threads = config->max_threads ? config->max_threads : DEFAULT_MAX_THREADS;
     ctx->thread_idle_ns = DEFAULT_THREAD_IDLE_NS;
@@ -308,6 +311,8 @@ static void context_free(AioContext *ctx)
     drop_engine(ctx);
     if (ctx->bell.words == &ctx->own_words && ctx->bell.fd >= 0)
         close(ctx->bell.fd);
+    if (ctx->life_fd)
+        close(ctx->life_fd);
     pthread_mutex_destroy(&ctx->handler_lock);
     pthread_mutex_destroy(&ctx->user_lock);
     disk_deinit(ctx);
@@ -316,20 +321,34 @@ static void context_free(AioContext *ctx)
     free(ctx);
 }
 
+/* Where a ring has it, no plain copy is left. */
+static void give_life_fd(AioContext *ctx)
+{
+    if (!ctx->life_fd || !uring_is_in(ctx) || !uring_guarded_places(uring_of(ctx)))
+        return;
+    close(ctx->life_fd);
+    ctx->life_fd = 0;
+}
+
 int aio_context_new(const struct aio_config *config, AioContext **ret_ctx)
 {
     static const struct aio_config defaults = {0};
     const struct aio_config *c = config ? config : &defaults;
     AioContext *ctx = context_alloc(c);
 
-    if (!ctx)
+    if (!ctx) {
+        if (c->life_fd)
+            close(c->life_fd);
         return -ENOMEM;
+    }
     int r = setup_instruments(ctx, c->instruments);
 
     if (r == 0)
         r = setup_bell(ctx, c->doorbell);
     if (r == 0)
         r = choose_engine(ctx, c->engine);
+    if (r == 0)
+        give_life_fd(ctx);
     if (r == 0)
         r = coroutine_context_init(ctx);
     if (r < 0) {

@@ -101,6 +101,8 @@ struct AioContext {
     void *engine_state;
     struct thread_pool *pool; /* NULL until first used */
     enum aio_monitor wanted_monitor;
+    int life_fd; /* 0: none, or the ring has it */
+    uint32_t lesser_flags;
     uint32_t min_threads;
     uint32_t max_threads;
     int64_t thread_idle_ns;

@@ -18,6 +18,12 @@
  * else (Linux 6.18, and an eventfd registered with the ring is signalled once at most for polls of
  * eventfds). So there the ring is opened anew without it, before it has anything under way.
  *
+ * The life fd (aio.h) is held by the ring alone, as a registered file: the kernel lets go of its
+ * files when the last request has ended, long after the process may be gone. There is one table for
+ * all files, and one that is taken off and made anew would let go of it in between, so the table is
+ * made once, of a fixed size, and the program's files (aio_register.c) are put into it. A process
+ * that dies before the plain fd is closed has nothing in flight.
+ *
  * Where the kernel takes nothing (EAGAIN, ENOMEM: no memory; EBUSY: backlog), what was filled
  * stays, and until it takes something waits end after RETRY_NS: nothing else might wake the loop to
  * try again.
@@ -34,7 +40,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "runtime/atomic.h"
 #include "runtime/disk_kernel.h"
@@ -369,7 +377,8 @@ static int make_ring(AioContext *ctx, struct uring *u, bool for_outer_loop, cons
 {
     int r = -EINVAL;
 
-    for (size_t i = 0; i < sizeof(flavours) / sizeof(flavours[0]) && r == -EINVAL; i++) {
+    for (size_t i = ctx->lesser_flags; i < sizeof(flavours) / sizeof(flavours[0]) && r == -EINVAL;
+         i++) {
         struct io_uring_params params = {
             .flags = flavours[i].flags | IORING_SETUP_R_DISABLED | IORING_SETUP_CQSIZE |
                      IORING_SETUP_CLAMP,
@@ -417,12 +426,43 @@ static int check_calls(struct uring *u)
     return r < 0 && r != -EBADFD ? r : probe_ops(&u->ring, &u->supported_ops);
 }
 
+/* The kernel takes no larger table than there may be files open. */
+static uint32_t guarded_places(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < AIO_MOST_GUARDED_FILES + 1)
+        return (uint32_t)limit.rlim_cur;
+    return AIO_MOST_GUARDED_FILES + 1;
+}
+
+/* The ring takes the life fd over. It is disabled still, so any thread may do this. */
+static int guard(AioContext *ctx, struct uring *u)
+{
+    uint32_t n = guarded_places();
+    struct io_uring_rsrc_register table = {.nr = n, .flags = IORING_RSRC_REGISTER_SPARSE};
+    struct io_uring_files_update last = {.offset = n - 1, .fds = (uintptr_t)&ctx->life_fd};
+    unsigned ring_fd = (unsigned)u->ring.ring_fd;
+    int r;
+
+    if (!ctx->life_fd)
+        return 0;
+    r = io_uring_register(ring_fd, IORING_REGISTER_FILES2, &table, sizeof(table));
+    if (r >= 0)
+        r = io_uring_register(ring_fd, IORING_REGISTER_FILES_UPDATE, &last, 1);
+    if (r != 1)
+        return r < 0 ? r : -ENOMEM;
+    u->n_places = n;
+    return 0;
+}
+
 /* Requests under way, files or buffers that it knows. */
 static bool has_more_than_polls(const AioContext *ctx)
 {
     const struct uring *u = uring_of(ctx);
 
-    return u->n_disk > 0 || u->n_added > 0 || ctx->disk.fixed.fds || ctx->disk.fixed.buffers;
+    return u->n_disk > 0 || u->n_added > 0 || u->n_places > 0 || ctx->disk.fixed.fds ||
+           ctx->disk.fixed.buffers;
 }
 
 int uring_open_for_outer_loop(AioContext *ctx)
@@ -462,6 +502,8 @@ int fdmon_uring_setup(AioContext *ctx)
         return r;
     }
     r = check_calls(u);
+    if (r == 0)
+        r = guard(ctx, u);
     if (r < 0) {
         io_uring_queue_exit(&u->ring);
         free(u);

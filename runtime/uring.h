@@ -38,6 +38,7 @@ struct uring {
     unsigned sqe_tail;    /* entries filled, published or not */
     unsigned enter_flags; /* that this kernel knows */
     bool enabled;
+    uint32_t n_places;               /* of its table of files, where life_fd has the last; or 0 */
     bool refused;                    /* the kernel took nothing of what it was handed last */
     uint32_t n_disk;                 /* disk requests in the ring or the kernel */
     uint32_t n_filled;               /* of those and the program's, since the last submission */
@@ -94,6 +95,12 @@ bool uring_cancel_now(AioContext *ctx, uint64_t tag);
  * up a place of a table when it takes the entry. A count or 0, or -errno; -EAGAIN where it takes
  * none now. */
 int uring_register(AioContext *ctx, unsigned opcode, const void *arg, unsigned n);
+
+/* How many files the program may register in a table that is there from the start, or 0: none is. */
+static inline uint32_t uring_guarded_places(const struct uring *u)
+{
+    return u->n_places ? u->n_places - 1 : 0;
+}
 
 /* Submits, waits up to timeout_ns (-1: for ever) for a completion, and collects all there are. 0 or
  * -errno; a signal and the end of the time are 0. */

@@ -37,6 +37,7 @@
 #define REQUEST_BYTES_MAX (2 * SERVICE_REPLY_MAX) /* unpacked */
 
 #define WRITE_STEP_BYTES ((size_t)64 * 1024) /* how exactly an error says what was written */
+#define SMALL_BYTES      192u                /* that travel without a buffer */
 #define CREATE_MODE      0644u
 
 #define PATH_SHOWN 200 /* of a path that is too long: texts for people are short */
@@ -212,18 +213,28 @@ static int check_range(struct job *job, uint64_t len)
     return 0;
 }
 
-/* Reads into a window: a piece is too small, and the reply may have to wait for room. */
-static int coroutine_fn read_large_co(struct job *job)
+/* Of what is asked for, as much as the file is known to have; files that are made as they are read
+ * say that they have nothing. */
+static size_t bytes_to_read(const struct job *job)
 {
-    void *window = buffer_pool_take_co(&job->state->windows);
-    if (!window)
-        return -ENOMEM;
-    int r = may_go_on(job->call);
-    ssize_t len = r < 0 ? r : co_pread(job->fd, window, job->request->length, job->request->offset);
-    r = len < 0 ? job_fail_io(job, (int)len, r < 0 ? "given up in line" : "reading failed")
-                : service_reply(job->call, window, (size_t)len);
-    buffer_pool_put(&job->state->windows, window);
-    return r;
+    uint64_t size = (uint64_t)job->st.st_size, offset = job->request->offset;
+    uint64_t left = offset < size ? size - offset : 0;
+
+    return size > 0 && job->request->length > left ? left : job->request->length;
+}
+
+/* From the disk to where the caller reads it. */
+static int coroutine_fn read_in_place_co(struct job *job, size_t len)
+{
+    void *room;
+    int r = service_reply_room(job->call, len, &room);
+    if (r == 0)
+        r = may_go_on(job->call); /* the line was long, maybe */
+    if (r < 0)
+        return job_fail_io(job, r, "given up in line");
+    ssize_t n = co_pread(job->fd, room, len, job->request->offset);
+    return n < 0 ? job_fail_io(job, (int)n, "reading failed")
+                 : service_reply_done(job->call, (size_t)n);
 }
 
 static int coroutine_fn read_co(struct job *job)
@@ -233,9 +244,10 @@ static int coroutine_fn read_co(struct job *job)
         r = job_open_regular_co(job, O_RDONLY);
     if (r < 0)
         return r;
-    if (job->request->length > FILE_PIECE_BYTES)
-        return read_large_co(job);
-    ssize_t len = co_pread(job->fd, job->piece, job->request->length, job->request->offset);
+    size_t wanted = bytes_to_read(job);
+    if (wanted > SMALL_BYTES)
+        return read_in_place_co(job, wanted);
+    ssize_t len = co_pread(job->fd, job->piece, wanted, job->request->offset);
     return len < 0 ? job_fail_io(job, (int)len, "reading failed")
                    : service_reply(job->call, job->piece, (size_t)len);
 }

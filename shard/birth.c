@@ -72,12 +72,14 @@ void birth_describe(const struct child *child, char *comm, struct spawn *ret_spa
         .process = child->process,
         .comm = comm,
         .keep_fds = s->keep_fds,
-        .n_keep_fds = s->n_keep_fds,
+        .n_keep_fds = s->n_keep_fds + 1,
         .core = core_of(s, child->peer),
         .image = &s->image,
         .segment = &s->segment,
         .peer = child->peer,
     };
+
+    s->keep_fds[s->n_keep_fds] = child->life_fd;
     *ret_env = (struct child_env){
         .segment = &s->segment,
         .registry = s->config.registry,
@@ -90,6 +92,7 @@ void birth_describe(const struct child *child, char *comm, struct spawn *ret_spa
         .supervisor_pid = segment_supervisor(&s->segment)->pid,
         .engine = s->config.engine,
         .io_depth = s->io_depth,
+        .life_fd = child->life_fd,
         .listen_url = s->config.listen_url,
         .token_file = s->config.token_file,
     };
@@ -157,9 +160,12 @@ bool birth_fork(struct child *child)
     prepare_control(child);
     restart_began(&child->restart, supervisor_now_ns());
     child->due_ns = NEVER;
-    r = child_begin(child, &pid, &error);
+    r = quiet_open(child, &error);
+    if (r == 0)
+        r = child_begin(child, &pid, &error);
     if (r == 1)
         return true;
+    quiet_close_own_end(child);
     if (r == 0)
         r = watch(child, pid);
     if (r < 0)

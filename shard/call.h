@@ -28,7 +28,8 @@ struct call_request {
     bool in_place;
 };
 
-/* Not to be moved or copied while it is alive. */
+/* Not to be moved or copied while it is alive; one that is read in place is given back by the
+ * coroutine that asked, before it ends. */
 struct call_answer {
     enum call_end end;
     const void *data; /* NULL where len is 0; with a NUL behind it, unless it is read in place */

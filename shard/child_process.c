@@ -13,6 +13,7 @@ int child_begin(struct child *child, pid_t *ret_pid, char **ret_error)
 
     if (pid == 0)
         return 1;
+    quiet_close_own_end(child); /* the last, where it was not forked */
     if (pid < 0)
         return (int)pid;
     *ret_pid = pid;

@@ -108,6 +108,7 @@ int child_begin(struct child *child, pid_t *ret_pid, char **ret_error)
         return explain(ret_error, r, "thread: %s", strerror(-r));
     }
     child->thread = thread;
+    child->life_fd = 0; /* is the thread's now */
     child->pidfd = thread->ended_fd;
     *ret_pid = thread->tid;
     return 0;

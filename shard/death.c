@@ -37,7 +37,7 @@ static bool exited_in_order(int status)
     return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-static void tell_peers(const struct child *dead)
+void child_tell_peers(const struct child *dead)
 {
     struct supervisor *s = dead->supervisor;
 
@@ -106,14 +106,15 @@ static void settle_estate(struct child *child, enum peer_state state)
     if (finish_redo(child))
         show(&head->redo_finished, head->redo_finished + 1);
     estate_pass_on(seg, child->peer, state);
-    tell_peers(child);
+    quiet_note(child);
+    child_tell_peers(child);
 }
 
 void child_fail(struct child *child)
 {
     child->due_ns = NEVER;
     estate_give_up(&child->supervisor->segment, child->peer);
-    tell_peers(child);
+    child_tell_peers(child);
     supervisor_show_state(child->supervisor);
 }
 

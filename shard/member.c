@@ -244,6 +244,7 @@ static int make_context(struct member *member)
     struct aio_config config = {.engine = env->engine,
         .io_depth = env->io_depth,
         .doorbell = &bell,
+        .life_fd = env->life_fd,
         .instruments = &member->instruments};
     int r;
 

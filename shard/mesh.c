@@ -252,7 +252,7 @@ static void show_heap(struct mesh *mesh)
 static bool mesh_dispatch(void *opaque)
 {
     struct mesh *mesh = opaque;
-    bool progress = mesh->flights.n_quarantined && flights_look(&mesh->flights);
+    bool progress = false;
     uint64_t turn[SEGMENT_BITMAP_WORDS];
 
     if (mesh_pending(mesh)) {
@@ -264,6 +264,9 @@ static bool mesh_dispatch(void *opaque)
         for_each_bit(mesh, turn, take_turn);
         progress = true;
     }
+    /* After the bits, one of which the supervisor sets once something is quiet. */
+    if (mesh->flights.n_quarantined && flights_look(&mesh->flights))
+        progress = true;
     if (progress)
         show_heap(mesh);
     return progress;

@@ -109,7 +109,7 @@ static int list_kept_fds(struct supervisor *s, char **ret_error)
     uint32_t n_bells = s->segment.n_peers + 1;
 
     s->n_keep_fds = n_bells + 1 + s->config.n_service_fds;
-    s->keep_fds = calloc(s->n_keep_fds, sizeof(*s->keep_fds));
+    s->keep_fds = calloc(s->n_keep_fds + 1, sizeof(*s->keep_fds)); /* and its life_fd */
     if (!s->keep_fds)
         return explain(ret_error, -ENOMEM, "%s", strerror(ENOMEM));
     memcpy(s->keep_fds, s->bell_fds, n_bells * sizeof(*s->keep_fds));
@@ -268,6 +268,8 @@ void supervisor_free(struct supervisor *s)
 {
     if (!s)
         return;
+    for (uint32_t peer = 0; s->children && peer < s->segment.n_peers; peer++)
+        quiet_forget(&s->children[peer]);
     if (s->ctx) {
         timer_del(&s->wake);
         aio_set_fd_handler(s->ctx, s->signal_fd, NULL, NULL, NULL, NULL, NULL);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 /*
- * supervisor_inside - what supervisor.c, birth.c, child_*.c, death.c, leave.c and operate.c share
+ * supervisor_inside - what supervisor.c, birth.c, child_*.c, death.c, quiet.c, leave.c and operate.c
+ * share
  *
  * One thread, so one state. Callbacks of the loop note what happened; everything else is done
  * between two turns, in supervisor_run().
@@ -45,6 +46,8 @@ struct child {
     pid_t pid;        /* 0: none lives */
     int pidfd;
     struct child_thread *thread; /* where children are threads */
+    int life_fd;                 /* to be inherited; 0: none (quiet.c) */
+    struct lifeline *lifelines;
     bool up;
     bool returns;    /* told to leave and be replaced, by order */
     uint64_t due_ns; /* when it is to be forked; NEVER: it lives, or is given up */
@@ -153,6 +156,23 @@ void child_on_exit(void *opaque);
 void child_fail(struct child *child);
 
 bool child_is_failed(const struct child *child);
+
+/* Makes every living peer, and what takes its place, look at what the supervisor says of it. */
+void child_tell_peers(const struct child *child);
+
+/* ---- quiet.c ---- */
+
+/* Before its fork: life_fd is what it inherits. 0 or -errno, with a text. */
+int quiet_open(struct child *child, char **ret_error);
+
+/* Closes life_fd, if it has it still: after the fork, in the supervisor. */
+void quiet_close_own_end(struct child *child);
+
+/* Notes up to which incarnation it is quiet; whether that is news. Peers are still to be told. */
+bool quiet_note(struct child *child);
+
+/* The supervisor ends. */
+void quiet_forget(struct child *child);
 
 /* ---- leave.c ---- */
 

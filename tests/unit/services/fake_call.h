@@ -25,6 +25,8 @@ struct service_call {
     int status;
     uint8_t *reply; /* NULL: no reply came; one of no bytes is not NULL */
     size_t reply_len;
+    void *room; /* filled in place; NULL: none */
+    size_t room_len;
     char *text; /* service_fail()'s */
     void *state;
 };
@@ -44,6 +46,7 @@ static inline void call_body(void *opaque)
 static inline void call_deinit(struct service_call *call)
 {
     free(call->reply);
+    free(call->room);
     free(call->text);
 }
 
@@ -107,6 +110,24 @@ int service_reply(struct service_call *call, const void *data, size_t len)
     call->reply[len] = '\0';
     call->reply_len = len;
     return 0;
+}
+
+int service_reply_room(struct service_call *call, size_t len, void **ret_room)
+{
+    assert_null(call->reply);
+    assert_null(call->room);
+    assert_in_range(len, 1, SERVICE_REPLY_MAX);
+    call->room = aligned_alloc(SERVICE_ROOM_ALIGN, (len + 4095) / 4096 * 4096);
+    call->room_len = len;
+    *ret_room = call->room;
+    return 0;
+}
+
+int service_reply_done(struct service_call *call, size_t len)
+{
+    assert_non_null(call->room);
+    assert_true(len <= call->room_len);
+    return service_reply(call, call->room, len);
 }
 
 int service_fail(struct service_call *call, int error, const char *format, ...)

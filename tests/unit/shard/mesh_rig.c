@@ -164,6 +164,23 @@ void rig_note_crash(struct rig *rig, uint32_t peer)
     control->crashed_incarnation = control->incarnation;
 }
 
+static void tell(struct rig *rig, uint32_t about, uint32_t to)
+{
+    struct doorbell bell = {&segment_bell(&rig->seg, to)->words, rig->bells[to]};
+
+    atomic_or_seq(&segment_bitmap(&rig->seg, to)->senders[about / 64], UINT64_C(1) << (about % 64));
+    doorbell_knock(&bell);
+}
+
+void rig_quiet(struct rig *rig, uint32_t peer)
+{
+    struct peer_control *control = segment_control(&rig->seg, peer);
+
+    atomic_store_release(&control->quiet_incarnation, control->incarnation - 1);
+    for (uint32_t other = 0; other < rig->seg.n_peers; other++)
+        tell(rig, peer, other);
+}
+
 void rig_bury(struct rig *rig, uint32_t peer, bool failed)
 {
     struct peer_control *control = segment_control(&rig->seg, peer);
@@ -173,14 +190,9 @@ void rig_bury(struct rig *rig, uint32_t peer, bool failed)
     if (failed)
         atomic_store_release(&control->state, PEER_FAILED);
     atomic_store_release(&control->incarnation, control->incarnation + 1);
-    for (uint32_t other = 0; other < rig->seg.n_peers; other++) {
-        struct doorbell bell = {&segment_bell(&rig->seg, other)->words, rig->bells[other]};
-        if (other == peer)
-            continue;
-        atomic_or_seq(
-            &segment_bitmap(&rig->seg, other)->senders[peer / 64], UINT64_C(1) << (peer % 64));
-        doorbell_knock(&bell);
-    }
+    for (uint32_t other = 0; other < rig->seg.n_peers; other++)
+        if (other != peer)
+            tell(rig, peer, other);
 }
 
 void rig_kill(struct rig *rig, uint32_t peer, bool failed)

@@ -72,6 +72,9 @@ void rig_kill(struct rig *rig, uint32_t peer, bool failed);
 /* Notes, for a peer that has died and is not yet buried, who was on its CPU: that was a crash. */
 void rig_note_crash(struct rig *rig, uint32_t peer);
 
+/* The kernel has let go of all that dead incarnations of peer had in flight; all are told. */
+void rig_quiet(struct rig *rig, uint32_t peer);
+
 /* Tells the others about a peer that has died by itself and was reaped by rig_join(). */
 void rig_bury(struct rig *rig, uint32_t peer, bool failed);
 
