@@ -204,10 +204,38 @@ static int coroutine_fn run_spin(struct service_call *call)
     return service_reply(call, NULL, 0);
 }
 
+/* "SHARD BYTES": that shard's answer to sys.echo BYTES. */
+static int coroutine_fn run_relay(struct service_call *call)
+{
+    size_t len, i = 0;
+    const char *args = service_args(call, &len);
+    uint64_t shard = 0;
+    void *data = NULL;
+    size_t data_len;
+    for (; i < len && args[i] >= '0' && args[i] <= '9' && shard < UINT32_MAX; i++)
+        shard = shard * 10 + (uint64_t)(args[i] - '0');
+    if (i == 0 || (i < len && args[i] != ' ') || shard >= service_n_shards(call)) {
+        return service_fail(call, -EINVAL,
+            "sys.relay: the arguments are a shard, 0 to %u, a space, and what it is to echo",
+            service_n_shards(call) - 1);
+    }
+    if (i < len)
+        i++;
+    int r =
+        service_call_shard(call, (uint32_t)shard, "sys.echo", args + i, len - i, &data, &data_len);
+    if (r == 0)
+        r = service_reply(call, data, data_len);
+    else
+        r = service_fail(call, r, "sys.relay: shard %u: %s", (unsigned)shard, strerror(-r));
+    free(data);
+    return r;
+}
+
 static const struct service_method methods[] = {
     {"ping", run_ping, SERVICE_IDEMPOTENT, "answers with nothing"},
     {"echo", run_echo, SERVICE_IDEMPOTENT, "answers with its arguments"},
     {"sleep", run_sleep, SERVICE_IDEMPOTENT, "MS: answers after MS milliseconds"},
+    {"relay", run_relay, SERVICE_IDEMPOTENT, "SHARD BYTES: answers with what that shard echoes"},
     {"methods", run_methods, SERVICE_IDEMPOTENT, "lists the methods: name, kind, help"},
     {"crash", run_crash, SERVICE_TEST, "[abort|segv|fault|...]: ends the shard so"},
     {"crash_again", run_crash, SERVICE_TEST | SERVICE_IDEMPOTENT,

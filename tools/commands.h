@@ -17,6 +17,7 @@
     X(queues, "show who queued how much for whom")                                   \
     X(audit, "count again whether all that was submitted has ended or is under way") \
     X(submit, "have the shards do something")                                        \
+    X(bench, "load an instance, and show how fast requests end, and how")            \
     X(drain, "take nothing new, finish what is in flight, stay up")                  \
     X(restart, "restart shards, one after the other, without a request failed")      \
     X(stop, "finish what is in flight, then end an instance")

@@ -10,16 +10,16 @@ import select
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import tempfile
 import unittest
 
 import harness
+import segment
 
 TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MAN = os.path.join(TREE, "docs", "man")
-COMMANDS = ("run", "status", "queues", "audit", "submit", "stop")
+COMMANDS = ("run", "status", "queues", "audit", "submit", "bench", "stop")
 ROOTS = ("--root", "/usr", "--root", "/etc")
 
 
@@ -65,7 +65,7 @@ class Help(unittest.TestCase):
 
     def test_wrong_usage_is_one_line_and_exit_status_2(self):
         for arguments, text in (
-                (("nonsense",), "no such command: nonsense; there are: run status queues audit submit drain restart stop"),
+                (("nonsense",), "no such command: nonsense; there are: run status queues audit submit bench drain restart stop"),
                 ((), "--help"),
                 (("status", "--nonsense"), "no such option: --nonsense"),
                 (("status", "--wait", "soon"), "expected a number of seconds"),
@@ -80,6 +80,11 @@ class Help(unittest.TestCase):
                 (("submit", "--shard", "-1", "sys.ping"), "expected a whole number"),
                 (("submit", "--shard", "0", "--key", "k", "sys.ping"), "exclude each other"),
                 (("submit", "--window", "1000000", "sys.ping"), "--window is at most"),
+                (("bench",), "ping or mixed"),
+                (("bench", "nonsense"), "is ping or mixed"),
+                (("bench", "ping", "--clients", "0"), "--clients must be 1 to 256"),
+                (("bench", "ping", "--depth", "100000"), "--depth must be 1 to 65536"),
+                (("bench", "ping", "--file", "/etc/passwd"), "--file is for mixed"),
                 (("submit", "--offset", "8Q", "file.read", "/etc/passwd"), "a number of bytes"),
         ):
             with self.subTest(arguments=arguments):
@@ -229,18 +234,31 @@ class Looking(harness.TestCase):
         self.assertEqual((told["under_way"], told["requests_in_flight"]), (0, 0))
         self.assertEqual(told["submitted"], sum(told["ends"].values()))
 
+    def test_a_bench_counts_each_end_once_through_deaths_of_shards_and_the_gateway(self):
+        instance = self.start("--shards", "2", *ROOTS)
+        bench = instance.popen("bench", "mixed", "--clients", "2", "--depth", "16", "--seconds", "1.5",
+                               "--file", "/etc/passwd", "--json", stdout=subprocess.PIPE)
+        harness.wait_until(lambda: instance.shard(1)["counters"]["polls"] > 100, "the load to begin")
+        for role, number in (("shard", 1), ("gateway", None), ("shard", 0)):
+            instance.kill_and_wait(role, number)
+        out, _ = bench.communicate(timeout=4 * harness.DEADLINE)
+        self.assertEqual(bench.returncode, 0, out)
+        told = json.loads(out)
+        self.assertEqual((told["ended_twice"], told["never_ended"]), (0, 0))
+        self.assertEqual(told["submitted"], sum(told["ends"].values()))
+        self.assertEqual(set(told["work"]), {"ping", "call", "read"})
+        self.assertLessEqual(told["latency_ns"]["p50"], told["latency_ns"]["p99.99"])
+        self.assertDone(instance.command("audit"))
+
     def test_an_account_that_is_wrong_is_told_by_name(self):
         instance = self.start("--shards", "2")
         with open(os.path.join(instance.runtime_dir, "test", "segment"), "r+b") as file, \
-                mmap.mmap(file.fileno(), 0) as segment:
-            parts, = struct.unpack_from("<Q", segment, 144)
-            head, counters = struct.unpack_from("<II", segment, 196)
-            pair, = struct.unpack_from("<I", segment, 212)
-            submitted_to_shard_1 = parts + head + -(-counters // 64) * 64 + pair + 32
-            segment[submitted_to_shard_1] += 1
+                mmap.mmap(file.fileno(), 0) as memory:
+            submitted_to_shard_1, _ = segment.place(memory, "shard", 0, "pairs", 1, 0, "calls_submitted")
+            memory[submitted_to_shard_1] += 1
             result = instance.command("audit")
             told = json.loads(instance.command("audit", "--json").stdout)
-            segment[submitted_to_shard_1] -= 1  # else it would wait for that call when it ends
+            memory[submitted_to_shard_1] -= 1  # else it would wait for that call when it ends
         self.assertEqual(result.returncode, 1)
         self.assertIn("shard 0 to shard 1: 0 calls that ended or hold a slot, but 1 calls submitted",
                       result.stdout)

@@ -7,7 +7,8 @@
  * Use:         struct service_call call = {.registry = registry, .method = "sys.echo", …};
  *              run_co(f, call_body, &call);   then look at status, reply and text
  *              call_deinit(&call);
- * Not here:    service_call_shard(): a case that needs it needs a mesh
+ * Not here:    other shards: of the FAKE_SHARDS there are, each answers with what it is given, but
+ *              the last one, which has just died
  */
 #include "shard/registry.h"
 #include "tests/unit/services/services_fixture.h"
@@ -51,6 +52,28 @@ static inline void call_deinit(struct service_call *call)
 }
 
 /* ---- what methods use, as shard/service.h has it ---- */
+
+#define FAKE_SHARDS 3u
+
+uint32_t service_n_shards(const struct service_call *call)
+{
+    (void)call;
+    return FAKE_SHARDS;
+}
+
+int service_call_shard(struct service_call *call, uint32_t shard, const char *name,
+    const void *args, size_t len, void **ret_data, size_t *ret_len)
+{
+    uint32_t number;
+    assert_int_equal(registry_find(call->registry, name, strlen(name), &number), 0);
+    assert_true(shard < FAKE_SHARDS);
+    if (shard == FAKE_SHARDS - 1)
+        return -EHOSTDOWN;
+    *ret_data = malloc(len + 1);
+    memcpy(*ret_data, len ? args : "", len);
+    *ret_len = len;
+    return 0;
+}
 
 const void *service_args(const struct service_call *call, size_t *ret_len)
 {

@@ -115,6 +115,37 @@ static void what_is_no_time_is_refused(void **state)
     registry_free(registry);
 }
 
+static void relay_answers_with_what_another_shard_echoes(void **state)
+{
+    struct registry *registry = new_registry(false);
+    struct service_call call = run(*state, registry, "sys.relay", "1 some bytes");
+    assert_int_equal(call.status, 0);
+    assert_string_equal((char *)call.reply, "some bytes");
+    call_deinit(&call);
+    call = run(*state, registry, "sys.relay", "0");
+    assert_int_equal(call.status, 0);
+    assert_int_equal(call.reply_len, 0);
+    call_deinit(&call);
+    call = run(*state, registry, "sys.relay", "2 x");
+    assert_int_equal(call.status, -EHOSTDOWN);
+    assert_non_null(strstr(call.text, "shard 2"));
+    call_deinit(&call);
+    registry_free(registry);
+}
+
+static void what_relay_cannot_pass_on_is_refused(void **state)
+{
+    static const char *const wrong[] = {"", " ", "x", "-1 x", "1x", "3 x", "99999999999999999999"};
+    struct registry *registry = new_registry(false);
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        struct service_call call = run(*state, registry, "sys.relay", wrong[i]);
+        assert_int_equal(call.status, -EINVAL);
+        assert_non_null(strstr(call.text, "a shard, 0 to 2"));
+        call_deinit(&call);
+    }
+    registry_free(registry);
+}
+
 static void methods_lists_all_that_are_enabled(void **state)
 {
     struct registry *registry = new_registry(false);
@@ -173,6 +204,8 @@ int main(void)
         FIXTURE_CASE(sleep_ends_at_the_deadline),
         FIXTURE_CASE(sleep_that_nobody_waits_for_ends_early),
         FIXTURE_CASE(what_is_no_time_is_refused),
+        FIXTURE_CASE(relay_answers_with_what_another_shard_echoes),
+        FIXTURE_CASE(what_relay_cannot_pass_on_is_refused),
         FIXTURE_CASE(methods_lists_all_that_are_enabled),
         FIXTURE_CASE(crash_ends_the_process_as_asked),
     };
