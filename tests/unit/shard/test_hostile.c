@@ -155,14 +155,15 @@ static void scribble(struct noise *noise, uint64_t first, uint64_t end)
     write_word(noise, noise->seg->base + at, bytes);
 }
 
+/* More often its bells and bitmaps than the arena behind them, of which it leaves the stacks out. */
 static void scribble_commons(struct noise *noise)
 {
     const struct segment *seg = noise->seg;
+    uint64_t first = (uint64_t)((uint8_t *)segment_bell(seg, 0) - seg->base);
+    uint64_t arena = (uint64_t)((uint8_t *)segment_arena(seg, 0) - seg->base);
+    uint64_t stacks = (uint64_t)(segment_stack(seg, 0) - seg->base);
 
-    if (below(noise, 2))
-        scribble(noise, seg->commons_off, seg->arena_off);
-    else
-        scribble(noise, seg->commons_off, seg->stacks_off);
+    scribble(noise, first, below(noise, 2) ? arena : stacks);
 }
 
 /* ---- what looks like the protocol ---- */
