@@ -92,20 +92,30 @@ void ring_rx_init(
         .next = atomic_load_relaxed(head)}; /* FREE: likewise */
 }
 
-bool ring_peek(const struct ring_rx *rx, void *ret_payload)
+bool ring_peek_at(const struct ring_rx *rx, uint64_t n, void *ret_payload)
 {
-    const struct ring_slot *slot = &rx->slots[rx->next & rx->mask];
+    const struct ring_slot *slot = &rx->slots[(rx->next + n) & rx->mask];
 
-    if (atomic_load_acquire(&slot->seq) != rx->next + 1) /* PUB */
+    if (atomic_load_acquire(&slot->seq) != rx->next + n + 1) /* PUB */
         return false;
     memcpy(ret_payload, slot->payload, RING_PAYLOAD_BYTES);
     return true;
 }
 
+bool ring_peek(const struct ring_rx *rx, void *ret_payload)
+{
+    return ring_peek_at(rx, 0, ret_payload);
+}
+
+void ring_advance_by(struct ring_rx *rx, uint64_t n)
+{
+    rx->next += n;
+    atomic_store_release(rx->head, rx->next); /* FREE */
+}
+
 void ring_advance(struct ring_rx *rx)
 {
-    rx->next++;
-    atomic_store_release(rx->head, rx->next); /* FREE */
+    ring_advance_by(rx, 1);
 }
 
 bool ring_pop(struct ring_rx *rx, void *ret_payload)

@@ -61,8 +61,13 @@ bool ring_push(struct ring_tx *tx, const void *payload);
  * consumer. */
 bool ring_peek(const struct ring_rx *rx, void *ret_payload);
 
-/* Frees the slot that ring_peek() read. Context: the consumer. */
+/* As ring_peek(), of the n-th after the oldest. n is less than the ring has slots. Context: the
+ * consumer. */
+bool ring_peek_at(const struct ring_rx *rx, uint64_t n, void *ret_payload);
+
+/* Frees the slot that ring_peek() read, or the n oldest. Context: the consumer. */
 void ring_advance(struct ring_rx *rx);
+void ring_advance_by(struct ring_rx *rx, uint64_t n);
 
 /* ring_peek() and ring_advance(). Context: the consumer. */
 bool ring_pop(struct ring_rx *rx, void *ret_payload);

@@ -112,18 +112,10 @@ static bool mesh_pending(void *opaque)
 }
 
 static void on_message(
-    struct mesh *mesh, uint32_t peer, enum mesh_lane lane, const struct message *message)
+    struct mesh *mesh, uint32_t peer, struct ring_rx *rx, const struct message *message)
 {
-    struct link *link = &mesh->links[peer];
-    struct ring_rx *rx = &link->rx[lane];
-
-    counter_add(&link->stats->popped[lane], 1);
-    switch (message->kind) {
-    case MESSAGE_ANSWER:
+    if (message->kind == MESSAGE_ANSWER) {
         caller_on_answer(mesh, peer, rx, message);
-        return;
-    case MESSAGE_CALL:
-        serve_on_call(mesh, peer, rx, message);
         return;
     }
     ring_advance(rx);
@@ -134,30 +126,86 @@ static void on_message(
     else if (message->kind == MESSAGE_ABANDONED)
         serve_on_abandoned(mesh, peer, message);
     else
-        counter_add(&link->stats->dropped, 1);
+        counter_add(&mesh->links[peer].stats->dropped, 1);
 }
 
-/* Takes at most `most` messages of a lane. False where there may be more. */
+/* The slot that a message speaks of, on its way to this core while those before it are handled. */
+static void prefetch_slot(const struct link *link, const struct message *message)
+{
+    if (message->kind == MESSAGE_CALL && message->slot < link->n_in)
+        __builtin_prefetch(&link->peer_calls[message->slot]);
+    else if (message->kind == MESSAGE_ANSWER && message->slot < link->n_out)
+        atomic_prefetch_write(&link->calls[message->slot].word);
+}
+
+/* Copies what is at the head of a ring: at most n, at least one where there is one. */
+static uint32_t look_ahead(
+    const struct link *link, const struct ring_rx *rx, struct message *messages, uint64_t most)
+{
+    uint32_t n = 0;
+
+    while (n < SERVE_BATCH && n < most && ring_peek_at(rx, n, &messages[n])) {
+        prefetch_slot(link, &messages[n]);
+        n++;
+    }
+    return n;
+}
+
+/* Of the n at the head of rx, handles the first, or as many calls as come first. Returns how many
+ * it took. */
+static uint32_t take_first(struct mesh *mesh, uint32_t peer, struct ring_rx *rx,
+    const struct message *messages, uint32_t n)
+{
+    uint32_t n_calls = 0;
+
+    while (n_calls < n && messages[n_calls].kind == MESSAGE_CALL)
+        n_calls++;
+    if (n_calls > 0)
+        return serve_on_calls(mesh, peer, rx, messages, n_calls);
+    on_message(mesh, peer, rx, &messages[0]);
+    return 1;
+}
+
+/* The most that were found in a ring: what was taken, and what is left in it. */
+static void note_high_water(
+    struct mesh *mesh, uint32_t peer, enum mesh_lane lane, uint64_t n_taken, bool more)
+{
+    uint64_t *high_water = &mesh->links[peer].stats->high_water[lane];
+    uint64_t left = more ? ring_depth(segment_tail(&mesh->seg, peer, mesh->self, lane),
+                               segment_head(&mesh->seg, peer, mesh->self, lane),
+                               segment_ring_slots(&mesh->seg, peer, mesh->self, lane))
+                         : 0;
+
+    if (n_taken + left > *high_water)
+        counter_set(high_water, n_taken + left);
+}
+
+/*
+ * Takes at most `most` messages of a lane. False where there may be more. An answer's done() may
+ * turn the loop, and so empty the ring further than we know: what was looked at ahead holds as long
+ * as the ring stands where we left it.
+ */
 static bool drain_lane(struct mesh *mesh, uint32_t peer, enum mesh_lane lane, uint64_t most)
 {
     struct link *link = &mesh->links[peer];
-    struct message message;
-    uint64_t n = 0;
+    struct ring_rx *rx = &link->rx[lane];
+    struct message messages[SERVE_BATCH];
+    uint64_t n_taken = 0;
+    uint32_t n;
 
-    while (n < most && ring_peek(&link->rx[lane], &message)) {
-        n++;
-        on_message(mesh, peer, lane, &message);
+    while (n_taken < most && (n = look_ahead(link, rx, messages, most - n_taken)) > 0) {
+        uint64_t begin = rx->next;
+
+        for (uint32_t i = 0; i < n && rx->next == begin + i;) {
+            uint32_t n_first = take_first(mesh, peer, rx, &messages[i], n - i);
+            counter_add(&link->stats->popped[lane], n_first);
+            n_taken += n_first;
+            i += n_first;
+        }
     }
-    if (n == 0)
-        return true;
-    /* What was taken, and what is left: a foreign figure, for people. */
-    uint64_t left = n < most ? 0
-                             : ring_depth(segment_tail(&mesh->seg, peer, mesh->self, lane),
-                                   segment_head(&mesh->seg, peer, mesh->self, lane),
-                                   segment_ring_slots(&mesh->seg, peer, mesh->self, lane));
-    if (n + left > link->stats->high_water[lane])
-        counter_set(&link->stats->high_water[lane], n + left);
-    return n < most;
+    if (n_taken > 0)
+        note_high_water(mesh, peer, lane, n_taken, n_taken >= most);
+    return n_taken < most;
 }
 
 static void drain_urgent(struct mesh *mesh, uint32_t peer)

@@ -191,9 +191,12 @@ void serve_deinit(struct mesh *mesh, uint32_t peer);
 /* Marks in the heap the answers that peer has not yet taken from the predecessor. */
 void serve_recover(struct mesh *mesh, uint32_t peer);
 
-/* The message at the head of rx, a ring from peer, which this advances. */
-void serve_on_call(
-    struct mesh *mesh, uint32_t peer, struct ring_rx *rx, const struct message *message);
+#define SERVE_BATCH 16 /* calls that are begun together */
+
+/* The n messages at the head of rx, a ring from peer, all of them calls. Returns how many it took,
+ * one at least: by so many it has advanced rx. */
+uint32_t serve_on_calls(struct mesh *mesh, uint32_t peer, struct ring_rx *rx,
+    const struct message *messages, uint32_t n);
 void serve_on_answer_taken(struct mesh *mesh, uint32_t peer, const struct message *message);
 void serve_on_abandoned(struct mesh *mesh, uint32_t peer, const struct message *message);
 

@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A call is popped, its arguments are copied, and its generation is written to the serve slot as
- * started; then, after a full fence, the caller's slot is looked at once more. Either the caller,
- * which abandons a slot and only then looks at the started word, sees that it runs, or we see that
- * it was taken back and answer `cancelled` without a step of the method run. The message is freed
- * after the started word is written: what this shard's death finds not started is in the ring
- * still, what is started is the caller's to judge (judge.c).
+ * A call's generation is written to the serve slot as started; then, after a full fence, the
+ * caller's slot is looked at once more. Either the caller, which abandons a slot and only then
+ * looks at the started word, sees that it runs, or we see that it was taken back and answer
+ * `cancelled` without a step of the method run. The message is freed after the started word is
+ * written: what this shard's death finds not started is in the ring still, what is started is the
+ * caller's to judge (judge.c).
+ *
+ * Calls that wait one behind the other are marked together, with one fence for all of them: it
+ * waits until the answers pushed before it have left this core. Only idempotent ones are: should
+ * this shard die, they run again, while one that must not would be in doubt without having begun.
  *
  * An answer's bytes lie inline in the serve slot where they are small, else in this shard's heap,
  * recorded beside the started word until the caller says that it has copied them.
@@ -24,6 +28,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/context.h"
 #include "shard/builtin.h"
 #include "shard/lock_inside.h"
 #include "shard/mesh_inside.h"
@@ -194,9 +199,11 @@ static int coroutine_fn run_method(struct service_call *call)
     int status;
 
     counter_add(&mesh->links[call->from].stats->calls_started, 1);
-    recorder_note(&mesh->instruments, RECORDER_CALL_START, call->method_number, whose(call));
+    recorder_note_at(&mesh->instruments, context_note_ns(mesh->ctx), RECORDER_CALL_START,
+        call->method_number, whose(call));
     status = call->method->run(call);
-    recorder_note(&mesh->instruments, RECORDER_CALL_END, (uint64_t)(int64_t)status, whose(call));
+    recorder_note_at(&mesh->instruments, context_note_ns(mesh->ctx), RECORDER_CALL_END,
+        (uint64_t)(int64_t)status, whose(call));
     return status;
 }
 
@@ -225,6 +232,9 @@ struct incoming {
     int64_t deadline_ns;
     const uint8_t *args; /* in the segment */
     void *args_copy;     /* of those that are not small; the serving coroutine's to free */
+    const struct service_method *callee; /* NULL: there is no such method */
+    enum call_end end; /* CALL_END_NONE: it is to be run; else how it ended at once */
+    int status;
 };
 
 /* The coroutine of one call. What in points to is gone once this has yielded. */
@@ -265,6 +275,7 @@ static bool read_incoming(
     in->args_off = shared->args_off;
     in->args_len = shared->args_len;
     in->method = shared->method;
+    in->callee = mesh_method(mesh, in->method, NULL);
     in->depth = shared->depth;
     in->path = shared->path;
     in->deadline_ns = (int64_t)shared->deadline_ns;
@@ -286,14 +297,13 @@ static void answer_at_once(
 }
 
 /* What must be said before a step is run: CALL_END_NONE, go on; else how it ended. */
-static enum call_end refuse(
-    const struct mesh *mesh, const struct incoming *in, bool sane, uint64_t word, int *ret_status)
+static enum call_end refuse(const struct incoming *in, bool sane, uint64_t word, int *ret_status)
 {
     if (word_state(word) == CALL_ABANDONED) {
         *ret_status = -ECANCELED;
         return CALL_END_CANCELLED;
     }
-    if (!sane || !mesh_method(mesh, in->method, NULL)) {
+    if (!sane || !in->callee) {
         *ret_status = -EPROTO;
         return CALL_END_NOT_STARTED;
     }
@@ -319,8 +329,8 @@ static bool take_args(struct incoming *in)
 
 static void begin(struct mesh *mesh, struct incoming *in)
 {
-    const struct service_method *method = mesh_method(mesh, in->method, NULL);
-    Coroutine *co = take_args(in) ? coroutine_create_full(serve_entry, in, method->name, 0) : NULL;
+    Coroutine *co =
+        take_args(in) ? coroutine_create_full(serve_entry, in, in->callee->name, 0) : NULL;
 
     if (!co) {
         free(in->args_copy);
@@ -337,53 +347,88 @@ static void begin(struct mesh *mesh, struct incoming *in)
     coroutine_enter(co);
 }
 
-/* Decides on the call, marks it started, and frees its message; only then is user code run. */
-static void start_call(struct mesh *mesh, struct incoming *in, struct ring_rx *rx,
-    const struct call_slot *shared, struct serve_slot *serve, uint64_t word)
+/* Copies a call and decides on it. False where its message is stale, double or makes no sense. */
+static bool read_call(
+    struct mesh *mesh, uint32_t peer, const struct message *message, struct incoming *ret)
 {
-    bool sane = read_incoming(mesh, shared, in);
-    int status = 0;
-    enum call_end end = refuse(mesh, in, sane, word, &status);
+    const struct link *link = &mesh->links[peer];
 
-    release_answer(mesh, serve);
-    atomic_store_release(&serve->started, started_word(in->generation, mesh->incarnation));
-    atomic_full_fence();                       /* START */
-    word = atomic_load_acquire(&shared->word); /* START */
-    ring_advance(rx);
-    if (word_generation(word) != in->generation || word_state(word) == CALL_FREE) {
-        /* It was freed meanwhile, by a caller that took us for dead. */
-        counter_add(&mesh->links[in->peer].stats->dropped, 1);
-        return;
-    }
-    if (end == CALL_END_NONE && word_state(word) == CALL_ABANDONED) {
-        end = CALL_END_CANCELLED;
-        status = -ECANCELED;
-    }
-    if (end == CALL_END_NONE)
-        begin(mesh, in);
-    else
-        answer_at_once(mesh, in, end, status);
+    if (message->slot >= link->n_in)
+        return false;
+    const struct call_slot *shared = &link->peer_calls[message->slot];
+    uint64_t word = atomic_load_acquire(&shared->word); /* SLOT */
+
+    if (word_generation(word) != message->generation || word_state(word) == CALL_FREE ||
+        started_generation(link->serves[message->slot].started) == message->generation)
+        return false;
+    *ret = (struct incoming){
+        .mesh = mesh, .peer = peer, .slot = message->slot, .generation = message->generation};
+    bool sane = read_incoming(mesh, shared, ret);
+
+    ret->end = refuse(ret, sane, word, &ret->status);
+    return true;
 }
 
-void serve_on_call(
-    struct mesh *mesh, uint32_t peer, struct ring_rx *rx, const struct message *message)
+static void mark_started(struct mesh *mesh, const struct incoming *in)
 {
-    struct link *link = &mesh->links[peer];
-    struct incoming in = {
-        .mesh = mesh, .peer = peer, .slot = message->slot, .generation = message->generation};
+    struct serve_slot *serve = &mesh->links[in->peer].serves[in->slot];
 
-    if (message->slot < link->n_in) {
-        const struct call_slot *shared = &link->peer_calls[message->slot];
-        struct serve_slot *serve = &link->serves[message->slot];
-        uint64_t word = atomic_load_acquire(&shared->word); /* SLOT */
-        if (word_generation(word) == message->generation && word_state(word) != CALL_FREE &&
-            started_generation(serve->started) != message->generation) {
-            start_call(mesh, &in, rx, shared, serve, word);
-            return;
-        }
+    release_answer(mesh, serve);
+    atomic_store_release(
+        &serve->started, started_word(in->generation, mesh->incarnation)); /* START */
+}
+
+/* One that is marked, after the fence; now user code may run. */
+static void run_started(struct mesh *mesh, struct incoming *in)
+{
+    struct link *link = &mesh->links[in->peer];
+    uint64_t word = atomic_load_acquire(&link->peer_calls[in->slot].word); /* START */
+
+    if (word_generation(word) != in->generation || word_state(word) == CALL_FREE) {
+        /* It was freed meanwhile, by a caller that took us for dead. */
+        counter_add(&link->stats->dropped, 1);
+        return;
     }
-    ring_advance(rx);
-    counter_add(&link->stats->dropped, 1);
+    if (in->end == CALL_END_NONE && word_state(word) == CALL_ABANDONED) {
+        in->end = CALL_END_CANCELLED;
+        in->status = -ECANCELED;
+    }
+    if (in->end == CALL_END_NONE)
+        begin(mesh, in);
+    else
+        answer_at_once(mesh, in, in->end, in->status);
+}
+
+static bool runs_again(const struct incoming *in)
+{
+    return in->callee && in->callee->flags & SERVICE_IDEMPOTENT;
+}
+
+uint32_t serve_on_calls(struct mesh *mesh, uint32_t peer, struct ring_rx *rx,
+    const struct message *messages, uint32_t n)
+{
+    struct incoming batch[SERVE_BATCH];
+    uint32_t n_taken = 0, n_marked = 0;
+    bool alone = false;
+
+    for (; n_taken < n && n_marked < SERVE_BATCH && !alone; n_taken++) {
+        struct incoming *in = &batch[n_marked];
+
+        if (!read_call(mesh, peer, &messages[n_taken], in)) {
+            counter_add(&mesh->links[peer].stats->dropped, 1);
+            continue;
+        }
+        alone = !runs_again(in);
+        if (alone && n_marked > 0)
+            break;
+        mark_started(mesh, in);
+        n_marked++;
+    }
+    atomic_full_fence(); /* START */
+    ring_advance_by(rx, n_taken);
+    for (uint32_t i = 0; i < n_marked; i++)
+        run_started(mesh, &batch[i]);
+    return n_taken;
 }
 
 /* ---- what nobody waits for any more ---- */
