@@ -23,13 +23,6 @@
 
 /* ---- forking ---- */
 
-static const struct topology_core *core_of(const struct supervisor *s, uint32_t peer)
-{
-    if (!s->config.pin || peer == segment_gateway(&s->segment))
-        return NULL;
-    return topology_core_of(s->config.topology, peer, s->config.n_shards);
-}
-
 /* What it is to do as soon as it lives: the one before may have been told something else. */
 static enum peer_order first_order(const struct child *child)
 {
@@ -43,7 +36,7 @@ static void prepare_control(struct child *child)
 {
     struct supervisor *s = child->supervisor;
     struct peer_control *control = segment_control(&s->segment, child->peer);
-    const struct topology_core *core = core_of(s, child->peer);
+    const struct topology_core *core = placement_core_of(s, child->peer);
 
     show(&control->core, core ? core->first_cpu : -1);
     show(&control->forked_ns, supervisor_now_ns());
@@ -73,7 +66,7 @@ void birth_describe(const struct child *child, char *comm, struct spawn *ret_spa
         .comm = comm,
         .keep_fds = s->keep_fds,
         .n_keep_fds = s->n_keep_fds + 1,
-        .core = core_of(s, child->peer),
+        .core = placement_core_of(s, child->peer),
         .image = &s->image,
         .segment = &s->segment,
         .peer = child->peer,
@@ -199,7 +192,7 @@ static bool is_ready(const struct child *child)
 /* The core was promised at the fork, and may have been gone by then. */
 static void note_core(const struct child *child, struct peer_control *control)
 {
-    const struct topology_core *core = core_of(child->supervisor, child->peer);
+    const struct topology_core *core = placement_core_of(child->supervisor, child->peer);
     cpu_set_t cpus;
 
     if (core && sched_getaffinity(child->pid, sizeof(cpus), &cpus) == 0 &&

@@ -19,6 +19,7 @@
 
 #include "runtime/atomic.h"
 #include "runtime/bug.h"
+#include "shard/cgroup.h"
 #include "shard/estate.h"
 #include "shard/firewall.h"
 
@@ -154,13 +155,29 @@ static void log_last_words(const struct child *child)
 
 static void log_failure(const struct child *child, int status)
 {
+    const struct restart_limits *limits = &child->supervisor->config.limits->restart;
     char how[96];
 
     log_line(child->supervisor->config.log, LOG_LEVEL_ERROR,
-        "%s crashed: %s; that was crash %u within %u s, so it is given up and the instance goes on "
+        "%s crashed: %s; that was crash %u within %.0f s, so it is given up and the instance goes "
+        "on "
         "without it",
-        child->process, describe(status, how, sizeof(how)), RESTART_CRASHES_MAX,
-        (unsigned)(RESTART_WINDOW_NS / 1000000000));
+        child->process, describe(status, how, sizeof(how)), limits->crashes,
+        (double)limits->window_ns / 1e9);
+}
+
+/* A kill that comes with one more in the cgroup's count was the kernel's, for want of memory. */
+static bool memory_ran_out(struct supervisor *s, int status)
+{
+    uint64_t n_before = s->n_oom_kills;
+
+    s->n_oom_kills = cgroup_oom_kills(s->config.cgroup_root);
+    if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL || s->n_oom_kills <= n_before)
+        return false;
+    log_line(s->config.log, LOG_LEVEL_ERROR,
+        "the kernel killed it, because its cgroup had no memory left: raise memory.max, or run "
+        "fewer shards");
+    return true;
 }
 
 /* One that should live has died. */
@@ -168,8 +185,10 @@ static void bury_and_replace(struct child *child, int status, pid_t pid)
 {
     struct supervisor *s = child->supervisor;
     uint64_t due_ns, now_ns = supervisor_now_ns();
-    bool crash = restart_is_crash(status);
-    bool goes_on = restart_died(&child->restart, crash, now_ns, &due_ns);
+    bool out_of_memory = memory_ran_out(s, status);
+    bool crash = restart_is_crash(status, out_of_memory);
+    bool goes_on =
+        restart_died(&child->restart, &s->config.limits->restart, crash, now_ns, &due_ns);
     char how[96];
 
     note_death(child, crash, now_ns);

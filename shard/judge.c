@@ -33,6 +33,7 @@
 #include "shard/lock_inside.h"
 #include "shard/mesh_inside.h"
 #include "shard/poison.h"
+#include "shard/process.h"
 
 bool mesh_finish_redo(const struct segment *seg, uint32_t peer)
 {
@@ -160,7 +161,9 @@ static bool peer_is_gone(const struct mesh *mesh, uint32_t peer)
 {
     int32_t pid = atomic_load_acquire(&segment_control(&mesh->seg, peer)->pid); /* WHO */
 
-    return pid <= 0 || (kill(pid, 0) < 0 && errno == ESRCH);
+    uint64_t ticks;
+
+    return pid <= 0 || process_start_ticks(pid, &ticks) == -ESRCH; /* a zombie is gone, too */
 }
 
 void mesh_orphaned(struct mesh *mesh)

@@ -47,7 +47,7 @@ static void enter_draining(struct supervisor *s)
     struct child *gateway = &s->children[segment_gateway(&s->segment)];
 
     supervisor_enter(s, STAGE_DRAINING);
-    s->stage_ends_ns = supervisor_now_ns() + s->config.drain_limit_ns;
+    s->stage_ends_ns = supervisor_now_ns() + s->config.limits->drain_ns;
     s->submitted = NEVER;
     s->busy_ns = supervisor_now_ns();
     supervisor_show_state(s);
@@ -172,7 +172,7 @@ static void look_at_drain(struct supervisor *s)
     } else if (now_ns >= s->stage_ends_ns) {
         log_line(s->config.log, LOG_LEVEL_WARNING,
             "drain limit of %.1f s reached with %llu calls in flight; leaving all the same",
-            (double)s->config.drain_limit_ns / 1e9, (unsigned long long)in_flight);
+            (double)s->config.limits->drain_ns / 1e9, (unsigned long long)in_flight);
         enter_leaving(s);
     }
 }

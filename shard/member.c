@@ -59,6 +59,7 @@ struct member {
     int supervisor_fd; /* pidfd; -1: none */
     bool draining, drained;
     bool orphaned, leaves;
+    uint64_t spin_ns;
     uint32_t quiet_looks;
     int64_t orphan_ends_ns;
     AioTimer orphan_timer;
@@ -141,8 +142,10 @@ static void on_orphan_look(void *opaque)
 {
     struct member *member = opaque;
     int64_t now_ns = aio_clock_ns();
-    bool quiet = mesh_is_idle(member->mesh) && is_drained(member);
+    bool quiet;
 
+    mesh_orphaned(member->mesh); /* others may die now, and nobody else tells of it */
+    quiet = mesh_is_idle(member->mesh) && is_drained(member);
     member->quiet_looks = quiet ? member->quiet_looks + 1 : 0;
     if (member->quiet_looks >= ORPHAN_QUIET || now_ns >= member->orphan_ends_ns)
         member->leaves = true;
@@ -158,7 +161,6 @@ static void become_orphan(struct member *member)
     member->orphan_ends_ns = aio_clock_ns() + ORPHAN_LIMIT_NS;
     log_line(member->env->log, LOG_LEVEL_ERROR,
         "the supervisor is gone: finishing what is under way, then leaving");
-    mesh_orphaned(member->mesh);
     begin_drain(member);
     on_orphan_look(member);
 }
@@ -198,6 +200,17 @@ static void on_flush(void *opaque)
     struct member *member = opaque;
 
     log_flush(member->env->log);
+}
+
+/* The gateway shares its core with others, so it never spins. */
+static void keep_spin(struct member *member)
+{
+    uint64_t spin_ns = atomic_load_relaxed(&member->head->spin_ns); /* LEVEL */
+
+    if (spin_ns == member->spin_ns || member->env->peer == segment_gateway(member->env->segment))
+        return;
+    member->spin_ns = spin_ns;
+    aio_context_set_poll_params(member->ctx, (int64_t)spin_ns, 0, 0);
 }
 
 static void keep_log(struct member *member)
@@ -381,11 +394,13 @@ void member_ready(struct member *member)
 int member_run(struct member *member)
 {
     follow_orders(member);
+    keep_spin(member);
     while (!member->leaves) {
         aio_poll(member->ctx, true);
         counter_add(&member->part->heartbeat, 1);
         follow_orders(member);
         keep_log(member);
+        keep_spin(member);
     }
     log_flush(member->env->log);
     return 0;

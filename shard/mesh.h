@@ -122,5 +122,5 @@ void mesh_hold_release(struct mesh *mesh, struct mesh_hold *hold);
 bool mesh_is_idle(const struct mesh *mesh);
 
 /* The supervisor is gone: what waits for a dead peer fails as not started or in doubt, and new
- * calls too. */
+ * calls too. Again and again: peers that have died since are found by a look. */
 void mesh_orphaned(struct mesh *mesh);

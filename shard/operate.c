@@ -64,7 +64,7 @@ static uint64_t limit_ns(const struct supervisor *s)
 {
     uint32_t ms = s->operation.order.limit_ms;
 
-    return ms ? (uint64_t)ms * 1000000 : s->config.drain_limit_ns;
+    return ms ? (uint64_t)ms * 1000000 : s->config.limits->drain_ns;
 }
 
 /* ---- restart ---- */

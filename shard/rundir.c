@@ -268,6 +268,43 @@ int rundir_claim(const char *instance, char **ret_path, int *ret_lock_fd, char *
     return 0;
 }
 
+/* Makes path where it is not there; what is new becomes theirs. */
+static int make_for(const char *path, uid_t uid, gid_t gid)
+{
+    if (mkdir(path, 0700) < 0)
+        return errno == EEXIST ? 0 : -errno;
+    return lchown(path, uid, gid) < 0 ? -errno : 0;
+}
+
+int rundir_hand_over(const char *instance, uid_t uid, gid_t gid, char **ret_error)
+{
+    char *path;
+    int r;
+
+    unsetenv("XDG_RUNTIME_DIR"); /* root's own */
+    if (!getenv("SHERD_RUNTIME_DIR"))
+        return 0;
+    r = rundir_path(instance, &path, ret_error);
+    if (r < 0)
+        return r;
+    for (char *p = path + 1; r == 0 && *p; p++) {
+        if (*p != '/')
+            continue;
+        *p = '\0';
+        r = make_for(path, uid, gid);
+        *p = '/';
+    }
+    if (r == 0)
+        r = make_for(path, uid, gid);
+    if (r == 0 && lchown(path, uid, gid) < 0)
+        r = -errno;
+    if (r < 0)
+        explain(ret_error, r, "runtime directory %s for user %u: %s", path, (unsigned)uid,
+            strerror(-r));
+    free(path);
+    return r;
+}
+
 void rundir_announce(int lock_fd)
 {
     futimens(lock_fd, NULL);

@@ -21,6 +21,7 @@
  *     crashed-N links to the segments of the last three that crashed, the newest is 1
  */
 #include <stddef.h>
+#include <sys/types.h>
 
 #define RUNDIR_NAME_MAX 48u /* an instance's name: letters, digits, - _ . ; no . or - in front */
 
@@ -32,6 +33,11 @@ int rundir_path(const char *instance, char **ret_path, char **ret_error);
  * are waited for, which leave within 5 s. 0 with both; -EBUSY: it runs (the text names its pid
  * where known); as rundir_path(). The lock fd is inherited by children and never closed by them. */
 int rundir_claim(const char *instance, char **ret_path, int *ret_lock_fd, char **ret_error);
+
+/* As root, for who is to claim it as another user: makes the folders, and gives that user the last
+ * one and those that were not there. Where nothing in the environment says where, that user has a
+ * place of his own, and nothing is done. 0; -errno; as rundir_path(). */
+int rundir_hand_over(const char *instance, uid_t uid, gid_t gid, char **ret_error);
 
 /* Wakes those that wait in rundir_find(), to look again. Context: who claimed it. */
 void rundir_announce(int lock_fd);

@@ -192,7 +192,9 @@ SEGMENT_STRUCT(order_note, ORDER_NOTE_FIELDS);
     X(r, uint32_t, redo_finished, , counter, "redo records finished for the dead")                 \
     X(r, uint32_t, knocks, , counter, "lost wake-ups made good: 0 unless the commons was damaged") \
     X(r, uint32_t, log_level, , word, "enum log_level, for all processes")                         \
-    X(r, uint8_t, spare, [84], spare, "")                                                          \
+    X(r, uint32_t, wake_latency_low, , word, "1: /dev/cpu_dma_latency is held")                    \
+    X(r, uint64_t, spin_ns, , time, "how long a shard looks for work before it sleeps, at most")   \
+    X(r, uint8_t, spare, [72], spare, "")                                                          \
     X(r, struct order_note, orders, [SEGMENT_ORDER_NOTES], record, "operators' orders")
 SEGMENT_STRUCT(supervisor_head, SUPERVISOR_HEAD_FIELDS);
 

@@ -25,6 +25,7 @@
 #include "runtime/atomic.h"
 #include "runtime/doorbell.h"
 #include "shard/bells.h"
+#include "shard/cgroup.h"
 #include "shard/explain.h"
 #include "shard/firewall.h"
 #include "shard/io_depth.h"
@@ -59,6 +60,37 @@ void supervisor_enter(struct supervisor *s, enum stage stage)
 
 /* ---- what children inherit ---- */
 
+/* The segment is memory of the cgroup, and not all of it: half is left for everything else. */
+static int plan_segment(struct supervisor *s, struct segment_geometry *ret_geometry,
+    uint64_t *ret_bytes, char **ret_error)
+{
+    const struct supervisor_config *config = &s->config;
+    uint64_t memory = cgroup_memory_bytes(config->cgroup_root), most = config->segment_bytes;
+    int r;
+
+    if (most > memory)
+        return explain(ret_error, -ENOSPC,
+            "a segment of %llu bytes does not fit the memory limit of this cgroup, %llu bytes",
+            (unsigned long long)most, (unsigned long long)memory);
+    r = segment_geometry_plan(config->n_shards, most, ret_geometry, ret_bytes);
+    if (r == 0 && most == 0 && *ret_bytes > memory / 2) {
+        most = memory / 2;
+        r = segment_geometry_plan(config->n_shards, most, ret_geometry, ret_bytes);
+        log_line(config->log, LOG_LEVEL_NOTICE,
+            "the memory limit of this cgroup is %.1f MiB: the segment takes no more than half",
+            (double)memory / (1024 * 1024));
+    }
+    if (r == -ENOSPC)
+        return explain(ret_error, r,
+            "a segment of %llu bytes is too small for %u shards; --segment-size has to be %llu "
+            "at the least",
+            (unsigned long long)most, config->n_shards, (unsigned long long)*ret_bytes);
+    if (r < 0)
+        return explain(
+            ret_error, r, "%u shards: 1 to %u are possible", config->n_shards, SEGMENT_MAX_SHARDS);
+    return 0;
+}
+
 static int make_segment(struct supervisor *s, char **ret_error)
 {
     const struct supervisor_config *config = &s->config;
@@ -66,15 +98,9 @@ static int make_segment(struct supervisor *s, char **ret_error)
     uint64_t bytes;
     int r;
 
-    r = segment_geometry_plan(config->n_shards, config->segment_bytes, &geometry, &bytes);
-    if (r == -ENOSPC)
-        return explain(ret_error, r,
-            "a segment of %llu bytes is too small for %u shards; --segment-size has to be %llu "
-            "at the least",
-            (unsigned long long)config->segment_bytes, config->n_shards, (unsigned long long)bytes);
+    r = plan_segment(s, &geometry, &bytes, ret_error);
     if (r < 0)
-        return explain(
-            ret_error, r, "%u shards: 1 to %u are possible", config->n_shards, SEGMENT_MAX_SHARDS);
+        return r;
     r = segment_file_take_over(config->shm_dir, config->runtime_dir, bytes, ret_error);
     if (r < 0)
         return r;
@@ -101,6 +127,7 @@ static int fill_head(struct supervisor *s, char **ret_error)
     show(&head->pid_start_ticks, ticks);
     show(&head->started_ns, s->began_ns);
     atomic_store_relaxed(&head->log_level, (uint32_t)s->config.log->level); /* LEVEL */
+    show(&head->wake_latency_low, s->config.wake_latency_low ? 1u : 0u);
     return 0;
 }
 
@@ -243,6 +270,8 @@ int supervisor_new(
     if (r == 0)
         r = fill_head(s, ret_error);
     if (r == 0)
+        r = placement_begin(s, ret_error);
+    if (r == 0)
         r = make_children(s, ret_error);
     if (r == 0)
         r = make_loop(s, ret_error);
@@ -257,6 +286,7 @@ int supervisor_new(
         supervisor_free(s);
         return explain(ret_error, r, "can't protect the segment: %s", strerror(-r));
     }
+    s->n_oom_kills = cgroup_oom_kills(config->cgroup_root);
     s->io_depth = plan_io_depth(s->segment.n_peers);
     image_read(&s->segment, &s->image);
     rundir_announce(config->lock_fd);
@@ -282,6 +312,7 @@ void supervisor_free(struct supervisor *s)
     bells_close(s->bell_fds, s->segment.n_peers + 1);
     segment_file_remove(&s->file);
     segment_file_close(&s->file);
+    placement_end(s);
     free(s->keep_fds);
     free(s->children);
     close(s->config.lock_fd);
@@ -428,6 +459,7 @@ static void take_turn(struct supervisor *s)
     leave_turn(s);
     operate_turn(s);
     watch_turn(s, supervisor_now_ns());
+    placement_turn(s, supervisor_now_ns());
     keep_house(s, supervisor_now_ns());
 }
 

@@ -25,9 +25,16 @@
 #include "shard/log.h"
 #include "shard/member.h"
 #include "shard/registry.h"
+#include "shard/restart.h"
 #include "shard/topology.h"
 
 struct supervisor;
+
+/* May change while it runs, in reload(). */
+struct supervisor_limits {
+    uint64_t drain_ns;
+    struct restart_limits restart;
+};
 
 struct supervisor_config {
     const char *instance;
@@ -36,18 +43,22 @@ struct supervisor_config {
     const char *shm_dir;    /* a tmpfs */
     uint64_t segment_bytes; /* at most; 0: the default */
     uint32_t n_shards;
-    const struct topology *topology;
+    struct topology *topology; /* of now; taken over, and empty after supervisor_new() */
     bool pin;
     enum aio_engine engine;
     const struct registry *registry;
     struct log *log;
     const char *listen_url; /* NULL: none */
     const char *token_file;
-    uint64_t drain_limit_ns;
+    const struct supervisor_limits *limits;
+    const char *cgroup_root; /* a folder to look for /proc and /sys/fs/cgroup in; "": the
+                                machine's */
+    uint64_t spin_ns;      /* how long a shard looks for work before it sleeps, at most; 0: never */
+    bool wake_latency_low; /* the caller holds it (shard/wake_latency.h): for status alone */
     const int *service_fds; /* fds that services opened, which every child keeps */
     uint32_t n_service_fds;
     child_main_fn *shard_main, *gateway_main;
-    void (*reload)(void *opaque); /* SIGHUP: may change log->level; NULL: nothing to do */
+    void (*reload)(void *opaque); /* SIGHUP: may change log->level and *limits; NULL: none */
     void *opaque;
 };
 

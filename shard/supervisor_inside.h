@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 /*
- * supervisor_inside - what supervisor.c, birth.c, child_*.c, death.c, quiet.c, leave.c and operate.c
- * share
+ * supervisor_inside - what supervisor.c, birth.c, child_*.c, death.c, quiet.c, leave.c, operate.c
+ * and placement.c share
  *
  * One thread, so one state. Callbacks of the loop note what happened; everything else is done
  * between two turns, in supervisor_run().
@@ -87,12 +87,16 @@ struct supervisor {
     AioTimer wake;
     enum stage stage;
     uint64_t began_ns;
-    uint64_t stage_ends_ns; /* when the stage is over by force; NEVER: no limit */
-    uint64_t alive_ns;      /* next message to the watchdog; NEVER: none */
-    uint64_t flush_ns;      /* log_flush(); NEVER: nothing repeats */
-    uint64_t watch_ns;      /* next look for lost wake-ups */
-    uint64_t submitted;     /* calls submitted by all when the drain was last looked at */
-    uint64_t busy_ns;       /* when something was last seen in flight in it */
+    uint64_t stage_ends_ns;   /* when the stage is over by force; NEVER: no limit */
+    uint64_t alive_ns;        /* next message to the watchdog; NEVER: none */
+    uint64_t flush_ns;        /* log_flush(); NEVER: nothing repeats */
+    uint64_t watch_ns;        /* next look for lost wake-ups */
+    uint64_t submitted;       /* calls submitted by all when the drain was last looked at */
+    uint64_t busy_ns;         /* when something was last seen in flight in it */
+    struct topology topology; /* as of now */
+    cpu_set_t allowed;        /* what it was made from */
+    uint64_t placed_ns;       /* next look at what is allowed */
+    uint64_t n_oom_kills;     /* as the cgroup had it at the last death */
     uint32_t n_stop_signals;
     struct operation operation;
     bool drained; /* by order: nothing new is taken, and nobody leaves */
@@ -201,6 +205,18 @@ void operate_take(struct supervisor *supervisor, uint64_t word);
 /* Carries on with the one that is under way. */
 void operate_turn(struct supervisor *supervisor);
 uint64_t operate_next_look_ns(const struct supervisor *supervisor);
+
+/* ---- placement.c ---- */
+
+/* Takes stock of the cores before the first fork. 0 or -errno, with a text. */
+int placement_begin(struct supervisor *supervisor, char **ret_error);
+void placement_end(struct supervisor *supervisor);
+
+/* Where that process is to be pinned; NULL: nowhere. */
+const struct topology_core *placement_core_of(const struct supervisor *supervisor, uint32_t peer);
+
+/* Once a second, at placed_ns: looks whether other CPUs are allowed than before. */
+void placement_turn(struct supervisor *supervisor, uint64_t now_ns);
 
 /* ---- watch.c ---- */
 

@@ -4,10 +4,6 @@
  * kernel. Of hwloc only what reads /sys is used: its plugins are not searched for (57 ms on a cold
  * machine), and its pci, gl, opencl, cuda… components, which load vendors' libraries that start
  * threads, are switched off; so is x86, which visits every CPU to ask it.
- *
- * A quota holds for a cgroup and all below it, so the tightest one on the way from ours up to the
- * root counts. Inside a container the path in /proc/self/cgroup may be the host's, which is not
- * mounted there: what is not found says nothing, and the mount's root is looked at in any case.
  */
 #include "shard/topology.h"
 
@@ -17,147 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "shard/cgroup.h"
+
 #define N_CPUS_MAX ((int)CPU_SETSIZE)
-
-/* ---- CPU quota ---- */
-
-/* The first line of dir/name below root, without its end; NULL: there is none. */
-static char *read_line(const char *root, const char *dir, const char *name)
-{
-    char *path = NULL, *line = NULL;
-    size_t size = 0;
-    FILE *file;
-
-    if (asprintf(&path, "%s%s/%s", root, dir, name) < 0)
-        return NULL;
-    file = fopen(path, "re");
-    free(path);
-    if (!file)
-        return NULL;
-    if (getline(&line, &size, file) < 0) {
-        free(line);
-        line = NULL;
-    } else {
-        line[strcspn(line, "\n")] = '\0';
-    }
-    fclose(file);
-    return line;
-}
-
-static uint64_t millis(long long quota_us, long long period_us)
-{
-    if (quota_us <= 0 || period_us <= 0)
-        return 0;
-    /* At least one, for 0 means that there is no quota. */
-    return quota_us * 1000 < period_us ? 1 : (uint64_t)(quota_us * 1000 / period_us);
-}
-
-/* v2: "max 100000" or "150000 100000" */
-static uint64_t quota_v2(const char *root, const char *dir)
-{
-    char *line = read_line(root, dir, "cpu.max");
-    long long quota_us, period_us;
-    uint64_t quota = 0;
-
-    if (line && sscanf(line, "%lld %lld", &quota_us, &period_us) == 2)
-        quota = millis(quota_us, period_us);
-    free(line);
-    return quota;
-}
-
-/* v1: -1 or a number of us in one file, the period in another */
-static uint64_t quota_v1(const char *root, const char *dir)
-{
-    char *quota = read_line(root, dir, "cpu.cfs_quota_us");
-    char *period = read_line(root, dir, "cpu.cfs_period_us");
-    uint64_t result = quota && period ? millis(atoll(quota), atoll(period)) : 0;
-
-    free(quota);
-    free(period);
-    return result;
-}
-
-static uint64_t tighter(uint64_t a, uint64_t b)
-{
-    return a == 0 || (b != 0 && b < a) ? b : a;
-}
-
-/* The tightest quota of mount/path and the groups above it. */
-static uint64_t quota_along(const char *root, const char *mount, const char *path,
-    uint64_t (*quota_of)(const char *root, const char *dir))
-{
-    uint64_t quota = 0;
-    char *dir = NULL;
-
-    if (asprintf(&dir, "%s%s", mount, path) < 0)
-        return 0;
-    while (strlen(dir) >= strlen(mount)) {
-        quota = tighter(quota, quota_of(root, dir));
-        char *slash = strrchr(dir, '/');
-        if (!slash)
-            break;
-        *slash = '\0';
-    }
-    free(dir);
-    return quota;
-}
-
-/* Whether the comma-separated list has the word. */
-static bool list_has(const char *list, const char *word)
-{
-    size_t len = strlen(word);
-
-    for (const char *p = list; p; p = strchr(p, ',')) {
-        p += *p == ',';
-        if (strncmp(p, word, len) == 0 && (p[len] == ',' || p[len] == '\0'))
-            return true;
-    }
-    return false;
-}
-
-/* A line of /proc/self/cgroup: "0::/path" (v2) or "4:cpu,cpuacct:/path" (v1). */
-static uint64_t quota_of_line(const char *root, char *line)
-{
-    char *controllers = strchr(line, ':');
-    char *path = controllers ? strchr(controllers + 1, ':') : NULL;
-    char *mount = NULL;
-    uint64_t quota;
-
-    if (!path)
-        return 0;
-    *controllers++ = '\0';
-    *path++ = '\0';
-    path[strcspn(path, "\n")] = '\0';
-    if (controllers[0] == '\0')
-        return tighter(quota_along(root, "/sys/fs/cgroup", path, quota_v2),
-            quota_along(root, "/sys/fs/cgroup/unified", path, quota_v2));
-    if (!list_has(controllers, "cpu") || asprintf(&mount, "/sys/fs/cgroup/%s", controllers) < 0)
-        return 0;
-    quota = tighter(quota_along(root, mount, path, quota_v1),
-        quota_along(root, "/sys/fs/cgroup/cpu", path, quota_v1));
-    free(mount);
-    return quota;
-}
-
-uint64_t topology_quota_millis(const char *root)
-{
-    char *path = NULL, *line = NULL;
-    size_t size = 0;
-    uint64_t quota = 0;
-    FILE *file;
-
-    if (asprintf(&path, "%s/proc/self/cgroup", root) < 0)
-        return 0;
-    file = fopen(path, "re");
-    free(path);
-    if (!file)
-        return 0;
-    while (getline(&line, &size, file) >= 0)
-        quota = tighter(quota, quota_of_line(root, line));
-    free(line);
-    fclose(file);
-    return quota;
-}
 
 /* ---- cores ---- */
 
@@ -300,7 +158,7 @@ int topology_read(const char *root, struct topology *ret)
         return r;
     }
     qsort(topology.cores, topology.n_cores, sizeof(*topology.cores), compare_cores);
-    quota = topology_quota_millis(root);
+    quota = cgroup_cpu_millis(root);
     topology.quota_cores = (uint32_t)((quota + 999) / 1000);
     *ret = topology;
     return 0;

@@ -39,7 +39,3 @@ uint32_t topology_default_shards(const struct topology *topology, uint32_t max);
  * own. */
 const struct topology_core *topology_core_of(
     const struct topology *topology, uint32_t shard, uint32_t n_shards);
-
-/* CPU quota of this process's cgroup and those above it, v2 and v1, in 1/1000 of a core; 0: none.
- * root as above. */
-uint64_t topology_quota_millis(const char *root);

@@ -23,6 +23,8 @@
 #include "shard/rundir.h"
 #include "shard/supervisor.h"
 #include "shard/topology.h"
+#include "shard/user.h"
+#include "shard/wake_latency.h"
 #include "tools/command.h"
 #include "tools/commands.h"
 #include "tools/run_options.h"
@@ -32,6 +34,8 @@ struct run {
     struct log log;
     struct registry *registry;
     struct topology topology;
+    struct supervisor_limits limits;
+    int latency_fd; /* -1: not held */
     struct fd_list service_fds;
     char *runtime_dir;
     int lock_fd;
@@ -129,16 +133,31 @@ static int fill_standard_fds(void)
     return 0;
 }
 
+static void set_limits(struct run *run)
+{
+    run->limits = (struct supervisor_limits){
+        .drain_ns = (uint64_t)run->options.drain_limit_ns,
+        .restart = {.crashes = run->options.crash_limit,
+            .window_ns = (uint64_t)run->options.crash_window_ns},
+    };
+}
+
 static void reload(void *opaque)
 {
     struct run *run = opaque;
-    char *error = NULL;
+    char *error = NULL, *refused = NULL;
 
-    if (run_options_reload(&run->options, &error))
+    if (run_options_reload(&run->options, &refused, &error)) {
         run->log.level = run->options.log_level;
-    else
+        set_limits(run);
+        if (refused)
+            log_line(
+                &run->log, LOG_LEVEL_WARNING, "not reloaded, they need a restart: %s", refused);
+    } else {
         log_line(
             &run->log, LOG_LEVEL_ERROR, "nothing reloaded: %s", error ? error : strerror(ENOMEM));
+    }
+    free(refused);
     free(error);
 }
 
@@ -160,7 +179,10 @@ static int make_supervisor(struct run *run, struct supervisor **ret, char **ret_
         .log = &run->log,
         .listen_url = options->listen,
         .token_file = options->token_file,
-        .drain_limit_ns = (uint64_t)options->drain_limit_ns,
+        .limits = &run->limits,
+        .cgroup_root = "",
+        .spin_ns = (uint64_t)options->spin_us * 1000,
+        .wake_latency_low = run->latency_fd >= 0,
         .service_fds = run->service_fds.fds,
         .n_service_fds = run->service_fds.n,
         .shard_main = shard_main,
@@ -172,12 +194,49 @@ static int make_supervisor(struct run *run, struct supervisor **ret, char **ret_
     return supervisor_new(&config, ret, ret_error);
 }
 
+/* Power is saved by sleeping deeply, so a CPU that nothing keeps awake takes long to wake. */
+static void hold_wake_latency(struct run *run)
+{
+    int fd;
+
+    if (!run->options.wake_latency_low)
+        return;
+    fd = wake_latency_hold("/dev/cpu_dma_latency");
+    if (fd < 0)
+        log_line(&run->log, LOG_LEVEL_WARNING, "--wake-latency low: /dev/cpu_dma_latency: %s%s",
+            strerror(-fd), fd == -EACCES ? "; root may open it" : "");
+    else
+        run->latency_fd = fd;
+}
+
+/* After what only root may do, and before all that belongs to the instance. */
+static int change_user(struct run *run, char **ret_error)
+{
+    struct user user;
+    int r;
+
+    if (!run->options.user) {
+        if (geteuid() == 0)
+            log_line(&run->log, LOG_LEVEL_WARNING,
+                "running as root: services have all rights; --user NAME takes them away");
+        return 0;
+    }
+    r = user_find(run->options.user, &user, ret_error);
+    if (r == 0)
+        r = rundir_hand_over(run->options.instance, user.uid, user.gid, ret_error);
+    return r < 0 ? r : user_become(run->options.user, &user, ret_error);
+}
+
 /* Each step in order, up to the supervisor. 0, or -errno with a text. */
 static int prepare(struct run *run, struct supervisor **ret, char **ret_error)
 {
     int r;
 
     r = fill_standard_fds();
+    if (r < 0)
+        return r;
+    hold_wake_latency(run);
+    r = change_user(run, ret_error);
     if (r == 0)
         r = make_registry(run, ret_error);
     if (r == 0)
@@ -196,11 +255,13 @@ static void clean_up(struct run *run)
     free(run->service_fds.fds);
     free(run->runtime_dir);
     run_options_deinit(&run->options);
+    if (run->latency_fd >= 0)
+        close(run->latency_fd);
 }
 
 int run_command(int argc, char **argv)
 {
-    struct run run = {0};
+    struct run run = {.latency_fd = -1};
     struct supervisor *supervisor = NULL;
     struct child_env env;
     child_main_fn *child_main;
@@ -212,6 +273,7 @@ int run_command(int argc, char **argv)
         return command_exit_status(r);
     signal(SIGPIPE, SIG_IGN);
     log_init(&run.log, STDERR_FILENO, run.options.log_level);
+    set_limits(&run);
     r = prepare(&run, &supervisor, &error);
     if (r < 0) {
         clean_up(&run);

@@ -17,9 +17,12 @@
 #include <string.h>
 
 #include "shard/explain.h"
+#include "shard/restart.h"
 #include "shard/segment.h"
 
 #define DRAIN_LIMIT_NS (INT64_C(30) * 1000000000)
+#define SPIN_US        20u
+#define SPIN_MAX_US    1000u
 #define REFUSED        (-2) /* for command_exit_status(): a usage error was printed */
 
 static const char *parse_engine(const char *text, void *field)
@@ -51,6 +54,36 @@ static const char *parse_shards(const char *text, void *field)
     return NULL;
 }
 static_assert(SEGMENT_MAX_SHARDS == 128, "parse_shards() says so");
+
+static const char *parse_crash_limit(const char *text, void *field)
+{
+    uint32_t n;
+
+    if (command_u32(text, &n) || n < 1 || n > RESTART_CRASHES_MAX)
+        return "a number from 1 to 64";
+    *(uint32_t *)field = n;
+    return NULL;
+}
+static_assert(RESTART_CRASHES_MAX == 64, "parse_crash_limit() says so");
+
+static const char *parse_spin(const char *text, void *field)
+{
+    uint32_t us;
+
+    if (command_u32(text, &us) || us > SPIN_MAX_US)
+        return "a number of microseconds from 0 to 1000";
+    *(uint32_t *)field = us;
+    return NULL;
+}
+static_assert(SPIN_MAX_US == 1000, "parse_spin() says so");
+
+static const char *parse_wake_latency(const char *text, void *field)
+{
+    if (strcmp(text, "low") != 0 && strcmp(text, "default") != 0)
+        return "low or default";
+    *(bool *)field = strcmp(text, "low") == 0;
+    return NULL;
+}
 
 /* "SERVICE.KEY=VALUE" */
 static const char *parse_setting(const char *text, void *field)
@@ -86,6 +119,16 @@ static const struct command_option table[] = {
         command_flag, FIELD(enable_test_methods)},
     {"drain-limit", 0, "SECONDS", "how long a stop waits for what is in flight (default: 30)",
         command_seconds, FIELD(drain_limit_ns)},
+    {"crash-limit", 0, "N", "how many crashes within the window are the last (default: 10)",
+        parse_crash_limit, FIELD(crash_limit)},
+    {"crash-window", 0, "SECONDS", "the window for --crash-limit (default: 60)", command_seconds,
+        FIELD(crash_window_ns)},
+    {"user", 0, "NAME", "give up root's rights for those of this user", command_text, FIELD(user)},
+    {"wake-latency", 0, "low", "keep CPUs from sleeping deeply: wakes in less time, takes power",
+        parse_wake_latency, FIELD(wake_latency_low)},
+    {"spin", 0, "US",
+        "how long a shard looks for work before it sleeps, at most, in us (default: 20; 0: never)",
+        parse_spin, FIELD(spin_us)},
     {"no-pin", 0, NULL, "do not pin shards to cores", command_flag, FIELD(no_pin)},
     {"log-level", 0, "LEVEL", "error, warning, notice, info or debug (default: info)",
         parse_log_level, FIELD(log_level)},
@@ -109,17 +152,22 @@ static const struct command command = {
     .summary = "Runs an instance in the foreground: a supervisor, a gateway and shards.",
     .details =
         "SIGTERM or SIGINT: take nothing new, finish what is in flight, leave; a second one: "
-        "leave at once.\nSIGHUP: read the log level from --config again.",
+        "leave at once.\nSIGHUP: read the log level and limits from --config again.",
     .options = table,
     .examples = examples,
 };
 
 static struct run_options defaults(int argc, char **argv)
 {
+    const struct restart_limits limits = RESTART_LIMITS_DEFAULT;
+
     return (struct run_options){
         .instance = "default",
         .engine = AIO_ENGINE_AUTO,
         .drain_limit_ns = DRAIN_LIMIT_NS,
+        .crash_limit = limits.crashes,
+        .crash_window_ns = (int64_t)limits.window_ns,
+        .spin_us = SPIN_US,
         .log_level = LOG_LEVEL_INFO,
         .argc = argc,
         .argv = argv,
@@ -310,7 +358,56 @@ int run_options_parse(int argc, char **argv, struct run_options *ret)
     return 0;
 }
 
-bool run_options_reload(struct run_options *options, char **ret_error)
+/* ---- again ---- */
+
+static bool texts_differ(const char *a, const char *b)
+{
+    return a && b ? strcmp(a, b) != 0 : a != b;
+}
+
+static bool lists_differ(const struct command_list *a, const struct command_list *b)
+{
+    if (a->n != b->n)
+        return true;
+    for (size_t i = 0; i < a->n; i++)
+        if (texts_differ(a->items[i], b->items[i]))
+            return true;
+    return false;
+}
+
+/* X(name, whether it differs): what only a new start can change */
+#define FIXED(X)                                                               \
+    X("shards", a->shards != b->shards)                                        \
+    X("service", lists_differ(&a->services, &b->services))                     \
+    X("set", lists_differ(&a->settings, &b->settings))                         \
+    X("root", lists_differ(&a->roots, &b->roots))                              \
+    X("engine", a->engine != b->engine)                                        \
+    X("listen", texts_differ(a->listen, b->listen))                            \
+    X("token-file", texts_differ(a->token_file, b->token_file))                \
+    X("segment-size", a->segment_bytes != b->segment_bytes)                    \
+    X("enable-test-methods", a->enable_test_methods != b->enable_test_methods) \
+    X("user", texts_differ(a->user, b->user))                                  \
+    X("wake-latency", a->wake_latency_low != b->wake_latency_low)              \
+    X("spin", a->spin_us != b->spin_us)                                        \
+    X("no-pin", a->no_pin != b->no_pin)
+
+/* For free(); NULL: nothing, or no memory to say it. */
+static char *name_refused(const struct run_options *a, const struct run_options *b)
+{
+    char *names = NULL, *longer;
+
+#define X(name, differs)                                                               \
+    if (differs) {                                                                     \
+        int n = asprintf(&longer, "%s%s" name, names ? names : "", names ? ", " : ""); \
+        free(names);                                                                   \
+        names = n < 0 ? NULL : longer;                                                 \
+    }
+    FIXED(X)
+#undef X
+    return names;
+}
+
+bool run_options_reload(struct run_options *options, char **ret_refused, char **ret_error)
 {
     struct run_options again = defaults(options->argc, options->argv);
     char **operands;
@@ -321,7 +418,11 @@ bool run_options_reload(struct run_options *options, char **ret_error)
         run_options_deinit(&again);
         return false;
     }
+    *ret_refused = name_refused(options, &again);
     options->log_level = again.log_level;
+    options->drain_limit_ns = again.drain_limit_ns;
+    options->crash_limit = again.crash_limit;
+    options->crash_window_ns = again.crash_window_ns;
     run_options_deinit(&again);
     return true;
 }

@@ -36,6 +36,11 @@ struct run_options {
     uint64_t segment_bytes; /* 0: the default */
     bool enable_test_methods;
     int64_t drain_limit_ns;
+    uint32_t crash_limit;
+    int64_t crash_window_ns;
+    const char *user; /* NULL: who started it */
+    bool wake_latency_low;
+    uint32_t spin_us;
     bool no_pin;
     enum log_level log_level;
     int argc; /* for run_options_reload() */
@@ -48,6 +53,7 @@ int run_options_parse(int argc, char **argv, struct run_options *ret);
 
 void run_options_deinit(struct run_options *options);
 
-/* Reads the file again for what may change while the instance runs: the log level. False, and
- * nothing is changed, where the file has an error; ret_error (free() it) says which. */
-bool run_options_reload(struct run_options *options, char **ret_error);
+/* Reads the file again for what may change while the instance runs: the log level and limits.
+ * *ret_refused (free() it; NULL: none) names what else is different there. False, and nothing is
+ * changed, where the file has an error; ret_error (free() it) says which. */
+bool run_options_reload(struct run_options *options, char **ret_refused, char **ret_error);

@@ -114,6 +114,8 @@ static void read_supervisor(struct view *view)
         .ready_ns = atomic_load_relaxed(&head->ready_ns),
         .redo_finished = atomic_load_relaxed(&head->redo_finished),
         .knocks = atomic_load_relaxed(&head->knocks),
+        .wake_latency_low = atomic_load_relaxed(&head->wake_latency_low),
+        .spin_ns = atomic_load_relaxed(&head->spin_ns),
     };
     int fd = instance_open_supervisor(view->in);
     view->is_orphaned = fd == -ESRCH;
@@ -340,11 +342,19 @@ static json_t *view_json(const struct view *view)
     json_object_set_new(o, "ready", json_boolean(view->head.ready_ns != 0));
     json_set_u64(o, "redo_finished", view->head.redo_finished);
     json_set_u64(o, "knocks", view->head.knocks);
+    json_set_text(o, "wake_latency", view->head.wake_latency_low ? "low" : "default");
+    json_set_u64(o, "spin_ns", view->head.spin_ns);
     json_t *processes = json_array();
     for (size_t i = 0; i < view->n_processes; i++)
         json_array_append_new(processes, process_json(view, &view->processes[i]));
     json_object_set_new(o, "processes", processes);
     return o;
+}
+
+/* For scripts: what an operator has to look after is no success. */
+static bool is_whole(const struct view *view)
+{
+    return !view->is_orphaned && view->head.state != PEER_DEGRADED;
 }
 
 int status_command(int argc, char **argv)
@@ -358,12 +368,13 @@ int status_command(int argc, char **argv)
         return command_exit_status(n);
     if (instance_open(values.instance, values.wait_ns, INSTANCE_READY, &in))
         return EXIT_WORK_FAILED;
-    int status = EXIT_DONE;
+    int status = EXIT_DONE, worst = EXIT_DONE;
     if (values.window_ns < 0)
         values.window_ns = values.json ? 0 : DEFAULT_WINDOW_NS;
     if (read_view(&in, values.window_ns, &view)) {
         status = command_error("status: no memory");
     } else {
+        worst = is_whole(&view) ? EXIT_DONE : EXIT_WORK_FAILED;
         if (values.json)
             status = json_print(view_json(&view));
         else
@@ -371,5 +382,7 @@ int status_command(int argc, char **argv)
         free(view.processes);
     }
     instance_close(&in);
-    return status ? status : command_finish_output();
+    if (!status)
+        status = command_finish_output();
+    return status ? status : worst;
 }

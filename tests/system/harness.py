@@ -179,7 +179,7 @@ class Instance:
     def status(self):
         """What `sherd status --json` says now; None where the instance is not there."""
         result = self.command("status", "--json", "--wait", "0")
-        if result.returncode != 0:
+        if not result.stdout:
             return None
         status = json.loads(result.stdout)
         self.seen_pids.update(p["pid"] for p in status["processes"] if p.get("pid"))

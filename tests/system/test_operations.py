@@ -3,11 +3,14 @@
 import hashlib
 import json
 import os
+import pwd
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
 import time
+import unittest
 
 import harness
 from harness import wait_until
@@ -207,6 +210,228 @@ class Drain(harness.TestCase):
             self.assertGreater(time.monotonic() - begin, 0.29)
             self.assertEqual(sleeper.wait(harness.DEADLINE), 1)
         self.assertIn("drain limit of 0.3 s reached with 1 calls in flight", instance.log())
+
+
+class Degraded(harness.TestCase):
+    def crash(self, instance, number, times):
+        for _ in range(times):
+            instance.kill_and_wait("shard", number, signal.SIGSEGV)
+        instance.kill(instance.wait_for_shard(number), signal.SIGSEGV)
+        instance.wait_for_shard(number, state="failed")
+
+    def test_a_shard_at_its_crash_loop_limit_under_load_is_given_up_and_the_instance_says_so(self):
+        with Notifications() as notifications:
+            instance = self.start("--shards", "2", "--crash-limit", "3", environment=notifications.environment)
+            load = Load(instance, "submit", "--unordered", "sys.sleep", *["5"] * 50)
+            load.start()
+            try:
+                self.crash(instance, 1, 2)
+                wait_until(lambda: instance.status()["state"] == "degraded", "it to say so")
+                status = instance.command("status")
+                self.assertEqual(status.returncode, 1)
+                self.assertIn("degraded", status.stdout)
+                self.assertIn("shard 1", notifications.wait_for("STATUS=degraded"))
+                self.assertIn("the instance is degraded, given up: shard 1", instance.log())
+                # Who asks for that shard is told at once; the other one goes on.
+                self.assertRefused(instance.command("submit", "--shard", "1", "sys.ping"), "not started", "given up")
+                self.assertDone(instance.command("submit", "--shard", "0", "sys.ping"))
+                # And back, by order.
+                self.assertDone(instance.command("restart", "1"))
+                instance.wait_for_shard(1)
+                self.assertDone(instance.command("submit", "--shard", "1", "sys.ping"))
+                self.assertEqual(instance.status()["state"], "up")
+                self.assertEqual(instance.command("status").returncode, 0)
+                self.assertIn("whole again", instance.log())
+            finally:
+                load.ends.set()
+                load.join()
+            self.assertDone(instance.command("audit"))
+            # Its crashes are forgotten: it takes the whole number again.
+            self.crash(instance, 1, 2)
+            self.assertEqual(instance.stop(), 0)
+
+    def test_sighup_changes_the_limits_and_names_what_needs_a_restart(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".conf") as config:
+            def write(text):
+                config.seek(0)
+                config.truncate()
+                config.write(text)
+                config.flush()
+            write("shards = 2\ncrash-limit = 9\n")
+            instance = self.start("--config", config.name)
+            write("shards = 3\ncrash-limit = 1\nroot = /usr\n")
+            instance.kill(instance.supervisor.pid, signal.SIGHUP)
+            instance.wait_for_log("need a restart: shards, root")
+            instance.wait_for_log("reloaded")
+            instance.kill(instance.shard(0), signal.SIGSEGV)
+            instance.wait_for_shard(0, state="failed")
+            self.assertIn("crash 1 within 60 s", instance.log())
+
+
+class Notifications:
+    """The service manager's end of systemd's notify socket."""
+
+    def __init__(self):
+        self.folder = tempfile.TemporaryDirectory(prefix="sherd-notify-")
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        path = os.path.join(self.folder.name, "socket")
+        self.socket.bind(path)
+        self.socket.settimeout(harness.DEADLINE)
+        self.environment = {"NOTIFY_SOCKET": path}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+        self.folder.cleanup()
+
+    def wait_for(self, text):
+        while True:
+            message = self.socket.recv(4096).decode()
+            if text in message:
+                return message
+
+
+class Placement(harness.TestCase):
+    @unittest.skipIf(len(os.sched_getaffinity(0)) < 2, "needs two CPUs")
+    def test_shards_are_pinned_anew_when_other_cpus_are_allowed(self):
+        cpus = sorted(os.sched_getaffinity(0))[:2]
+        instance = self.start("--shards", "2", prefix=["taskset", "-c", f"{cpus[0]},{cpus[1]}"])
+        self.assertEqual([instance.shard(n)["core"] for n in (0, 1)], cpus)
+        self.assertGreater(instance.status()["spin_ns"], 0)
+        os.sched_setaffinity(instance.supervisor.pid, {cpus[0]})
+        instance.wait_for_log("1 core for 2 shards")
+        for number in (0, 1):
+            shard = instance.wait_for_shard(number, core=None)
+            for tid in os.listdir(f"/proc/{shard['pid']}/task"):
+                self.assertEqual(os.sched_getaffinity(int(tid)), {cpus[0]})
+        self.assertEqual(instance.status()["spin_ns"], 0)  # they would take turns in vain
+        instance.kill_and_wait("shard", 1)
+        self.assertEqual(os.sched_getaffinity(instance.shard(1)["pid"]), {cpus[0]})
+        os.sched_setaffinity(instance.supervisor.pid, set(cpus))
+        instance.wait_for_log("2 cores for 2 shards")
+        for number in (0, 1):
+            shard = instance.wait_for_shard(number, core=cpus[number])
+            self.assertEqual(os.sched_getaffinity(shard["pid"]), {cpus[number]})
+        self.assertGreater(instance.status()["spin_ns"], 0)
+
+    def test_wake_latency_is_held_or_it_is_told_why_not(self):
+        instance = self.start("--shards", "1", "--wake-latency", "low")
+        links = [os.readlink(f"/proc/{instance.supervisor.pid}/fd/{fd}")
+                 for fd in os.listdir(f"/proc/{instance.supervisor.pid}/fd")]
+        if "/dev/cpu_dma_latency" in links:
+            self.assertEqual(instance.status()["wake_latency"], "low")
+        else:
+            self.assertIn("--wake-latency low: /dev/cpu_dma_latency", instance.log())
+            self.assertEqual(instance.status()["wake_latency"], "default")
+        shard = instance.shard(0)["pid"]
+        self.assertNotIn("/dev/cpu_dma_latency",
+                         [os.readlink(f"/proc/{shard}/fd/{fd}") for fd in os.listdir(f"/proc/{shard}/fd")])
+
+
+class User(harness.TestCase):
+    def ids(self, pid, name):
+        with open(f"/proc/{pid}/status") as status:
+            return next(line.split()[1:] for line in status if line.startswith(name + ":"))
+
+    @unittest.skipIf(os.geteuid() != 0, "only root can become another user")
+    def test_root_becomes_another_user_before_anything_is_made(self):
+        instance = self.instance()
+        os.chmod(instance.scratch, 0o755)
+        instance.run("--shards", "2", "--user", "nobody")
+        wait_until(lambda: "ready in" in instance.log(), "it to be ready")
+        nobody = pwd.getpwnam("nobody")
+        as_nobody = {"user": "nobody", "group": nobody.pw_gid, "extra_groups": []}
+        status = json.loads(instance.command("status", "--json", **as_nobody).stdout)
+        for process in status["processes"]:
+            self.assertEqual(self.ids(process["pid"], "Uid"), [str(nobody.pw_uid)] * 4)
+            self.assertEqual(self.ids(process["pid"], "Gid"), [str(nobody.pw_gid)] * 4)
+            self.assertNotIn("0", self.ids(process["pid"], "Groups"))
+            self.assertEqual(self.ids(process["pid"], "CapEff"), ["0" * 16])
+        directory = os.path.join(instance.runtime_dir, instance.name)
+        for path in (directory, os.path.realpath(os.path.join(directory, "segment"))):
+            self.assertEqual(os.stat(path).st_uid, nobody.pw_uid)
+        self.assertDone(instance.command("submit", "sys.ping", **as_nobody))
+        instance.kill(next(p for p in status["processes"] if p.get("shard") == 0))
+        instance.wait_for_log("is up again")
+        self.assertNotIn("running as root", instance.log())
+        self.assertDone(instance.command("stop", **as_nobody))
+        self.assertEqual(instance.wait_exit(), 0)
+
+    @unittest.skipIf(os.geteuid() != 0, "needs root")
+    def test_running_as_root_is_warned_of(self):
+        instance = self.start("--shards", "1")
+        self.assertEqual(instance.log().count("running as root"), 1)
+
+    def test_a_user_that_is_not_there_is_refused(self):
+        self.assertRefused(self.instance().command("run", "--user", "no-such-user"), "no-such-user")
+
+
+class Supervisor(harness.TestCase):
+    def test_orphans_take_nothing_new_and_fail_what_waits_for_the_dead(self):
+        instance = self.start("--shards", "2")
+        instance.kill(instance.shard(1), signal.SIGSTOP)  # so that its calls wait
+        with instance.popen("submit", "--shard", "1", "sys.ping", stderr=subprocess.PIPE, text=True) as waiting:
+            wait_until(lambda: instance.gateway()["clients"]["requests_in_flight"], "the call")
+            pids = [p["pid"] for p in instance.processes()[1:]]
+            shard = instance.shard(1)
+            instance.kill(instance.supervisor.pid)
+            instance.kill(shard)
+            instance.wait_exit()
+            wait_until(lambda: not any(map(harness.is_alive, pids)), "the orphans to leave", 5.5)
+            self.assertNotEqual(waiting.wait(harness.DEADLINE), 0)
+            # It was told so by an answer; it did not just lose its connection.
+            self.assertIn("the supervisor of the instance is gone", waiting.stderr.read())
+
+    def test_the_lock_is_held_until_the_last_orphan_is_gone_and_a_new_start_waits_for_it(self):
+        instance = self.start("--shards", "2")
+        orphan = instance.shard(0)
+        instance.kill(orphan, signal.SIGSTOP)
+        instance.kill(instance.supervisor.pid)
+        instance.wait_exit()
+        second = instance.run("--shards", "2")
+        lock = os.path.join(instance.runtime_dir, instance.name, "lock")
+
+        def is_at_the_lock():
+            folder = f"/proc/{second.pid}/fd"
+            return lock in [os.readlink(os.path.join(folder, fd)) for fd in os.listdir(folder)]
+        wait_until(is_at_the_lock, "the second one to come to the lock")
+        self.assertEqual(instance.log().count("ready in"), 1)
+        self.assertIsNone(second.poll())
+        instance.kill(orphan, signal.SIGKILL)
+        instance.wait_ready()
+        self.assertEqual(instance.stop(), 0)
+
+    def test_supervisor_stopped_while_a_shard_dies_replaces_it_when_it_goes_on(self):
+        instance = self.start("--shards", "2")
+        old = instance.shard(1)
+        instance.kill(instance.supervisor.pid, signal.SIGSTOP)
+        instance.kill(old)
+        with instance.popen("submit", "--shard", "1", "sys.ping", stdout=subprocess.DEVNULL) as ping:
+            wait_until(lambda: instance.gateway()["clients"]["requests_in_flight"], "the call to be taken")
+            self.assertDone(instance.command("submit", "--shard", "0", "sys.ping"))
+            instance.kill(instance.supervisor.pid, signal.SIGCONT)
+            self.assertEqual(ping.wait(harness.DEADLINE), 0)
+        instance.wait_for_shard(1, incarnation=old["incarnation"] + 1)
+        self.assertEqual(instance.stop(), 0)
+
+    def test_supervisor_killed_while_a_shard_dies_leaves_nothing_hanging(self):
+        for first, second in (("supervisor", "shard"), ("shard", "supervisor")):
+            with self.subTest(first=first):
+                instance = self.start("--shards", "2")
+                pids = {"supervisor": instance.supervisor.pid, "shard": instance.shard(1)["pid"]}
+                others = [p["pid"] for p in instance.processes()[1:]]
+                with instance.popen("submit", "--unordered", "sys.sleep", *["50"] * 100,
+                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as load:
+                    wait_until(lambda: instance.shard(1)["calls_in"], "calls to it")
+                    instance.kill(pids[first])
+                    instance.kill(pids[second])
+                    instance.wait_exit()
+                    load.wait(harness.DEADLINE)
+                wait_until(lambda: not any(map(harness.is_alive, others)), "all to be gone")
+                self.assertDone(instance.start("--shards", "2").command("submit", "sys.ping"))
+                self.assertEqual(instance.stop(), 0)
 
 
 if __name__ == "__main__":

@@ -8,67 +8,6 @@
 #include "shard/topology.h"
 #include "tests/unit/shard/scratch_dir.h"
 
-static void without_a_cgroup_there_is_no_quota(void **state)
-{
-    assert_int_equal(topology_quota_millis(*state), 0);
-}
-
-static void v2_quota_is_read_from_the_own_group(void **state)
-{
-    scratch_write(*state, "proc/self/cgroup", "0::/box\n");
-    scratch_write(*state, "sys/fs/cgroup/box/cpu.max", "150000 100000\n");
-    assert_int_equal(topology_quota_millis(*state), 1500);
-}
-
-static void v2_max_is_no_quota(void **state)
-{
-    scratch_write(*state, "proc/self/cgroup", "0::/box\n");
-    scratch_write(*state, "sys/fs/cgroup/box/cpu.max", "max 100000\n");
-    assert_int_equal(topology_quota_millis(*state), 0);
-}
-
-static void tightest_quota_on_the_way_up_counts(void **state)
-{
-    scratch_write(*state, "proc/self/cgroup", "0::/a/b/c\n");
-    scratch_write(*state, "sys/fs/cgroup/a/b/c/cpu.max", "max 100000\n");
-    scratch_write(*state, "sys/fs/cgroup/a/b/cpu.max", "400000 100000\n");
-    scratch_write(*state, "sys/fs/cgroup/a/cpu.max", "250000 100000\n");
-    assert_int_equal(topology_quota_millis(*state), 2500);
-}
-
-static void path_of_the_host_falls_back_to_the_root_of_the_mount(void **state)
-{
-    scratch_write(*state, "proc/self/cgroup", "0::/docker/0123456789abcdef\n");
-    scratch_write(*state, "sys/fs/cgroup/cpu.max", "50000 100000\n");
-    assert_int_equal(topology_quota_millis(*state), 500);
-}
-
-static void v1_quota_is_read_where_the_controllers_are_mounted(void **state)
-{
-    scratch_write(*state, "proc/self/cgroup",
-        "9:name=systemd:/\n4:memory:/other\n3:cpu,cpuacct:/job\n0::/\n");
-    scratch_write(*state, "sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_quota_us", "300000\n");
-    scratch_write(*state, "sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_period_us", "100000\n");
-    assert_int_equal(topology_quota_millis(*state), 3000);
-}
-
-static void v1_minus_one_is_no_quota(void **state)
-{
-    scratch_write(*state, "proc/self/cgroup", "1:cpu:/job\n");
-    scratch_write(*state, "sys/fs/cgroup/cpu/job/cpu.cfs_quota_us", "-1\n");
-    scratch_write(*state, "sys/fs/cgroup/cpu/job/cpu.cfs_period_us", "100000\n");
-    assert_int_equal(topology_quota_millis(*state), 0);
-}
-
-static void nonsense_in_cgroup_files_is_no_quota(void **state)
-{
-    scratch_write(*state, "proc/self/cgroup", "0:\nrubbish\n::::\n0::/a\n1:cpu:/b\n");
-    scratch_write(*state, "sys/fs/cgroup/a/cpu.max", "many of them\n");
-    scratch_write(*state, "sys/fs/cgroup/cpu/b/cpu.cfs_quota_us", "100\n");
-    scratch_write(*state, "sys/fs/cgroup/cpu/b/cpu.cfs_period_us", "0\n");
-    assert_int_equal(topology_quota_millis(*state), 0);
-}
-
 static void what_was_read_has_the_quota_in_whole_cores(void **state)
 {
     struct topology topology;
@@ -152,14 +91,6 @@ static void cores_of_this_machine_share_no_cpu_and_miss_none(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(without_a_cgroup_there_is_no_quota),
-        CASE(v2_quota_is_read_from_the_own_group),
-        CASE(v2_max_is_no_quota),
-        CASE(tightest_quota_on_the_way_up_counts),
-        CASE(path_of_the_host_falls_back_to_the_root_of_the_mount),
-        CASE(v1_quota_is_read_where_the_controllers_are_mounted),
-        CASE(v1_minus_one_is_no_quota),
-        CASE(nonsense_in_cgroup_files_is_no_quota),
         CASE(what_was_read_has_the_quota_in_whole_cores),
         cmocka_unit_test(default_is_one_shard_a_core_within_the_quota),
         cmocka_unit_test(shards_get_cores_of_their_own_or_none_at_all),
