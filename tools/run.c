@@ -215,12 +215,8 @@ static int change_user(struct run *run, char **ret_error)
     struct user user;
     int r;
 
-    if (!run->options.user) {
-        if (geteuid() == 0)
-            log_line(&run->log, LOG_LEVEL_WARNING,
-                "running as root: services have all rights; --user NAME takes them away");
+    if (!run->options.user)
         return 0;
-    }
     r = user_find(run->options.user, &user, ret_error);
     if (r == 0)
         r = rundir_hand_over(run->options.instance, user.uid, user.gid, ret_error);
@@ -279,6 +275,9 @@ int run_command(int argc, char **argv)
         clean_up(&run);
         return command_error_text(error, "run", r);
     }
+    if (geteuid() == 0)
+        log_line(&run.log, LOG_LEVEL_WARNING,
+            "running as root: services have all rights; --user NAME takes them away");
     status = supervisor_run(supervisor, &env, &child_main);
     if (status == SUPERVISOR_BECOME_CHILD) {
         status = child_main(&env);
