@@ -33,5 +33,7 @@
 #define lock_end_free         parts_mesh_lock_end_free
 #define lock_drop_all         parts_mesh_lock_drop_all
 #define lock_judge_peer       parts_mesh_lock_judge_peer
+#define code_ranges_init      parts_mesh_code_ranges_init
+#define code_ranges_deinit    parts_mesh_code_ranges_deinit
 #define ring_peek             parts_mesh_ring_peek
 #endif
