@@ -464,6 +464,7 @@ int segment_init(struct segment *seg, void *base, uint64_t bytes,
     build_id_read(super->build_id);
     memcpy(super->instance, instance, strlen(instance) + 1);
     super->created_ns = realtime_ns();
+    super->mapped_at = (uint64_t)(uintptr_t)base;
     /* Last, so that a file without it is one that was never finished. */
     memcpy(super->magic, SEGMENT_MAGIC, sizeof(super->magic));
     return 0;

@@ -15,6 +15,7 @@
 #define COMMANDS_TOOLS(X)                                                            \
     X(status, "show an instance's processes")                                        \
     X(queues, "show who queued how much for whom")                                   \
+    X(co, "show every coroutine, and what it waits for")                             \
     X(audit, "count again whether all that was submitted has ended or is under way") \
     X(submit, "have the shards do something")                                        \
     X(bench, "load an instance, and show how fast requests end, and how")            \

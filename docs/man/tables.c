@@ -11,6 +11,7 @@
 
 #include "runtime/instruments.h"
 #include "runtime/probe.h"
+#include "shard/arena.h"
 #include "shard/audit.h"
 #include "tools/pair_figures.h"
 
@@ -82,10 +83,27 @@ static void print_probes(void)
 #undef X
 }
 
+static const char *const arena_help[] = {
+    [ARENA_FREE] = "not there; such ones are not shown",
+    [ARENA_RUNNING] = "on the CPU, or about to be",
+    [ARENA_SUSPENDED] = "waits until it is woken",
+    [ARENA_QUEUED] = "on its way to a shard, or woken there and not yet run",
+};
+
+static void print_arena_states(void)
+{
+#define X(name, text)               \
+    if (ARENA_##name != ARENA_FREE) \
+        entry(text, arena_help[ARENA_##name]);
+    ARENA_STATES(X)
+#undef X
+}
+
 /* X(the line, what prints the table) */
 #define TABLES(X)                               \
     X("@PEER_STATES@", print_peer_states)       \
     X("@CALL_ENDS@", print_call_ends)           \
+    X("@ARENA_STATES@", print_arena_states)     \
     X("@AIO_COUNTERS@", print_aio_counters)     \
     X("@PAIR_FIGURES@", print_pair_figures)     \
     X("@AUDIT_ACCOUNTS@", print_audit_accounts) \

@@ -19,7 +19,7 @@ import segment
 
 TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MAN = os.path.join(TREE, "docs", "man")
-COMMANDS = ("run", "status", "queues", "audit", "submit", "bench", "stop")
+COMMANDS = ("run", "status", "queues", "co", "audit", "submit", "bench", "stop")
 ROOTS = ("--root", "/usr", "--root", "/etc")
 
 
@@ -65,7 +65,7 @@ class Help(unittest.TestCase):
 
     def test_wrong_usage_is_one_line_and_exit_status_2(self):
         for arguments, text in (
-                (("nonsense",), "no such command: nonsense; there are: run status queues audit submit bench drain restart stop"),
+                (("nonsense",), "no such command: nonsense; there are: run status queues co audit submit bench drain restart stop"),
                 ((), "--help"),
                 (("status", "--nonsense"), "no such option: --nonsense"),
                 (("status", "--wait", "soon"), "expected a number of seconds"),
@@ -233,6 +233,26 @@ class Looking(harness.TestCase):
         self.assertGreaterEqual(told["submitted"], 100000)
         self.assertEqual((told["under_way"], told["requests_in_flight"]), (0, 0))
         self.assertEqual(told["submitted"], sum(told["ends"].values()))
+
+    def test_coroutines_are_shown_live_and_after_a_crash_of_the_instance(self):
+        instance = self.start("--shards", "2")
+        sleeper = instance.popen("submit", "--shard", "1", "sys.sleep", "600000", stderr=subprocess.DEVNULL)
+        def coroutines():
+            told = json.loads(self.assertDone(instance.command("co", "--json")).stdout)
+            self.assertTrue(told["live"])
+            return [c for c in told["coroutines"] if c["process"] == "shard 1" and c["waits_for"]]
+        found = harness.wait_until(coroutines, "the coroutine that sleeps")
+        self.assertEqual((found[0]["kind"], found[0]["state"]), ("local", "waits"))
+        self.assertRegex(self.assertDone(instance.command("co")).stdout, r"(?m)^shard 1 +\d+ .* waits ")
+        sleeper.kill()
+        sleeper.wait(harness.DEADLINE)
+        for process in instance.processes():
+            os.kill(process["pid"], signal.SIGKILL)
+        instance.wait_exit()
+        told = json.loads(self.assertDone(instance.command("co", "--wait", "0", "--json")).stdout)
+        self.assertFalse(told["live"])
+        self.assertEqual([c["id"] for c in told["coroutines"] if c["id"] == found[0]["id"]
+                          and c["process"] == "shard 1"], [found[0]["id"]])
 
     def test_a_bench_counts_each_end_once_through_deaths_of_shards_and_the_gateway(self):
         instance = self.start("--shards", "2", *ROOTS)

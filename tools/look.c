@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: MIT */
+#include "tools/look.h"
+/*
+ * All processes of an instance are forked from one image, so the supervisor's memory tells what an
+ * address of a constant means in any of them, the dead ones too.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "shard/process.h"
+#include "shard/rundir.h"
+#include "shard/segment.h"
+#include "tools/command.h"
+
+/* The directory of an instance that is there, or that left its segment behind. */
+static int find(const char *name, int64_t wait_ns, char **ret_path)
+{
+    char *error = NULL, *segment = NULL, *path = NULL;
+    int r = rundir_find(name, wait_ns, 0, ret_path, &error);
+    if (r == -ENOENT && rundir_path(name, &path, NULL) == 0 &&
+        asprintf(&segment, "%s/segment", path) >= 0 && access(segment, R_OK) == 0) {
+        *ret_path = path;
+        path = NULL;
+        r = 0;
+    }
+    if (r)
+        command_error_text(error, name, r);
+    else
+        free(error);
+    free(segment);
+    free(path);
+    return r;
+}
+
+static int32_t living_supervisor(const struct segment_view *view)
+{
+    struct view_record head;
+    uint64_t ticks;
+    if (!segment_view_at(view, "control", 0, "supervisor", 0, 0, &head))
+        return 0;
+    int32_t pid = (int32_t)look_word(&head, "pid");
+    bool lives = pid > 0 && process_start_ticks(pid, &ticks) == 0 &&
+                 ticks == look_word(&head, "pid_start_ticks");
+    return lives ? pid : 0;
+}
+
+/* Consumes name and path. */
+static int open_view(char *name, char *path, struct look *ret)
+{
+    struct look look = {.name = name, .path = path};
+    const char *why = NULL;
+    int r = segment_view_open(path, &look.view, &why);
+    if (r) {
+        command_error("instance %s: its segment (%s) cannot be read: %s", name, path, why);
+        free(name);
+        free(path);
+        return r;
+    }
+    look.supervisor = living_supervisor(&look.view);
+    look.is_same_version = look.view.abi == SEGMENT_ABI;
+    *ret = look;
+    return 0;
+}
+
+int look_open(const char *name, int64_t wait_ns, struct look *ret)
+{
+    char *dir, *path, *copy = strdup(name ? name : "default");
+    int r = copy ? find(copy, wait_ns, &dir) : -ENOMEM;
+    if (r) {
+        free(copy);
+        return r;
+    }
+    if (asprintf(&path, "%s/segment", dir) < 0)
+        path = NULL;
+    free(dir);
+    if (path)
+        return open_view(copy, path, ret);
+    free(copy);
+    command_error("no memory");
+    return -ENOMEM;
+}
+
+int look_open_file(const char *path, struct look *ret)
+{
+    struct view_record super;
+    char name[64], *copy = strdup(path), *unnamed = strdup(path);
+    if (!copy || !unnamed) {
+        free(copy);
+        free(unnamed);
+        command_error("no memory");
+        return -ENOMEM;
+    }
+    int r = open_view(unnamed, copy, ret);
+    if (r == 0 && segment_view_at(&ret->view, "super", 0, "super", 0, 0, &super) &&
+        view_text(&super, "instance", name, sizeof name) && (copy = strdup(name))) {
+        free(ret->name);
+        ret->name = copy;
+    }
+    return r;
+}
+
+void look_close(struct look *look)
+{
+    segment_view_close(&look->view);
+    free(look->name);
+    free(look->path);
+}
+
+const char *look_peer_name(const struct look *look, uint32_t peer, char buf[static LOOK_NAME])
+{
+    if (peer == look->view.n_shards)
+        snprintf(buf, LOOK_NAME, "gateway");
+    else
+        snprintf(buf, LOOK_NAME, "shard %u", peer);
+    return buf;
+}
+
+uint64_t look_word(const struct view_record *record, const char *field)
+{
+    uint64_t value;
+    view_u64(record, field, &value);
+    return value;
+}
+
+/* Reads no further than the page's end at a time: the next may not be there. */
+bool look_string(const struct look *look, uint64_t address, char *ret_text, size_t size)
+{
+    size_t n = 0, ends;
+    ret_text[0] = '\0';
+    if (!look->supervisor || !address)
+        return false;
+    do {
+        size_t in_page = 4096 - (address + n) % 4096;
+        size_t want = size - 1 - n < in_page ? size - 1 - n : in_page;
+        struct iovec to = {ret_text + n, want}, from = {(void *)(uintptr_t)(address + n), want};
+        if (process_vm_readv(look->supervisor, &to, 1, &from, 1, 0) != (ssize_t)want)
+            return false;
+        n += want;
+        ret_text[n] = '\0';
+        ends = strlen(ret_text);
+    } while (ends == n && n + 1 < size);
+    for (char *c = ret_text; *c; c++)
+        if (*c < 32 || *c > 126)
+            *c = '?';
+    return ret_text[0] != '\0';
+}

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * look - an instance read by name, live or dead: its segment's own description, and its image
+ *
+ * Why:         a crashed instance tells as much as a living one, and another version's is read
+ *              right or refused.
+ * Use:         struct look look;
+ *              if (look_open(name, wait_ns, &look))
+ *                  return EXIT_WORK_FAILED;      // the error was printed
+ *              segment_view_of_peer(&look.view, 0, "head", 0, 0, &record); …
+ *              look_close(&look);
+ * Concurrency: as segment_view.h; reading a process's memory stops nobody
+ * Not here:    tools that need this version's layout (instance.h)
+ */
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "shard/segment_view.h"
+
+struct look {
+    char *name;
+    char *path; /* of the segment */
+    struct segment_view view;
+    int32_t supervisor;   /* pid of one that lives and has the image mapped; 0: none does */
+    bool is_same_version; /* enums and packed words mean here what they mean there */
+};
+
+/* NULL: the instance called default. One that died, and whose segment its directory still links to,
+ * is opened after wait_ns. 0, or -errno after an error was printed. */
+int look_open(const char *name, int64_t wait_ns, struct look *ret);
+
+/* A segment's file. As above. */
+int look_open_file(const char *path, struct look *ret);
+void look_close(struct look *look);
+
+#define LOOK_NAME 24u
+
+/* "gateway", "shard 3" */
+const char *look_peer_name(const struct look *look, uint32_t peer, char buf[static LOOK_NAME]);
+
+/* A constant string of the image by its address; false where no process can be asked. */
+bool look_string(const struct look *look, uint64_t address, char *ret_text, size_t size);
+
+/* A word of a record by name; 0 where it has none. */
+uint64_t look_word(const struct view_record *record, const char *field);
