@@ -186,11 +186,12 @@ static void bury_and_replace(struct child *child, int status, pid_t pid)
     struct supervisor *s = child->supervisor;
     uint64_t due_ns, now_ns = supervisor_now_ns();
     bool out_of_memory = memory_ran_out(s, status);
-    bool crash = restart_is_crash(status, out_of_memory);
+    bool crash = restart_is_crash(status, out_of_memory) || child->hung;
     bool goes_on =
         restart_died(&child->restart, &s->config.limits->restart, crash, now_ns, &due_ns);
     char how[96];
 
+    child->hung = false;
     note_death(child, crash, now_ns);
     if (crash)
         note_culprit(child);
@@ -256,6 +257,7 @@ void child_on_exit(void *opaque)
     child->pid = 0;
     child->up = false;
     child->returns = false;
+    hang_forget(child);
     child->due_ns = NEVER;
     if (s->stage == STAGE_LEAVING || s->stage == STAGE_KILLING)
         note_leaving(child, status);

@@ -167,9 +167,11 @@ enum peer_order {
     X(r, uint32_t, crashed_home, , word, "whose call it served")                           \
     X(r, uint32_t, crashed_peer, , word, "who had called")                                 \
     X(r, uint32_t, crashed_slot, , word, "of the call")                                    \
-    X(r, uint32_t, spare1, , spare, "")                                                    \
+    X(r, uint32_t, stall, , word, "enum stall_state: what its loop is seen at")            \
     X(r, uint64_t, crashed_generation, , word, "of the slot; 0: no call was on the CPU")   \
-    X(r, uint8_t, spare, [48], spare, "")
+    X(r, uint64_t, stall_since_ns, , time, "CLOCK_MONOTONIC")                              \
+    X(r, uint32_t, stalls, , counter, "callbacks that ran too long and were recorded")     \
+    X(r, uint8_t, spare, [36], spare, "")
 SEGMENT_STRUCT(peer_control, PEER_CONTROL_FIELDS);
 
 #define SEGMENT_ORDER_NOTES 4u

@@ -347,7 +347,8 @@ static void describe_failed(const struct supervisor *s, char *text, size_t size)
 static bool is_degraded(const struct supervisor *s)
 {
     for (uint32_t peer = 0; peer < s->segment.n_peers; peer++)
-        if (child_is_failed(&s->children[peer]))
+        if (child_is_failed(&s->children[peer]) ||
+            s->children[peer].stall.state == STALL_UNKILLABLE)
             return true;
     return false;
 }
@@ -437,7 +438,7 @@ static uint64_t earlier(uint64_t a, uint64_t b)
 
 static void arm_wake(struct supervisor *s)
 {
-    uint64_t at_ns = earlier(s->watch_ns, earlier(s->alive_ns, s->flush_ns));
+    uint64_t at_ns = earlier(earlier(s->watch_ns, s->hang_ns), earlier(s->alive_ns, s->flush_ns));
 
     at_ns = earlier(at_ns, earlier(leave_next_look_ns(s), operate_next_look_ns(s)));
     if (supervisor_replaces(s->stage))
@@ -460,6 +461,7 @@ static void take_turn(struct supervisor *s)
     operate_turn(s);
     watch_turn(s, supervisor_now_ns());
     placement_turn(s, supervisor_now_ns());
+    hang_turn(s, supervisor_now_ns());
     keep_house(s, supervisor_now_ns());
 }
 

@@ -33,6 +33,8 @@ struct supervisor;
 /* May change while it runs, in reload(). */
 struct supervisor_limits {
     uint64_t drain_ns;
+    uint64_t stall_report_ns;  /* one callback that runs longer is recorded; 0: never */
+    uint64_t stall_replace_ns; /* who is in one for longer is replaced; 0: never */
     struct restart_limits restart;
 };
 

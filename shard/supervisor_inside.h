@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 /*
- * supervisor_inside - what supervisor.c, birth.c, child_*.c, death.c, quiet.c, leave.c, operate.c
- * and placement.c share
+ * supervisor_inside - what supervisor.c, birth.c, child_*.c, death.c, hang.c, quiet.c, leave.c,
+ * operate.c, placement.c and watch.c share
  *
  * One thread, so one state. Callbacks of the loop note what happened; everything else is done
  * between two turns, in supervisor_run().
@@ -14,6 +14,7 @@
 #include "shard/order.h"
 #include "shard/restart.h"
 #include "shard/segment_file.h"
+#include "shard/stall.h"
 #include "shard/spawn.h"
 #include "shard/supervisor.h"
 
@@ -52,7 +53,11 @@ struct child {
     bool returns;    /* told to leave and be replaced, by order */
     uint64_t due_ns; /* when it is to be forked; NEVER: it lives, or is given up */
     struct restart restart;
-    bool overslept; /* at the last look (watch.c) */
+    struct stall stall; /* hang.c */
+    pid_t helper;       /* that looks at it; 0: none */
+    bool stopped;       /* by a signal */
+    bool hung;          /* killed for it */
+    bool overslept;     /* at the last look (watch.c) */
     uint64_t heartbeat;
 };
 
@@ -91,6 +96,7 @@ struct supervisor {
     uint64_t alive_ns;        /* next message to the watchdog; NEVER: none */
     uint64_t flush_ns;        /* log_flush(); NEVER: nothing repeats */
     uint64_t watch_ns;        /* next look for lost wake-ups */
+    uint64_t hang_ns;         /* next look for who hangs */
     uint64_t submitted;       /* calls submitted by all when the drain was last looked at */
     uint64_t busy_ns;         /* when something was last seen in flight in it */
     struct topology topology; /* as of now */
@@ -217,6 +223,14 @@ const struct topology_core *placement_core_of(const struct supervisor *superviso
 
 /* Once a second, at placed_ns: looks whether other CPUs are allowed than before. */
 void placement_turn(struct supervisor *supervisor, uint64_t now_ns);
+
+/* ---- hang.c ---- */
+
+/* At hang_ns: looks for who makes no progress. */
+void hang_turn(struct supervisor *supervisor, uint64_t now_ns);
+
+/* The child has died: what was seen of it is over. */
+void hang_forget(struct child *child);
 
 /* ---- watch.c ---- */
 

@@ -136,6 +136,8 @@ static int fill_standard_fds(void)
 static void set_limits(struct run *run)
 {
     run->limits = (struct supervisor_limits){
+        .stall_report_ns = (uint64_t)run->options.stall_report_ns,
+        .stall_replace_ns = (uint64_t)run->options.stall_limit_ns,
         .drain_ns = (uint64_t)run->options.drain_limit_ns,
         .restart = {.crashes = run->options.crash_limit,
             .window_ns = (uint64_t)run->options.crash_window_ns},

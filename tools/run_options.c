@@ -20,10 +20,12 @@
 #include "shard/restart.h"
 #include "shard/segment.h"
 
-#define DRAIN_LIMIT_NS (INT64_C(30) * 1000000000)
-#define SPIN_US        20u
-#define SPIN_MAX_US    1000u
-#define REFUSED        (-2) /* for command_exit_status(): a usage error was printed */
+#define DRAIN_LIMIT_NS  (INT64_C(30) * 1000000000)
+#define SPIN_US         20u
+#define SPIN_MAX_US     1000u
+#define STALL_REPORT_NS (INT64_C(500) * 1000000)
+#define STALL_LIMIT_NS  (INT64_C(10) * 1000000000)
+#define REFUSED         (-2) /* for command_exit_status(): a usage error was printed */
 
 static const char *parse_engine(const char *text, void *field)
 {
@@ -129,6 +131,11 @@ static const struct command_option table[] = {
     {"spin", 0, "US",
         "how long a shard looks for work before it sleeps, at most, in us (default: 20; 0: never)",
         parse_spin, FIELD(spin_us)},
+    {"stall-report", 0, "SECONDS", "record a callback that runs longer (default: 0.5; 0: never)",
+        command_seconds, FIELD(stall_report_ns)},
+    {"stall-limit", 0, "SECONDS",
+        "replace a process that is in one for longer (default: 10; 0: never)", command_seconds,
+        FIELD(stall_limit_ns)},
     {"no-pin", 0, NULL, "do not pin shards to cores", command_flag, FIELD(no_pin)},
     {"log-level", 0, "LEVEL", "error, warning, notice, info or debug (default: info)",
         parse_log_level, FIELD(log_level)},
@@ -168,6 +175,8 @@ static struct run_options defaults(int argc, char **argv)
         .crash_limit = limits.crashes,
         .crash_window_ns = (int64_t)limits.window_ns,
         .spin_us = SPIN_US,
+        .stall_report_ns = STALL_REPORT_NS,
+        .stall_limit_ns = STALL_LIMIT_NS,
         .log_level = LOG_LEVEL_INFO,
         .argc = argc,
         .argv = argv,

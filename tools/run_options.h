@@ -41,6 +41,8 @@ struct run_options {
     const char *user; /* NULL: who started it */
     bool wake_latency_low;
     uint32_t spin_us;
+    int64_t stall_report_ns;
+    int64_t stall_limit_ns;
     bool no_pin;
     enum log_level log_level;
     int argc; /* for run_options_reload() */

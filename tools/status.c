@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "runtime/atomic.h"
+#include "shard/stall.h"
 #include "tools/build_config.h"
 #include "tools/clock.h"
 #include "tools/command.h"
@@ -72,6 +73,9 @@ struct process_view {
     uint32_t deaths;
     uint32_t crashes;
     uint32_t restarts;
+    uint32_t stall; /* enum stall_state */
+    uint32_t stalls;
+    uint64_t stall_ns;
     uint64_t uptime_ns;
     double busy;                  /* share of the window; negative: not measured */
     uint64_t calls_out, calls_in; /* under way */
@@ -148,6 +152,9 @@ static void read_peer(const struct instance *in, uint32_t peer, struct process_v
         .deaths = atomic_load_relaxed(&control->deaths),
         .crashes = atomic_load_relaxed(&control->crashes),
         .restarts = atomic_load_relaxed(&control->restarts),
+        .stall = atomic_load_relaxed(&control->stall),
+        .stalls = atomic_load_relaxed(&control->stalls),
+        .stall_ns = age_ns(atomic_load_relaxed(&control->stall_since_ns)),
         .uptime_ns = age_ns(atomic_load_relaxed(&control->forked_ns)),
         .busy = -1,
     };
@@ -239,7 +246,10 @@ static void print_row(struct table *t, const struct process_view *p)
         table_cell(t, "-");
     else
         table_cell(t, "%d", p->core);
-    table_cell(t, "%s", p->state);
+    if (p->stall)
+        table_cell(t, "%s, %s", p->state, stall_state_text(p->stall));
+    else
+        table_cell(t, "%s", p->state);
     table_cell(t, "%u", p->incarnation);
     table_cell(t, "%u", p->deaths);
     table_cell(t, "%s", text_duration(p->uptime_ns, figure));
@@ -318,6 +328,11 @@ static json_t *process_json(const struct view *view, const struct process_view *
     json_set_u64(o, "deaths", p->deaths);
     json_set_u64(o, "crashes", p->crashes);
     json_set_u64(o, "restarts", p->restarts);
+    json_object_set_new(
+        o, "stall", p->stall ? json_string(stall_state_text(p->stall)) : json_null());
+    json_object_set_new(
+        o, "stall_s", p->stall ? json_real((double)p->stall_ns / NS_PER_S) : json_null());
+    json_set_u64(o, "stalls", p->stalls);
     json_set_u64(o, "calls_in", p->calls_in);
     json_set_u64(o, "calls_out", p->calls_out);
     json_object_set_new(o, "counters", counters_json(segment_counters(seg, p->peer)));

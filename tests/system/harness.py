@@ -68,8 +68,8 @@ def is_alive(pid):
         return False
 
 
-def deny_io_uring():
-    """For preexec_fn: from here on io_uring_setup() fails with EPERM, as in many containers."""
+def deny(*numbers):
+    """For preexec_fn: from here on these system calls fail with EPERM."""
     class Filter(ctypes.Structure):
         _fields_ = [("code", ctypes.c_ushort), ("jt", ctypes.c_ubyte), ("jf", ctypes.c_ubyte),
                     ("k", ctypes.c_uint)]
@@ -77,16 +77,27 @@ def deny_io_uring():
     class Program(ctypes.Structure):
         _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.POINTER(Filter))]
     load_number, jump_if_equal, give_back = 0x20, 0x15, 0x06
-    io_uring_setup = 425  # on every machine
-    filters = (Filter * 4)(
-        Filter(load_number, 0, 0, 0), Filter(jump_if_equal, 0, 1, io_uring_setup),
-        Filter(give_back, 0, 0, 0x00050000 | errno.EPERM), Filter(give_back, 0, 0, 0x7fff0000))
+    rows = [Filter(load_number, 0, 0, 0)]
+    for number in numbers:
+        rows += [Filter(jump_if_equal, 0, 1, number), Filter(give_back, 0, 0, 0x00050000 | errno.EPERM)]
+    rows.append(Filter(give_back, 0, 0, 0x7fff0000))
+    filters = (Filter * len(rows))(*rows)
     program = Program(len(filters), filters)
     libc = ctypes.CDLL(None, use_errno=True)
     set_no_new_privs, set_seccomp, mode_filter = 38, 22, 2
     if (libc.prctl(set_no_new_privs, 1, 0, 0, 0) != 0 or
             libc.prctl(set_seccomp, mode_filter, ctypes.byref(program), 0, 0) != 0):
         os._exit(126)
+
+
+def deny_io_uring():
+    """As in many containers."""
+    deny(425)  # io_uring_setup, on every machine
+
+
+def deny_tracing():
+    """As in most containers: ptrace() and process_vm_readv()."""
+    deny(*({"x86_64": (101, 310), "aarch64": (117, 270)}[os.uname().machine]))
 
 
 def n_fds(pid):
