@@ -432,6 +432,8 @@ bool run_options_reload(struct run_options *options, char **ret_refused, char **
     options->drain_limit_ns = again.drain_limit_ns;
     options->crash_limit = again.crash_limit;
     options->crash_window_ns = again.crash_window_ns;
+    options->stall_report_ns = again.stall_report_ns;
+    options->stall_limit_ns = again.stall_limit_ns;
     run_options_deinit(&again);
     return true;
 }
