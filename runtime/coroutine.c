@@ -6,8 +6,9 @@
  * done before the switch is complete:
  *   1. it puts the coroutines that this one woke before those it has still to enter: depth
  *      first, and with a chain of any length on one frame of stack;
- *   2. it frees a coroutine that ended, or hands over one that moves to the context it moves to.
- *      From then on another thread may run it, so this is the loop's last touch.
+ *   2. it frees a coroutine that ended, hands over one that moves to the context it moves to, or
+ *      does what the coroutine asked for (co_portable.h). From then on another thread or process
+ *      may run it, so this is the loop's last touch.
  *
  * A yield ends in a jump to co_switch(), which goes on at whoever called the yield, and
  * an enter ends in co_switch_return(): no return instruction is met that the processor would
@@ -19,6 +20,7 @@
  */
 
 #include "runtime/bug.h"
+#include "runtime/co_portable.h"
 #include "runtime/co_registry.h"
 #include "runtime/coroutine_inside.h"
 #include "runtime/coroutine_layout.h"
@@ -152,17 +154,16 @@ static void init(Coroutine *co, CoroutineEntry *entry, void *opaque, const char 
     co->work = 0;
     co->scope = NULL;
     co->registry = NULL;
+    co->n_pins = 0;
+    co->ended = NULL;
     co->entry = entry;
     co->opaque = opaque;
 }
 
-Coroutine *coroutine_create_full(
-    CoroutineEntry *entry, void *opaque, const char *name, size_t stack_bytes)
+/* Inlined, like all on this way: a request is often a coroutine. */
+static inline Coroutine *create_on(
+    struct co_stack *stack, CoroutineEntry *entry, void *opaque, const char *name)
 {
-    struct co_stack *stack = co_stack_take(stack_bytes);
-
-    if (unlikely(!stack))
-        return NULL;
     AioContext *ctx = aio_context_current();
     Coroutine *co = (void *)(((uintptr_t)stack - sizeof(Coroutine)) & ~(uintptr_t)63);
     size_t room = (size_t)((char *)co - stack->low);
@@ -177,10 +178,35 @@ Coroutine *coroutine_create_full(
     return co;
 }
 
+Coroutine *coroutine_create_full(
+    CoroutineEntry *entry, void *opaque, const char *name, size_t stack_bytes)
+{
+    struct co_stack *stack = co_stack_take(stack_bytes);
+
+    return unlikely(!stack) ? NULL : create_on(stack, entry, opaque, name);
+}
+
+Coroutine *co_portable_create(void *low, size_t bytes, CoroutineEntry *entry, void *opaque,
+    const char *name, CoPortableFn *ended, void *ended_opaque)
+{
+    uintptr_t top = ((uintptr_t)low + bytes - sizeof(struct co_stack)) & ~(uintptr_t)63;
+    struct co_stack *stack = (void *)top;
+
+    co_sanitize_stack_used(low, bytes); /* whatever this process last knew of it */
+    *stack = (struct co_stack){.low = low, .bytes = bytes};
+    Coroutine *co = create_on(stack, entry, opaque, name);
+    co->ended = ended;
+    co->ended_opaque = ended_opaque;
+    return co;
+}
+
 static void release(Coroutine *co)
 {
     co_sanitize_end(&co->own);
-    co_stack_give(co->stack);
+    if (co->ended)
+        co->ended(co, co->ended_opaque);
+    else
+        co_stack_give(co->stack);
 }
 
 /* On the stack of who entered it. Context: home thread of where it ended. */
@@ -190,6 +216,8 @@ static void end(Coroutine *co)
         bug("coroutine %s ended with %u locks held", co->name, co->locks_held);
     if (co->scope)
         bug("coroutine %s ended in a scope that it began", co->name);
+    if (co->n_pins)
+        bug("coroutine %s ended, but is pinned: %s", co->name, co->pinned_by);
     if (co->scheduled)
         bug("coroutine %s ended, but was scheduled by %s", co->name, co->scheduled);
     if (co->registry) {
@@ -245,6 +273,9 @@ static void settle(Coroutine *co)
 
     if (co->after == CO_AFTER_END) {
         end(co);
+    } else if (co->after == CO_AFTER_THEN) {
+        co->after = CO_AFTER_YIELD;
+        co->then(co, co->then_opaque);
     } else {
         co->after = CO_AFTER_YIELD;
         co_registry_leave_for(move_to, co);

@@ -31,7 +31,7 @@ struct co_list {
 };
 
 /* What the loop that entered a coroutine does once the switch back is complete. */
-enum co_after { CO_AFTER_YIELD, CO_AFTER_MOVE, CO_AFTER_END };
+enum co_after { CO_AFTER_YIELD, CO_AFTER_MOVE, CO_AFTER_END, CO_AFTER_THEN };
 
 struct Coroutine {
     /* ---- the cache line that each switch touches ---- */
@@ -61,6 +61,10 @@ struct Coroutine {
     struct co_registry *registry; /* where it is counted alive, or NULL */
     uint64_t registry_id;
     uint32_t registry_slot;
+    uint32_t n_pins;                     /* reasons why it must not leave this process */
+    const char *pinned_by;               /* the first of them */
+    void (*then)(Coroutine *co, void *); /* with CO_AFTER_THEN */
+    void *then_opaque;
 
     /* Constant. */
     const char *name;
@@ -68,6 +72,8 @@ struct Coroutine {
     void *opaque;
     uint64_t created_ns; /* CLOCK_MONOTONIC */
     struct co_stack *stack;
+    void (*ended)(Coroutine *co, void *); /* whose the stack is; NULL: the pool's */
+    void *ended_opaque;
 
     struct co_sanitize own;     /* what a sanitizer knows of its stack */
     struct co_sanitize enterer; /* and of the one that entered it */

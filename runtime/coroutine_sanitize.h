@@ -61,6 +61,20 @@ static inline void co_sanitize_end(struct co_sanitize *s)
 {
 }
 
+/* Whether all of the running stack is where it seems to be. */
+static inline bool co_sanitize_may_travel(void)
+{
+    return __asan_get_current_fake_stack() == NULL;
+}
+
+/* The stack was run on by another process, which has a shadow of its own: this one's is of frames
+ * long gone. */
+static inline void co_sanitize_travelled(struct co_sanitize *s)
+{
+    s->fake_stack = NULL;
+    __asan_unpoison_memory_region(s->low, s->bytes);
+}
+
 static inline void co_sanitize_stack_used(void *low, size_t bytes)
 {
     __asan_unpoison_memory_region(low, bytes);
@@ -73,14 +87,19 @@ static inline void co_sanitize_stack_idle(void *low, size_t bytes)
 
 #elif defined(CO_WITH_TSAN)
 #include <sanitizer/tsan_interface.h>
+#include <unistd.h>
+
+#include "runtime/bug.h"
 
 struct co_sanitize {
     void *fiber;
+    pid_t pid; /* that made it, and alone can go on with it */
 };
 
 static inline void co_sanitize_begin(struct co_sanitize *s, const void *low, size_t bytes)
 {
     s->fiber = __tsan_create_fiber(0);
+    s->pid = getpid();
 }
 
 CO_SWITCHES void co_sanitize_leave(struct co_sanitize *from, struct co_sanitize *to, bool last)
@@ -96,6 +115,17 @@ CO_SWITCHES void co_sanitize_arrive(struct co_sanitize *here, struct co_sanitize
 static inline void co_sanitize_end(struct co_sanitize *s)
 {
     __tsan_destroy_fiber(s->fiber);
+}
+
+static inline bool co_sanitize_may_travel(void)
+{
+    return true;
+}
+
+static inline void co_sanitize_travelled(struct co_sanitize *s)
+{
+    if (s->pid != getpid())
+        bug("a coroutine moved between processes, of which ThreadSanitizer sees one alone");
 }
 
 static inline void co_sanitize_stack_used(void *low, size_t bytes)
@@ -124,6 +154,15 @@ CO_SWITCHES void co_sanitize_arrive(struct co_sanitize *here, struct co_sanitize
 }
 
 static inline void co_sanitize_end(struct co_sanitize *s)
+{
+}
+
+static inline bool co_sanitize_may_travel(void)
+{
+    return true;
+}
+
+static inline void co_sanitize_travelled(struct co_sanitize *s)
 {
 }
 

@@ -20,9 +20,15 @@
 #include "shard/service.h"
 
 /* X(name, text, function, flags) */
-#define BUILTIN_METHODS(X)                          \
-    X(LOCK, "lock", lock_serve, SERVICE_IDEMPOTENT) \
-    X(BH, "bottom-half", remote_bh_serve, 0)
+#define BUILTIN_METHODS(X)                                                      \
+    X(LOCK, "lock", lock_serve, SERVICE_IDEMPOTENT)                             \
+    X(BH, "bottom-half", remote_bh_serve, 0)                                    \
+    X(MOVE, "move", portable_serve_notice, SERVICE_IDEMPOTENT | BUILTIN_NOTICE) \
+    X(WAKE, "wake", portable_serve_notice, SERVICE_IDEMPOTENT | BUILTIN_NOTICE)
+
+/* Its caller learns only that it came: it is answered first, and then the function runs in the loop,
+ * outside coroutines, with a call of which the arguments alone are there. */
+#define BUILTIN_NOTICE (1u << 31)
 
 enum builtin_method {
     BUILTIN_BEFORE_FIRST = REGISTRY_METHODS_MAX - 1,

@@ -33,6 +33,7 @@
 #include "shard/lock_inside.h"
 #include "shard/mesh_inside.h"
 #include "shard/poison.h"
+#include "shard/portable_inside.h"
 #include "shard/process.h"
 
 bool mesh_finish_redo(const struct segment *seg, uint32_t peer)
@@ -153,6 +154,7 @@ void judge_peer(struct mesh *mesh, uint32_t peer, uint32_t incarnation, bool fai
     else
         caller_pump(mesh, peer);
     serve_reclaim(mesh, peer);
+    portable_judge(mesh, peer, failed);
 }
 
 /* ---- without a supervisor ---- */

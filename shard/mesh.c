@@ -28,6 +28,7 @@
 #include "shard/builtin.h"
 #include "shard/lock_inside.h"
 #include "shard/mesh_inside.h"
+#include "shard/portable_inside.h"
 
 #define NORMAL_A_TURN 64 /* messages of one sender */
 
@@ -431,6 +432,8 @@ int mesh_new(const struct mesh_config *config, struct mesh **ret_mesh)
         serve_recover(mesh, peer);
     }
     r = mesh->self == segment_gateway(&mesh->seg) ? 0 : lock_end_new(mesh, &mesh->locks);
+    if (r == 0 && mesh->self != segment_gateway(&mesh->seg))
+        r = portable_end_new(mesh, &mesh->portables);
     if (r < 0) {
         mesh_free(mesh);
         return r;
@@ -454,6 +457,7 @@ void mesh_free(struct mesh *mesh)
         caller_deinit(mesh, peer);
         serve_deinit(mesh, peer);
     }
+    portable_end_free(mesh->portables);
     lock_end_free(mesh->locks);
     heap_deinit(&mesh->heap);
     code_ranges_deinit(&mesh->code);
@@ -463,5 +467,6 @@ void mesh_free(struct mesh *mesh)
 
 bool mesh_is_idle(const struct mesh *mesh)
 {
-    return mesh->n_under_way == 0 && mesh->n_served == 0 && mesh->n_held == 0;
+    return mesh->n_under_way == 0 && mesh->n_served == 0 && mesh->n_held == 0 &&
+           portable_n_here(mesh) == 0;
 }

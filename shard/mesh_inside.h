@@ -78,7 +78,8 @@ struct mesh {
     struct call_list over;
     uint64_t n_under_way;
     uint64_t n_served;
-    uint64_t n_held; /* answers held in place */
+    struct portable_end *portables; /* NULL in the gateway */
+    uint64_t n_held;                /* answers held in place */
     bool orphaned;
     struct lock_end *locks;                 /* shards only */
     struct commons_bell *bell;              /* our own */

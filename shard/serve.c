@@ -327,8 +327,30 @@ static bool take_args(struct incoming *in)
     return true;
 }
 
+/* One of the mesh's own whose caller wants its slot back and no more. */
+static void run_notice(struct mesh *mesh, const struct incoming *in)
+{
+    uint8_t args[SEGMENT_INLINE_BYTES];
+    struct service_call call;
+
+    if (in->args_len > sizeof(args)) {
+        answer_at_once(mesh, in, CALL_END_NOT_STARTED, -EPROTO);
+        return;
+    }
+    service_call_init(&call, mesh, in->method);
+    call.from = in->peer;
+    call.args = memcpy(args, in->args, in->args_len);
+    call.args_len = in->args_len;
+    answer_at_once(mesh, in, CALL_END_DONE, 0);
+    in->callee->run(&call);
+}
+
 static void begin(struct mesh *mesh, struct incoming *in)
 {
+    if (in->callee->flags & BUILTIN_NOTICE) {
+        run_notice(mesh, in);
+        return;
+    }
     Coroutine *co =
         take_args(in) ? coroutine_create_full(serve_entry, in, in->callee->name, 0) : NULL;
 

@@ -11,6 +11,7 @@
 #include "shard/builtin.h"
 #include "shard/lock_inside.h"
 #include "shard/poison.h"
+#include "shard/portable_inside.h"
 #include "tests/explore/explorer.h"
 
 #define N_COROUTINES 12
@@ -162,6 +163,27 @@ const struct service_method *registry_method(
 const struct service_method *builtin_method(uint32_t method)
 {
     return NULL;
+}
+
+/* ---- no portable coroutines: test_portable.c has those ---- */
+
+int portable_end_new(struct mesh *mesh, struct portable_end **ret_end)
+{
+    *ret_end = NULL;
+    return 0;
+}
+
+void portable_end_free(struct portable_end *end)
+{
+}
+
+uint32_t portable_n_here(const struct mesh *mesh)
+{
+    return 0;
+}
+
+void portable_judge(struct mesh *mesh, uint32_t peer, bool failed)
+{
 }
 
 /* ---- no bottom halves of others, no locks ---- */

@@ -33,6 +33,10 @@
 #define lock_end_free         parts_mesh_lock_end_free
 #define lock_drop_all         parts_mesh_lock_drop_all
 #define lock_judge_peer       parts_mesh_lock_judge_peer
+#define portable_end_new      parts_mesh_portable_end_new
+#define portable_end_free     parts_mesh_portable_end_free
+#define portable_n_here       parts_mesh_portable_n_here
+#define portable_judge        parts_mesh_portable_judge
 #define code_ranges_init      parts_mesh_code_ranges_init
 #define code_ranges_deinit    parts_mesh_code_ranges_deinit
 #define ring_peek             parts_mesh_ring_peek

@@ -202,6 +202,18 @@ void rig_kill(struct rig *rig, uint32_t peer, bool failed)
     rig_bury(rig, peer, failed);
 }
 
+void rig_stop_all(struct rig *rig)
+{
+    atomic_store(&rig->board->leave, 1);
+    for (uint32_t peer = 0; peer < rig->seg.n_peers; peer++) {
+        struct doorbell bell = {&segment_bell(&rig->seg, peer)->words, rig->bells[peer]};
+        if (!rig->ends[peer].running)
+            continue;
+        doorbell_knock(&bell);
+        rig_join(rig, peer);
+    }
+}
+
 void rig_close(struct rig *rig)
 {
     atomic_store(&rig->board->leave, 1);

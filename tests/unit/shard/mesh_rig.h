@@ -65,6 +65,9 @@ void rig_finish(struct rig_end *end);
 /* Waits for a thread or a process that leaves by itself. */
 void rig_join(struct rig *rig, uint32_t peer);
 
+/* Tells all to leave, and waits for those that serve to have done so. */
+void rig_stop_all(struct rig *rig);
+
 /* SIGKILL, reaped; the others are told, as the supervisor does it. failed: it is given up for good.
  * */
 void rig_kill(struct rig *rig, uint32_t peer, bool failed);

@@ -1,0 +1,417 @@
+/* SPDX-License-Identifier: MIT */
+#include "shard/portable.h"
+/*
+ * A coroutine that moves yields; then, on the loop's stack, when nothing runs on its own any more, it
+ * is taken out of this process's books, its word is set to QUEUED for the target, and the target is
+ * told by a call whose answer is only the slot coming back (builtin.h). The word is the truth and
+ * the call a hint: who finds the word so enters the coroutine, once, whoever told it.
+ *
+ *   dies                          what is found             who goes on with it
+ *   sender, before the word       running there             nobody: ended by the supervisor
+ *   sender, before the call       queued for the target     the target, judging that death
+ *   target, before it enters      queued for it             its replacement, at its start
+ *   target, given up              queued for it, by us      the sender: -EHOSTDOWN
+ *   sender and target             queued for the target     the target's replacement; where the
+ *                                                           target is given up the sender's; where
+ *                                                           both are, the supervisor ends it
+ *
+ * A wait is the same without a target: SUSPENDED, and a wake makes it QUEUED. Nothing of a process is
+ * in a coroutine that is SUSPENDED or QUEUED, so any other may go on with it.
+ *
+ * What a move needs here is taken before it yields, so that nothing fails once it is on its way.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/bug.h"
+#include "shard/builtin.h"
+#include "shard/portable_inside.h"
+#include "shard/serve.h"
+
+#define NOTICES_SPARE 64u
+
+/* A call that tells another shard of a coroutine. */
+struct notice {
+    struct mesh_call call;
+    arena_co co;
+    struct notice *next; /* spare */
+};
+
+struct portable_end {
+    struct notice *spare;
+    uint32_t n_spare;
+    uint32_t n_free;
+    uint32_t free[]; /* slots that were free and ours when last seen: a hint */
+};
+
+/* ---- what a mesh keeps ---- */
+
+int portable_end_new(struct mesh *mesh, struct portable_end **ret_end)
+{
+    const struct segment *seg = &mesh->seg;
+    struct portable_end *end =
+        calloc(1, sizeof(*end) + seg->geometry.n_portable * sizeof(end->free[0]));
+
+    if (!end)
+        return -ENOMEM;
+    for (uint32_t slot = seg->geometry.n_portable; slot-- > 0;) {
+        struct arena_word w = arena_read(seg, slot);
+        if (w.state == ARENA_FREE && w.owner == mesh->self)
+            end->free[end->n_free++] = slot;
+    }
+    *ret_end = end;
+    return 0;
+}
+
+void portable_end_free(struct portable_end *end)
+{
+    if (!end)
+        return;
+    while (end->spare) {
+        struct notice *notice = end->spare;
+        end->spare = notice->next;
+        free(notice);
+    }
+    free(end);
+}
+
+static struct notice *take_notice(struct portable_end *end)
+{
+    struct notice *notice = end->spare;
+
+    if (!notice)
+        return malloc(sizeof(*notice));
+    end->spare = notice->next;
+    end->n_spare--;
+    return notice;
+}
+
+static void give_notice(struct portable_end *end, struct notice *notice)
+{
+    if (end->n_spare >= NOTICES_SPARE) {
+        free(notice);
+        return;
+    }
+    notice->next = end->spare;
+    end->spare = notice;
+    end->n_spare++;
+}
+
+uint32_t portable_n_here(const struct mesh *mesh)
+{
+    uint32_t n = 0;
+
+    for (uint32_t slot = 0; slot < mesh->seg.geometry.n_portable; slot++) {
+        struct arena_word w = arena_read(&mesh->seg, slot);
+        n += w.state != ARENA_FREE && w.owner == mesh->self;
+    }
+    return n;
+}
+
+/* ---- birth and end ---- */
+
+static struct portable *portable_at(const struct segment *seg, arena_co co)
+{
+    return (struct portable *)(segment_stack(seg, arena_slot_of(co)) + seg->geometry.stack_bytes) -
+           1;
+}
+
+/* On the loop's stack. From arena_end() on the memory may be somebody else's. */
+static void on_ended(Coroutine *co, void *opaque)
+{
+    const struct portable *p = opaque;
+    struct mesh *mesh = p->mesh;
+    struct portable_end *end = mesh->portables;
+    arena_co name = p->co;
+
+    (void)co;
+    arena_end(&mesh->seg, name, mesh->self);
+    if (end->n_free < mesh->seg.geometry.n_portable)
+        end->free[end->n_free++] = arena_slot_of(name);
+}
+
+struct portable *portable_self(void)
+{
+    return co_portable_of(coroutine_self(), on_ended);
+}
+
+arena_co shard_co_self(void)
+{
+    const struct portable *self = portable_self();
+
+    return self ? self->co : 0;
+}
+
+static void coroutine_fn run(void *opaque)
+{
+    struct portable *self = opaque;
+
+    self->run(self->mesh, self->opaque);
+}
+
+static void show_slot(struct mesh *mesh, const struct portable *p, const char *name)
+{
+    struct arena_slot *slot = segment_arena(&mesh->seg, arena_slot_of(p->co));
+
+    atomic_store_relaxed(&slot->created_ns, (uint64_t)aio_clock_ns());
+    atomic_store_relaxed(&slot->entry, (uint64_t)(uintptr_t)p->run);
+    atomic_store_relaxed(&slot->name, (uint64_t)(uintptr_t)name);
+    atomic_store_relaxed(&slot->wait_site, 0);
+    atomic_store_relaxed(&slot->position, 0);
+    atomic_store_relaxed(&slot->n_moves, 0);
+}
+
+static arena_co take_slot(struct mesh *mesh)
+{
+    struct portable_end *end = mesh->portables;
+    arena_co co = 0;
+
+    while (!co && end->n_free > 0) {
+        uint32_t slot = end->free[--end->n_free];
+        if (arena_read(&mesh->seg, slot).state == ARENA_FREE)
+            co = arena_create(&mesh->seg, mesh->self, slot);
+    }
+    return co ? co : arena_create(&mesh->seg, mesh->self, UINT32_MAX);
+}
+
+int portable_start(
+    struct mesh *mesh, portable_fn *entry, void *opaque, const char *name, arena_co *ret_co)
+{
+    arena_co co = mesh->portables ? take_slot(mesh) : 0;
+    struct portable *p;
+    uint8_t *low;
+
+    if (!co)
+        return -EAGAIN;
+    arena_stack(&mesh->seg, co, &low);
+    p = portable_at(&mesh->seg, co);
+    *p = (struct portable){.co = co, .mesh = mesh, .run = entry, .opaque = opaque};
+    p->coroutine = co_portable_create(low, (size_t)((uint8_t *)p - low), run, p, name, on_ended, p);
+    show_slot(mesh, p, name);
+    if (ret_co)
+        *ret_co = co;
+    coroutine_enter(p->coroutine);
+    return 0;
+}
+
+/* ---- arriving ---- */
+
+/* This shard has the right to run it. */
+static void go_on(struct mesh *mesh, arena_co co, int status)
+{
+    struct portable *p = portable_at(&mesh->seg, co);
+    struct arena_slot *slot = segment_arena(&mesh->seg, arena_slot_of(co));
+
+    atomic_store_relaxed(&slot->wait_site, 0);
+    atomic_store_relaxed(&slot->position, 0);
+    co_portable_arrive(p->coroutine);
+    p->mesh = mesh;
+    p->status = status;
+    if (in_coroutine())
+        aio_co_schedule(mesh->ctx, p->coroutine);
+    else
+        coroutine_enter(p->coroutine);
+}
+
+static void enter_if_ours(struct mesh *mesh, arena_co co)
+{
+    if (arena_enter(&mesh->seg, co, mesh->self))
+        go_on(mesh, co, 0);
+}
+
+int portable_serve_notice(struct service_call *call)
+{
+    arena_co co;
+
+    if (call->args_len != sizeof(co) || !call->mesh->portables)
+        return -EPROTO;
+    memcpy(&co, call->args, sizeof(co));
+    enter_if_ours(call->mesh, co);
+    return 0;
+}
+
+static void on_told(struct mesh_call *call, const struct mesh_answer *answer)
+{
+    struct notice *notice = (struct notice *)call;
+    struct mesh *mesh = call->mesh;
+    arena_co co = notice->co;
+
+    give_notice(mesh->portables, notice);
+    if (answer->end != CALL_END_DONE && arena_bounce(&mesh->seg, co, mesh->self, answer->shard))
+        go_on(mesh, co, -EHOSTDOWN);
+}
+
+/* co is queued for target, and the word tells so. */
+static void tell(
+    struct mesh *mesh, struct notice *notice, arena_co co, uint32_t target, uint32_t method)
+{
+    notice->co = co;
+    notice->call = (struct mesh_call){.target = target,
+        .method = method,
+        .args = &notice->co,
+        .args_len = sizeof(notice->co),
+        .deadline_ns = INT64_MAX,
+        .depth = SEGMENT_DEPTH_BUILTIN,
+        .done = on_told};
+    if (mesh_call_start(mesh, &notice->call) == 0)
+        return;
+    give_notice(mesh->portables, notice);
+    if (arena_bounce(&mesh->seg, co, mesh->self, target))
+        go_on(mesh, co, -EHOSTDOWN);
+}
+
+/* ---- leaving ---- */
+
+static void show_leaving(const struct portable *p, uint32_t n_moves)
+{
+    struct arena_slot *slot = segment_arena(&p->mesh->seg, arena_slot_of(p->co));
+    const void *end, *position = co_portable_position(p->coroutine, &end);
+
+    atomic_store_relaxed(&slot->position, (uint64_t)(uintptr_t)position);
+    atomic_store_relaxed(&slot->n_moves, slot->n_moves + n_moves);
+}
+
+static void publish_move(Coroutine *co, void *opaque)
+{
+    const struct portable *p = opaque;
+    struct notice *notice = p->notice;
+    struct mesh *mesh = p->mesh;
+    uint32_t target = p->target;
+    arena_co name = p->co;
+
+    show_leaving(p, 1);
+    co_portable_leave(co);
+    if (!arena_move(&mesh->seg, name, mesh->self, target))
+        bug("portable coroutine %s is not this shard's", "that moves");
+    tell(mesh, notice, name, target, BUILTIN_MOVE);
+}
+
+static void publish_wait(Coroutine *co, void *opaque)
+{
+    const struct portable *p = opaque;
+    struct mesh *mesh = p->mesh;
+    arena_co name = p->co;
+
+    show_leaving(p, 0);
+    co_portable_leave(co);
+    if (arena_suspend(&mesh->seg, name, mesh->self))
+        return;
+    co_portable_arrive(co); /* a wake came before */
+    aio_co_schedule(mesh->ctx, co);
+}
+
+static struct portable *self_in(const char *function)
+{
+    struct portable *self = portable_self();
+
+    if (!self)
+        bug("%s outside a portable coroutine", function);
+    return self;
+}
+
+static int check_target(const struct mesh *mesh, uint32_t target)
+{
+    if (target >= mesh->seg.geometry.n_shards)
+        return -ENODEV;
+    if (target == mesh->self)
+        return 0;
+    if (mesh->orphaned || atomic_load_acquire(&segment_control(&mesh->seg, target)->state) ==
+                              PEER_FAILED) /* STATE in caller.c */
+        return -EHOSTDOWN;
+    return 0;
+}
+
+const char *coroutine_fn shard_co_holds(void)
+{
+    const char *why;
+
+    return co_portable_check(&why) < 0 ? why : NULL;
+}
+
+int coroutine_fn shard_co_move(struct mesh **mesh, uint32_t target)
+{
+    struct portable *self = self_in(__func__);
+    const char *why;
+    int r = check_target(*mesh, target);
+
+    if (r < 0 || target == (*mesh)->self)
+        return r;
+    r = co_portable_check(&why);
+    if (r < 0)
+        return r;
+    self->notice = take_notice((*mesh)->portables);
+    if (!self->notice)
+        return -ENOMEM;
+    self->target = target;
+    co_yield_then("move", publish_move, self);
+    *mesh = self->mesh;
+    return self->status;
+}
+
+int coroutine_fn shard_co_wait(struct mesh **mesh, const char *why)
+{
+    struct portable *self = self_in(__func__);
+    const char *holds;
+    int r = co_portable_check(&holds);
+
+    if (r < 0)
+        return r;
+    self->status = 0;
+    atomic_store_relaxed(&segment_arena(&(*mesh)->seg, arena_slot_of(self->co))->wait_site,
+        (uint64_t)(uintptr_t)why);
+    co_yield_then(why, publish_wait, self);
+    *mesh = self->mesh;
+    return self->status;
+}
+
+/* ---- waking ---- */
+
+static int wake(struct mesh *mesh, arena_co co, uint32_t target)
+{
+    struct notice *notice = take_notice(mesh->portables);
+    enum arena_woken woken;
+    uint32_t owner;
+
+    if (!notice)
+        return -ENOMEM;
+    woken = arena_wake(&mesh->seg, co, mesh->self, target, &owner);
+    if (woken == ARENA_IS_DUE && owner != mesh->self) {
+        tell(mesh, notice, co, owner, BUILTIN_WAKE);
+        return 0;
+    }
+    give_notice(mesh->portables, notice);
+    if (woken == ARENA_IS_DUE)
+        enter_if_ours(mesh, co);
+    return woken == ARENA_GONE ? -ESRCH : 0;
+}
+
+int shard_co_wake(struct mesh *mesh, arena_co co)
+{
+    return wake(mesh, co, ARENA_WHERE_IT_IS);
+}
+
+int shard_co_schedule(struct mesh *mesh, arena_co co, uint32_t target)
+{
+    int r = check_target(mesh, target);
+
+    return r < 0 ? r : wake(mesh, co, target);
+}
+
+/* ---- deaths ---- */
+
+void portable_judge(struct mesh *mesh, uint32_t peer, bool failed)
+{
+    for (uint32_t slot = 0; slot < mesh->seg.geometry.n_portable; slot++) {
+        struct arena_word w = arena_read(&mesh->seg, slot);
+        arena_co co = arena_co_at(&mesh->seg, slot);
+
+        if (w.state != ARENA_QUEUED || !mesh->portables)
+            continue;
+        if (w.owner == mesh->self)
+            enter_if_ours(mesh, co);
+        else if (failed && w.owner == peer && w.by == mesh->self &&
+                 arena_bounce(&mesh->seg, co, mesh->self, peer))
+            go_on(mesh, co, -EHOSTDOWN);
+    }
+}

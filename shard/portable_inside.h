@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * portable_inside - what lies above a portable coroutine's stack, and what a mesh keeps for them
+ *
+ * Concurrency: struct portable: the shard that runs the coroutine. struct portable_end: owner loop.
+ */
+#include "runtime/co_portable.h"
+#include "shard/mesh_inside.h"
+#include "shard/portable.h"
+
+/* At the top of the slot's memory: in shared memory, and read by its coroutine's shard alone. */
+struct portable {
+    arena_co co;
+    Coroutine *coroutine;
+    struct mesh *mesh; /* where it is: set by who enters it */
+    portable_fn *run;
+    void *opaque;          /* valid until it first waits */
+    struct notice *notice; /* with a move under way: of the shard it leaves */
+    uint32_t target;
+    int32_t status;  /* what the move or wait that has ended returns */
+    uint32_t chunks; /* of shard_alloc(): chunk + 1 of the newest; 0: none */
+};
+
+struct portable_end;
+
+int portable_end_new(struct mesh *mesh, struct portable_end **ret_end);
+void portable_end_free(struct portable_end *end);
+
+/* Coroutines that this shard runs, or that wait in it or are on their way to it. */
+uint32_t portable_n_here(const struct mesh *mesh);
+
+/* Peer's deaths are judged, or this shard begins: enters what is queued here and nobody may tell of
+ * any more, and takes back what can't arrive. */
+void portable_judge(struct mesh *mesh, uint32_t peer, bool failed);
+
+/* The one that runs; NULL: what runs is none. */
+struct portable *portable_self(void);
