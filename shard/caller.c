@@ -651,13 +651,24 @@ static void recover_slot(struct mesh *mesh, uint32_t peer, uint32_t slot)
     push_abandoned(mesh, peer, slot);
 }
 
+/* Nobody waits for it any more. A word that is none was written by a stray pointer: nobody can
+ * answer what it stands for. */
+static void leave_behind(struct mesh *mesh, uint32_t peer, uint32_t slot)
+{
+    struct call_slot *shared = slot_at(mesh, peer, slot);
+
+    if (word_state(shared->word) == CALL_WAITING)
+        abandon(mesh, peer, slot);
+    else if (word_state(shared->word) > CALL_READING)
+        atomic_store_release(&shared->word, call_word(word_generation(shared->word), CALL_FREE));
+}
+
 void caller_recover(struct mesh *mesh, uint32_t peer)
 {
     struct link *link = &mesh->links[peer];
 
     for (uint32_t slot = 0; slot < link->n_out; slot++)
-        if (word_state(slot_at(mesh, peer, slot)->word) == CALL_WAITING)
-            abandon(mesh, peer, slot);
+        leave_behind(mesh, peer, slot);
     atomic_full_fence(); /* GONE */
     for (uint32_t slot = link->n_out; slot-- > 0;)
         if (word_state(slot_at(mesh, peer, slot)->word) == CALL_FREE)

@@ -14,6 +14,13 @@
  * A call that was answered, and whose answer is still being read in the dead one's heap, is left
  * alone: the replacement keeps that buffer until its reader gives it back.
  *
+ *   by a coroutine that moved and left alone, until the death of the shard     left alone
+ *   lives                         it is in; that is judged as its own
+ *
+ * Which shard that is does not matter: at each death, every call of whose coroutine nothing is left
+ * is judged, wherever it was at home. Where the home is given up it can't be answered any more, and
+ * is judged like the others.
+ *
  * A callee marks a call as started before it frees its message (serve.c), so the message of a call
  * that was not started is in the ring still, where the replacement finds it: nothing needs to be
  * published a second time. A call runs again under a new generation, as a new submission.
@@ -22,6 +29,8 @@
  *   REDO     see caller.c: here the dead one's stores are finished in its place
  *   START    started word         its death        supervisor's reaping     a call that was started is
  *                                                  before DEATH (death.c)   left alone for ever
+ *   ANSWERED answer in the ring   coroutine ended   push release, its word's  a call that was answered
+ *                                                  change; acquire here      is run again
  *   WHO      supervisor's death   a look at pids   release there, acquire   one that lives is judged dead
  */
 #include "shard/judge.h"
@@ -30,11 +39,21 @@
 #include <signal.h>
 #include <stdlib.h>
 
+#include "shard/arena.h"
 #include "shard/lock_inside.h"
 #include "shard/mesh_inside.h"
 #include "shard/poison.h"
 #include "shard/portable_inside.h"
 #include "shard/process.h"
+
+/* A wild write of the dead one's may have hit its own record. */
+static bool note_is_sane(const struct segment *seg, uint32_t peer, const struct redo_record *note)
+{
+    enum call_state after = note->kind == REDO_SUBMIT ? CALL_WAITING : CALL_FREE;
+
+    return note->pair < seg->n_peers && note->slot < segment_call_slots(seg, peer, note->pair) &&
+           note->end < N_CALL_ENDS && word_state(note->word) == after;
+}
 
 bool mesh_finish_redo(const struct segment *seg, uint32_t peer)
 {
@@ -45,8 +64,7 @@ bool mesh_finish_redo(const struct segment *seg, uint32_t peer)
 
     if (note.kind == REDO_NONE)
         return false;
-    if (note.pair < seg->n_peers && note.slot < segment_call_slots(seg, peer, note.pair) &&
-        note.end < N_CALL_ENDS) {
+    if (note_is_sane(seg, peer, &note)) {
         slot = segment_call(seg, peer, note.pair, note.slot);
         stats = segment_pair(seg, peer, note.pair);
         if (note.kind == REDO_SUBMIT && slot->word == note.word)
@@ -122,6 +140,15 @@ static void judge_started(struct mesh *mesh, const struct verdict *v)
     }
 }
 
+/* Whether a portable coroutine serves the call, and has outlived the shard it was started in. */
+static bool lives_elsewhere(const struct mesh *mesh, const struct serve_slot *serve)
+{
+    uint64_t co = atomic_load_relaxed(&serve->co); /* START: written before the started word */
+    uint32_t shard;
+
+    return co != 0 && arena_co_lives(&mesh->seg, co, &shard);
+}
+
 static void judge_call(
     struct mesh *mesh, uint32_t peer, uint32_t slot, uint32_t incarnation, bool failed)
 {
@@ -139,8 +166,56 @@ static void judge_call(
         return;
     if (started_generation(started) != v.generation)
         judge_not_started(mesh, &v);
-    else if (failed || !started_since(started, incarnation))
+    else if (failed || (!started_since(started, incarnation) && !lives_elsewhere(mesh, serve)))
         judge_started(mesh, &v);
+}
+
+/* ---- coroutines that were not at home ---- */
+
+/* Whether the call in slot is served by a coroutine that has ended without our having its answer;
+ * as far as is known before home's rings are looked into. */
+static bool has_lost_coroutine(const struct mesh *mesh, uint32_t home, uint32_t slot)
+{
+    uint64_t word = mesh->links[home].calls[slot].word;
+    const struct serve_slot *serve = &mesh->links[home].served[slot];
+    uint64_t started = atomic_load_acquire(&serve->started); /* START */
+
+    if (word_state(word) != CALL_WAITING && word_state(word) != CALL_ABANDONED)
+        return false;
+    return started_generation(started) == word_generation(word) &&
+           atomic_load_relaxed(&serve->co) != 0 && !lives_elsewhere(mesh, serve); /* START */
+}
+
+/* The answer is published before the coroutine's end can be seen, so that who finds it ended, and
+ * then no answer in the ring, will never get one. */
+static void judge_lost(struct mesh *mesh, uint32_t home, uint32_t slot, uint32_t dead)
+{
+    struct link *link = &mesh->links[home];
+    struct verdict v = {.peer = home,
+        .dead = dead,
+        .slot = slot,
+        .generation = word_generation(link->calls[slot].word)};
+
+    if (!has_lost_coroutine(mesh, home, slot))
+        return;
+    mesh_drain(mesh, home); /* ANSWERED */
+    uint64_t word = link->calls[slot].word;
+    if (word_generation(word) != v.generation || !has_lost_coroutine(mesh, home, slot))
+        return;
+    v.abandoned = !link->out[slot].call;
+    judge_started(mesh, &v);
+}
+
+/* Those whose homes are others than the dead: that may have been where they were. */
+static void judge_away(struct mesh *mesh, uint32_t dead)
+{
+    for (uint32_t home = 0; home < mesh->seg.geometry.n_shards; home++) {
+        if (home == dead)
+            continue;
+        for (uint32_t slot = 0; slot < mesh->links[home].n_out; slot++)
+            judge_lost(mesh, home, slot, dead);
+        caller_pump(mesh, home);
+    }
 }
 
 void judge_peer(struct mesh *mesh, uint32_t peer, uint32_t incarnation, bool failed)
@@ -148,6 +223,7 @@ void judge_peer(struct mesh *mesh, uint32_t peer, uint32_t incarnation, bool fai
     recorder_note(&mesh->instruments, RECORDER_JUDGE, peer, incarnation);
     for (uint32_t slot = 0; slot < mesh->links[peer].n_out; slot++)
         judge_call(mesh, peer, slot, incarnation, failed);
+    judge_away(mesh, peer);
     lock_judge_peer(mesh, peer, incarnation, failed);
     if (failed)
         caller_end_line(mesh, peer, CALL_END_NOT_STARTED, -EHOSTDOWN);

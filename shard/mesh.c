@@ -214,6 +214,12 @@ static void drain_urgent(struct mesh *mesh, uint32_t peer)
     drain_lane(mesh, peer, LANE_URGENT, UINT64_MAX);
 }
 
+void mesh_drain(struct mesh *mesh, uint32_t peer)
+{
+    drain_urgent(mesh, peer);
+    drain_lane(mesh, peer, LANE_NORMAL, UINT64_MAX);
+}
+
 /* False where its normal ring may hold more. */
 static bool drain(struct mesh *mesh, uint32_t peer)
 {

@@ -151,6 +151,9 @@ static inline void mesh_count_payload(struct mesh *mesh, bool copied, uint64_t b
         copied ? &mesh->part->payload_copied_bytes : &mesh->part->payload_in_place_bytes, bytes);
 }
 
+/* Takes all that peer has sent up to now. */
+void mesh_drain(struct mesh *mesh, uint32_t peer);
+
 /* The method of a number: a service's, or the mesh's own. NULL as in registry_method(). */
 const struct service_method *mesh_method(
     const struct mesh *mesh, uint32_t method, uint32_t *ret_service);

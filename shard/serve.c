@@ -396,6 +396,8 @@ static void mark_started(struct mesh *mesh, const struct incoming *in)
     struct serve_slot *serve = &mesh->links[in->peer].serves[in->slot];
 
     release_answer(mesh, serve);
+    if (serve->co)
+        atomic_store_relaxed(&serve->co, 0); /* START: that of the call before */
     atomic_store_release(
         &serve->started, started_word(in->generation, mesh->incarnation)); /* START */
 }
