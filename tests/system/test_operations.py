@@ -108,6 +108,23 @@ class Restart(harness.TestCase):
             self.assertEqual(sleeper.wait(harness.DEADLINE), 0)
         self.assertEqual((instance.shard(1)["incarnation"], instance.shard(1)["deaths"]), (2, 0))
 
+    def test_a_shard_that_is_never_idle_is_restarted_because_new_calls_wait(self):
+        instance = self.start("--shards", "2")
+        loads = [Load(instance, "submit", "--shard", "1", "--unordered", "sys.sleep",
+                      *(str(10 + i * 37 % 190) for i in range(2000))) for _ in range(3)]
+        for load in loads:
+            load.start()
+        try:
+            wait_until(lambda: instance.shard(1)["calls_in"] > 50, "the load")
+            self.assertDone(instance.command("restart", "1", "--limit", "0.7"))
+        finally:
+            for load in loads:
+                load.ends.set()
+            for load in loads:
+                load.join()
+        self.assertEqual([load.failures for load in loads], [[]] * 3)
+        self.assertEqual((instance.shard(1)["incarnation"], instance.shard(1)["deaths"]), (2, 0))
+
     def test_at_the_limit_it_is_cut_off_as_if_it_had_died_and_that_is_told(self):
         instance = self.start("--shards", "2", "--enable-test-methods")
         with instance.popen("submit", "--shard", "1", "sys.sleep", "1500", stdout=subprocess.DEVNULL) as sleeper:
