@@ -296,14 +296,14 @@ void aio_co_wake(Coroutine *co)
 
 /* ---- messages, on their way in ---- */
 
-#undef ring_peek
-bool ring_peek(const struct ring_rx *rx, void *ret_payload);
+#undef ring_peek_at
+bool ring_peek_at(const struct ring_rx *rx, uint64_t n, void *ret_payload);
 
-bool parts_mesh_ring_peek(const struct ring_rx *rx, void *ret_payload)
+bool parts_mesh_ring_peek_at(const struct ring_rx *rx, uint64_t n, void *ret_payload)
 {
-    if (!ring_peek(rx, ret_payload))
+    if (!ring_peek_at(rx, n, ret_payload))
         return false;
     if (p.peek)
-        p.peek(rx, ret_payload);
+        p.peek(rx, n, ret_payload);
     return true;
 }

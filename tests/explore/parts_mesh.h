@@ -35,8 +35,10 @@ struct parts_mesh_loop {
     uint32_t n_bhs;
 };
 
-/* Called with each message that the mesh finds, before it acts on it: to do something wrong. */
-typedef void parts_mesh_peek_fn(const struct ring_rx *rx, const struct message *message);
+/* Called with each message that the mesh finds, the n-th after the oldest, before it acts on it: to
+ * do something wrong. */
+typedef void parts_mesh_peek_fn(
+    const struct ring_rx *rx, uint64_t n, const struct message *message);
 
 void parts_mesh_reset(const struct service_method *methods, uint32_t n);
 void parts_mesh_on_peek(parts_mesh_peek_fn *peek);

@@ -39,5 +39,5 @@
 #define portable_judge        parts_mesh_portable_judge
 #define code_ranges_init      parts_mesh_code_ranges_init
 #define code_ranges_deinit    parts_mesh_code_ranges_deinit
-#define ring_peek             parts_mesh_ring_peek
+#define ring_peek_at          parts_mesh_ring_peek_at
 #endif

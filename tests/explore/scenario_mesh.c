@@ -439,10 +439,10 @@ static void begin_tells_first(void)
     s.tells_first = true;
 }
 
-static void free_call_early(const struct ring_rx *rx, const struct message *message)
+static void free_call_early(const struct ring_rx *rx, uint64_t n, const struct message *message)
 {
     if (message->kind == MESSAGE_CALL)
-        atomic_store_release(rx->head, rx->next + 1);
+        atomic_store_release(rx->head, rx->next + n + 1);
 }
 
 /* So that it is not found again, as if its message had been freed. */
@@ -453,7 +453,8 @@ static void begin_freeing_early(void)
 }
 
 /* The callee may use the buffer again, while it is being read. */
-static void give_answer_back_early(const struct ring_rx *rx, const struct message *message)
+static void give_answer_back_early(
+    const struct ring_rx *rx, uint64_t n, const struct message *message)
 {
     struct link *link = &s.caller.mesh->links[CALLEE];
     const struct message taken = {.kind = MESSAGE_ANSWER_TAKEN,
