@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: MIT
+"""A mixed load of calls from all shards to all and of file reads, while shards and the gateway are killed, crash, and are
+stopped and continued, at random: each request ends exactly once by the clients' own count, the accounts balance, and
+nothing leaks. SHERD_TEST_LONG=1 makes it longer, SHERD_TEST_SECONDS as long as one likes; SHERD_TEST_SEED repeats the
+dice, not how the processes meet."""
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import unittest
+
+import harness
+
+SECONDS = float(os.environ.get("SHERD_TEST_SECONDS", "40" if harness.LONG else "8"))
+SEED = int(os.environ.get("SHERD_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
+CRASHES_MAX = 2  # of each process: fewer than the limit at which it is given up
+RESTARTS = 1000 if harness.LONG else 100
+
+
+def resident_bytes(pid):
+    with open(f"/proc/{pid}/statm", "rb") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Bench:
+    """`sherd bench mixed` in the background."""
+
+    def __init__(self, instance, *arguments, seconds=SECONDS):
+        self.process = instance.popen("bench", "mixed", "--json", "--wait", "30", "--seconds", str(seconds), *arguments,
+                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def runs(self):
+        return self.process.poll() is None
+
+    def end(self):
+        """Whether the case passes or not."""
+        if self.runs():
+            self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        self.process.stderr.close()
+
+    def result(self, case):
+        out, err = self.process.communicate(timeout=SECONDS + 4 * harness.DEADLINE)
+        case.assertEqual(self.process.returncode, 0, err.decode(errors="replace")[-2000:] + out.decode()[-3000:])
+        return json.loads(out)
+
+
+class Dice:
+    """What is done to whom; every process is left running in the end."""
+
+    def __init__(self, instance, n_shards, chance):
+        self.instance, self.chance = instance, chance
+        self.roles = [("shard", number) for number in range(n_shards)] + [("gateway", None)]
+        self.n_crashes = dict.fromkeys(self.roles, 0)
+        self.n_done = {"killed": 0, "stopped": 0, "crashed": 0}
+
+    def throw(self):
+        who = self.chance.choice(self.roles)
+        what = self.chance.choices(("killed", "stopped", "crashed"), (7, 2, 1))[0]
+        process = self.instance.wait_for(*who, state="up")
+        if what == "crashed" and self.n_crashes[who] == CRASHES_MAX:
+            what = "killed"
+        with contextlib.suppress(ProcessLookupError):  # its last death is not in the status yet
+            if what == "stopped":
+                self.stop_for_a_while(process)
+            else:
+                self.instance.kill(process, signal.SIGSEGV if what == "crashed" else signal.SIGKILL)
+                self.n_crashes[who] += what == "crashed"
+            self.n_done[what] += 1
+
+    def stop_for_a_while(self, process):
+        """Another dies meanwhile; now and then it is killed where it stopped."""
+        self.instance.kill(process, signal.SIGSTOP)
+        try:
+            other = self.instance.wait_for(*self.chance.choice(self.roles), state="up")
+            if other["pid"] != process["pid"]:
+                self.instance.kill_and_wait(other["role"], other.get("shard"))
+        finally:
+            self.instance.kill(process, self.chance.choice((signal.SIGCONT, signal.SIGCONT, signal.SIGKILL)))
+
+
+class StormCase(harness.TestCase):
+    def wait_for_fds(self, instance, n):
+        """The supervisor closes a dead one's pipe once the kernel has let go of it."""
+        harness.wait_until(lambda: harness.n_fds(instance.supervisor.pid) == n, f"the supervisor to hold {n} fds")
+
+
+class Storm(StormCase):
+    def check_balance(self, instance):
+        """What nobody waits for any more may still run for a moment."""
+        def balanced():
+            result = instance.command("audit", "--json")
+            audit = json.loads(result.stdout)
+            return result.returncode == 0 and audit["under_way"] == 0 and audit["requests_in_flight"] == 0
+        harness.wait_until(balanced, "accounts that balance with nothing under way")
+
+    def storm(self, n_shards, *arguments):
+        instance = self.start("--shards", str(n_shards), "--root", os.path.dirname(__file__), "--enable-test-methods",
+                              *arguments)
+        n_fds = harness.n_fds(instance.supervisor.pid)
+        dice = Dice(instance, n_shards, random.Random(SEED))
+        bench = Bench(instance, "--clients", "3", "--depth", "32", "--file", __file__)
+        try:
+            while bench.runs():
+                dice.throw()
+            result = bench.result(self)
+        finally:
+            bench.end()
+        print(f"seed {SEED}: {dice.n_done}, {result['submitted']} requests: {result['ends']}")
+        for role in dice.roles:
+            instance.wait_for(*role, state="up")
+        self.check_balance(instance)
+        self.assertEqual((result["ended_twice"], result["never_ended"]), (0, 0))
+        self.assertEqual(result["submitted"], sum(result["ends"].values()))
+        self.wait_for_fds(instance, n_fds)
+        self.assertEqual(instance.stop(), 0)
+
+    def test_three_shards(self):
+        self.storm(3)
+
+    def test_more_shards_than_cores(self):
+        self.storm(9, "--engine", "threads")
+
+    def test_64_shards_do_all_of_it(self):
+        self.storm(64)
+
+
+class Many(StormCase):
+    def test_128_shards_start_and_answer(self):
+        instance = self.start("--shards", "128")
+        for shard in (0, 64, 127):
+            self.assertDone(instance.command("submit", "sys.ping", "--shard", str(shard)))
+        self.assertDone(instance.command("audit"))
+        self.assertEqual(instance.stop(), 0)
+
+    def test_restarts_leave_nothing_in_the_supervisor(self):
+        instance = self.start("--shards", "2")
+        supervisor = instance.supervisor.pid
+        n_fds = harness.n_fds(supervisor)
+        for number in range(20):  # what is made once, is made by then
+            instance.kill_and_wait("shard", number % 2)
+        n_maps = harness.n_maps(supervisor)
+        resident = resident_bytes(supervisor)
+        for number in range(RESTARTS):
+            instance.kill_and_wait("shard", number % 2)
+        self.wait_for_fds(instance, n_fds)
+        self.assertEqual(harness.n_maps(supervisor), n_maps)
+        if not harness.SANITIZED:
+            self.assertLess(resident_bytes(supervisor) - resident, 256 << 10)
+        self.assertEqual(instance.stop(), 0)
+
+
+if __name__ == "__main__":
+    harness.main()
