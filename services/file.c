@@ -15,6 +15,7 @@
 #include "services/buffer_pool.h"
 #include "services/file_hash.h"
 #include "services/file_open.h"
+#include "services/file_request.h"
 #include "services/file_roots.h"
 #include "shard/keymap.h"
 
@@ -28,7 +29,8 @@
  * and between two steps of what takes long it is asked whether the answer is wanted.
  *
  * Nothing of a request is trusted: it is unpacked from the call's private copy, and its path may
- * hold any byte.
+ * hold any byte. What file.write writes stays in the caller's shared memory, is not looked at, and
+ * goes to the disk from there.
  */
 
 #define PIECES  64u
@@ -55,8 +57,10 @@ struct job {
     struct file_state *state;
     const char *method;
     struct arena arena;
-    Sherd__File__Request *request; /* in the arena */
-    char *path;                    /* the request's, as a string */
+    Sherd__File__Request *request; /* in the arena, without its data */
+    const uint8_t *data;           /* in the arguments */
+    size_t data_len;
+    char *path; /* the request's, as a string */
     void *piece;
     int fd;
     struct stat st;
@@ -103,14 +107,32 @@ static int may_go_on(const void *opaque)
     return aio_clock_ns() >= service_deadline_ns(call) ? -ETIMEDOUT : -ECANCELED;
 }
 
+/* Unpacks the request; its data, if it has any, stays where it lies. */
+static int unpack_request(struct job *job)
+{
+    struct file_request_split split;
+    size_t len;
+    const void *args = service_args(job->call, &len);
+    int r = file_request_split(args, len, &split);
+    if (r < 0)
+        return r;
+    job->request = sherd__file__request__unpack(&job->arena.allocator, split.rest_len, split.rest);
+    free(split.rest);
+    if (!job->request)
+        return -EBADMSG;
+    job->data = split.data;
+    job->data_len = split.data_len;
+    return 0;
+}
+
 static int job_init(struct job *job, struct service_call *call, const char *method)
 {
-    size_t len;
-    const void *args = service_args(call, &len);
     *job = (struct job){.call = call, .state = service_state(call), .method = method, .fd = -1};
     arena_init(&job->arena, REQUEST_BYTES_MAX);
-    job->request = sherd__file__request__unpack(&job->arena.allocator, len, args);
-    if (!job->request)
+    int r = unpack_request(job);
+    if (r == -ENOMEM)
+        return r;
+    if (r < 0)
         return service_fail(call, -EBADMSG, "%s: the arguments are no sherd.file.Request", method);
     const ProtobufCBinaryData *path = &job->request->path;
     if (path->len == 0 || memchr(path->data, '\0', path->len)) {
@@ -127,7 +149,7 @@ static int job_init(struct job *job, struct service_call *call, const char *meth
     job->piece = job->path ? buffer_pool_take_co(&job->state->pieces) : NULL;
     if (!job->piece)
         return -ENOMEM;
-    int r = may_go_on(call);
+    r = may_go_on(call);
     return r < 0 ? job_fail_io(job, r, "given up in line") : 0;
 }
 
@@ -262,18 +284,17 @@ static int coroutine_fn run_read(struct service_call *call)
 /* Writes in steps, so that *ret_written, set in any case, is close to the truth where one fails. */
 static int coroutine_fn write_steps_co(struct job *job, size_t *ret_written)
 {
-    const ProtobufCBinaryData *data = &job->request->data;
     size_t written = 0;
     int r = 0;
-    while (r == 0 && written < data->len) {
-        size_t left = data->len - written;
+    while (r == 0 && written < job->data_len) {
+        size_t left = job->data_len - written;
         size_t len = left < WRITE_STEP_BYTES ? left : WRITE_STEP_BYTES;
-        ssize_t n = co_pwrite(job->fd, data->data + written, len, job->request->offset + written);
+        ssize_t n = co_pwrite(job->fd, job->data + written, len, job->request->offset + written);
         if (n < 0)
             r = (int)n;
         else
             written += (size_t)n;
-        if (r == 0 && written < data->len)
+        if (r == 0 && written < job->data_len)
             r = may_go_on(job->call);
     }
     *ret_written = written;
@@ -290,7 +311,7 @@ static int coroutine_fn close_written_co(struct job *job)
 
 static int coroutine_fn write_co(struct job *job)
 {
-    size_t len = job->request->data.len;
+    size_t len = job->data_len;
     int r = check_range(job, len);
     if (r == 0)
         r = job_open_regular_co(job, O_WRONLY | O_CREAT);
@@ -423,7 +444,8 @@ static int hash(uint32_t method, const void *args, size_t len, uint64_t *ret_has
 static const struct service_method methods[] = {
     {"sha256", run_sha256, SERVICE_IDEMPOTENT, "path: SHA-256 and size of a file"},
     {"read", run_read, SERVICE_IDEMPOTENT, "path, offset, length (at most 1 MiB): the bytes"},
-    {"write", run_write, 0, "path, offset, data: writes in pieces, not atomic, not synced"},
+    {"write", run_write, SERVICE_IN_PLACE,
+        "path, offset, data: writes in pieces, not atomic, not synced"},
     {"stat", run_stat, SERVICE_IDEMPOTENT, "path: size, mode, owner, times"},
 };
 

@@ -493,6 +493,28 @@ static struct call_slot *slot_of_message(
     return shared;
 }
 
+/* Whether the callee leaves arguments that are not small where they lie. */
+static bool args_are_read_in_place(const struct mesh *mesh, uint32_t peer, uint32_t slot)
+{
+    const struct service_method *method =
+        mesh_method(mesh, slot_at(mesh, peer, slot)->method, NULL);
+
+    return method && method->flags & SERVICE_IN_PLACE;
+}
+
+/* The incarnations of the dead all came before the one that it has now. */
+void caller_leave_args(struct mesh *mesh, uint32_t peer, uint32_t slot, uint32_t dead)
+{
+    struct out_slot *out = &mesh->links[peer].out[slot];
+    uint64_t off = out->args_off;
+
+    if (!off || !args_are_read_in_place(mesh, peer, slot))
+        return;
+    out->args_off = 0;
+    flight_leave(&mesh->flights, off, out->args_len, dead,
+        atomic_load_acquire(&segment_control(&mesh->seg, dead)->incarnation) - 1); /* QUIET */
+}
+
 void caller_on_args_taken(struct mesh *mesh, uint32_t peer, const struct message *message)
 {
     if (!slot_of_message(mesh, peer, message)) {
@@ -629,7 +651,8 @@ static bool args_are_held(
 {
     const struct serve_slot *serve = &mesh->links[peer].served[slot];
 
-    return started_generation(atomic_load_acquire(&serve->started)) != generation; /* GONE, TAKEN */
+    return args_are_read_in_place(mesh, peer, slot) ||
+           started_generation(atomic_load_acquire(&serve->started)) != generation; /* GONE, TAKEN */
 }
 
 static void recover_slot(struct mesh *mesh, uint32_t peer, uint32_t slot)

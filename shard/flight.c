@@ -2,7 +2,8 @@
 /*
  * A word for each page of the heap, so that a buffer needs no search, no allocation and one store
  * to be entered, and a table can't be full. A process that dies leaves its words; each stays, with
- * the incarnation that it names, over any number of replacements, until that one is quiet.
+ * the incarnation that it names, over any number of replacements, until that one is quiet. A word
+ * may name another peer: one that died while it wrote to a disk from arguments in this heap.
  *
  * Orderings    first                  then               ordered by                 if broken
  *   FLIGHT   word stored            I/O submitted      release store, the call    a buffer in flight that
@@ -42,6 +43,20 @@ static bool is_quiet(const struct flights *flights, uint64_t word)
     uint32_t quiet = atomic_load_acquire(&control->quiet_incarnation); /* QUIET */
 
     return (int32_t)(quiet - flight_incarnation(word)) >= 0;
+}
+
+void flight_leave(
+    struct flights *flights, uint64_t off, uint64_t len, uint32_t peer, uint32_t incarnation)
+{
+    uint32_t n_pages = (uint32_t)((len + SEGMENT_PAGE - 1) / SEGMENT_PAGE);
+    uint64_t word = flight_word(incarnation, peer, n_pages);
+
+    if (is_quiet(flights, word)) {
+        heap_put(flights->heap, off, len);
+        return;
+    }
+    atomic_store_release(word_of(flights, off), word); /* FLIGHT */
+    flights->n_quarantined += n_pages;
 }
 
 static bool is_own(const struct flights *flights, uint64_t word)

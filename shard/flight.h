@@ -36,6 +36,11 @@ void flight_begin(struct flights *flights, uint64_t off, uint64_t len);
 /* The same is over. The buffer stays its owner's. */
 void flight_end(struct flights *flights, uint64_t off);
 
+/* The buffer [off, off + len), which this process held, is nobody's, but I/O of a peer's dead
+ * incarnation may be reading it: out of use until that is quiet. */
+void flight_leave(
+    struct flights *flights, uint64_t off, uint64_t len, uint32_t peer, uint32_t incarnation);
+
 /* Gives back to the heap what the kernel has let go of since, and serves who waits for it. Whether
  * there was anything. */
 bool flights_look(struct flights *flights);

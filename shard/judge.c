@@ -86,11 +86,14 @@ struct verdict {
     uint32_t slot;
     uint64_t generation;
     bool abandoned;
+    bool started;
     bool failed; /* the peer is given up */
 };
 
 static void give_back(struct mesh *mesh, const struct verdict *v, enum call_end end)
 {
+    if (v->started)
+        caller_leave_args(mesh, v->peer, v->slot, v->dead);
     caller_free_slot(mesh, v->peer, v->slot, end);
     /* A buffer that the dead one had filled for it, if it had got so far. */
     mesh_push(mesh, v->peer,
@@ -160,6 +163,7 @@ static void judge_call(
         .slot = slot,
         .generation = word_generation(shared->word),
         .abandoned = !mesh->links[peer].out[slot].call,
+        .started = started_generation(started) == word_generation(shared->word),
         .failed = failed};
 
     if (word_state(shared->word) == CALL_FREE || word_state(shared->word) == CALL_READING)

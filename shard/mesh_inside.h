@@ -175,6 +175,11 @@ void caller_on_args_taken(struct mesh *mesh, uint32_t peer, const struct message
 /* Makes slot free again, counted as `end` (CALL_END_NONE: nobody was told an end). */
 void caller_free_slot(struct mesh *mesh, uint32_t peer, uint32_t slot, enum call_end end);
 
+/* The slot's call was started by an incarnation of dead, a shard that has died since. Where its
+ * arguments lay in our heap for the method to read, and so maybe for a disk, they stay out of use
+ * until that one is quiet. */
+void caller_leave_args(struct mesh *mesh, uint32_t peer, uint32_t slot, uint32_t dead);
+
 /* Tells the caller of a published call how it ended. */
 void caller_finish(struct mesh *mesh, struct mesh_call *call, const struct mesh_answer *answer);
 

@@ -237,6 +237,20 @@ struct incoming {
     int status;
 };
 
+static void push_args_taken(struct mesh *mesh, uint32_t peer, uint32_t slot, uint64_t generation)
+{
+    mesh_push(mesh, peer,
+        &(struct message){.kind = MESSAGE_ARGS_TAKEN,
+            .slot = slot,
+            .generation = generation,
+            .incarnation = mesh->incarnation});
+}
+
+static bool stays_in_place(const struct incoming *in)
+{
+    return in->args_off && in->callee->flags & SERVICE_IN_PLACE;
+}
+
 /* The coroutine of one call. What in points to is gone once this has yielded. */
 static void coroutine_fn serve_entry(void *opaque)
 {
@@ -255,7 +269,11 @@ static void coroutine_fn serve_entry(void *opaque)
     call.path = in->path;
     call.args_len = in->args_len;
     call.args_copy = in->args_copy;
-    call.args = in->args_copy ? in->args_copy : memcpy(small, in->args, in->args_len);
+    call.args_in_place = stays_in_place(in);
+    if (call.args_in_place)
+        call.args = in->args;
+    else
+        call.args = in->args_copy ? in->args_copy : memcpy(small, in->args, in->args_len);
     link->in[call.slot] = &call;
     coroutine_set_work(running_word(mesh->self, call.from, call.slot, call.generation));
 
@@ -263,6 +281,8 @@ static void coroutine_fn serve_entry(void *opaque)
 
     lock_drop_all(mesh, coroutine_self());
     link->in[call.slot] = NULL;
+    if (call.args_in_place)
+        push_args_taken(mesh, call.from, call.slot, call.generation);
     answer_remote(&call, status);
     mesh->n_served--;
     free(call.error_text);
@@ -317,6 +337,10 @@ static enum call_end refuse(const struct incoming *in, bool sane, uint64_t word,
 /* Small ones are copied by the coroutine. False where there is no memory. */
 static bool take_args(struct incoming *in)
 {
+    if (stays_in_place(in)) {
+        mesh_count_payload(in->mesh, false, in->args_len);
+        return true;
+    }
     if (in->args_len <= SEGMENT_INLINE_BYTES)
         return true;
     in->args_copy = malloc(in->args_len);
@@ -359,12 +383,8 @@ static void begin(struct mesh *mesh, struct incoming *in)
         answer_at_once(mesh, in, CALL_END_NOT_STARTED, -ENOMEM);
         return;
     }
-    if (in->args_off)
-        mesh_push(mesh, in->peer,
-            &(struct message){.kind = MESSAGE_ARGS_TAKEN,
-                .slot = in->slot,
-                .generation = in->generation,
-                .incarnation = mesh->incarnation});
+    if (in->args_off && !stays_in_place(in))
+        push_args_taken(mesh, in->peer, in->slot, in->generation);
     mesh->n_served++;
     coroutine_enter(co);
 }

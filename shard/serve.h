@@ -36,7 +36,8 @@ struct service_call {
     size_t room_len;
     char *error_text;
 
-    const uint8_t *args; /* in the frame that runs the method, or args_copy */
+    bool args_in_place;
+    const uint8_t *args; /* in the frame that runs the method, args_copy, or the caller's heap */
     size_t args_len;
     void *args_copy; /* to free, or NULL */
 };

@@ -92,6 +92,8 @@ int coroutine_fn service_reply(struct service_call *call, const void *data, size
         return -EMSGSIZE;
     if (call->replied)
         return -EALREADY;
+    if (call->args_in_place && len > SEGMENT_INLINE_BYTES)
+        return -EDEADLK;
     call->replied = true;
     if (!call->local) {
         serve_put_reply(call, data, len);
@@ -112,6 +114,8 @@ int coroutine_fn service_reply_room(struct service_call *call, size_t len, void 
         return -EMSGSIZE;
     if (call->replied)
         return -EALREADY;
+    if (call->args_in_place)
+        return -EDEADLK;
     if (call->local) {
         size_t whole = (len + SERVICE_ROOM_ALIGN - 1) / SERVICE_ROOM_ALIGN * SERVICE_ROOM_ALIGN;
         call->local_reply = aligned_alloc(SERVICE_ROOM_ALIGN, whole);
@@ -166,7 +170,7 @@ int coroutine_fn service_call_shard(struct service_call *call, uint32_t shard, c
 
     *ret_data = NULL;
     *ret_len = 0;
-    if (r == 0 && call->has_room)
+    if (r == 0 && (call->has_room || call->args_in_place))
         r = -EDEADLK;
     if (r < 0)
         return r;

@@ -46,6 +46,10 @@ enum service_flags {
     SERVICE_IDEMPOTENT =
         1u << 0,            /* with all it calls: may be run again after its shard died half-way */
     SERVICE_TEST = 1u << 1, /* refused unless `sherd run --enable-test-methods` */
+    /* Arguments that are not small are no copy: they lie in the caller's memory, which only that
+     * process can write to, but it at any time. What is parsed is copied first. Until the method
+     * returns it takes no room, makes no large reply (-EDEADLK) and calls no shard. */
+    SERVICE_IN_PLACE = 1u << 8,
 };
 
 struct service_method {
@@ -84,7 +88,7 @@ struct service {
 
 /* ---- what a method may use ---- */
 
-/* The arguments: a private copy, gone when the method returns. */
+/* The arguments, gone when the method returns: a private copy, but for SERVICE_IN_PLACE. */
 const void *service_args(const struct service_call *call, size_t *ret_len);
 
 /* What start() made. */
@@ -127,7 +131,8 @@ int coroutine_fn service_reply(struct service_call *call, const void *data, size
  * back what is not answered with.
  *
  * 0; -EMSGSIZE: len is 0, or above SERVICE_REPLY_MAX; -EALREADY: the second time, or after
- * service_reply(); -ENOMEM. May wait for room. coroutine_fn.
+ * service_reply(); -EDEADLK: the arguments lie in the caller's memory; -ENOMEM. May wait for room.
+ * coroutine_fn.
  */
 #define SERVICE_ROOM_ALIGN ((size_t)4096)
 int coroutine_fn service_reply_room(struct service_call *call, size_t len, void **ret_room);
@@ -146,7 +151,7 @@ int service_fail(struct service_call *call, int error, const char *format, ...)
  * "service.method". On 0, *ret_data (free() it) holds the answer; on failure the error's text,
  * which may be NULL. -ENOENT: no such method. -ENODEV: no such shard. -ELOOP: nested too deep.
  * -EMSGSIZE. -EOWNERDEAD: in doubt, the shard died while it ran and the method is not idempotent.
- * -EDEADLK: it has room for an answer that is not done. -ETIMEDOUT: the deadline of the call that is being served has passed. -ECANCELED. -EHOSTDOWN:
+ * -EDEADLK: it has room for an answer that is not done, or arguments in the caller's memory. -ETIMEDOUT: the deadline of the call that is being served has passed. -ECANCELED. -EHOSTDOWN:
  * that shard is given up. coroutine_fn. */
 int coroutine_fn service_call_shard(struct service_call *call, uint32_t shard, const char *name,
     const void *args, size_t len, void **ret_data, size_t *ret_len);

@@ -16,7 +16,7 @@
 #include "shard/mesh_inside.h"
 #include "tests/unit/shard/mesh_rig.h"
 
-enum { M_FILL, M_COPY, M_STALL, M_RULES };
+enum { M_FILL, M_COPY, M_STALL, M_RULES, M_LOOK, M_KEEP };
 
 /* Of the board: what ends tell the test, and the test them. */
 enum {
@@ -109,15 +109,43 @@ static int coroutine_fn run_rules(struct service_call *call)
     return service_reply_done(call, sizeof(errors));
 }
 
+/* The arguments lie in the caller's heap, and while they do nothing else is taken. */
+static int coroutine_fn run_look(struct service_call *call)
+{
+    size_t len;
+    const uint8_t *args = service_args(call, &len);
+    const void *there = segment_heap_at(segment, 0, (uint64_t)(args - segment->base), len);
+    void *room, *reply;
+
+    if (!there || service_reply_room(call, len, &room) != -EDEADLK ||
+        service_reply(call, args, len) != -EDEADLK ||
+        service_call_shard(call, 0, "test.rules", NULL, 0, &reply, &len) != -EDEADLK)
+        return -EINVAL;
+    return service_reply(call, args + sizeof(struct wish), 1);
+}
+
+/* Has its arguments in place for ever, as with a disk write under way. */
+static int coroutine_fn run_keep(struct service_call *call)
+{
+    size_t len;
+    const uint8_t *args = service_args(call, &len);
+
+    atomic_store(&board->words[WORD_ROOMS], (uint64_t)(args - segment->base));
+    atomic_store(&board->words[WORD_STALLED], 1);
+    return service_sleep_ns(call, INT64_MAX);
+}
+
 static const struct service_method methods[] = {
     {"fill", run_fill, SERVICE_IDEMPOTENT, ""},
     {"copy", run_copy, SERVICE_IDEMPOTENT, ""},
     {"stall", run_stall, 0, ""},
     {"rules", run_rules, SERVICE_IDEMPOTENT, ""},
+    {"look", run_look, SERVICE_IDEMPOTENT | SERVICE_IN_PLACE, ""},
+    {"keep", run_keep, SERVICE_IN_PLACE, ""},
 };
 
 static const struct service test_service = {
-    .abi = SERVICE_ABI, .name = "test", .help = "", .methods = methods, .n_methods = 4};
+    .abi = SERVICE_ABI, .name = "test", .help = "", .methods = methods, .n_methods = 6};
 
 static void open_rig(struct rig *rig)
 {
@@ -152,6 +180,7 @@ struct asking {
     uint32_t target;
     uint32_t method;
     bool in_place;
+    const uint8_t *large; /* arguments of LARGE bytes; NULL: the wish */
     struct call_answer answer;
     int status;
     bool over;
@@ -162,8 +191,8 @@ static void coroutine_fn ask_co(struct asking *asking)
 {
     struct call_request request = {.target = asking->target,
         .method = asking->method,
-        .args = &asking->wish,
-        .args_len = sizeof(asking->wish),
+        .args = asking->large ? asking->large : (const void *)&asking->wish,
+        .args_len = asking->large ? LARGE : sizeof(asking->wish),
         .deadline_ns = INT64_MAX,
         .in_place = asking->in_place};
 
@@ -375,6 +404,32 @@ static void who_reads_in_place_calls_nobody_until_it_has_given_back(void **state
     end_case(&rig);
 }
 
+static void caller_with_large_arguments(struct rig_end *end)
+{
+    struct asking asking = new_asking(end, M_LOOK, 1, false);
+    const struct part_head *callee = segment_part(&end->rig->seg, 1);
+    uint8_t *large = malloc(LARGE);
+
+    memset(large, OLD_BYTE, LARGE);
+    asking.large = large;
+    ask(end, &asking);
+    expect(is_answered(&asking));
+    call_answer_deinit(&asking.answer);
+    expect(callee->payload_copied_bytes == 0 && callee->payload_in_place_bytes == LARGE);
+    ask_fill(end);
+    expect(segment_part(&end->rig->seg, 0)->heap_used_bytes == 0);
+    free(large);
+}
+
+static void arguments_are_read_in_place_and_given_back(void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    run_case(&rig, caller_with_large_arguments);
+    end_case(&rig);
+}
+
 /* ---- deaths ---- */
 
 static void caller_that_reads_on(struct rig_end *end)
@@ -481,6 +536,49 @@ static void a_buffer_in_flight_is_not_used_again_before_it_is_quiet(void **state
     end_case(&rig);
 }
 
+static void caller_of_a_keeper(struct rig_end *end)
+{
+    struct asking asking = new_asking(end, M_KEEP, 1, false);
+    const struct part_head *own = segment_part(&end->rig->seg, 0);
+    uint8_t *large = malloc(LARGE);
+
+    memset(large, OLD_BYTE, LARGE);
+    asking.large = large;
+    ask(end, &asking); /* its shard dies */
+    expect(asking.answer.end == CALL_END_IN_DOUBT);
+    call_answer_deinit(&asking.answer);
+    /* What is sent now must not lie where the kernel may still read the old. */
+    memset(large, LATE_BYTE, LARGE);
+    asking = new_asking(end, M_LOOK, 1, false);
+    asking.large = large;
+    asking.wish.fill = LATE_BYTE;
+    ask(end, &asking);
+    expect(is_answered(&asking));
+    call_answer_deinit(&asking.answer);
+    ask_fill(end);
+    expect(own->heap_quarantined_bytes >= LARGE);
+    expect(is_filled(end->rig->seg.base + atomic_load(&board->words[WORD_ROOMS]), LARGE, OLD_BYTE));
+    done_with(end, 1);
+    ask_fill(end);
+    expect(own->heap_quarantined_bytes == 0 && own->heap_used_bytes == 0);
+    free(large);
+}
+
+static void arguments_that_a_dead_shard_may_be_writing_to_disk_stay_as_they_were(void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    run_case(&rig, caller_of_a_keeper);
+    rig_wait_word(&rig, WORD_STALLED, 1);
+    rig_kill(&rig, 1, false);
+    rig_fork(&rig, 1, rig_serve);
+    rig_wait_word(&rig, WORD_STEP, 1);
+    rig_quiet(&rig, 1);
+    let_go(&rig, 1);
+    end_case(&rig);
+}
+
 static void what_two_dead_had_in_flight_is_kept_until_each_is_quiet(void **state)
 {
     struct rig rig;
@@ -565,9 +663,11 @@ int main(void)
         cmocka_unit_test(copies_are_counted_where_they_are_made),
         cmocka_unit_test(room_is_for_one_answer_and_whoever_has_it_calls_nobody),
         cmocka_unit_test(who_reads_in_place_calls_nobody_until_it_has_given_back),
+        cmocka_unit_test(arguments_are_read_in_place_and_given_back),
         cmocka_unit_test(an_answer_that_is_read_outlives_its_shard),
         cmocka_unit_test(a_reader_that_dies_leaves_neither_slot_nor_buffer_taken),
         cmocka_unit_test(a_buffer_in_flight_is_not_used_again_before_it_is_quiet),
+        cmocka_unit_test(arguments_that_a_dead_shard_may_be_writing_to_disk_stay_as_they_were),
         cmocka_unit_test(what_two_dead_had_in_flight_is_kept_until_each_is_quiet),
         cmocka_unit_test(a_heap_full_of_quarantine_makes_calls_wait_and_fails_none),
     };

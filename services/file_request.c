@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT */
+#include "services/file_request.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/*
+ * A message is a row of fields: a tag (number << 3 | kind) and a value, whose kind says how long it
+ * is. Each byte is read once, and every length is compared with what is left, so whatever is
+ * written to the bytes meanwhile, what comes out lies within them. The copy is parsed by
+ * protobuf-c, which trusts nothing.
+ */
+
+#define DATA_FIELD 4
+
+enum wire_kind { WIRE_VARINT = 0, WIRE_64_BITS = 1, WIRE_BYTES = 2, WIRE_32_BITS = 5 };
+
+struct scan {
+    const volatile uint8_t *bytes;
+    size_t len;
+    size_t at;
+};
+
+static int scan_varint(struct scan *scan, uint64_t *ret)
+{
+    uint64_t value = 0;
+
+    for (unsigned shift = 0; shift < 64; shift += 7) {
+        if (scan->at == scan->len)
+            return -EBADMSG;
+        uint8_t byte = scan->bytes[scan->at++];
+        value |= (uint64_t)(byte & 0x7f) << shift;
+        if (!(byte & 0x80)) {
+            *ret = value;
+            return 0;
+        }
+    }
+    return -EBADMSG;
+}
+
+/* The length of the value that begins here, past its own length where it has one. */
+static int scan_value(struct scan *scan, unsigned kind, uint64_t *ret_len)
+{
+    uint64_t number;
+
+    switch (kind) {
+    case WIRE_VARINT:
+        *ret_len = 0;
+        return scan_varint(scan, &number);
+    case WIRE_64_BITS:
+        *ret_len = 8;
+        return 0;
+    case WIRE_BYTES:
+        return scan_varint(scan, ret_len);
+    case WIRE_32_BITS:
+        *ret_len = 4;
+        return 0;
+    default:
+        return -EBADMSG;
+    }
+}
+
+/* Where the data's field begins and its bytes begin and end: all at the end of the message where it
+ * has none. */
+struct extent {
+    size_t field, begin, end;
+};
+
+static int find_data(const uint8_t *args, size_t len, struct extent *ret)
+{
+    struct scan scan = {.bytes = args, .len = len};
+    struct extent data = {len, len, len};
+
+    while (scan.at < len) {
+        size_t field = scan.at;
+        uint64_t tag, value_len;
+        int r = scan_varint(&scan, &tag);
+        if (r == 0)
+            r = scan_value(&scan, (unsigned)(tag & 7), &value_len);
+        if (r < 0)
+            return r;
+        if (value_len > len - scan.at)
+            return -EBADMSG;
+        if (tag == (DATA_FIELD << 3 | WIRE_BYTES)) {
+            if (data.field < len)
+                return -EBADMSG;
+            data = (struct extent){field, scan.at, scan.at + value_len};
+        }
+        scan.at += value_len;
+    }
+    *ret = data;
+    return 0;
+}
+
+int file_request_split(const uint8_t *args, size_t len, struct file_request_split *ret)
+{
+    struct extent data;
+    int r = find_data(args, len, &data);
+
+    if (r < 0)
+        return r;
+    size_t behind = len - data.end;
+    uint8_t *rest = malloc(data.field + behind + 1);
+
+    if (!rest)
+        return -ENOMEM;
+    if (data.field)
+        memcpy(rest, args, data.field);
+    if (behind)
+        memcpy(rest + data.field, args + data.end, behind);
+    *ret = (struct file_request_split){.rest = rest,
+        .rest_len = data.field + behind,
+        .data = args + data.begin,
+        .data_len = data.end - data.begin};
+    return 0;
+}
