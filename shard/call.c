@@ -1,19 +1,25 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * A scope of the calling coroutine that ends takes the call back like mesh_call_cancel(); its end
+ * still comes by done(), and only then the coroutine goes on, because the call lies in its frame.
+ */
 #include "shard/call.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/co_wait.h"
 #include "shard/mesh_inside.h"
 
 struct waiting_call {
-    struct mesh_call call;
+    struct mesh_call call; /* first: on_done() gets a pointer to it */
+    struct co_wait wait;
     Coroutine *co;
     struct call_answer *answer;
     int status;
     bool in_place;
-    bool done;
+    bool withdrawn; /* by the end of a scope */
 };
 
 /* An answer that is read in place is in the mesh's list, so that its reader is known. */
@@ -39,7 +45,7 @@ static void end_reading(struct call_answer *answer)
     mesh_hold_release(answer->mesh, &answer->hold);
 }
 
-static bool is_reading(const struct mesh *mesh, const Coroutine *co)
+bool call_is_reading(const struct mesh *mesh, const Coroutine *co)
 {
     for (const struct call_answer *answer = mesh->reading; answer; answer = answer->next)
         if (answer->reader == co)
@@ -85,7 +91,6 @@ static void on_done(struct mesh_call *call, const struct mesh_answer *answer)
         if (answer->hold)
             mesh_count_payload(call->mesh, true, answer->len);
     }
-    waiting->done = true;
     aio_co_wake(waiting->co);
 }
 
@@ -108,14 +113,45 @@ static int coroutine_fn call_self(
     if (!registry_method(mesh->registry, request->method, NULL))
         return refused(-ENOENT, ret_answer);
     *ret_answer = (struct call_answer){0};
-    r = serve_local(mesh, request->method, request->args, request->args_len, request->deadline_ns,
-        request->depth, request->path, &answer, &ret_answer->copy);
+    r = serve_local(mesh, request->method, request->args, request->args_len,
+        call_deadline_ns(request->deadline_ns), request->depth, request->path, &answer,
+        &ret_answer->copy);
     if (r < 0)
         return refused(r, ret_answer);
     ret_answer->data = ret_answer->copy;
-    ret_answer->end = answer.end;
+    /* A method that ended because a scope of ours did was cancelled by us. */
+    ret_answer->end = answer.status == -ECANCELED && co_scope_status() == -ECANCELED
+                          ? CALL_END_CANCELLED
+                          : answer.end;
     ret_answer->len = answer.len;
     return answer.status;
+}
+
+int64_t call_deadline_ns(int64_t deadline_ns)
+{
+    const CoScope *scope = co_scope_innermost();
+
+    return scope && scope->deadline_ns < deadline_ns ? scope->deadline_ns : deadline_ns;
+}
+
+static bool withdraw(struct co_wait *wait)
+{
+    struct waiting_call *waiting =
+        (struct waiting_call *)((char *)wait - offsetof(struct waiting_call, wait));
+
+    waiting->withdrawn = true;
+    mesh_call_cancel(waiting->call.mesh, &waiting->call);
+    return false; /* done() comes */
+}
+
+/* A call that a scope took back ended for the scope's reason. */
+static int told_status(const struct waiting_call *waiting)
+{
+    if (!waiting->withdrawn || waiting->answer->end != CALL_END_CANCELLED ||
+        co_scope_status() != -ETIMEDOUT)
+        return waiting->status;
+    waiting->answer->end = CALL_END_EXPIRED;
+    return -ETIMEDOUT;
 }
 
 int coroutine_fn shard_call(
@@ -126,24 +162,25 @@ int coroutine_fn shard_call(
             .method = request->method,
             .args = request->args,
             .args_len = request->args_len,
-            .deadline_ns = request->deadline_ns,
+            .deadline_ns = call_deadline_ns(request->deadline_ns),
             .depth = request->depth,
             .path = request->path,
             .lane = request->lane,
             .done = on_done},
+        .wait.withdraw = withdraw,
         .co = coroutine_self(),
         .answer = ret_answer,
         .in_place = request->in_place,
     };
     int r;
 
-    if (mesh->reading && is_reading(mesh, waiting.co))
+    if (mesh->reading && call_is_reading(mesh, waiting.co))
         return refused(-EDEADLK, ret_answer);
     if (request->target == mesh->self)
         return call_self(mesh, request, ret_answer);
     r = mesh_call_start(mesh, &waiting.call);
     if (r < 0)
         return refused(r, ret_answer);
-    coroutine_yield_at("call");
-    return waiting.status;
+    co_wait(&waiting.wait, "call");
+    return told_status(&waiting);
 }

@@ -8,7 +8,9 @@
  *              int r = shard_call(mesh, &(struct call_request){.target = 1, .method = m}, &answer);
  *              …
  *              call_answer_deinit(&answer);
- * Concurrency: coroutine of the mesh's loop. A call to the own shard runs in the calling coroutine.
+ * Concurrency: coroutine of the mesh's loop. A scope (runtime/co_cancel.h) that ends takes the call
+ *              back: CANCELLED and -ECANCELED, or EXPIRED and -ETIMEDOUT; its deadline is the
+ *              call's too. A call to the own shard runs in the calling coroutine.
  */
 #include "runtime/coroutine.h"
 #include "shard/mesh.h"
@@ -45,6 +47,12 @@ struct call_answer {
 
 /* Gives back what it holds. Owner loop. */
 void call_answer_deinit(struct call_answer *answer);
+
+/* The earlier of deadline_ns and that of the calling coroutine's scopes. Coroutine or loop. */
+int64_t call_deadline_ns(int64_t deadline_ns);
+
+/* Whether co reads an answer in place. Owner loop. */
+bool call_is_reading(const struct mesh *mesh, const Coroutine *co);
 
 /* 0 where end is DONE, else -errno with ret_answer->end; both set on every return. What
  * mesh_call_start() refuses ends as NOT_STARTED, and so does a call of a coroutine that reads an

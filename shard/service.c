@@ -7,7 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "shard/call.h"
+#include "runtime/co_wait.h"
+#include "shard/gather.h"
 #include "shard/mesh_inside.h"
 #include "shard/serve.h"
 
@@ -66,19 +67,37 @@ static void on_sleep_over(void *opaque)
     serve_wake_sleeper(opaque);
 }
 
+struct sleep {
+    struct co_wait wait; /* first: wake_no_more() gets a pointer to it */
+    struct service_call *call;
+};
+
+static bool wake_no_more(struct co_wait *wait)
+{
+    struct service_call *call = ((struct sleep *)wait)->call;
+    bool sleeps = call->sleeper;
+
+    call->sleeper = NULL;
+    return sleeps;
+}
+
 int coroutine_fn service_sleep_ns(struct service_call *call, int64_t ns)
 {
     int64_t now_ns = aio_clock_ns();
     int64_t end_ns = ns < INT64_MAX - now_ns ? now_ns + ns : INT64_MAX - 1;
+    struct sleep sleep = {.wait.withdraw = wake_no_more, .call = call};
     AioTimer timer;
+    int r = 0;
 
     if (!call->abandoned) {
         aio_timer_init(call->mesh->ctx, &timer, on_sleep_over, call);
         timer_mod_ns(&timer, end_ns < call->deadline_ns ? end_ns : call->deadline_ns);
         call->sleeper = coroutine_self();
-        coroutine_yield_at("sleep");
+        r = co_wait(&sleep.wait, "sleep");
         timer_del(&timer);
     }
+    if (r < 0)
+        return r;
     if (call->abandoned)
         return -ECANCELED;
     return end_ns < call->deadline_ns ? 0 : -ETIMEDOUT;
@@ -177,5 +196,49 @@ int coroutine_fn service_call_shard(struct service_call *call, uint32_t shard, c
     r = shard_call(call->mesh, &request, &answer);
     *ret_len = answer.len;
     *ret_data = answer.copy;
+    return r;
+}
+
+/* ---- many at a time ---- */
+
+static int coroutine_fn gather_parts(struct service_call *call,
+    const struct gather_request *request, struct service_part *parts, struct gather_call *calls,
+    size_t n)
+{
+    int r;
+
+    for (size_t i = 0; i < n; i++)
+        calls[i] = (struct gather_call){
+            .target = parts[i].shard, .args = parts[i].args, .args_len = parts[i].args_len};
+    r = shard_gather(call->mesh, request, calls, n);
+    for (size_t i = 0; i < n; i++) {
+        parts[i].status = calls[i].status;
+        parts[i].data = calls[i].answer.copy;
+        parts[i].len = calls[i].answer.len;
+    }
+    return r;
+}
+
+int coroutine_fn service_gather(struct service_call *call, const char *name,
+    struct service_part *parts, size_t n, uint32_t flags)
+{
+    struct gather_request request = {.deadline_ns = call->deadline_ns,
+        .depth = call->depth + 1,
+        .path = path_within(call->path, call->depth, call->mesh->self),
+        .fail_fast = (flags & SERVICE_FAIL_FAST) != 0};
+    struct gather_call *calls = calloc(n ? n : 1, sizeof(*calls));
+    int r =
+        calls ? registry_find(call->mesh->registry, name, strlen(name), &request.method) : -ENOMEM;
+
+    if (r == 0 && call->has_room)
+        r = -EDEADLK;
+    for (size_t i = 0; i < n; i++) {
+        parts[i].status = r;
+        parts[i].data = NULL;
+        parts[i].len = 0;
+    }
+    if (r == 0)
+        r = gather_parts(call, &request, parts, calls, n);
+    free(calls);
     return r;
 }

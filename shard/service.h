@@ -113,7 +113,7 @@ int64_t service_deadline_ns(const struct service_call *call);
 bool service_is_wanted(const struct service_call *call);
 
 /* Sleeps for ns nanoseconds. 0; -ECANCELED as soon as the answer is not wanted any more; -ETIMEDOUT
- * at the deadline. One coroutine of a call at a time. coroutine_fn. */
+ * at the deadline; either where a scope of the coroutine ends (sherd/co_cancel.h). One coroutine of a call at a time. coroutine_fn. */
 int coroutine_fn service_sleep_ns(struct service_call *call, int64_t ns);
 
 #define SERVICE_REPLY_MAX ((size_t)1024 * 1024) /* also the longest arguments */
@@ -155,6 +155,28 @@ int service_fail(struct service_call *call, int error, const char *format, ...)
  * that shard is given up. coroutine_fn. */
 int coroutine_fn service_call_shard(struct service_call *call, uint32_t shard, const char *name,
     const void *args, size_t len, void **ret_data, size_t *ret_len);
+
+/* One of the calls that service_gather() makes. */
+struct service_part {
+    uint32_t shard;
+    const void *args;
+    size_t args_len;
+
+    /* Filled in, whatever the end. */
+    int status; /* as service_call_shard() returns it */
+    void *data; /* free() it: the answer, or the error's text; may be NULL */
+    size_t len;
+};
+
+enum service_gather_flags {
+    SERVICE_FAIL_FAST = 1u << 0, /* once one has failed the others end with -ECANCELED */
+};
+
+/* Calls a method in n shards at a time, each with arguments of its own, and waits for all. 0 where
+ * all succeeded, else the status of the first that failed; -ENOENT, with nothing called: no such
+ * method. Each has the deadline of the call that is being served. coroutine_fn. */
+int coroutine_fn service_gather(struct service_call *call, const char *name,
+    struct service_part *parts, size_t n, uint32_t flags);
 
 #ifdef __cplusplus
 }
