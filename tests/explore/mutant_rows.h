@@ -248,9 +248,9 @@ NOTICED("ring.c", ring_push, store_release, 1, relax,
     "what_is_popped_is_whole_and_in_order")
 NOTICED("ring.c", ring_push, store_release, 1, swap,
     "a_producer_that_dies_is_replaced_without_loss_or_doubles")
-NOTICED("ring.c", ring_peek, load_acquire, 1, relax,
+NOTICED("ring.c", ring_peek_at, load_acquire, 1, relax,
     "what_is_popped_is_whole_and_in_order")
-NOTICED("ring.c", ring_advance, store_release, 1, relax,
+NOTICED("ring.c", ring_advance_by, store_release, 1, relax,
     "what_is_popped_is_whole_and_in_order")
 HARMLESS("ring.c", ring_tx_init, load_acquire, 1, relax,
     "who replaces a dead producer has learnt of its death, and of its stores with it")
@@ -262,7 +262,7 @@ HARMLESS("ring.c", ring_push, store_release, 2, relax,
     "the consumer goes by the slots, and so does who replaces a dead producer")
 HARMLESS("ring.c", ring_push, store_release, 2, swap,
     "the consumer goes by the slots, and so does who replaces a dead producer")
-HARMLESS("ring.c", ring_advance, store_release, 1, swap,
+HARMLESS("ring.c", ring_advance_by, store_release, 1, swap,
     "a slot that is freed late is free late")
 HARMLESS("ring.c", ring_depth, load_acquire, 1, relax,
     "it may be stale, and is clamped")
