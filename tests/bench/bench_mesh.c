@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a call to another process costs, both sides awake, against two bare rings between the same
+ * What a call to another process costs, and a coroutine's move there, both sides awake, against two bare rings between the same
  * two cores in the same run.
  *
  * Both sides poll without ever sleeping, in processes of their own, on the first two cores this
@@ -15,6 +15,7 @@
 
 #include "runtime/atomic.h"
 #include "runtime/ring.h"
+#include "shard/portable.h"
 #include "tests/unit/shard/mesh_rig.h"
 
 #define ROUNDS      15
@@ -90,6 +91,7 @@ static double bare_ns(struct ring_tx *tx, struct ring_rx *rx, uint32_t n, uint32
 
 struct figures {
     double one[ROUNDS], many[ROUNDS];
+    double move[ROUNDS]; /* one way; of the bare rings half a round trip */
 };
 
 struct caller {
@@ -136,6 +138,36 @@ static double calls_ns(struct rig_end *end, uint32_t n, uint32_t in_flight)
     return (double)(aio_clock_ns() - begin_ns) / n;
 }
 
+/* ---- moves ---- */
+
+struct hopper {
+    uint32_t left;
+    uint32_t done;
+};
+
+static struct hopper *hopper; /* shared */
+
+static void coroutine_fn hop(struct mesh *mesh, void *opaque)
+{
+    (void)opaque;
+    for (; hopper->left > 0; hopper->left--)
+        if (shard_co_move(&mesh, 1) != 0 || shard_co_move(&mesh, 0) != 0)
+            abort();
+    atomic_store_release(&hopper->done, 1);
+}
+
+static double move_ns(struct rig_end *end, uint32_t n)
+{
+    int64_t begin_ns = aio_clock_ns();
+
+    *hopper = (struct hopper){.left = n};
+    if (portable_start(end->mesh, hop, NULL, "hop", NULL) != 0)
+        abort();
+    while (!atomic_load_acquire(&hopper->done))
+        aio_poll(end->ctx, false);
+    return (double)(aio_clock_ns() - begin_ns) / n / 2;
+}
+
 static void serve_awake(struct rig_end *end)
 {
     pin_to(1);
@@ -152,6 +184,7 @@ static void call_awake(struct rig_end *end)
     for (uint32_t i = 0; i < ROUNDS; i++) {
         figures[1].one[i] = calls_ns(end, ONE_BY_ONE, 1);
         figures[1].many[i] = calls_ns(end, MANY, MANY_FLIGHT);
+        figures[1].move[i] = move_ns(end, ONE_BY_ONE);
     }
 }
 
@@ -169,6 +202,7 @@ static void measure_bare(struct bare *bare, struct figures *ret)
     for (uint32_t i = 0; i < ROUNDS; i++) {
         ret->one[i] = bare_ns(&tx, &rx, ONE_BY_ONE, 1);
         ret->many[i] = bare_ns(&tx, &rx, MANY, MANY_FLIGHT);
+        ret->move[i] = ret->one[i] / 2;
     }
     atomic_store_release(&bare->leave, 1);
     waitpid(pid, NULL, 0);
@@ -205,6 +239,7 @@ int main(void)
 
     sched_getaffinity(0, sizeof all, &all);
     figures = map_shared(2 * sizeof *figures);
+    hopper = map_shared(sizeof *hopper);
     measure_bare(bare, &figures[0]);
     rig_open(&rig, 2, &bench_service);
     rig_fork(&rig, 1, serve_awake);
@@ -213,5 +248,6 @@ int main(void)
     rig_close(&rig);
     print_row("call, 1 in flight", figures[1].one, figures[0].one);
     print_row("call, 128 in flight", figures[1].many, figures[0].many);
+    print_row("shard_co_move(), one way", figures[1].move, figures[0].move);
     return 0;
 }
