@@ -47,3 +47,18 @@ void build_id_read(uint8_t ret[BUILD_ID_BYTES])
     memset(ret, 0, BUILD_ID_BYTES);
     dl_iterate_phdr(read_executable, ret);
 }
+
+static int take_base(struct dl_phdr_info *info, size_t size, void *opaque)
+{
+    (void)size;
+    *(uint64_t *)opaque = info->dlpi_addr;
+    return 1; /* the executable comes first */
+}
+
+uint64_t build_id_image_base(void)
+{
+    uint64_t base = 0;
+
+    dl_iterate_phdr(take_base, &base);
+    return base;
+}

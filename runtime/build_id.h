@@ -15,3 +15,6 @@
 /* The executable's GNU build id, zero-padded, cut if longer; zero bytes where it was linked without
  * one. */
 void build_id_read(uint8_t ret[BUILD_ID_BYTES]);
+
+/* What is to be added to the addresses in the executable's file. */
+uint64_t build_id_image_base(void);

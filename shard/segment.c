@@ -465,6 +465,10 @@ int segment_init(struct segment *seg, void *base, uint64_t bytes,
     memcpy(super->instance, instance, strlen(instance) + 1);
     super->created_ns = realtime_ns();
     super->mapped_at = (uint64_t)(uintptr_t)base;
+    super->image_base = build_id_image_base();
+    if (readlink("/proc/self/exe", super->executable, sizeof(super->executable)) ==
+        (ssize_t)sizeof(super->executable))
+        memset(super->executable, 0, sizeof(super->executable));
     /* Last, so that a file without it is one that was never finished. */
     memcpy(super->magic, SEGMENT_MAGIC, sizeof(super->magic));
     return 0;

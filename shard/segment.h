@@ -43,7 +43,7 @@
 
 #define SEGMENT_MAGIC        "SHERDSEG"
 #define SEGMENT_FORMAT       1u /* other formats of the description cannot be read at all */
-#define SEGMENT_ABI          8u
+#define SEGMENT_ABI          9u
 #define SEGMENT_PAGE         4096u
 #define SEGMENT_MAX_SHARDS   128u
 #define SEGMENT_MAX_PEERS    (SEGMENT_MAX_SHARDS + 1)
@@ -112,6 +112,8 @@ SEGMENT_STRUCT(segment_geometry, GEOMETRY_FIELDS);
     X(r, char, instance, [64], text, "the instance's name")                          \
     X(r, uint64_t, created_ns, , time, "CLOCK_REALTIME")                             \
     X(r, uint64_t, mapped_at, , word, "its address in the instance's processes")     \
+    X(r, uint64_t, image_base, , word, "where the executable lies in them")          \
+    X(r, char, executable, [256], text, "its path; empty where longer")              \
     X(r, uint64_t, total_bytes, , word, "size of the segment")                       \
     X(r, uint64_t, control_off, , word, "where the supervisor's words begin")        \
     X(r, uint64_t, commons_off, , word, "where that begins which all may write")     \

@@ -247,9 +247,8 @@ int co_command(int argc, char **argv)
         return command_exit_status(n);
     if (look_open(values.instance, values.wait_ns, &look))
         return EXIT_WORK_FAILED;
-    struct listing listing = {.look = &look,
-        .symbols = look.supervisor ? symbols_of_process(look.supervisor) : NULL,
-        .now_ns = (uint64_t)clock_now_ns()};
+    struct listing listing = {
+        .look = &look, .symbols = look_symbols(&look), .now_ns = (uint64_t)clock_now_ns()};
     if (values.json)
         status = print_json(&listing);
     else

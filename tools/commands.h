@@ -17,6 +17,7 @@
     X(queues, "show who queued how much for whom")                                   \
     X(co, "show every coroutine, and what it waits for")                             \
     X(audit, "count again whether all that was submitted has ended or is under way") \
+    X(postmortem, "show what the dead processes of an instance left")                \
     X(submit, "have the shards do something")                                        \
     X(bench, "load an instance, and show how fast requests end, and how")            \
     X(drain, "take nothing new, finish what is in flight, stay up")                  \

@@ -126,6 +126,21 @@ uint64_t look_word(const struct view_record *record, const char *field)
     return value;
 }
 
+struct symbols *look_symbols(const struct look *look)
+{
+    const struct layout_field *build_id;
+    struct view_record super;
+    char path[256];
+    if (look->supervisor)
+        return symbols_of_process(look->supervisor);
+    if (!segment_view_at(&look->view, "super", 0, "super", 0, 0, &super) ||
+        !view_text(&super, "executable", path, sizeof path) || !*path ||
+        !(build_id = view_field(&super, "build_id")))
+        return NULL;
+    return symbols_of_file(
+        path, look_word(&super, "image_base"), super.at + build_id->off, build_id->bytes);
+}
+
 /* Reads no further than the page's end at a time: the next may not be there. */
 bool look_string(const struct look *look, uint64_t address, char *ret_text, size_t size)
 {

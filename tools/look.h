@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "shard/segment_view.h"
+#include "tools/symbols.h"
 
 struct look {
     char *name;
@@ -41,6 +42,10 @@ const char *look_peer_name(const struct look *look, uint32_t peer, char buf[stat
 
 /* A constant string of the image by its address; false where no process can be asked. */
 bool look_string(const struct look *look, uint64_t address, char *ret_text, size_t size);
+
+/* Names of its functions, from the supervisor or from the executable's file; NULL: none. For
+ * symbols_free(). */
+struct symbols *look_symbols(const struct look *look);
 
 /* A word of a record by name; 0 where it has none. */
 uint64_t look_word(const struct view_record *record, const char *field);

@@ -19,7 +19,7 @@ import segment
 
 TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MAN = os.path.join(TREE, "docs", "man")
-COMMANDS = ("run", "status", "queues", "co", "audit", "submit", "bench", "stop")
+COMMANDS = ("run", "status", "queues", "co", "audit", "postmortem", "submit", "bench", "stop")
 ROOTS = ("--root", "/usr", "--root", "/etc")
 
 
@@ -65,7 +65,7 @@ class Help(unittest.TestCase):
 
     def test_wrong_usage_is_one_line_and_exit_status_2(self):
         for arguments, text in (
-                (("nonsense",), "no such command: nonsense; there are: run status queues co audit submit bench drain restart stop"),
+                (("nonsense",), "no such command: nonsense; there are: run status queues co audit postmortem submit bench drain restart stop"),
                 ((), "--help"),
                 (("status", "--nonsense"), "no such option: --nonsense"),
                 (("status", "--wait", "soon"), "expected a number of seconds"),
@@ -244,15 +244,43 @@ class Looking(harness.TestCase):
         found = harness.wait_until(coroutines, "the coroutine that sleeps")
         self.assertEqual((found[0]["kind"], found[0]["state"]), ("local", "waits"))
         self.assertRegex(self.assertDone(instance.command("co")).stdout, r"(?m)^shard 1 +\d+ .* waits ")
-        sleeper.kill()
-        sleeper.wait(harness.DEADLINE)
         for process in instance.processes():
             os.kill(process["pid"], signal.SIGKILL)
+        sleeper.kill()
+        sleeper.wait(harness.DEADLINE)
         instance.wait_exit()
         told = json.loads(self.assertDone(instance.command("co", "--wait", "0", "--json")).stdout)
         self.assertFalse(told["live"])
         self.assertEqual([c["id"] for c in told["coroutines"] if c["id"] == found[0]["id"]
                           and c["process"] == "shard 1"], [found[0]["id"]])
+
+    def test_a_crash_is_explained_while_the_instance_lives_and_after_it_died(self):
+        instance = self.start("--shards", "2", "--enable-test-methods")
+        incarnation = instance.shard(1)["incarnation"]
+        instance.command("submit", "--shard", "1", "sys.crash", "segv")
+        instance.wait_for_shard(1, incarnation=incarnation + 1)
+        def told(*arguments):
+            return json.loads(self.assertDone(instance.command("postmortem", "--json", *arguments)).stdout)
+        live = told()
+        self.assertTrue(live["live"])
+        shard = live["processes"][1]
+        self.assertEqual((shard["process"], shard["deaths"], shard["crashes"]), ("shard 1", 1, 1))
+        self.assertEqual((shard["crash"]["signal"], shard["crash"]["incarnation"]), (signal.SIGSEGV, incarnation))
+        self.assertEqual(shard["crash"]["served"]["by"], "gateway")
+        self.assertIsNone(live["processes"][0]["crash"])
+        self.assertIn("shard 1: up", self.assertDone(instance.command("postmortem")).stdout)
+        segment_file = os.path.realpath(os.path.join(instance.runtime_dir, "test", "segment"))
+        for process in instance.processes():
+            os.kill(process["pid"], signal.SIGKILL)
+        instance.wait_exit()
+        dead = told()
+        self.assertFalse(dead["live"])
+        self.assertEqual(dead["processes"][1]["crash"]["registers"], shard["crash"]["registers"])
+        instance.start("--shards", "2")
+        before = json.loads(self.assertDone(instance.command("postmortem", "--json", "--crashed", "1")).stdout)
+        self.assertEqual(before["processes"][1]["crash"], dead["processes"][1]["crash"])
+        by_file = json.loads(self.assertDone(sherd("postmortem", "--json", segment_file)).stdout)
+        self.assertEqual(by_file["processes"], before["processes"])
 
     def test_a_bench_counts_each_end_once_through_deaths_of_shards_and_the_gateway(self):
         instance = self.start("--shards", "2", *ROOTS)
