@@ -49,8 +49,10 @@ static struct stall_limits limits_of(const struct supervisor *s)
 /* ---- looking ---- */
 
 /* Whatever ends or begins a callback is in one of these. */
-static uint64_t progress_of(const struct aio_counters *counters)
+uint64_t hang_progress(const struct supervisor *s, uint32_t peer)
 {
+    const struct aio_counters *counters = segment_counters(&s->segment, peer);
+
     return atomic_load_relaxed(&counters->polls) +          /* GLANCE */
            atomic_load_relaxed(&counters->bh_run) +         /* GLANCE */
            atomic_load_relaxed(&counters->timers_fired) +   /* GLANCE */
@@ -89,7 +91,7 @@ static void look_at(struct child *child, struct stall_look *ret)
 
     note_stops(child);
     *ret = (struct stall_look){.now_ns = supervisor_now_ns(),
-        .progress = progress_of(counters),
+        .progress = hang_progress(child->supervisor, child->peer),
         .asleep = atomic_load_relaxed(&counters->asleep) != 0, /* GLANCE */
         .stopped = child->stopped};
     if (stall_needs_look(&child->stall, ret))

@@ -59,6 +59,8 @@ struct child {
     bool hung;          /* killed for it */
     bool overslept;     /* at the last look (watch.c) */
     uint64_t heartbeat;
+    bool rings_empty; /* those it sends on, when its progress was: */
+    uint64_t rings_progress;
 };
 
 /* Where the restart of one process stands (operate.c). */
@@ -228,6 +230,9 @@ void placement_turn(struct supervisor *supervisor, uint64_t now_ns);
 
 /* At hang_ns: looks for who makes no progress. */
 void hang_turn(struct supervisor *supervisor, uint64_t now_ns);
+
+/* Changes whenever a callback of peer's loop begins or ends. */
+uint64_t hang_progress(const struct supervisor *supervisor, uint32_t peer);
 
 /* The child has died: what was seen of it is over. */
 void hang_forget(struct child *child);

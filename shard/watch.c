@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The backstop of the wake-up protocol. Once a second the supervisor looks whether somebody sleeps
- * though messages wait for it and nobody has rung: its bitmap is not empty, its notify_me is
- * raised, its eventfd is not readable, and it has not taken a turn since the last look. Found so
- * twice, its wake-up was lost; it is knocked at, and counted. The protocol (runtime/doorbell.h)
- * does not lose any, so the count is 0 unless something else has written to the commons.
+ * though something waits for it and nobody has rung: a bit is set in its bitmap, or a ring to it is
+ * not empty; its part says that it is asleep; its eventfd is not readable; and it has not taken a
+ * turn since the last look. Found so twice, its wake-up was lost; its bits are set, it is knocked
+ * at, and counted. The protocol (runtime/doorbell.h) does not lose any, so the count is 0 unless
+ * something else has written to the commons, of which none but the bitmap is believed here.
  *
  * A stopped or starved process that was rung has a readable eventfd, and is left alone.
+ *
+ * Who sends on n rings, in two lanes, costs n looks; so its rings are looked at only where it has
+ * run since they were all found empty. An idle instance costs a few loads a process.
  *
  * Orderings    first     then     ordered by                 if broken
  *   GLANCE     nothing   nothing  nothing: two looks, a      a knock too many, which is harmless
@@ -15,18 +19,52 @@
 #include "shard/supervisor_inside.h"
 
 #include <poll.h>
+#include <string.h>
 
 #include "runtime/atomic.h"
 #include "runtime/doorbell.h"
 
 #define LOOK_EVERY_NS (UINT64_C(1000) * 1000 * 1000)
 
-static bool has_senders(const struct commons_bitmap *bitmap)
+/* By receiver: whose rings to it are not empty. */
+struct waiting {
+    uint64_t senders[SEGMENT_MAX_PEERS][SEGMENT_BITMAP_WORDS];
+};
+
+static bool ring_is_empty(const struct segment *seg, uint32_t from, uint32_t to)
 {
+    for (unsigned lane = 0; lane < N_LANES; lane++)
+        if (atomic_load_relaxed(segment_tail(seg, from, to, lane)) != /* GLANCE */
+            atomic_load_relaxed(segment_head(seg, from, to, lane)))   /* GLANCE */
+            return false;
+    return true;
+}
+
+static void look_into_rings(struct child *from, struct waiting *waiting)
+{
+    const struct supervisor *s = from->supervisor;
+    uint64_t progress = hang_progress(s, from->peer); /* before its tails */
+
+    if (from->rings_empty && from->rings_progress == progress)
+        return;
+    from->rings_empty = true;
+    from->rings_progress = progress;
+    for (uint32_t to = 0; to < s->segment.n_peers; to++) {
+        if (to == from->peer || ring_is_empty(&s->segment, from->peer, to))
+            continue;
+        waiting->senders[to][from->peer / 64] |= UINT64_C(1) << from->peer % 64;
+        from->rings_empty = false;
+    }
+}
+
+static bool has_senders(const struct supervisor *s, uint32_t peer, const struct waiting *waiting)
+{
+    const struct commons_bitmap *bitmap = segment_bitmap(&s->segment, peer);
     uint64_t any = 0;
 
     for (uint32_t word = 0; word < SEGMENT_BITMAP_WORDS; word++)
-        any |= atomic_load_relaxed(&bitmap->senders[word]); /* GLANCE */
+        any |= atomic_load_relaxed(&bitmap->senders[word]) | /* GLANCE */
+               waiting->senders[peer][word];
     return any != 0;
 }
 
@@ -37,43 +75,58 @@ static bool is_rung(int bell_fd)
     return poll(&fd, 1, 0) != 0;
 }
 
-static bool oversleeps(const struct child *child)
+static bool oversleeps(const struct child *child, const struct waiting *waiting)
 {
     const struct supervisor *s = child->supervisor;
-    const struct doorbell_words *words = &segment_bell(&s->segment, child->peer)->words;
+    const struct aio_counters *counters = segment_counters(&s->segment, child->peer);
 
-    return child->up && has_senders(segment_bitmap(&s->segment, child->peer)) &&
-           atomic_load_relaxed(&words->notify_me) && /* GLANCE */
-           !is_rung(s->bell_fds[child->peer]);
+    return child->up && atomic_load_relaxed(&counters->asleep) && /* GLANCE */
+           has_senders(s, child->peer, waiting) && !is_rung(s->bell_fds[child->peer]);
 }
 
-static void look_at(struct child *child)
+static void knock(struct child *child, const struct waiting *waiting)
 {
     struct supervisor *s = child->supervisor;
     struct supervisor_head *head = segment_supervisor(&s->segment);
-    uint64_t heartbeat =
-        atomic_load_relaxed(&segment_part(&s->segment, child->peer)->heartbeat); /* GLANCE */
-    bool again = child->overslept && heartbeat == child->heartbeat;
+    struct commons_bitmap *bitmap = segment_bitmap(&s->segment, child->peer);
 
-    child->overslept = oversleeps(child);
-    child->heartbeat = heartbeat;
-    if (!again || !child->overslept)
-        return;
-    child->overslept = false;
     show(&head->knocks, head->knocks + 1);
     log_line(s->config.log, LOG_LEVEL_ERROR,
         "%s slept for a second with messages waiting, and was knocked at: the shared memory was "
         "damaged, or this is a bug",
         child->process);
+    for (uint32_t word = 0; word < SEGMENT_BITMAP_WORDS; word++)
+        if (waiting->senders[child->peer][word])
+            atomic_or_seq(&bitmap->senders[word], waiting->senders[child->peer][word]);
     doorbell_knock(&(struct doorbell){
         .words = &segment_bell(&s->segment, child->peer)->words, .fd = s->bell_fds[child->peer]});
 }
 
+static void look_at(struct child *child, const struct waiting *waiting)
+{
+    const struct segment *seg = &child->supervisor->segment;
+    uint64_t heartbeat =
+        atomic_load_relaxed(&segment_part(seg, child->peer)->heartbeat); /* GLANCE */
+    bool again = child->overslept && heartbeat == child->heartbeat;
+
+    child->overslept = oversleeps(child, waiting);
+    child->heartbeat = heartbeat;
+    if (!again || !child->overslept)
+        return;
+    child->overslept = false;
+    knock(child, waiting);
+}
+
 void watch_turn(struct supervisor *s, uint64_t now_ns)
 {
+    struct waiting waiting;
+
     if (now_ns < s->watch_ns)
         return;
     s->watch_ns = now_ns + LOOK_EVERY_NS;
+    memset(&waiting, 0, sizeof waiting);
     for (uint32_t peer = 0; peer < s->segment.n_peers; peer++)
-        look_at(&s->children[peer]);
+        look_into_rings(&s->children[peer], &waiting);
+    for (uint32_t peer = 0; peer < s->segment.n_peers; peer++)
+        look_at(&s->children[peer], &waiting);
 }

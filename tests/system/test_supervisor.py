@@ -70,6 +70,8 @@ def open_files(pid):
     return found
 
 
+COMMONS_OFF = 160  # where the superblock says where the commons is
+
 class Start(harness.TestCase):
     def test_all_processes_come_up_named_and_at_the_same_addresses(self):
         instance = self.start("--shards", "2")
@@ -440,12 +442,26 @@ class Deaths(harness.TestCase):
         with open(os.path.join(instance.runtime_dir, "test", "segment"), "r+b") as file, \
                 mmap.mmap(file.fileno(), 0) as segment:
             # As if the gateway had died between a sender's bit and its bell, and nobody had noticed.
-            commons = struct.unpack_from("<Q", segment, 136)[0]
+            commons = struct.unpack_from("<Q", segment, COMMONS_OFF)[0]
             bitmap_of_shard_0 = commons + 8  # behind its bell
             segment[bitmap_of_shard_0] |= 1 << 2
             wait_until(lambda: segment[bitmap_of_shard_0] == 0, "the shard to look", 5)
         self.assertEqual(instance.status()["knocks"], 1)
         self.assertIn("shard 0 slept", instance.log())
+
+    def test_a_message_whose_bit_was_wiped_out_is_found_in_its_ring(self):
+        instance = self.start("--shards", "2")
+        process = instance.shard(0)
+        with open(os.path.join(instance.runtime_dir, "test", "segment"), "r+b") as file, \
+                mmap.mmap(file.fileno(), 0) as segment:
+            bitmap_of_shard_0 = struct.unpack_from("<Q", segment, COMMONS_OFF)[0] + 8
+            instance.kill(process, signal.SIGSTOP)
+            ping = instance.popen("submit", "sys.ping", "--shard", "0", stdout=subprocess.DEVNULL)
+            wait_until(lambda: segment[bitmap_of_shard_0] & 1 << 2, "the gateway's bit")
+            segment[bitmap_of_shard_0] = 0
+            instance.kill(process, signal.SIGCONT)
+            self.assertEqual(ping.wait(harness.DEADLINE), 0)
+        self.assertEqual(instance.status()["knocks"], 1)
 
     def test_stopped_peer_does_not_keep_another_from_being_replaced(self):
         instance = self.start("--shards", "2")
