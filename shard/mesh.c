@@ -48,7 +48,7 @@ bool mesh_push(struct mesh *mesh, uint32_t peer, const struct message *message)
     struct link *link = &mesh->links[peer];
     enum mesh_lane lane = lane_of(link, message, true);
 
-    /* There is room for all that can be under way (segment.c), so a full ring means that the peer's
+    /* There is room for all that can be under way (regions.c), so a full ring means that the peer's
      * head is not to be trusted. The message is lost to that peer alone, and counted. */
     if (!ring_push(&link->tx[lane], message)) {
         counter_add(&link->stats->dropped, 1);

@@ -1,14 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The layout is a function of the geometry: areas of whole pages, each a row of regions, in the
- * order of their table; in a part, what differs between a shard and the gateway is how many slots
- * and peers each region has. Slots for oneself are left out: the n-th other peer of p is n for n <
- * p, n + 1 above.
+ * Where each region lies, regions.c says; here are planning, making, opening, and the accessors.
  */
 #include "shard/segment.h"
 
 #include <assert.h>
-#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -19,9 +15,8 @@
 #include <unistd.h>
 
 #include "runtime/build_id.h"
-#include "shard/layout.h"
+#include "shard/regions.h"
 
-#define LINE              64u
 #define MIN_HEAP_BYTES    (SEGMENT_PAYLOAD_MAX + 64u * 1024)
 #define MAX_HEAP_BYTES    (8u * 1024 * 1024)
 #define MIN_SLOTS_GATEWAY 8u
@@ -81,258 +76,18 @@ const char *call_end_text(uint32_t end)
     }
 }
 
-/* ---- sizes ---- */
+/* ---- planning ---- */
 
 static uint64_t align_up(uint64_t value, uint64_t to)
 {
     return (value + to - 1) / to * to;
 }
 
-static uint32_t power_of_two_above(uint32_t value)
-{
-    uint32_t power = 1;
-
-    while (power < value)
-        power *= 2;
-    return value ? power : 0;
-}
-
-static uint32_t lane_slots(
-    const struct segment_geometry *g, uint32_t caller, uint32_t callee, enum mesh_lane lane)
-{
-    if (caller == callee || callee == g->n_shards)
-        return 0;
-    if (lane == LANE_URGENT)
-        return SEGMENT_URGENT_SLOTS;
-    return caller == g->n_shards ? g->slots_gateway : g->slots_shard;
-}
-
-/* Of both lanes. */
-static uint32_t call_slots(const struct segment_geometry *g, uint32_t caller, uint32_t callee)
-{
-    return lane_slots(g, caller, callee, LANE_NORMAL) + lane_slots(g, caller, callee, LANE_URGENT);
-}
-
-/*
- * Room for all that can be under way from one peer to another in a lane, so that a push never
- * fails. For each call it makes: the call, that it was abandoned, that the answer's buffer was
- * taken; of these those of two generations, for a callee may die between marking the first as
- * started and freeing its message. For each call it serves: that the arguments' buffer was taken,
- * and the answer. FIFO and the slots' states allow no more of each at a time.
- */
-static uint32_t ring_slots(
-    const struct segment_geometry *g, uint32_t from, uint32_t to, enum mesh_lane lane)
-{
-    return power_of_two_above(
-        6 * lane_slots(g, from, to, lane) + 2 * lane_slots(g, to, from, lane));
-}
-
-/* What a part's regions follow from. */
-struct dimensions {
-    const struct segment_geometry *g;
-    bool gateway; /* whose part it is: the gateway's, else a shard's */
-    uint32_t n_peers;
-    uint32_t n_others;                  /* other shards */
-    uint32_t to_shard, urgent_to_shard; /* slots of a ring */
-    uint32_t to_gateway, urgent_to_gateway;
-    uint32_t calls, gateway_calls; /* slots for calls to a shard, and for the gateway's */
-};
-
-static struct dimensions dimensions_of(const struct segment_geometry *g, bool gateway)
-{
-    uint32_t n = g->n_shards, self = gateway ? n : 0;
-    uint32_t any_other = gateway ? 0 : 1; /* no shard where n_others is 0 */
-
-    return (struct dimensions){.g = g,
-        .gateway = gateway,
-        .n_peers = n + 1,
-        .n_others = gateway ? n : n - 1,
-        .to_shard = ring_slots(g, self, any_other, LANE_NORMAL),
-        .urgent_to_shard = ring_slots(g, self, any_other, LANE_URGENT),
-        .to_gateway = ring_slots(g, self, n, LANE_NORMAL),
-        .urgent_to_gateway = ring_slots(g, self, n, LANE_URGENT),
-        .calls = call_slots(g, self, any_other),
-        .gateway_calls = call_slots(g, n, 0)};
-}
-
-/*
- * Every region: X(NAME, where, record, outer index, alignment, outer number, inner number). The
- * order is that of the segment; the heap is a part's last. From here come the offsets and the
- * description that the segment carries.
- */
-#define REGIONS(X)                                                                                 \
-    X(SUPERVISOR, control, supervisor_head, NUMBER, LINE, 1, 1)                                    \
-    X(PEERS, control, peer_control, PEER, LINE, d->n_peers, 1)                                     \
-    X(BELLS, commons, commons_bell, PEER, LINE, d->n_peers + 1, 1)                                 \
-    X(ARENA, commons, arena_slot, NUMBER, LINE, 1, d->g->n_portable)                               \
-    X(TAGS, commons, segment_word, NUMBER, LINE, 1, d->g->n_portable *ARENA_CHUNKS_EACH)           \
-    X(CHUNKS, commons, segment_page, NUMBER, SEGMENT_PAGE, 1, d->g->n_portable *ARENA_CHUNKS_EACH) \
-    X(STACKS, commons, segment_page, NUMBER, SEGMENT_PAGE, d->g->n_portable,                       \
-        d->g->stack_bytes / SEGMENT_PAGE)                                                          \
-    X(HEAD, shard, part_head, NUMBER, LINE, 1, 1)                                                  \
-    X(COUNTERS, shard, aio_counters, NUMBER, LINE, 1, 1)                                           \
-    X(PAIRS, shard, pair_stats, PEER, LINE, d->n_peers, 1)                                         \
-    X(HEADS, shard, ring_mark, PEER, LINE, d->n_peers, N_LANES)                                    \
-    X(TAILS, shard, ring_mark, PEER, LINE, d->n_peers, N_LANES)                                    \
-    X(RECORDED, shard, segment_word, NUMBER, LINE, 1, 1)                                           \
-    X(EVENTS, shard, recorder_event, NUMBER, LINE, 1, d->g->n_events)                              \
-    X(COROUTINES, shard, co_entry, NUMBER, LINE, 1, d->g->n_coroutines)                            \
-    X(CRASH, shard, crash_record, NUMBER, LINE, 1, 1)                                              \
-    X(RINGS_TO_SHARDS, shard, ring_slot, OTHER_SHARD, LINE, d->n_others, d->to_shard)              \
-    X(URGENT_TO_SHARDS, shard, ring_slot, OTHER_SHARD, LINE, d->n_others, d->urgent_to_shard)      \
-    X(RINGS_TO_GATEWAY, shard, ring_slot, NUMBER, LINE, !d->gateway, d->to_gateway)                \
-    X(URGENT_TO_GATEWAY, shard, ring_slot, NUMBER, LINE, !d->gateway, d->urgent_to_gateway)        \
-    X(CALLS, shard, call_slot, OTHER_SHARD, LINE, d->n_others, d->calls)                           \
-    X(SERVES_SHARDS, shard, serve_slot, OTHER_SHARD, LINE, d->gateway ? 0 : d->n_others, d->calls) \
-    X(SERVES_GATEWAY, shard, serve_slot, NUMBER, LINE, !d->gateway, d->gateway_calls)              \
-    X(FLIGHTS, shard, segment_word, NUMBER, LINE, 1, (uint32_t)(d->g->heap_bytes / SEGMENT_PAGE))  \
-    X(LOCKS, shard, lock_record, NUMBER, LINE, !d->gateway, SEGMENT_LOCKS)                         \
-    X(HEAP, shard, segment_page, NUMBER, SEGMENT_PAGE, 1,                                          \
-        (uint32_t)(d->g->heap_bytes / SEGMENT_PAGE))
-
-enum region {
-#define X(name, area, record, index, align, outer, inner) REGION_##name,
-    REGIONS(X)
-#undef X
-        N_REGIONS
-};
-
-static_assert(N_REGIONS <= SEGMENT_REGIONS_MAX, "struct segment has room for the regions");
-
-/* In the description a part's regions stand twice: a shard's and the gateway's. */
-#define N_DESCRIBED (2 * N_REGIONS)
-
-struct region_shape {
-    uint32_t area; /* enum layout_area_number; AREA_shard stands for every part */
-    uint32_t record;
-    uint32_t index;
-    uint32_t align;
-    uint32_t n_outer, n_inner;
-};
-
-static void region_shapes(const struct dimensions *d, struct region_shape ret[N_REGIONS])
-{
-    const struct region_shape shapes[] = {
-#define X(name, area, record, index, align, outer, inner) \
-    {AREA_##area, RECORD_##record, INDEX_##index, align, outer, inner},
-        REGIONS(X)
-#undef X
-    };
-    memcpy(ret, shapes, sizeof(shapes));
-}
-
-/* Puts the regions of one area after each other from `start`; returns where the last one ends, on
- * a page. */
-static uint64_t place_regions(const struct segment_geometry *g, bool gateway, uint32_t area,
-    uint64_t start, uint64_t offsets[SEGMENT_REGIONS_MAX])
-{
-    struct region_shape shapes[N_REGIONS];
-    struct dimensions d = dimensions_of(g, gateway);
-    uint64_t off = start;
-
-    region_shapes(&d, shapes);
-    for (uint32_t r = 0; r < N_REGIONS; r++) {
-        const struct region_shape *s = &shapes[r];
-        if (s->area != area)
-            continue;
-        off = align_up(off, s->align);
-        offsets[r] = off;
-        off += (uint64_t)s->n_outer * s->n_inner *
-               layout_record_bytes((enum layout_record_number)s->record);
-    }
-    return align_up(off, SEGMENT_PAGE);
-}
-
-static void lay_out(struct segment *seg, const struct segment_geometry *g)
-{
-    seg->geometry = *g;
-    seg->n_peers = g->n_shards + 1;
-    seg->control_off = align_up(SEGMENT_PAGE + layout_bytes(N_DESCRIBED), SEGMENT_PAGE);
-    seg->commons_off = place_regions(g, false, AREA_control, seg->control_off, seg->shard_regions);
-    seg->parts_off = place_regions(g, false, AREA_commons, seg->commons_off, seg->shard_regions);
-    seg->shard_bytes = place_regions(g, false, AREA_shard, 0, seg->shard_regions);
-    seg->gateway_bytes = place_regions(g, true, AREA_shard, 0, seg->gateway_regions);
-    seg->bytes = seg->parts_off + g->n_shards * seg->shard_bytes + seg->gateway_bytes;
-}
-
-/* ---- the description ---- */
-
-static void name_region(char *to, const char *name)
-{
-    for (; *name; name++)
-        *to++ = (char)tolower((unsigned char)*name);
-}
-
-/* What stands in a part is described for shards and, once more, for the gateway. */
-static uint32_t describe_regions(const struct segment *seg, bool gateway, struct layout_region *to)
-{
-    static const char *const names[] = {
-#define X(name, area, record, index, align, outer, inner) #name,
-        REGIONS(X)
-#undef X
-    };
-    const uint64_t *offsets = gateway ? seg->gateway_regions : seg->shard_regions;
-    struct dimensions d = dimensions_of(&seg->geometry, gateway);
-    struct region_shape shapes[N_REGIONS];
-    uint32_t n = 0;
-
-    region_shapes(&d, shapes);
-    for (uint32_t r = 0; r < N_REGIONS; r++) {
-        const struct region_shape *s = &shapes[r];
-        uint64_t base = s->area == AREA_control   ? seg->control_off
-                        : s->area == AREA_commons ? seg->commons_off
-                                                  : 0;
-        if (gateway && s->area != AREA_shard)
-            continue;
-        to[n] = (struct layout_region){.area = gateway ? AREA_gateway : s->area,
-            .record = s->record,
-            .index = s->index,
-            .n_outer = s->n_outer,
-            .n_inner = s->n_inner,
-            .stride = layout_record_bytes((enum layout_record_number)s->record),
-            .off = offsets[r] - base};
-        name_region(to[n++].name, names[r]);
-    }
-    return n;
-}
-
-/* The superblock and the description of seg, in control_off zeroed bytes. */
-static void describe(const struct segment *seg, void *to)
-{
-    uint64_t gateway_off = seg->parts_off + seg->geometry.n_shards * seg->shard_bytes;
-    const struct layout_area areas[N_AREAS] = {
-        [AREA_super] = {.off = 0, .stride = SEGMENT_PAGE, .n = 1},
-        [AREA_control] = {.off = seg->control_off,
-            .stride = seg->commons_off - seg->control_off,
-            .n = 1},
-        [AREA_commons] = {.off = seg->commons_off,
-            .stride = seg->parts_off - seg->commons_off,
-            .n = 1},
-        [AREA_shard] = {.off = seg->parts_off,
-            .stride = seg->shard_bytes,
-            .n = seg->geometry.n_shards},
-        [AREA_gateway] = {.off = gateway_off, .stride = seg->gateway_bytes, .n = 1},
-    };
-    struct layout_region regions[N_DESCRIBED] = {{.name = "super",
-        .area = AREA_super,
-        .record = RECORD_segment_super,
-        .n_outer = 1,
-        .n_inner = 1,
-        .stride = sizeof(struct segment_super)}};
-    uint32_t n = 1;
-
-    n += describe_regions(seg, false, regions + n);
-    n += describe_regions(seg, true, regions + n);
-    layout_write(to, seg->geometry.n_shards, areas, regions, n);
-}
-
-/* ---- planning ---- */
-
 static uint64_t planned_bytes(const struct segment_geometry *g)
 {
     struct segment seg;
 
-    lay_out(&seg, g);
+    regions_lay_out(&seg, g);
     return seg.bytes;
 }
 
@@ -446,7 +201,7 @@ static void fill_super(const struct segment *seg, struct segment_super *super)
     super->commons_off = seg->commons_off;
     super->parts_off = seg->parts_off;
     super->geometry = seg->geometry;
-    describe(seg, (uint8_t *)super + SEGMENT_PAGE);
+    regions_describe(seg, (uint8_t *)super + SEGMENT_PAGE);
 }
 
 int segment_init(struct segment *seg, void *base, uint64_t bytes,
@@ -457,7 +212,7 @@ int segment_init(struct segment *seg, void *base, uint64_t bytes,
     if (!geometry_is_sane(geometry) || strlen(instance) >= sizeof(super->instance))
         return -EINVAL;
     *seg = (struct segment){.base = base, .writable = true};
-    lay_out(seg, geometry);
+    regions_lay_out(seg, geometry);
     if (seg->bytes > bytes)
         return -EINVAL;
     fill_super(seg, super);
@@ -521,7 +276,7 @@ int segment_attach(struct segment *seg, void *base, uint64_t bytes, const char *
     if (*ret_why)
         return -EPROTO;
     *seg = (struct segment){.base = base};
-    lay_out(seg, &super.geometry);
+    regions_lay_out(seg, &super.geometry);
     if (seg->bytes != super.total_bytes || seg->bytes > bytes ||
         seg->control_off != super.control_off || seg->commons_off != super.commons_off ||
         seg->parts_off != super.parts_off) {
@@ -671,7 +426,7 @@ struct pair_stats *segment_pair(const struct segment *seg, uint32_t peer, uint32
 uint32_t segment_ring_slots(
     const struct segment *seg, uint32_t from, uint32_t to, enum mesh_lane lane)
 {
-    return ring_slots(&seg->geometry, from, to, lane);
+    return regions_ring_slots(&seg->geometry, from, to, lane);
 }
 
 struct ring_slot *segment_ring(
@@ -683,7 +438,7 @@ struct ring_slot *segment_ring(
     if (to == segment_gateway(seg))
         return (struct ring_slot *)region_of(seg, from, to_gateway[lane]);
     return (struct ring_slot *)region_of(seg, from, to_shards[lane]) +
-           (uint64_t)among_others(from, to) * ring_slots(&seg->geometry, from, to, lane);
+           (uint64_t)among_others(from, to) * regions_ring_slots(&seg->geometry, from, to, lane);
 }
 
 uint64_t *segment_tail(const struct segment *seg, uint32_t from, uint32_t to, enum mesh_lane lane)
@@ -702,14 +457,15 @@ uint64_t *segment_head(const struct segment *seg, uint32_t from, uint32_t to, en
 
 uint32_t segment_call_slots(const struct segment *seg, uint32_t caller, uint32_t callee)
 {
-    return call_slots(&seg->geometry, caller, callee);
+    return regions_call_slots(&seg->geometry, caller, callee);
 }
 
 struct call_slot *segment_call(
     const struct segment *seg, uint32_t caller, uint32_t callee, uint32_t slot)
 {
     return (struct call_slot *)region_of(seg, caller, REGION_CALLS) +
-           (uint64_t)among_others(caller, callee) * call_slots(&seg->geometry, caller, callee) +
+           (uint64_t)among_others(caller, callee) *
+               regions_call_slots(&seg->geometry, caller, callee) +
            slot;
 }
 
@@ -719,7 +475,8 @@ struct serve_slot *segment_serve(
     if (caller == segment_gateway(seg))
         return (struct serve_slot *)region_of(seg, callee, REGION_SERVES_GATEWAY) + slot;
     return (struct serve_slot *)region_of(seg, callee, REGION_SERVES_SHARDS) +
-           (uint64_t)among_others(callee, caller) * call_slots(&seg->geometry, caller, callee) +
+           (uint64_t)among_others(callee, caller) *
+               regions_call_slots(&seg->geometry, caller, callee) +
            slot;
 }
 
@@ -732,7 +489,7 @@ static uint32_t nested_slots(uint32_t n)
 uint32_t segment_slot_depth(
     const struct segment *seg, uint32_t caller, uint32_t callee, uint32_t slot)
 {
-    uint32_t n_normal = lane_slots(&seg->geometry, caller, callee, LANE_NORMAL);
+    uint32_t n_normal = regions_lane_slots(&seg->geometry, caller, callee, LANE_NORMAL);
 
     if (caller == segment_gateway(seg))
         return 0;
