@@ -125,7 +125,8 @@ static bool is_allowed(const struct change *change, const struct arena_word *w)
 {
     const struct step_row *row = &steps[change->step];
 
-    if (!(row->from & 1u << w->state))
+    /* All may write the commons, so a word may say anything. */
+    if (w->state > ARENA_QUEUED || !(row->from & 1u << w->state))
         return false;
     switch (row->whose) {
     case OWN:
