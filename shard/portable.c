@@ -117,18 +117,24 @@ static struct portable *portable_at(const struct segment *seg, arena_co co)
            1;
 }
 
+void portable_give(struct mesh *mesh, arena_co co)
+{
+    struct portable_end *end = mesh->portables;
+
+    if (!co)
+        return;
+    arena_end(&mesh->seg, co, mesh->self);
+    if (end->n_free < mesh->seg.geometry.n_portable)
+        end->free[end->n_free++] = arena_slot_of(co);
+}
+
 /* On the loop's stack. From arena_end() on the memory may be somebody else's. */
 static void on_ended(Coroutine *co, void *opaque)
 {
     const struct portable *p = opaque;
-    struct mesh *mesh = p->mesh;
-    struct portable_end *end = mesh->portables;
-    arena_co name = p->co;
 
     (void)co;
-    arena_end(&mesh->seg, name, mesh->self);
-    if (end->n_free < mesh->seg.geometry.n_portable)
-        end->free[end->n_free++] = arena_slot_of(name);
+    portable_give(p->mesh, p->co);
 }
 
 struct portable *portable_self(void)
@@ -162,11 +168,13 @@ static void show_slot(struct mesh *mesh, const struct portable *p, const char *n
     atomic_store_relaxed(&slot->n_moves, 0);
 }
 
-static arena_co take_slot(struct mesh *mesh)
+arena_co portable_take(struct mesh *mesh)
 {
     struct portable_end *end = mesh->portables;
     arena_co co = 0;
 
+    if (!end)
+        return 0;
     while (!co && end->n_free > 0) {
         uint32_t slot = end->free[--end->n_free];
         if (arena_read(&mesh->seg, slot).state == ARENA_FREE)
@@ -175,23 +183,29 @@ static arena_co take_slot(struct mesh *mesh)
     return co ? co : arena_create(&mesh->seg, mesh->self, UINT32_MAX);
 }
 
-int portable_start(
-    struct mesh *mesh, portable_fn *entry, void *opaque, const char *name, arena_co *ret_co)
+void portable_run(
+    struct mesh *mesh, arena_co co, portable_fn *entry, void *opaque, const char *name)
 {
-    arena_co co = mesh->portables ? take_slot(mesh) : 0;
-    struct portable *p;
+    struct portable *p = portable_at(&mesh->seg, co);
     uint8_t *low;
 
-    if (!co)
-        return -EAGAIN;
     arena_stack(&mesh->seg, co, &low);
-    p = portable_at(&mesh->seg, co);
     *p = (struct portable){.co = co, .mesh = mesh, .run = entry, .opaque = opaque};
     p->coroutine = co_portable_create(low, (size_t)((uint8_t *)p - low), run, p, name, on_ended, p);
     show_slot(mesh, p, name);
+    coroutine_enter(p->coroutine);
+}
+
+int portable_start(
+    struct mesh *mesh, portable_fn *entry, void *opaque, const char *name, arena_co *ret_co)
+{
+    arena_co co = portable_take(mesh);
+
+    if (!co)
+        return -EAGAIN;
     if (ret_co)
         *ret_co = co;
-    coroutine_enter(p->coroutine);
+    portable_run(mesh, co, entry, opaque, name);
     return 0;
 }
 

@@ -27,6 +27,13 @@ struct portable_end;
 int portable_end_new(struct mesh *mesh, struct portable_end **ret_end);
 void portable_end_free(struct portable_end *end);
 
+/* portable_start() in two steps: one that is this shard's, 0: none is free; and its begin, with that,
+ * or its end, without. give: 0 does nothing. */
+arena_co portable_take(struct mesh *mesh);
+void portable_run(
+    struct mesh *mesh, arena_co co, portable_fn *entry, void *opaque, const char *name);
+void portable_give(struct mesh *mesh, arena_co co);
+
 /* Coroutines that this shard runs, or that wait in it or are on their way to it. */
 uint32_t portable_n_here(const struct mesh *mesh);
 

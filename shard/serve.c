@@ -28,10 +28,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/bug.h"
+#include "runtime/co_sleep.h"
 #include "runtime/context.h"
 #include "shard/builtin.h"
 #include "shard/lock_inside.h"
 #include "shard/mesh_inside.h"
+#include "shard/portable_inside.h"
+
+#define NO_MEMORY_NS 1000000 /* until the next try */
 
 static struct serve_slot *serve_slot_of(const struct service_call *call)
 {
@@ -211,9 +216,84 @@ static void service_call_init(struct service_call *call, struct mesh *mesh, uint
 {
     uint32_t service;
 
-    *call = (struct service_call){
-        .mesh = mesh, .method = mesh_method(mesh, method, &service), .method_number = method};
+    *call = (struct service_call){.mesh = mesh,
+        .home = mesh->self,
+        .method = mesh_method(mesh, method, &service),
+        .method_number = method};
     call->state = mesh->states && !builtin_is(method) ? mesh->states[service] : NULL;
+}
+
+/* ---- away from home ---- */
+
+/* Its caller's slot for it, in any process. */
+static uint64_t asked_word(const struct service_call *call)
+{
+    const struct segment *seg = &call->mesh->seg;
+
+    return atomic_load_acquire(
+        &segment_call(seg, call->from, call->home, call->slot)->word); /* SLOT */
+}
+
+static bool is_dropped(const struct service_call *call)
+{
+    uint64_t word = asked_word(call);
+
+    return word_generation(word) != call->generation || word_state(word) != CALL_WAITING;
+}
+
+bool serve_is_abandoned(const struct service_call *call)
+{
+    if (call->local || call->mesh->self == call->home)
+        return call->abandoned;
+    return is_dropped(call);
+}
+
+/* At home it is told of by number, and counted. */
+static void note_home(struct service_call *call, bool is_here)
+{
+    struct mesh *mesh = call->mesh;
+
+    if (mesh->self != call->home)
+        return;
+    mesh->links[call->from].in[call->slot] = is_here ? call : NULL;
+    mesh->n_served += is_here ? 1 : UINT64_MAX;
+}
+
+int coroutine_fn serve_move(struct service_call *call, uint32_t shard)
+{
+    uint32_t service;
+    int r;
+
+    note_home(call, false);
+    r = shard_co_move(&call->mesh, shard);
+    note_home(call, true);
+    if (is_dropped(call))
+        call->abandoned = true; /* it was told so while it was away */
+    mesh_method(call->mesh, call->method_number, &service);
+    call->state = call->mesh->states ? call->mesh->states[service] : NULL;
+    return r;
+}
+
+/* An error's text is memory of the process that it failed in, and travels on the stack. False where
+ * its home is given up, and nobody waits for the answer any more. */
+static bool coroutine_fn come_home(struct service_call *call)
+{
+    char text[1024] = "";
+    int r;
+
+    if (call->mesh->self == call->home)
+        return true;
+    if (call->error_text)
+        strncpy(text, call->error_text, sizeof(text) - 1);
+    free(call->error_text);
+    call->error_text = NULL;
+    while ((r = serve_move(call, call->home)) == -ENOMEM)
+        co_sleep_ns(NO_MEMORY_NS);
+    if (r == -EBUSY)
+        bug("method %s returns away from home, and %s", call->method->name, shard_co_holds());
+    if (r == 0 && text[0])
+        call->error_text = strdup(text);
+    return r == 0;
 }
 
 /* ---- a call from another peer ---- */
@@ -230,6 +310,7 @@ struct incoming {
     uint32_t depth;
     uint32_t path;
     int64_t deadline_ns;
+    arena_co co;         /* that serves it; 0: a local coroutine */
     const uint8_t *args; /* in the segment */
     void *args_copy;     /* of those that are not small; the serving coroutine's to free */
     const struct service_method *callee; /* NULL: there is no such method */
@@ -256,7 +337,6 @@ static void coroutine_fn serve_entry(void *opaque)
 {
     const struct incoming *in = opaque;
     struct mesh *mesh = in->mesh;
-    struct link *link = &mesh->links[in->peer];
     uint8_t small[SEGMENT_INLINE_BYTES];
     struct service_call call;
 
@@ -274,13 +354,16 @@ static void coroutine_fn serve_entry(void *opaque)
         call.args = in->args;
     else
         call.args = in->args_copy ? in->args_copy : memcpy(small, in->args, in->args_len);
-    link->in[call.slot] = &call;
+    note_home(&call, true);
     coroutine_set_work(running_word(mesh->self, call.from, call.slot, call.generation));
 
     int status = run_method(&call);
 
+    if (!come_home(&call))
+        return;
+    mesh = call.mesh;
     lock_drop_all(mesh, coroutine_self());
-    link->in[call.slot] = NULL;
+    mesh->links[call.from].in[call.slot] = NULL;
     if (call.args_in_place)
         push_args_taken(mesh, call.from, call.slot, call.generation);
     answer_remote(&call, status);
@@ -369,10 +452,31 @@ static void run_notice(struct mesh *mesh, const struct incoming *in)
     in->callee->run(&call);
 }
 
+static void coroutine_fn serve_portable(struct mesh *mesh, void *opaque)
+{
+    (void)mesh; /* it is in->mesh */
+    serve_entry(opaque);
+}
+
+/* Before it is marked as started: who will serve it. */
+static void choose_coroutine(struct mesh *mesh, struct incoming *in)
+{
+    bool travels = in->end == CALL_END_NONE && in->callee->flags & SERVICE_PORTABLE &&
+                   in->args_len <= SEGMENT_INLINE_BYTES && !stays_in_place(in);
+
+    in->co = travels ? portable_take(mesh) : 0;
+}
+
 static void begin(struct mesh *mesh, struct incoming *in)
 {
     if (in->callee->flags & BUILTIN_NOTICE) {
         run_notice(mesh, in);
+        return;
+    }
+    if (in->co) {
+        if (in->args_off)
+            bug("small arguments of %s are not inline", in->callee->name);
+        portable_run(mesh, in->co, serve_portable, in, in->callee->name);
         return;
     }
     Coroutine *co =
@@ -385,7 +489,6 @@ static void begin(struct mesh *mesh, struct incoming *in)
     }
     if (in->args_off && !stays_in_place(in))
         push_args_taken(mesh, in->peer, in->slot, in->generation);
-    mesh->n_served++;
     coroutine_enter(co);
 }
 
@@ -416,8 +519,9 @@ static void mark_started(struct mesh *mesh, const struct incoming *in)
     struct serve_slot *serve = &mesh->links[in->peer].serves[in->slot];
 
     release_answer(mesh, serve);
-    if (serve->co)
-        atomic_store_relaxed(&serve->co, 0); /* START: that of the call before */
+    if (serve->co != in->co)
+        atomic_store_relaxed(
+            &serve->co, in->co); /* START: that of the call before is none of this */
     atomic_store_release(
         &serve->started, started_word(in->generation, mesh->incarnation)); /* START */
 }
@@ -431,16 +535,19 @@ static void run_started(struct mesh *mesh, struct incoming *in)
     if (word_generation(word) != in->generation || word_state(word) == CALL_FREE) {
         /* It was freed meanwhile, by a caller that took us for dead. */
         counter_add(&link->stats->dropped, 1);
+        portable_give(mesh, in->co);
         return;
     }
     if (in->end == CALL_END_NONE && word_state(word) == CALL_ABANDONED) {
         in->end = CALL_END_CANCELLED;
         in->status = -ECANCELED;
     }
-    if (in->end == CALL_END_NONE)
+    if (in->end == CALL_END_NONE) {
         begin(mesh, in);
-    else
-        answer_at_once(mesh, in, in->end, in->status);
+        return;
+    }
+    portable_give(mesh, in->co);
+    answer_at_once(mesh, in, in->end, in->status);
 }
 
 static bool runs_again(const struct incoming *in)
@@ -465,6 +572,7 @@ uint32_t serve_on_calls(struct mesh *mesh, uint32_t peer, struct ring_rx *rx,
         alone = !runs_again(in);
         if (alone && n_marked > 0)
             break;
+        choose_coroutine(mesh, in);
         mark_started(mesh, in);
         n_marked++;
     }

@@ -19,6 +19,7 @@ struct service_call {
 
     /* Who asked: a slot of another peer's, or a coroutine of this shard (local). */
     bool local;
+    uint32_t home; /* the shard that was called */
     uint32_t from;
     uint32_t slot;
     uint64_t generation;
@@ -52,6 +53,12 @@ void *coroutine_fn serve_take_room(struct service_call *call, size_t len);
 
 /* The first len bytes of it are the answer; the rest goes back. */
 void serve_put_room(struct service_call *call, size_t len);
+
+/* Where a call that is served elsewhere may have been abandoned, as its caller's slot says. */
+bool serve_is_abandoned(const struct service_call *call);
+
+/* The method, in a portable coroutine, goes on in shard: service_move() says what comes back. */
+int coroutine_fn serve_move(struct service_call *call, uint32_t shard);
 
 /* Wakes the coroutine that sleeps in the call, if there is one. */
 void serve_wake_sleeper(struct service_call *call);

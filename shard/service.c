@@ -10,6 +10,7 @@
 #include "runtime/co_wait.h"
 #include "shard/gather.h"
 #include "shard/mesh_inside.h"
+#include "shard/portable.h"
 #include "shard/serve.h"
 
 const void *service_args(const struct service_call *call, size_t *ret_len)
@@ -58,7 +59,7 @@ int64_t service_deadline_ns(const struct service_call *call)
 
 bool service_is_wanted(const struct service_call *call)
 {
-    return !call->abandoned &&
+    return !serve_is_abandoned(call) &&
            (call->deadline_ns == INT64_MAX || aio_clock_ns() < call->deadline_ns);
 }
 
@@ -103,6 +104,19 @@ int coroutine_fn service_sleep_ns(struct service_call *call, int64_t ns)
     return end_ns < call->deadline_ns ? 0 : -ETIMEDOUT;
 }
 
+/* ---- elsewhere ---- */
+
+int coroutine_fn service_move(struct service_call *call, uint32_t shard)
+{
+    if (call->mesh->self == shard)
+        return 0;
+    if (call->local || !shard_co_self())
+        return -ENOTSUP;
+    if (call->room_off || call->reply_off || call->error_text)
+        return -EBUSY;
+    return serve_move(call, shard);
+}
+
 /* ---- answers ---- */
 
 int coroutine_fn service_reply(struct service_call *call, const void *data, size_t len)
@@ -113,11 +127,15 @@ int coroutine_fn service_reply(struct service_call *call, const void *data, size
         return -EALREADY;
     if (call->args_in_place && len > SEGMENT_INLINE_BYTES)
         return -EDEADLK;
-    call->replied = true;
     if (!call->local) {
+        int r = service_move(call, call->home);
+        if (r < 0)
+            return r;
+        call->replied = true;
         serve_put_reply(call, data, len);
         return 0;
     }
+    call->replied = true;
     call->local_reply = malloc(len ? len : 1);
     if (!call->local_reply)
         return -ENOMEM;
@@ -135,6 +153,9 @@ int coroutine_fn service_reply_room(struct service_call *call, size_t len, void 
         return -EALREADY;
     if (call->args_in_place)
         return -EDEADLK;
+    int r = service_move(call, call->home);
+    if (r < 0)
+        return r;
     if (call->local) {
         size_t whole = (len + SERVICE_ROOM_ALIGN - 1) / SERVICE_ROOM_ALIGN * SERVICE_ROOM_ALIGN;
         call->local_reply = aligned_alloc(SERVICE_ROOM_ALIGN, whole);

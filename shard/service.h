@@ -50,6 +50,9 @@ enum service_flags {
      * process can write to, but it at any time. What is parsed is copied first. Until the method
      * returns it takes no room, makes no large reply (-EDEADLK) and calls no shard. */
     SERVICE_IN_PLACE = 1u << 8,
+    /* A call from another peer with small arguments (192 bytes) runs in a portable coroutine, as long
+     * as there is one: it may service_move(). */
+    SERVICE_PORTABLE = 1u << 9,
 };
 
 struct service_method {
@@ -115,6 +118,15 @@ bool service_is_wanted(const struct service_call *call);
 /* Sleeps for ns nanoseconds. 0; -ECANCELED as soon as the answer is not wanted any more; -ETIMEDOUT
  * at the deadline; either where a scope of the coroutine ends (sherd/co_cancel.h). One coroutine of a call at a time. coroutine_fn. */
 int coroutine_fn service_sleep_ns(struct service_call *call, int64_t ns);
+
+/*
+ * The method goes on in that shard; call and arguments come along, service_state() is from then on
+ * that shard's, and what else it may hold docs/portable.md says. Answering brings it home first, or
+ * to its home's replacement, and so does its return. 0; -ENOTSUP: it does not run in a portable
+ * coroutine (SERVICE_PORTABLE). -EBUSY: it holds what is of this shard: room for an answer, a large
+ * answer, an error's text, a lock. -ENODEV, -EHOSTDOWN, -ENOMEM. coroutine_fn.
+ */
+int coroutine_fn service_move(struct service_call *call, uint32_t shard);
 
 #define SERVICE_REPLY_MAX ((size_t)1024 * 1024) /* also the longest arguments */
 

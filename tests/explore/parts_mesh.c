@@ -5,6 +5,7 @@
  */
 #include "tests/explore/parts_mesh.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "runtime/coroutine_switch.h"
@@ -175,6 +176,35 @@ int portable_end_new(struct mesh *mesh, struct portable_end **ret_end)
 
 void portable_end_free(struct portable_end *end)
 {
+}
+
+arena_co portable_take(struct mesh *mesh)
+{
+    return 0;
+}
+
+void portable_run(
+    struct mesh *mesh, arena_co co, portable_fn *entry, void *opaque, const char *name)
+{
+}
+
+void portable_give(struct mesh *mesh, arena_co co)
+{
+}
+
+int coroutine_fn shard_co_move(struct mesh **mesh, uint32_t target)
+{
+    return -ENOTSUP;
+}
+
+int coroutine_fn co_sleep_ns(int64_t ns)
+{
+    return 0;
+}
+
+const char *coroutine_fn shard_co_holds(void)
+{
+    return NULL;
 }
 
 uint32_t portable_n_here(const struct mesh *mesh)

@@ -35,6 +35,12 @@
 #define lock_judge_peer       parts_mesh_lock_judge_peer
 #define portable_end_new      parts_mesh_portable_end_new
 #define portable_end_free     parts_mesh_portable_end_free
+#define portable_take         parts_mesh_portable_take
+#define portable_run          parts_mesh_portable_run
+#define portable_give         parts_mesh_portable_give
+#define shard_co_move         parts_mesh_co_move
+#define co_sleep_ns           parts_mesh_co_sleep_ns
+#define shard_co_holds        parts_mesh_co_holds
 #define portable_n_here       parts_mesh_portable_n_here
 #define portable_judge        parts_mesh_portable_judge
 #define code_ranges_init      parts_mesh_code_ranges_init
