@@ -19,6 +19,7 @@
 #include "tools/instance.h"
 #include "tools/json.h"
 #include "tools/pair_figures.h"
+#include "tools/queue_entries.h"
 #include "tools/table.h"
 #include "tools/text.h"
 
@@ -29,6 +30,7 @@ struct values {
     const char *instance;
     int64_t wait_ns;
     bool list;
+    bool entries;
     bool json;
 };
 
@@ -36,6 +38,8 @@ static const struct command_option options[] = {
     COMMAND_INSTANCE_OPTIONS(struct values),
     {"list", 0, NULL, "a line a pair instead of matrices", command_flag,
         offsetof(struct values, list)},
+    {"entries", 0, NULL, "each message that waits now, instead", command_flag,
+        offsetof(struct values, entries)},
     {"json", 0, NULL, "print JSON, with every counter of every pair", command_flag,
         offsetof(struct values, json)},
     {0},
@@ -44,6 +48,7 @@ static const struct command_option options[] = {
 static const struct command_example examples[] = {
     {"sherd queues --instance demo", "what waits now, and what passed since the start"},
     {"sherd queues --instance demo --list", "the same, a line for each pair that ever spoke"},
+    {"sherd queues --instance demo --entries", "what waits now, message by message"},
     {"sherd queues --instance demo --json", "every counter, for programs"},
     {0},
 };
@@ -333,6 +338,14 @@ static json_t *shard_json(const struct instance *in, uint32_t shard)
     return o;
 }
 
+static json_t *entries_json(const struct instance *in)
+{
+    json_t *o = json_object();
+    json_set_text(o, "instance", in->name);
+    json_object_set_new(o, "entries", queue_entries_json(in));
+    return o;
+}
+
 static json_t *queues_json(const struct instance *in)
 {
     json_t *o = json_object(), *pairs = json_array(), *shards = json_array();
@@ -360,7 +373,9 @@ int queues_command(int argc, char **argv)
         return EXIT_WORK_FAILED;
     int status = EXIT_DONE;
     if (values.json) {
-        status = json_print(queues_json(&in));
+        status = json_print(values.entries ? entries_json(&in) : queues_json(&in));
+    } else if (values.entries) {
+        queue_entries_print(&in);
     } else {
         if (values.list || in.segment.geometry.n_shards > MATRIX_MAX_SHARDS)
             print_list(&in);

@@ -220,6 +220,24 @@ class Looking(harness.TestCase):
         listed = self.assertDone(instance.command("queues", "--list")).stdout
         self.assertRegex(listed, r"(?m)^gateway +shard 1 +0 ")
 
+    def test_what_waits_for_a_stopped_shard_is_shown_message_by_message(self):
+        instance = self.start("--shards", "2")
+        self.assertIn("nothing is queued", self.assertDone(instance.command("queues", "--entries")).stdout)
+        pid = instance.shard(1)["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            waiter = instance.popen("submit", "--shard", "1", "sys.echo", "12345", stdout=subprocess.DEVNULL)
+            entries = harness.wait_until(
+                lambda: json.loads(instance.command("queues", "--entries", "--json").stdout)["entries"],
+                "the call to stand in the ring")
+            people = self.assertDone(instance.command("queues", "--entries")).stdout
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        self.assertEqual(waiter.wait(harness.DEADLINE), 0)
+        self.assertEqual([(e["from"], e["to"], e["lane"], e["message"], e["bytes"]) for e in entries],
+                         [("gateway", "shard 1", "normal", "call", 5)])
+        self.assertRegex(people, r"(?m)^gateway +shard 1 +normal +call ")
+
     def test_the_accounts_balance_under_load_and_after_deaths(self):
         instance = self.start("--shards", "2")
         load = instance.popen("submit", "sys.ping", "--count", "100000", stdout=subprocess.DEVNULL)
@@ -708,7 +726,8 @@ class Manual(harness.TestCase):
         with open(os.path.join(TREE, "tools", "pair_figures.h"), encoding="utf-8") as header:
             figures = set(re.findall(r"^    X\((\w+),", header.read(), re.M))
         instance = self.start("--shards", "2")
-        for command, generated in (("status", {"counters"}), ("queues", {"ends"}), ("audit", {"ends"})):
+        for command, generated in (("status", {"counters"}), ("queues", {"ends"}), ("audit", {"ends"}),
+                                   ("co", set()), ("postmortem", set())):
             told = json.loads(self.assertDone(instance.command(command, "--json")).stdout)
             named = set(re.findall(r"\w+", page("sherd-" + command))) | figures
             self.assertEqual(set(members(told, generated)) - named, set())
