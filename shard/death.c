@@ -180,6 +180,63 @@ static bool memory_ran_out(struct supervisor *s, int status)
     return true;
 }
 
+/* ---- reports ---- */
+
+#define REPORT_LOOK_NS (UINT64_C(20) * 1000000)
+
+static void write_report(struct child *child)
+{
+    struct supervisor *s = child->supervisor;
+    const struct part_head *part = segment_part(&s->segment, child->peer);
+    bool redo = segment_supervisor(&s->segment)->redo_finished != child->redo_before;
+    int r = death_report_write(child->report, s->config.runtime_dir, s->config.instance,
+        s->n_reports++, child->up ? part->ready_ns : 0, redo);
+
+    if (r < 0)
+        log_line(s->config.log, LOG_LEVEL_WARNING, "no report of the death of %s: %s",
+            child->process, strerror(-r));
+    death_report_free(child->report);
+    child->report = NULL;
+}
+
+void death_turn(struct supervisor *s, uint64_t now_ns, bool all)
+{
+    for (uint32_t peer = 0; peer < s->segment.n_peers; peer++) {
+        struct child *child = &s->children[peer];
+        bool settled = child->up || child_is_failed(child);
+        if (child->report && (all || death_report_is_due(child->report, now_ns, settled)))
+            write_report(child);
+    }
+}
+
+uint64_t death_next_look_ns(const struct supervisor *s)
+{
+    for (uint32_t peer = 0; peer < s->segment.n_peers; peer++)
+        if (s->children[peer].report)
+            return supervisor_now_ns() + REPORT_LOOK_NS;
+    return NEVER;
+}
+
+static void begin_report(struct child *child, int status, bool crash, bool hung, pid_t pid)
+{
+    struct supervisor *s = child->supervisor;
+    char how[96];
+    struct death_facts facts = {.segment = &s->segment,
+        .registry = s->config.registry,
+        .peer = child->peer,
+        .process = child->process,
+        .how = describe(status, how, sizeof(how)),
+        .pid = pid,
+        .crash = crash,
+        .hung = hung,
+        .died_ns = segment_control(&s->segment, child->peer)->died_ns};
+
+    if (child->report)
+        write_report(child); /* as far as it is known */
+    child->redo_before = segment_supervisor(&s->segment)->redo_finished;
+    child->report = death_report_new(&facts);
+}
+
 /* One that should live has died. */
 static void bury_and_replace(struct child *child, int status, pid_t pid)
 {
@@ -191,11 +248,14 @@ static void bury_and_replace(struct child *child, int status, pid_t pid)
         restart_died(&child->restart, &s->config.limits->restart, crash, now_ns, &due_ns);
     char how[96];
 
+    bool hung = child->hung;
+
     child->hung = false;
     note_death(child, crash, now_ns);
     if (crash)
         note_culprit(child);
     log_last_words(child);
+    begin_report(child, status, crash, hung, pid);
     if (s->stage == STAGE_STARTING && crash) {
         log_line(s->config.log, LOG_LEVEL_ERROR, "%s could not start: %s", child->process,
             describe(status, how, sizeof(how)));

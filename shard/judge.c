@@ -137,6 +137,7 @@ static void judge_started(struct mesh *mesh, const struct verdict *v)
         end_call(mesh, v, CALL_END_FAILED, -EHOSTDOWN);
     } else if (shared->flags & CALL_IDEMPOTENT) {
         give_back(mesh, v, CALL_END_NONE);
+        counter_add(&mesh->links[v->peer].stats->run_again, 1);
         caller_run_again(mesh, call);
     } else {
         end_call(mesh, v, CALL_END_IN_DOUBT, -EOWNERDEAD);
@@ -235,6 +236,9 @@ void judge_peer(struct mesh *mesh, uint32_t peer, uint32_t incarnation, bool fai
         caller_pump(mesh, peer);
     serve_reclaim(mesh, peer);
     portable_judge(mesh, peer, failed);
+    counter_set(&mesh->links[peer].stats->judged_ns, aio_clock_ns());
+    atomic_store_release(
+        &mesh->links[peer].stats->judged_incarnation, (uint64_t)incarnation); /* JUDGED */
 }
 
 /* ---- without a supervisor ---- */

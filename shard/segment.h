@@ -43,7 +43,7 @@
 
 #define SEGMENT_MAGIC        "SHERDSEG"
 #define SEGMENT_FORMAT       1u /* other formats of the description cannot be read at all */
-#define SEGMENT_ABI          9u
+#define SEGMENT_ABI          10u
 #define SEGMENT_PAGE         4096u
 #define SEGMENT_MAX_SHARDS   128u
 #define SEGMENT_MAX_PEERS    (SEGMENT_MAX_SHARDS + 1)
@@ -304,21 +304,24 @@ enum call_end {
 const char *call_end_text(uint32_t end);
 
 /* What this peer counts about each other peer. */
-#define PAIR_STATS_FIELDS(X, r)                                                              \
-    X(r, uint64_t, pushed, [N_LANES], counter, "messages put into the rings to it, by lane") \
-    X(r, uint64_t, rings_sent, , counter, "doorbell rings that cost a system call")          \
-    X(r, uint64_t, rings_saved, , counter, "flushes that found it awake")                    \
-    X(r, uint64_t, calls_submitted, , counter,                                               \
-        "calls published to it: the sum of ends and of slots that are not free")             \
-    X(r, uint64_t, ends, [N_CALL_ENDS], counter,                                             \
-        "by enum call_end; the first counts calls abandoned and given back")                 \
-    X(r, uint64_t, slot_waits, , counter, "calls that waited for a slot")                    \
-    X(r, uint64_t, popped, [N_LANES], counter, "messages taken from its rings, by lane")     \
-    X(r, uint64_t, high_water, [N_LANES], gauge,                                             \
-        "most messages found in its rings at once, by lane")                                 \
-    X(r, uint64_t, dropped, , counter, "of those taken, the stale, double or malformed")     \
-    X(r, uint64_t, calls_started, , counter, "methods begun for it")                         \
-    X(r, uint64_t, spare, [5], spare, "")
+#define PAIR_STATS_FIELDS(X, r)                                                               \
+    X(r, uint64_t, pushed, [N_LANES], counter, "messages put into the rings to it, by lane")  \
+    X(r, uint64_t, rings_sent, , counter, "doorbell rings that cost a system call")           \
+    X(r, uint64_t, rings_saved, , counter, "flushes that found it awake")                     \
+    X(r, uint64_t, calls_submitted, , counter,                                                \
+        "calls published to it: the sum of ends and of slots that are not free")              \
+    X(r, uint64_t, ends, [N_CALL_ENDS], counter,                                              \
+        "by enum call_end; the first counts calls abandoned and given back")                  \
+    X(r, uint64_t, slot_waits, , counter, "calls that waited for a slot")                     \
+    X(r, uint64_t, popped, [N_LANES], counter, "messages taken from its rings, by lane")      \
+    X(r, uint64_t, high_water, [N_LANES], gauge,                                              \
+        "most messages found in its rings at once, by lane")                                  \
+    X(r, uint64_t, dropped, , counter, "of those taken, the stale, double or malformed")      \
+    X(r, uint64_t, calls_started, , counter, "methods begun for it")                          \
+    X(r, uint64_t, run_again, , counter, "calls run again after a death of it")               \
+    X(r, uint64_t, judged_incarnation, , word, "up to before this one its deaths are judged") \
+    X(r, uint64_t, judged_ns, , time, "CLOCK_MONOTONIC, of the last judgement")               \
+    X(r, uint64_t, spare, [2], spare, "")
 SEGMENT_STRUCT(pair_stats, PAIR_STATS_FIELDS);
 
 #define RING_MARK_FIELDS(X, r)                                          \

@@ -314,6 +314,8 @@ void supervisor_free(struct supervisor *s)
     segment_file_close(&s->file);
     placement_end(s);
     free(s->keep_fds);
+    for (uint32_t peer = 0; s->children && peer < s->segment.n_peers; peer++)
+        death_report_free(s->children[peer].report);
     free(s->children);
     close(s->config.lock_fd);
     free(s);
@@ -441,6 +443,7 @@ static void arm_wake(struct supervisor *s)
     uint64_t at_ns = earlier(earlier(s->watch_ns, s->hang_ns), earlier(s->alive_ns, s->flush_ns));
 
     at_ns = earlier(at_ns, earlier(leave_next_look_ns(s), operate_next_look_ns(s)));
+    at_ns = earlier(at_ns, death_next_look_ns(s));
     if (supervisor_replaces(s->stage))
         for (uint32_t peer = 0; peer < s->segment.n_peers; peer++)
             at_ns = earlier(at_ns, s->children[peer].due_ns);
@@ -462,6 +465,7 @@ static void take_turn(struct supervisor *s)
     watch_turn(s, supervisor_now_ns());
     placement_turn(s, supervisor_now_ns());
     hang_turn(s, supervisor_now_ns());
+    death_turn(s, supervisor_now_ns(), s->stage >= STAGE_LEAVING);
     keep_house(s, supervisor_now_ns());
 }
 

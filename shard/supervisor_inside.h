@@ -10,6 +10,7 @@
 #include <signal.h>
 
 #include "runtime/atomic.h"
+#include "shard/death_report.h"
 #include "shard/image.h"
 #include "shard/order.h"
 #include "shard/restart.h"
@@ -53,11 +54,13 @@ struct child {
     bool returns;    /* told to leave and be replaced, by order */
     uint64_t due_ns; /* when it is to be forked; NEVER: it lives, or is given up */
     struct restart restart;
-    struct stall stall; /* hang.c */
-    pid_t helper;       /* that looks at it; 0: none */
-    bool stopped;       /* by a signal */
-    bool hung;          /* killed for it */
-    bool overslept;     /* at the last look (watch.c) */
+    struct death_report *report; /* of the last death, not yet written; or NULL */
+    uint64_t redo_before;        /* deaths within a transition, before that one */
+    struct stall stall;          /* hang.c */
+    pid_t helper;                /* that looks at it; 0: none */
+    bool stopped;                /* by a signal */
+    bool hung;                   /* killed for it */
+    bool overslept;              /* at the last look (watch.c) */
     uint64_t heartbeat;
     bool rings_empty; /* those it sends on, when its progress was: */
     uint64_t rings_progress;
@@ -98,6 +101,7 @@ struct supervisor {
     uint64_t alive_ns;        /* next message to the watchdog; NEVER: none */
     uint64_t flush_ns;        /* log_flush(); NEVER: nothing repeats */
     uint64_t watch_ns;        /* next look for lost wake-ups */
+    uint64_t n_reports;       /* of deaths, written */
     uint64_t hang_ns;         /* next look for who hangs */
     uint64_t submitted;       /* calls submitted by all when the drain was last looked at */
     uint64_t busy_ns;         /* when something was last seen in flight in it */
@@ -185,6 +189,12 @@ bool quiet_note(struct child *child);
 
 /* The supervisor ends. */
 void quiet_forget(struct child *child);
+
+/* Writes the reports that are due; all, where all is set. */
+void death_turn(struct supervisor *supervisor, uint64_t now_ns, bool all);
+
+/* When death_turn() has to look again, whatever happens. */
+uint64_t death_next_look_ns(const struct supervisor *supervisor);
 
 /* ---- leave.c ---- */
 

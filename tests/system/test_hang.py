@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Who hangs is seen from outside, told apart from who is stopped, and replaced; who crashes leaves a record."""
+import contextlib
+import json
 import os
 import re
 import signal
+import subprocess
 import unittest
 
 import harness
@@ -15,8 +18,8 @@ FOR_EVER = "60000"
 class Hang(harness.TestCase):
     def begin(self, instance, *arguments):
         """A command that is ended with the case."""
-        process = instance.popen("submit", *arguments, stderr=harness.subprocess.DEVNULL,
-                                 stdout=harness.subprocess.DEVNULL)
+        process = instance.popen("submit", *arguments, stderr=subprocess.DEVNULL,
+                                 stdout=subprocess.DEVNULL)
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
         return process
@@ -104,6 +107,66 @@ class LastWords(harness.TestCase):
         instance.kill_and_wait("shard", 0)
         instance.wait_for("shard", 0, incarnation=2, state="up")
         self.assertNotIn("last words", instance.log())
+
+
+class Report(harness.TestCase):
+    def report(self, instance, number):
+        path = os.path.join(instance.runtime_dir, instance.name, f"death-{number % 16}.json")
+
+        def there():
+            with contextlib.suppress(FileNotFoundError), open(path) as file:
+                report = json.load(file)
+                return report if report["number"] == number else None
+        return wait_until(there, path)
+
+    def test_a_crash_is_reported_with_who_was_told_what(self):
+        instance = self.start("--shards", "2", "--enable-test-methods")
+        pid = instance.shard(1)["pid"]
+        instance.command("submit", "sys.crash", "--shard", "1", "abort")
+        report = self.report(instance, 0)
+        self.assertEqual((report["format"], report["process"], report["pid"], report["incarnation"],
+                          report["crash"], report["hung"]), (1, "shard 1", pid, 1, True, False))
+        self.assertIn("signal 6", report["how"])
+        self.assertGreater(report["up_ms"], 0)
+        self.assertGreater(report["told_ms"], 0)
+        self.assertEqual(report["quarantined_bytes"], 0)
+        self.assertEqual([peer["peer"] for peer in report["peers"]], [0, 2])
+        self.assertTrue(all(peer["judged"] for peer in report["peers"]))
+        self.assertEqual([peer["in_doubt"] for peer in report["peers"]], [0, 1])
+        running = report["running"]
+        self.assertEqual((running["method"], running["caller"], running["home"]), ("sys.crash", 2, 1))
+
+    @unittest.skipIf(harness.SANITIZED, "a sanitizer has handlers of its own")
+    def test_a_report_has_the_record_and_a_backtrace_into_the_program(self):
+        instance = self.start("--shards", "1", "--enable-test-methods")
+        instance.command("submit", "sys.crash", "--shard", "0", "fault")
+        record = self.report(instance, 0)["record"]
+        self.assertEqual((record["signal"], record["fault_address"], record["coroutine"]), (11, "0x10", "crash"))
+        self.assertEqual(record["backtrace"][0]["module"], "sherd")
+        self.assertGreater(len(record["registers"]), 16)
+
+    def test_what_is_idempotent_is_reported_as_run_again_after_a_kill_that_is_no_crash(self):
+        instance = self.start("--shards", "1", "--enable-test-methods")
+        call = instance.popen("submit", "sys.block", "--shard", "0", "500", stdout=subprocess.DEVNULL)
+        wait_until(lambda: (shard := instance.shard(0))["calls_in"] == 1 and
+                   shard["counters"]["co_alive"] and not shard["counters"]["asleep"], "the call to run")
+        instance.kill(instance.shard(0))
+        report = self.report(instance, 0)
+        self.assertEqual(call.wait(harness.DEADLINE), 0)
+        self.assertFalse(report["crash"])
+        self.assertIsNone(report["running"])
+        self.assertIsNone(report["record"])
+        self.assertEqual([peer["run_again"] for peer in report["peers"]], [1])
+
+    def test_the_last_sixteen_reports_are_kept(self):
+        instance = self.start("--shards", "1")
+        for number in range(18):
+            instance.kill_and_wait("shard", 0)
+            self.report(instance, number)
+        files = [name for name in os.listdir(os.path.join(instance.runtime_dir, "test"))
+                 if name.startswith("death")]
+        self.assertEqual(len(files), 16)
+        self.assertEqual(self.report(instance, 2)["number"], 2)
 
 
 if __name__ == "__main__":
