@@ -294,6 +294,9 @@ static json_t *heap_json(const struct part_head *part)
     json_set_u64(o, "used_bytes", atomic_load_relaxed(&part->heap_used_bytes));
     json_set_u64(o, "high_bytes", atomic_load_relaxed(&part->heap_high_bytes));
     json_set_u64(o, "waits", atomic_load_relaxed(&part->heap_waits));
+    json_set_u64(o, "quarantined_bytes", atomic_load_relaxed(&part->heap_quarantined_bytes));
+    json_set_u64(o, "copied_bytes", atomic_load_relaxed(&part->payload_copied_bytes));
+    json_set_u64(o, "in_place_bytes", atomic_load_relaxed(&part->payload_in_place_bytes));
     return o;
 }
 
@@ -328,6 +331,8 @@ static json_t *process_json(const struct view *view, const struct process_view *
     json_set_u64(o, "deaths", p->deaths);
     json_set_u64(o, "crashes", p->crashes);
     json_set_u64(o, "restarts", p->restarts);
+    json_set_u64(o, "quiet_incarnation",
+        atomic_load_relaxed(&segment_control(seg, p->peer)->quiet_incarnation));
     json_object_set_new(
         o, "stall", p->stall ? json_string(stall_state_text(p->stall)) : json_null());
     json_object_set_new(

@@ -180,6 +180,36 @@ class Reads(FileCase):
                 result = instance.command("submit", "file.read", path, text=False)
                 self.assertEqual(hashlib.sha256(result.stdout).digest(), hashlib.sha256(data).digest())
 
+    def test_shards_copy_nothing_of_what_is_read_and_written(self):
+        data = os.urandom(MIB)
+        path = self.write("file", data)
+        for engine in ENGINES:
+            with self.on(engine, "--root", f"{self.folder}:rw") as instance:
+                result = instance.command("submit", "file.read", "--shard", "1", "--length", str(MIB), path, text=False)
+                self.assertEqual(result.stdout, data)
+                shard = instance.shard(1)["heap"]
+                self.assertEqual((shard["copied_bytes"], shard["in_place_bytes"]), (0, MIB))
+
+    @unittest.skipIf(harness.THREADS, "shards are threads, none of which dies alone")
+    def test_buffers_that_the_killed_had_in_flight_come_back_once_the_kernel_has_let_go(self):
+        data = os.urandom(MIB)
+        path = self.write("file", data)
+        for engine in ENGINES:
+            with self.on(engine, "--root", self.folder) as instance:
+                for _ in range(4):
+                    readers = [instance.popen("submit", "file.read", "--shard", "1", "--length", str(MIB), path,
+                                              stdout=subprocess.PIPE) for _ in range(4)]
+                    instance.kill_and_wait("shard", 1)
+                    for reader in readers:
+                        self.assertEqual(reader.communicate()[0], data)
+                        self.assertEqual(reader.returncode, 0)
+
+                def is_quiet():
+                    shard = instance.shard(1)
+                    return (shard["quiet_incarnation"] == shard["incarnation"] - 1
+                            and shard["heap"]["quarantined_bytes"] == 0)
+                harness.wait_until(is_quiet, "the kernel to let go")
+
     def test_stat_says_what_the_kernel_says(self):
         path = self.write("file", b"12345")
         instance = self.start("--shards", "2", "--root", self.folder)

@@ -74,8 +74,16 @@ static int coroutine_fn run_echo(struct service_call *call)
 {
     size_t len;
     const void *args = service_args(call, &len);
+    void *room;
 
-    return service_reply(call, args, len);
+    if (len <= SEGMENT_INLINE_BYTES)
+        return service_reply(call, args, len);
+    int r = service_reply_room(call, len, &room);
+
+    if (r < 0)
+        return r;
+    memcpy(room, args, len);
+    return service_reply_done(call, len);
 }
 
 static int coroutine_fn run_hang(struct service_call *call)
