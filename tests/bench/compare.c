@@ -8,9 +8,13 @@
 
 #define DEFAULT_ROUNDS 15
 
-static double measure(void (*run)(uint64_t repeats), uint64_t repeats)
+static double measure(
+    void (*run)(uint64_t repeats), double (*run_ns)(uint64_t repeats), uint64_t repeats)
 {
     int64_t begin_ns = aio_clock_ns();
+
+    if (run_ns)
+        return run_ns(repeats);
 
     run(repeats);
     return (double)(aio_clock_ns() - begin_ns) / (double)repeats;
@@ -38,7 +42,7 @@ void compare_head(void)
 static void print_row(const struct compare *c, const struct compare_result *r)
 {
     printf("%-44s %10.1f %10.1f   ", c->what, r->ns, r->least_ns);
-    if (c->baseline)
+    if (c->baseline || c->baseline_ns)
         printf("%-24s %10.1f %10.1f %7.2f", c->baseline_name, r->baseline_ns, r->baseline_least_ns,
             r->ratio);
     else
@@ -58,17 +62,19 @@ struct compare_result compare_row(const struct compare *compare)
 
     if (!figures)
         abort();
-    compare->run(compare->repeats / 10 + 1);
-    if (compare->baseline)
-        compare->baseline(base_repeats / 10 + 1);
+    bool has_baseline = compare->baseline || compare->baseline_ns;
+
+    measure(compare->run, compare->run_ns, compare->repeats / 10 + 1);
+    if (has_baseline)
+        measure(compare->baseline, compare->baseline_ns, base_repeats / 10 + 1);
     for (uint32_t i = 0; i < rounds; i++) {
-        ours[i] = measure(compare->run, compare->repeats);
-        base[i] = compare->baseline ? measure(compare->baseline, base_repeats) : 1;
+        ours[i] = measure(compare->run, compare->run_ns, compare->repeats);
+        base[i] = has_baseline ? measure(compare->baseline, compare->baseline_ns, base_repeats) : 1;
         ratios[i] = ours[i] / base[i];
     }
     result.ns = median(ours, rounds);
     result.least_ns = ours[0];
-    if (compare->baseline) {
+    if (has_baseline) {
         result.baseline_ns = median(base, rounds);
         result.baseline_least_ns = base[0];
         result.ratio = median(ratios, rounds);
