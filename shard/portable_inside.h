@@ -9,6 +9,10 @@
 #include "shard/mesh_inside.h"
 #include "shard/portable.h"
 
+#define PORTABLE_LISTS 7 /* of free blocks, by powers of two */
+
+struct free_block;
+
 /* At the top of the slot's memory: in shared memory, and read by its coroutine's shard alone. */
 struct portable {
     arena_co co;
@@ -18,8 +22,12 @@ struct portable {
     void *opaque;          /* valid until it first waits */
     struct notice *notice; /* with a move under way: of the shard it leaves */
     uint32_t target;
-    int32_t status;  /* what the move or wait that has ended returns */
-    uint32_t chunks; /* of shard_alloc(): chunk + 1 of the newest; 0: none */
+    int32_t status; /* what the move or wait that has ended returns */
+
+    /* shard_alloc.c's */
+    uint8_t *page; /* what is left of the newest */
+    uint32_t page_left;
+    struct free_block *free_blocks[PORTABLE_LISTS];
 };
 
 struct portable_end;
