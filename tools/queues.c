@@ -12,14 +12,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "runtime/atomic.h"
+#include "tools/clock.h"
 #include "tools/command.h"
 #include "tools/commands.h"
 #include "tools/instance.h"
 #include "tools/json.h"
 #include "tools/pair_figures.h"
 #include "tools/queue_entries.h"
+#include "tools/queue_rates.h"
 #include "tools/table.h"
 #include "tools/text.h"
 
@@ -29,6 +33,7 @@
 struct values {
     const char *instance;
     int64_t wait_ns;
+    int64_t watch_ns; /* 0: not given */
     bool list;
     bool entries;
     bool json;
@@ -38,6 +43,8 @@ static const struct command_option options[] = {
     COMMAND_INSTANCE_OPTIONS(struct values),
     {"list", 0, NULL, "a line a pair instead of matrices", command_flag,
         offsetof(struct values, list)},
+    {"watch", 0, "SECONDS", "again and again, with rates, until interrupted", command_seconds,
+        offsetof(struct values, watch_ns)},
     {"entries", 0, NULL, "each message that waits now, instead", command_flag,
         offsetof(struct values, entries)},
     {"json", 0, NULL, "print JSON, with every counter of every pair", command_flag,
@@ -49,6 +56,7 @@ static const struct command_example examples[] = {
     {"sherd queues --instance demo", "what waits now, and what passed since the start"},
     {"sherd queues --instance demo --list", "the same, a line for each pair that ever spoke"},
     {"sherd queues --instance demo --entries", "what waits now, message by message"},
+    {"sherd queues --instance demo --watch 1", "each second, and how much passed in it"},
     {"sherd queues --instance demo --json", "every counter, for programs"},
     {0},
 };
@@ -361,6 +369,49 @@ static json_t *queues_json(const struct instance *in)
     return o;
 }
 
+static void print_people(const struct instance *in, const struct values *values)
+{
+    if (values->entries) {
+        queue_entries_print(in);
+        return;
+    }
+    if (values->list || in->segment.geometry.n_shards > MATRIX_MAX_SHARDS)
+        print_list(in);
+    else
+        print_matrices(in);
+    print_shards(in);
+}
+
+static bool supervisor_lives(const struct instance *in)
+{
+    int fd = instance_open_supervisor(in);
+    if (fd >= 0)
+        close(fd);
+    return fd != -ESRCH;
+}
+
+/* Until the instance ends, or nobody reads any more. */
+static int watch(const struct instance *in, const struct values *values)
+{
+    struct queue_rates *rates = queue_rates_new(in);
+    struct timespec pause = clock_timespec(values->watch_ns);
+    int status = EXIT_DONE;
+    if (!rates)
+        return command_error("queues: no memory");
+    while (status == EXIT_DONE && !ferror(stdout) && supervisor_lives(in)) {
+        if (isatty(STDOUT_FILENO))
+            fputs("\033[H\033[2J", stdout);
+        print_people(in, values);
+        putchar('\n');
+        queue_rates_print(rates, in);
+        putchar('\n');
+        status = command_finish_output();
+        nanosleep(&pause, NULL);
+    }
+    queue_rates_free(rates);
+    return status;
+}
+
 int queues_command(int argc, char **argv)
 {
     struct values values = {.wait_ns = COMMAND_WAIT_NS};
@@ -369,20 +420,17 @@ int queues_command(int argc, char **argv)
     int n = command_parse(&command, argc, argv, &values, &operands);
     if (n < 0)
         return command_exit_status(n);
+    if (values.watch_ns && values.json)
+        return command_usage(&command, "--watch and --json exclude each other");
     if (instance_open(values.instance, values.wait_ns, INSTANCE_READY, &in))
         return EXIT_WORK_FAILED;
     int status = EXIT_DONE;
-    if (values.json) {
+    if (values.json)
         status = json_print(values.entries ? entries_json(&in) : queues_json(&in));
-    } else if (values.entries) {
-        queue_entries_print(&in);
-    } else {
-        if (values.list || in.segment.geometry.n_shards > MATRIX_MAX_SHARDS)
-            print_list(&in);
-        else
-            print_matrices(&in);
-        print_shards(&in);
-    }
+    else if (values.watch_ns)
+        status = watch(&in, &values);
+    else
+        print_people(&in, &values);
     instance_close(&in);
     return status ? status : command_finish_output();
 }

@@ -220,6 +220,24 @@ class Looking(harness.TestCase):
         listed = self.assertDone(instance.command("queues", "--list")).stdout
         self.assertRegex(listed, r"(?m)^gateway +shard 1 +0 ")
 
+    def test_queues_are_watched_until_the_instance_ends(self):
+        instance = self.start("--shards", "2")
+        watcher = instance.popen("queues", "--watch", "0.02", stdout=subprocess.PIPE, text=True)
+        load = instance.popen("submit", "--shard", "1", "sys.ping", "--count", "100000", stdout=subprocess.DEVNULL)
+        n_shown = 0
+        for line in watcher.stdout:  # ends, at the latest, with the instance
+            n_shown += line.startswith("WAITING NOW")
+            if re.match(r"gateway +shard 1 +[1-9][0-9.]*[kM]?$", line):
+                break
+        else:
+            self.fail(f"no rate, shown {n_shown} times")
+        self.assertGreaterEqual(n_shown, 2)
+        self.assertEqual(load.wait(4 * harness.DEADLINE), 0)
+        stopped = instance.popen("stop")
+        watcher.communicate(timeout=harness.DEADLINE)
+        self.assertEqual((watcher.returncode, stopped.wait(harness.DEADLINE)), (0, 0))
+        instance.wait_exit()
+
     def test_what_waits_for_a_stopped_shard_is_shown_message_by_message(self):
         instance = self.start("--shards", "2")
         self.assertIn("nothing is queued", self.assertDone(instance.command("queues", "--entries")).stdout)
