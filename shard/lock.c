@@ -23,6 +23,7 @@
 #include <string.h>
 
 #include "runtime/bug.h"
+#include "runtime/co_portable.h"
 #include "runtime/co_wait.h"
 #include "runtime/tail_queue.h"
 #include "shard/keymap.h"
@@ -323,10 +324,11 @@ static int coroutine_fn wait_for_lock(struct lock_wait *wait, AioContext *ctx, i
     return r < 0 ? r : wait->result;
 }
 
-static int coroutine_fn lock(
-    struct mesh *mesh, const struct shard_mutex *mutex, int64_t deadline_ns, enum lock_op op)
+int coroutine_fn lock_take(struct mesh *mesh, const struct shard_mutex *mutex, int64_t deadline_ns,
+    enum lock_op op, struct lock_wait **ret_wait)
 {
     struct lock_wait wait = {.wait.withdraw = withdraw, .co = coroutine_self()};
+    int r;
 
     if (!mesh->locks || mutex->home >= mesh->seg.geometry.n_shards)
         return -ENODEV;
@@ -336,20 +338,36 @@ static int coroutine_fn lock(
     if (!wait.hold)
         return -ENOMEM;
     wait.hold->wait = &wait;
+    *ret_wait = &wait;
+    co_pin("a lock between shards"); /* the books of this process have its address */
     ask_for_lock(wait.hold);
-    return wait_for_lock(&wait, mesh->ctx, deadline_ns);
+    r = wait_for_lock(&wait, mesh->ctx, deadline_ns);
+    if (r < 0 && r != -EOWNERDEAD)
+        co_unpin();
+    *ret_wait = NULL;
+    return r;
+}
+
+void lock_end_wait(struct lock_wait *wait)
+{
+    if (wait)
+        give_up(wait, -ECANCELED);
 }
 
 int coroutine_fn shard_mutex_lock(
     struct mesh *mesh, const struct shard_mutex *mutex, int64_t deadline_ns)
 {
-    return lock(mesh, mutex, deadline_ns, LOCK_OP_ACQUIRE);
+    struct lock_wait *wait;
+
+    return lock_take(mesh, mutex, deadline_ns, LOCK_OP_ACQUIRE, &wait);
 }
 
 int coroutine_fn shard_mutex_trylock(
     struct mesh *mesh, const struct shard_mutex *mutex, int64_t deadline_ns)
 {
-    return lock(mesh, mutex, deadline_ns, LOCK_OP_TRY);
+    struct lock_wait *wait;
+
+    return lock_take(mesh, mutex, deadline_ns, LOCK_OP_TRY, &wait);
 }
 
 int shard_mutex_unlock(struct mesh *mesh, const struct shard_mutex *mutex)
@@ -359,6 +377,7 @@ int shard_mutex_unlock(struct mesh *mesh, const struct shard_mutex *mutex)
     if (!hold || hold->state != HOLD_HELD)
         return -EPERM;
     let_go(hold);
+    co_unpin();
     return 0;
 }
 
@@ -398,6 +417,7 @@ void lock_drop_all(struct mesh *mesh, const Coroutine *co)
     while ((hold = first_of(mesh->locks, co))) {
         hold->let_go = LOCK_OP_RELEASE_BROKEN;
         let_go(hold);
+        co_unpin();
     }
 }
 

@@ -17,8 +17,9 @@
  *              unlock, and it may not move to another shard while it holds one
  *              (shard_mutex_is_held_by()).
  * Lifetime:    a lock exists while it is held, waited for or marked; its number alone says which
- *              one is meant. What a served call still holds when its method returns is let go as if
- *              its owner had died.
+ *              one is meant. What a served call, or a portable coroutine, still holds when its
+ *              function returns is let go as if its owner had died; any other coroutine that ends
+ *              so is a bug().
  * Not here:    locks within a shard (runtime/co_mutex.h); shared holders and counts, which
  *              what can be built of several of these
  *

@@ -6,6 +6,7 @@
  * Concurrency: owner loop
  */
 #include "shard/builtin.h"
+#include "shard/lock.h"
 #include "shard/mesh_inside.h"
 #include "shard/serve.h"
 
@@ -53,7 +54,16 @@ void lock_end_free(struct lock_end *end);
 /* A peer died, or was given up. */
 void lock_judge_peer(struct mesh *mesh, uint32_t peer, uint32_t incarnation, bool failed);
 
-/* Lets go what the coroutine still holds, marked. */
+/* As shard_mutex_lock(), or as shard_mutex_trylock(). *ret_wait is there while it waits, for
+ * lock_end_wait(). */
+struct lock_wait;
+int coroutine_fn lock_take(struct mesh *mesh, const struct shard_mutex *mutex, int64_t deadline_ns,
+    enum lock_op op, struct lock_wait **ret_wait);
+
+/* The wait ends with -ECANCELED. NULL: nothing. */
+void lock_end_wait(struct lock_wait *wait);
+
+/* Lets go what the running coroutine still holds, marked. */
 void lock_drop_all(struct mesh *mesh, const Coroutine *co);
 
 /* Whether the token is known here; if so its lock is held from now on. */

@@ -26,6 +26,7 @@
 
 #include "runtime/bug.h"
 #include "shard/builtin.h"
+#include "shard/lock_inside.h"
 #include "shard/portable_inside.h"
 #include "shard/serve.h"
 
@@ -154,6 +155,7 @@ static void coroutine_fn run(void *opaque)
     struct portable *self = opaque;
 
     self->run(self->mesh, self->opaque);
+    lock_drop_all(self->mesh, coroutine_self());
 }
 
 static void show_slot(struct mesh *mesh, const struct portable *p, const char *name)

@@ -24,8 +24,9 @@ struct service_call {
     uint32_t slot;
     uint64_t generation;
 
-    bool abandoned;     /* nobody waits for the answer any more */
-    Coroutine *sleeper; /* in service_sleep_ns(); NULL: nobody */
+    bool abandoned;              /* nobody waits for the answer any more */
+    Coroutine *sleeper;          /* in service_sleep_ns(); NULL: nobody */
+    struct lock_wait *lock_wait; /* in service_lock(); NULL: nobody */
 
     /* The answer so far. */
     bool replied;

@@ -9,6 +9,7 @@
 
 #include "runtime/co_wait.h"
 #include "shard/gather.h"
+#include "shard/lock_inside.h"
 #include "shard/mesh_inside.h"
 #include "shard/portable.h"
 #include "shard/serve.h"
@@ -115,6 +116,41 @@ int coroutine_fn service_move(struct service_call *call, uint32_t shard)
     if (call->room_off || call->reply_off || call->error_text)
         return -EBUSY;
     return serve_move(call, shard);
+}
+
+/* ---- locks ---- */
+
+static int coroutine_fn take_lock(struct service_call *call, const char *name, enum lock_op op)
+{
+    struct shard_mutex mutex = shard_mutex_named(call->mesh, name, strlen(name));
+
+    if (call->abandoned)
+        return -ECANCELED;
+    return lock_take(call->mesh, &mutex, call->deadline_ns, op, &call->lock_wait);
+}
+
+int coroutine_fn service_lock(struct service_call *call, const char *name)
+{
+    return take_lock(call, name, LOCK_OP_ACQUIRE);
+}
+
+int coroutine_fn service_trylock(struct service_call *call, const char *name)
+{
+    return take_lock(call, name, LOCK_OP_TRY);
+}
+
+int coroutine_fn service_unlock(struct service_call *call, const char *name)
+{
+    struct shard_mutex mutex = shard_mutex_named(call->mesh, name, strlen(name));
+
+    return shard_mutex_unlock(call->mesh, &mutex);
+}
+
+int coroutine_fn service_lock_consistent(struct service_call *call, const char *name)
+{
+    struct shard_mutex mutex = shard_mutex_named(call->mesh, name, strlen(name));
+
+    return shard_mutex_consistent(call->mesh, &mutex);
 }
 
 /* ---- answers ---- */

@@ -128,6 +128,24 @@ int coroutine_fn service_sleep_ns(struct service_call *call, int64_t ns);
  */
 int coroutine_fn service_move(struct service_call *call, uint32_t shard);
 
+/*
+ * A mutex between the calls of all shards, by name. 0: held. -EOWNERDEAD: held, and who held it
+ * before died with it, so that what it guards may be half done: make it whole, and call
+ * service_lock_consistent() before service_unlock(), or the next one is told the same. Else not
+ * held: -ETIMEDOUT (the call's deadline), -ECANCELED (the answer is not wanted any more), -EDEADLK
+ * (this call holds it), -EHOSTDOWN (the shard that keeps the lock is given up), -ENOSPC, -ENOMEM;
+ * service_trylock() also -EBUSY. What is still held when the method returns is let go as if the
+ * shard had died. A call does not move while it holds one. coroutine_fn.
+ */
+int coroutine_fn service_lock(struct service_call *call, const char *name);
+int coroutine_fn service_trylock(struct service_call *call, const char *name);
+
+/* Without waiting. 0; -EPERM: this call does not hold it. */
+int coroutine_fn service_unlock(struct service_call *call, const char *name);
+
+/* 0; -EPERM as above; -EINVAL: service_lock() was not -EOWNERDEAD, or this was called before. */
+int coroutine_fn service_lock_consistent(struct service_call *call, const char *name);
+
 #define SERVICE_REPLY_MAX ((size_t)1024 * 1024) /* also the longest arguments */
 
 /* Answers with len bytes, copied. 0; -EMSGSIZE above SERVICE_REPLY_MAX; -EALREADY the second time.

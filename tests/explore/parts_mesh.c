@@ -241,6 +241,10 @@ void lock_drop_all(struct mesh *mesh, const Coroutine *co)
 {
 }
 
+void lock_end_wait(struct lock_wait *wait)
+{
+}
+
 void lock_judge_peer(struct mesh *mesh, uint32_t peer, uint32_t incarnation, bool failed)
 {
 }

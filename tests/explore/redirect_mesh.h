@@ -32,6 +32,7 @@
 #define lock_end_new          parts_mesh_lock_end_new
 #define lock_end_free         parts_mesh_lock_end_free
 #define lock_drop_all         parts_mesh_lock_drop_all
+#define lock_end_wait         parts_mesh_lock_end_wait
 #define lock_judge_peer       parts_mesh_lock_judge_peer
 #define portable_end_new      parts_mesh_portable_end_new
 #define portable_end_free     parts_mesh_portable_end_free

@@ -16,8 +16,9 @@
 
 #include <cmocka.h>
 
+#include "runtime/co_portable.h"
 #include "runtime/co_sleep.h"
-#include "shard/lock.h"
+#include "shard/lock_inside.h"
 #include "shard/serve.h"
 #include "tests/unit/shard/mesh_rig.h"
 
@@ -87,6 +88,7 @@ static void coroutine_fn hand_entry(void *opaque)
         int r = follow(hand->end, order);
         atomic_store(word + 1, order >> 32 << 32 | (uint32_t)-r);
     }
+    lock_drop_all(hand->end->mesh, coroutine_self());
     hand->over = true;
 }
 
@@ -174,12 +176,14 @@ static void stand_in_line(
 
 static int coroutine_fn run_lock_and_leave(struct service_call *call);
 static int coroutine_fn run_lock_and_unlock(struct service_call *call);
+static int coroutine_fn run_by_name(struct service_call *call);
 
-enum { M_LOCK_AND_LEAVE, M_LOCK_AND_UNLOCK, M_COUNT };
+enum { M_LOCK_AND_LEAVE, M_LOCK_AND_UNLOCK, M_BY_NAME, M_COUNT };
 
 static const struct service_method methods[] = {
     [M_LOCK_AND_LEAVE] = {.name = "leave", .run = run_lock_and_leave, .help = "keeps a lock"},
     [M_LOCK_AND_UNLOCK] = {.name = "both", .run = run_lock_and_unlock, .help = "locks, unlocks"},
+    [M_BY_NAME] = {.name = "name", .run = run_by_name, .help = "locks by name"},
 };
 
 static const struct service lock_service = {.abi = SERVICE_ABI,
@@ -421,6 +425,21 @@ static int coroutine_fn run_lock_and_unlock(struct service_call *call)
     return r;
 }
 
+static struct rig *rig_of_test; /* for methods, which run in children of the test */
+
+static int coroutine_fn run_by_name(struct service_call *call)
+{
+    int r = service_lock(call, "it");
+
+    atomic_store(&rig_of_test->board->words[WORD_WRONG], (uint64_t)-r);
+    if (r < 0)
+        return r;
+    if (service_lock(call, "it") != -EDEADLK || service_trylock(call, "it") != -EDEADLK ||
+        service_lock_consistent(call, "it") != -EINVAL || service_unlock(call, "other") != -EPERM)
+        return -EIO;
+    return service_unlock(call, "it");
+}
+
 struct crowd {
     struct rig_end *end;
     struct mesh_call *calls;
@@ -532,6 +551,67 @@ static void a_lock_that_a_method_leaves_behind_is_marked(void **state)
     rig_close(&rig);
 }
 
+static void on_cancelled(struct mesh_call *call, const struct mesh_answer *answer)
+{
+    (void)call;
+    assert_int_equal(answer->end, CALL_END_CANCELLED);
+    crowd_of_end->n_ended++;
+}
+
+static void coroutine_fn cancelling_entry(void *opaque)
+{
+    struct crowd *crowd = opaque;
+    struct mesh *mesh = crowd->end->mesh;
+    struct rig *rig = crowd->end->rig;
+    struct shard_mutex it = shard_mutex_named(mesh, "it", 2);
+    struct mesh_call waits = {
+        .target = 1, .method = M_BY_NAME, .deadline_ns = INT64_MAX, .done = on_cancelled};
+    struct call_answer answer;
+    const char *why = "";
+
+    assert_int_equal(shard_mutex_lock(mesh, &it, INT64_MAX), 0);
+    assert_int_equal(co_portable_check(&why), -EBUSY);
+    assert_string_equal(why, "a lock between shards");
+    assert_int_equal(mesh_call_start(mesh, &waits), 0);
+    while (atomic_load_acquire(&segment_pair(&rig->seg, 1, 0)->calls_started) == 0)
+        co_sleep_ns(1000000);
+    mesh_call_cancel(mesh, &waits);
+    while (atomic_load(&rig->board->words[WORD_WRONG]) != ECANCELED)
+        co_sleep_ns(1000000);
+    assert_int_equal(shard_mutex_unlock(mesh, &it), 0);
+    assert_int_equal(
+        shard_call(mesh,
+            &(struct call_request){.target = 1, .method = M_BY_NAME, .deadline_ns = INT64_MAX},
+            &answer),
+        0);
+    call_answer_deinit(&answer);
+    crowd->over = crowd->n_ended == 1;
+}
+
+static void cancelling_body(struct rig_end *end)
+{
+    struct crowd crowd = {.end = end};
+
+    crowd_of_end = &crowd;
+    aio_co_enter(end->ctx, coroutine_create(cancelling_entry, &crowd));
+    rig_poll_until(end, crowd_is_over, &crowd);
+    atomic_store(&end->rig->board->words[WORD_FREED], 1);
+}
+
+static void a_method_locks_by_name_and_waits_no_longer_than_it_is_wanted(void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    rig_open(&rig, 2, &lock_service);
+    rig_of_test = &rig;
+    rig_fork(&rig, 1, rig_serve);
+    rig_fork(&rig, 0, cancelling_body);
+    rig_join(&rig, 0);
+    assert_int_equal(atomic_load(&rig.board->words[WORD_FREED]), 1);
+    rig_close(&rig);
+}
+
 /* ---- the table ---- */
 
 static void coroutine_fn hoarding_entry(void *opaque)
@@ -549,6 +629,7 @@ static void coroutine_fn hoarding_entry(void *opaque)
     assert_int_equal(
         shard_mutex_lock(mesh, &(struct shard_mutex){.id = SEGMENT_LOCKS, .home = 1}, INT64_MAX),
         0);
+    lock_drop_all(mesh, coroutine_self());
     crowd->over = true;
 }
 
@@ -717,6 +798,7 @@ int main(void)
         cmocka_unit_test(a_home_given_up_ends_every_wait),
         cmocka_unit_test(a_holder_lets_go_though_every_slot_is_held_by_one_that_waits_for_it),
         cmocka_unit_test(a_lock_that_a_method_leaves_behind_is_marked),
+        cmocka_unit_test(a_method_locks_by_name_and_waits_no_longer_than_it_is_wanted),
         cmocka_unit_test(a_full_table_is_told_and_has_room_again),
         cmocka_unit_test(a_table_of_garbage_is_taken_over),
         cmocka_unit_test(a_lock_never_has_two_holders_whoever_dies),
