@@ -70,7 +70,7 @@ def open_files(pid):
     return found
 
 
-COMMONS_OFF = 160  # where the superblock says where the commons is
+COMMONS_OFF = 424  # where the superblock says where the commons is
 
 class Start(harness.TestCase):
     def test_all_processes_come_up_named_and_at_the_same_addresses(self):
