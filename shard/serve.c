@@ -359,10 +359,10 @@ static void coroutine_fn serve_entry(void *opaque)
 
     int status = run_method(&call);
 
+    lock_drop_all(call.mesh, coroutine_self()); /* before it moves: with a lock it can't */
     if (!come_home(&call))
         return;
     mesh = call.mesh;
-    lock_drop_all(mesh, coroutine_self());
     mesh->links[call.from].in[call.slot] = NULL;
     if (call.args_in_place)
         push_args_taken(mesh, call.from, call.slot, call.generation);
