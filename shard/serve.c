@@ -207,6 +207,7 @@ static int coroutine_fn run_method(struct service_call *call)
     recorder_note_at(&mesh->instruments, context_note_ns(mesh->ctx), RECORDER_CALL_START,
         call->method_number, whose(call));
     status = call->method->run(call);
+    mesh = call->mesh; /* it may have moved */
     recorder_note_at(&mesh->instruments, context_note_ns(mesh->ctx), RECORDER_CALL_END,
         (uint64_t)(int64_t)status, whose(call));
     return status;
