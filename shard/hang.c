@@ -2,8 +2,8 @@
 /*
  * The supervisor's look at loops that may hang. It reads each child's counters, some words of
  * shared memory; /proc only of who was awake and made no progress since the look before. It looks
- * often while anybody is busy, else once a second: a callback that begins while all sleep may have
- * run for a second before its time begins to count.
+ * often while anybody is busy, else twice a second: a callback that begins while all sleep may have
+ * run for half a second before its time begins to count.
  *
  * What is found is shown in the control words, recorded by a helper (stall_probe.h), logged, and in
  * the end killed. That is a crash, not a death: nobody but the process is to blame, and a request
@@ -210,7 +210,7 @@ void hang_turn(struct supervisor *s, uint64_t now_ns)
         for (uint32_t peer = 0; peer < s->segment.n_peers; peer++)
             if (s->children[peer].up && !s->children[peer].thread)
                 busy |= attend(&s->children[peer], &limits);
-    s->hang_ns = busy ? now_ns + limits.look_ns : s->watch_ns; /* one wake for both */
+    s->hang_ns = busy ? now_ns + limits.look_ns : supervisor_next_second(now_ns);
 }
 
 void hang_forget(struct child *child)

@@ -21,7 +21,6 @@
 #include "runtime/atomic.h"
 #include "shard/explain.h"
 
-#define LOOK_EVERY_NS (UINT64_C(1000) * 1000 * 1000)
 
 const struct topology_core *placement_core_of(const struct supervisor *s, uint32_t peer)
 {
@@ -46,7 +45,7 @@ int placement_begin(struct supervisor *s, char **ret_error)
         return explain(ret_error, -errno, "can't tell which CPUs are allowed: %m");
     s->topology = *s->config.topology;
     *s->config.topology = (struct topology){0};
-    s->placed_ns = supervisor_now_ns() + LOOK_EVERY_NS;
+    s->placed_ns = supervisor_next_second(supervisor_now_ns());
     decide_spin(s);
     return 0;
 }
@@ -118,7 +117,7 @@ void placement_turn(struct supervisor *s, uint64_t now_ns)
 
     if (now_ns < s->placed_ns)
         return;
-    s->placed_ns = now_ns + LOOK_EVERY_NS;
+    s->placed_ns = supervisor_next_second(now_ns);
     if (sched_getaffinity(0, sizeof(allowed), &allowed) < 0 || CPU_EQUAL(&allowed, &s->allowed))
         return;
     s->allowed = allowed;

@@ -122,6 +122,15 @@ static inline uint64_t supervisor_now_ns(void)
     return (uint64_t)aio_clock_ns();
 }
 
+/* When to look next at what is looked at once a second: all of it at the same time, so that an idle
+ * supervisor wakes once. */
+static inline uint64_t supervisor_next_second(uint64_t now_ns)
+{
+    const uint64_t second_ns = UINT64_C(1000) * 1000 * 1000;
+
+    return (now_ns / second_ns + 1) * second_ns;
+}
+
 /* Sets the stage, if the moves allowed from the present one include it. */
 void supervisor_enter(struct supervisor *supervisor, enum stage stage);
 

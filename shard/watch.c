@@ -24,7 +24,6 @@
 #include "runtime/atomic.h"
 #include "runtime/doorbell.h"
 
-#define LOOK_EVERY_NS (UINT64_C(1000) * 1000 * 1000)
 
 /* By receiver: whose rings to it are not empty. */
 struct waiting {
@@ -123,7 +122,7 @@ void watch_turn(struct supervisor *s, uint64_t now_ns)
 
     if (now_ns < s->watch_ns)
         return;
-    s->watch_ns = now_ns + LOOK_EVERY_NS;
+    s->watch_ns = supervisor_next_second(now_ns);
     memset(&waiting, 0, sizeof waiting);
     for (uint32_t peer = 0; peer < s->segment.n_peers; peer++)
         look_into_rings(&s->children[peer], &waiting);

@@ -23,12 +23,12 @@ struct compare {
     void (*baseline)(uint64_t repeats);
     uint64_t repeats;
     uint64_t baseline_repeats; /* 0: repeats */
+    uint32_t rounds;           /* 0: 15 */
+    const char *goal;          /* what the ratio or figure should be; NULL: nothing */
     /* Instead of run and baseline, for what must leave out a part of its time: return the ns for
      * one repeat. */
     double (*run_ns)(uint64_t repeats);
     double (*baseline_ns)(uint64_t repeats);
-    uint32_t rounds;  /* 0: 15 */
-    const char *goal; /* what the ratio or figure should be; NULL: nothing */
 };
 
 struct compare_result {
