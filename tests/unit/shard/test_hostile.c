@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -246,6 +247,7 @@ static void be_hostile(struct rig_end *end)
     struct noise noise = {.state = atomic_load(&rig->board->words[63]), .seg = seg};
     uint64_t first = segment_part_off(seg, HOSTILE);
 
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* it ends with the test, however that ends */
     for (;;)
         switch (below(&noise, 4)) {
         case 0:
