@@ -21,7 +21,6 @@
 #include "runtime/atomic.h"
 #include "shard/explain.h"
 
-
 const struct topology_core *placement_core_of(const struct supervisor *s, uint32_t peer)
 {
     if (!s->config.pin || peer == segment_gateway(&s->segment))

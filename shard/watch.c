@@ -24,7 +24,6 @@
 #include "runtime/atomic.h"
 #include "runtime/doorbell.h"
 
-
 /* By receiver: whose rings to it are not empty. */
 struct waiting {
     uint64_t senders[SEGMENT_MAX_PEERS][SEGMENT_BITMAP_WORDS];
