@@ -13,7 +13,7 @@ import unittest
 
 import harness
 
-SECONDS = float(os.environ.get("SHERD_TEST_SECONDS", "40" if harness.LONG else "8"))
+SECONDS = float(os.environ.get("SHERD_TEST_SECONDS", "30" if harness.LONG else "5"))
 SEED = int(os.environ.get("SHERD_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
 CRASHES_MAX = 2  # of each process: fewer than the limit at which it is given up
 RESTARTS = 1000 if harness.LONG else 100
