@@ -610,8 +610,9 @@ void serve_wake_sleeper(struct service_call *call)
 
     call->sleeper = NULL;
     if (co)
-        aio_co_wake(co);
-    lock_end_wait(call->lock_wait);
+        aio_co_wake(co); /* it may end before this returns, and the call with it */
+    else
+        lock_end_wait(call->lock_wait);
 }
 
 void serve_on_abandoned(struct mesh *mesh, uint32_t peer, const struct message *message)

@@ -147,10 +147,11 @@ void *shard_alloc(size_t bytes)
 void shard_free(void *memory)
 {
     struct portable *self = portable_self();
-    struct free_block *block = (struct free_block *)((struct header *)memory - 1);
+    struct free_block *block;
 
     if (!memory)
         return;
+    block = (struct free_block *)((struct header *)memory - 1);
     if (!self || block->header.co != self->co)
         bug("shard_free() of memory that is not the running coroutine's");
     const struct segment *seg = &self->mesh->seg;
