@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "runtime/atomic.h"
 #include "shard/arena.h"
 
 #define DEADLINE_NS (INT64_C(20) * 1000000000)
@@ -126,7 +127,9 @@ void rig_fork(struct rig *rig, uint32_t peer, rig_body_fn *body)
     struct rig_end *end = end_at(rig, peer, body);
     struct commons_bell *bell = segment_bell(&rig->seg, peer);
 
-    bell->words = (struct doorbell_words){.notified = 1};
+    /* Ends that are threads may be ringing it. */
+    atomic_store_relaxed(&bell->words.notify_me, 0);
+    atomic_store_relaxed(&bell->words.notified, 1);
     fflush(NULL);
     end->pid = fork();
     assert(end->pid >= 0);
