@@ -116,7 +116,7 @@ static void tell_not_kept(struct mesh *mesh, struct mesh_call *call, int error)
 
     snprintf(kept, sizeof(kept), "it could not be kept as a dead letter: %s%s",
         strerrordesc_np(-error),
-        error == -ENOSPC ? "; remove those that were read (sherd dead-letters)" : "");
+        error == -ENOSPC ? "; remove dead-letter-* that were read from the instance's directory" : "");
     tell_end(mesh, call, kept);
 }
 
@@ -133,7 +133,7 @@ static void on_written(void *opaque, int ret)
     struct parking *parking = opaque;
     char kept[128];
 
-    snprintf(kept, sizeof(kept), "it is kept as %s (sherd dead-letters)", parking->name);
+    snprintf(kept, sizeof(kept), "it is kept as %s (see sherd postmortem)", parking->name);
     if (ret < 0)
         tell_not_kept(parking->mesh, parking->call, ret);
     else

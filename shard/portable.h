@@ -35,9 +35,9 @@ int portable_start(
 /*
  * The running portable coroutine goes on in shard target. 0: it is there; it was there already.
  * Else it goes on where it was: -ENODEV: no such shard. -EHOSTDOWN: that one is given up, maybe
- * while this was on its way; or the supervisor is gone. -EBUSY: it holds what is of this shard; a
- * line in the log of debug builds says what, as shard_co_holds() does. -ENOTSUP: a sanitizer can't
- * follow. -ENOMEM. *mesh is right in any case.
+ * while this was on its way; or the supervisor is gone. -EBUSY: it holds what is of this shard;
+ * shard_co_holds() says what. -ENOTSUP: a sanitizer can't follow. -ENOMEM. *mesh is right in any
+ * case.
  */
 int coroutine_fn shard_co_move(struct mesh **mesh, uint32_t target);
 
