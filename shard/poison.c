@@ -116,7 +116,8 @@ static void tell_not_kept(struct mesh *mesh, struct mesh_call *call, int error)
 
     snprintf(kept, sizeof(kept), "it could not be kept as a dead letter: %s%s",
         strerrordesc_np(-error),
-        error == -ENOSPC ? "; remove dead-letter-* that were read from the instance's directory" : "");
+        error == -ENOSPC ? "; remove dead-letter-* that were read from the instance's directory"
+                         : "");
     tell_end(mesh, call, kept);
 }
 
