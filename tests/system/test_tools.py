@@ -290,6 +290,7 @@ class Looking(harness.TestCase):
         self.assertEqual([c["id"] for c in told["coroutines"] if c["id"] == found[0]["id"]
                           and c["process"] == "shard 1"], [found[0]["id"]])
 
+    @unittest.skipIf(harness.SANITIZED, "signals of crashes are the sanitizer's")
     def test_a_crash_is_explained_while_the_instance_lives_and_after_it_died(self):
         instance = self.start("--shards", "2", "--enable-test-methods")
         incarnation = instance.shard(1)["incarnation"]
