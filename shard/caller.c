@@ -31,42 +31,6 @@
 #include "shard/mesh_inside.h"
 #include "shard/poison.h"
 
-/* ---- lists ---- */
-
-static void list_append(struct call_list *list, struct mesh_call *call)
-{
-    call->next = NULL;
-    call->prev = list->last;
-    if (list->last)
-        list->last->next = call;
-    else
-        list->first = call;
-    list->last = call;
-}
-
-static void list_prepend(struct call_list *list, struct mesh_call *call)
-{
-    call->prev = NULL;
-    call->next = list->first;
-    if (list->first)
-        list->first->prev = call;
-    else
-        list->last = call;
-    list->first = call;
-}
-
-static void list_remove(struct call_list *list, struct mesh_call *call)
-{
-    if (call->prev)
-        call->prev->next = call->next;
-    else
-        list->first = call->next;
-    if (call->next)
-        call->next->prev = call->prev;
-    else
-        list->last = call->prev;
-}
-
 /* ---- slots ---- */
 
 static struct call_class *class_of_slot(struct mesh *mesh, uint32_t peer, uint32_t slot)
@@ -170,7 +134,7 @@ static void end_later(struct mesh *mesh, struct mesh_call *call, enum call_end e
     call->where = CALL_OVER;
     call->end = end;
     call->status = status;
-    list_append(&mesh->over, call);
+    call_list_append(&mesh->over, call);
     bh_schedule(mesh->over_bh);
 }
 
@@ -295,7 +259,7 @@ static void pump_class(struct mesh *mesh, struct call_class *class)
         next = call->next;
         if (is_held(mesh, call))
             continue;
-        list_remove(&class->line, call);
+        call_list_remove(&class->line, call);
         take_slot(mesh, class, call);
     }
 }
@@ -372,7 +336,7 @@ static void take_back(struct mesh *mesh, struct mesh_call *call)
 
     switch ((enum mesh_call_where)call->where) {
     case CALL_IN_LINE:
-        list_remove(&class_of_call(mesh, call)->line, call);
+        call_list_remove(&class_of_call(mesh, call)->line, call);
         break;
     case CALL_FOR_HEAP:
         put_free(mesh, call->target, call->slot);
@@ -413,7 +377,7 @@ void caller_end_line(struct mesh *mesh, uint32_t peer, enum call_end end, int st
             struct call_list *line = &mesh->links[peer].classes[lane][class].line;
             while (line->first) {
                 struct mesh_call *call = line->first;
-                list_remove(line, call);
+                call_list_remove(line, call);
                 end_later(mesh, call, end, status);
             }
         }
@@ -422,7 +386,7 @@ void caller_end_line(struct mesh *mesh, uint32_t peer, enum call_end end, int st
 void caller_run_again(struct mesh *mesh, struct mesh_call *call)
 {
     call->where = CALL_IN_LINE;
-    list_prepend(&class_of_call(mesh, call)->line, call);
+    call_list_prepend(&class_of_call(mesh, call)->line, call);
 }
 
 /* ---- starting ---- */
@@ -471,7 +435,7 @@ int mesh_call_start(struct mesh *mesh, struct mesh_call *call)
         return 0;
     }
     call->where = CALL_IN_LINE;
-    list_append(&class->line, call);
+    call_list_append(&class->line, call);
     counter_add(&mesh->links[call->target].stats->slot_waits, 1);
     return 0;
 }

@@ -8,6 +8,7 @@
  */
 #include "runtime/source.h"
 #include "shard/flight.h"
+#include "shard/call_list.h"
 #include "shard/code_ranges.h"
 #include "shard/heap.h"
 #include "shard/mesh.h"
@@ -18,10 +19,6 @@ enum mesh_call_where {
     CALL_FOR_HEAP, /* has a slot, waits for a shared buffer */
     CALL_OUT,      /* published */
     CALL_OVER,     /* ended; done() is to come from the bottom half */
-};
-
-struct call_list {
-    struct mesh_call *first, *last;
 };
 
 /* The private side of a call slot. */

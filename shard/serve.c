@@ -33,6 +33,7 @@
 #include "runtime/context.h"
 #include "shard/builtin.h"
 #include "shard/lock_inside.h"
+#include "shard/heap_co.h"
 #include "shard/mesh_inside.h"
 #include "shard/portable_inside.h"
 
@@ -65,36 +66,11 @@ static void release_answer(struct mesh *mesh, struct serve_slot *serve)
     heap_put(&mesh->heap, off, serve->answer_len);
 }
 
-struct room {
-    struct heap_waiter waiter;
-    Coroutine *co;
-    uint64_t off;
-};
-
-static void on_room(struct heap_waiter *waiter, uint64_t off)
-{
-    struct room *room = (struct room *)((char *)waiter - offsetof(struct room, waiter));
-
-    room->off = off;
-    if (!coroutine_entered(room->co))
-        aio_co_wake(room->co);
-}
-
-static uint64_t coroutine_fn take_room(struct mesh *mesh, size_t len)
-{
-    struct room room = {.co = coroutine_self()};
-
-    heap_get(&mesh->heap, &room.waiter, len, on_room);
-    if (!room.off)
-        coroutine_yield_at("shared buffer");
-    return room.off;
-}
-
 /* ---- room for an answer, filled in place ---- */
 
 void *coroutine_fn serve_take_room(struct service_call *call, size_t len)
 {
-    call->room_off = take_room(call->mesh, len);
+    call->room_off = heap_get_co(&call->mesh->heap, len);
     call->room_len = len;
     flight_begin(&call->mesh->flights, call->room_off, len);
     return call->mesh->seg.base + call->room_off;
@@ -149,7 +125,7 @@ void coroutine_fn serve_put_reply(struct service_call *call, const void *data, s
             memcpy(serve->inline_answer, data, len);
         return;
     }
-    uint64_t off = take_room(call->mesh, len);
+    uint64_t off = heap_get_co(&call->mesh->heap, len);
 
     memcpy(call->mesh->seg.base + off, data, len);
     note_answer(call, off, len);
