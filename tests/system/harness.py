@@ -244,7 +244,10 @@ class Instance:
         """Sends a signal to a process (a pid, or an object of status)."""
         if THREADS and not isinstance(process, int) and process["role"] != "supervisor":
             raise unittest.SkipTest("shards and gateway are threads, none of which dies alone")
-        os.kill(process if isinstance(process, int) else process["pid"], signum)
+        pid = process if isinstance(process, int) else process["pid"]
+        if pid <= 0:  # between two lives; kill(2) would take it for our own process group
+            raise AssertionError(f"{process} has no process to be sent signal {signum}")
+        os.kill(pid, signum)
 
     def kill_and_wait(self, role, shard=None, signum=signal.SIGKILL):
         """Kills a process and returns its replacement, once that is up."""

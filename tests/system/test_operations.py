@@ -145,13 +145,13 @@ class Restart(harness.TestCase):
 
     def test_one_that_is_killed_while_it_finishes_counts_as_restarted(self):
         instance = self.start("--shards", "2")
-        with instance.popen("submit", "--shard", "0", "sys.sleep", "300", stdout=subprocess.DEVNULL) as sleeper, \
-                instance.popen("restart") as restart:
-            old = instance.shard(0)
-            instance.kill(old)
+        with instance.popen("submit", "--shard", "0", "sys.sleep", "1500", stdout=subprocess.DEVNULL) as sleeper:
+            wait_until(lambda: instance.shard(0)["calls_in"], "the sleep to begin")
+            restart = instance.popen("restart", "0")
+            instance.kill(instance.wait_for_shard(0, state="restarting"))
             self.assertEqual(restart.wait(harness.DEADLINE), 0)
             self.assertEqual(sleeper.wait(harness.DEADLINE), 0)
-        instance.wait_for_shard(1, incarnation=2)
+        instance.wait_for_shard(0, incarnation=2)
         self.assertEqual(instance.stop(), 0)
 
     def test_the_gateway_finishes_what_it_has_and_clients_come_again(self):
