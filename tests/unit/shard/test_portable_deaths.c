@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: MIT */
+/* No death leaves a portable coroutine in two hands or in none. */
+#include <signal.h>
+
+#include "tests/unit/shard/portable_fixture.h"
+
+static int coroutine_fn run_nothing(struct service_call *call)
+{
+    (void)call;
+    return 0;
+}
+
+static const struct service_method methods[] = {
+    {.name = "nothing", .run = run_nothing, .help = "does nothing"},
+};
+static const struct service service = {.abi = SERVICE_ABI,
+    .name = "portable",
+    .help = "for tests",
+    .methods = methods,
+    .n_methods = sizeof(methods) / sizeof(methods[0])};
+
+/* ---- deaths ---- */
+
+static void coroutine_fn go_to_the_dead(struct mesh *mesh, void *opaque)
+{
+    int r = shard_co_move(&mesh, 1);
+
+    (void)opaque;
+    note(WORD_STATUS, (uint64_t)-r);
+    note(WORD_WHERE, (uint64_t)getpid());
+    note(WORD_DONE, 1);
+}
+
+static bool never(void *opaque)
+{
+    (void)opaque;
+    return false;
+}
+
+static void start_to_the_dead(struct rig_end *end)
+{
+    CHECK(portable_start(end->mesh, go_to_the_dead, NULL, "go", NULL) == 0);
+    aio_poll(end->ctx, false); /* tells */
+    note(WORD_READY, 1);
+    rig_serve(end);
+}
+
+/* It has moved to a shard that is not there. */
+static void send_one_to_the_dead(void)
+{
+    rig_fork(&rig, 0, start_to_the_dead);
+    rig_wait_word(&rig, WORD_READY, 1);
+    assert_int_equal(n_in_use(), 1);
+}
+
+static void one_on_its_way_to_a_dead_shard_goes_on_in_the_replacement(void **state)
+{
+    (void)state;
+    if (!IN_PROCESSES)
+        skip();
+    send_one_to_the_dead();
+    rig_bury(&rig, 1, false);
+    rig_fork(&rig, 1, rig_serve);
+    rig_wait_word(&rig, WORD_DONE, 1);
+    assert_int_equal(noted(WORD_STATUS), 0);
+    assert_int_equal(noted(WORD_WHERE), rig.ends[1].pid);
+}
+
+static void one_whose_sender_died_too_goes_on_all_the_same(void **state)
+{
+    (void)state;
+    if (!IN_PROCESSES)
+        skip();
+    send_one_to_the_dead();
+    rig_kill(&rig, 0, false);
+    rig_bury(&rig, 1, false);
+    rig_fork(&rig, 1, rig_serve);
+    rig_wait_word(&rig, WORD_DONE, 1);
+    assert_int_equal(noted(WORD_WHERE), rig.ends[1].pid);
+}
+
+static void one_on_its_way_to_a_shard_given_up_goes_on_where_it_was(void **state)
+{
+    (void)state;
+    if (!IN_PROCESSES)
+        skip();
+    send_one_to_the_dead();
+    rig_bury(&rig, 1, true);
+    rig_wait_word(&rig, WORD_DONE, 1);
+    assert_int_equal(noted(WORD_STATUS), EHOSTDOWN);
+    assert_int_equal(noted(WORD_WHERE), rig.ends[0].pid);
+}
+
+static void one_that_can_not_arrive_is_taken_back_by_its_senders_replacement(void **state)
+{
+    (void)state;
+    if (!IN_PROCESSES)
+        skip();
+    send_one_to_the_dead();
+    rig_kill(&rig, 0, false);
+    rig_bury(&rig, 1, true);
+    assert_int_equal(n_in_use(), 1);
+    rig_fork(&rig, 0, rig_serve);
+    rig_wait_word(&rig, WORD_DONE, 1);
+    assert_int_equal(noted(WORD_STATUS), EHOSTDOWN);
+    assert_int_equal(noted(WORD_WHERE), rig.ends[0].pid);
+}
+
+static void one_between_two_that_are_given_up_is_ended(void **state)
+{
+    (void)state;
+    if (!IN_PROCESSES)
+        skip();
+    send_one_to_the_dead();
+    rig_bury(&rig, 1, true);
+    rig_kill(&rig, 0, true);
+    assert_int_equal(n_in_use(), 0);
+}
+
+/* Dies on the loop's stack, when the word says that it is on its way and nobody was told. */
+static void move_word_and_die(Coroutine *co, void *opaque)
+{
+    arena_co name = shard_co_self() ? 0 : noted(WORD_CO);
+
+    (void)opaque;
+    co_portable_leave(co);
+    arena_move(&rig.seg, name, 0, 1);
+    raise(SIGKILL);
+}
+
+static void coroutine_fn die_half_way(struct mesh *mesh, void *opaque)
+{
+    (void)mesh;
+    (void)opaque;
+    note(WORD_CO, shard_co_self());
+    co_yield_then("death", move_word_and_die, NULL);
+    note(WORD_WHERE, (uint64_t)getpid());
+    note(WORD_DONE, 1);
+}
+
+static void start_dying(struct rig_end *end)
+{
+    portable_start(end->mesh, die_half_way, NULL, "die", NULL);
+    rig_poll_until(end, never, NULL);
+}
+
+/* Has looked at all words, as each does when it begins. */
+static void serve_after_a_look(struct rig_end *end)
+{
+    while (aio_poll(end->ctx, false))
+        continue;
+    note(WORD_READY, 1);
+    rig_serve(end);
+}
+
+static void one_whose_sender_died_before_it_told_is_found_by_its_target(void **state)
+{
+    (void)state;
+    if (!IN_PROCESSES)
+        skip();
+    rig_fork(&rig, 1, serve_after_a_look);
+    rig_wait_word(&rig, WORD_READY, 1);
+    rig_fork(&rig, 0, start_dying);
+    rig_join(&rig, 0);
+    assert_int_equal(n_in_use(), 1);
+    rig_bury(&rig, 0, false);
+    rig_wait_word(&rig, WORD_DONE, 1);
+    assert_int_equal(noted(WORD_WHERE), rig.ends[1].pid);
+}
+
+static void coroutine_fn stay_there(struct mesh *mesh, void *opaque)
+{
+    CHECK(shard_co_move(&mesh, 1) == 0);
+    note(WORD_READY, 1);
+    shard_co_wait(&mesh, "nothing");
+    bad("it lives on");
+    (void)opaque;
+}
+
+static void start_to_stay(struct rig_end *end)
+{
+    arena_co co;
+
+    CHECK(portable_start(end->mesh, stay_there, NULL, "stay", &co) == 0);
+    note(WORD_CO, co);
+    rig_serve(end);
+}
+
+static void one_that_waits_in_a_shard_ends_with_it_and_a_wake_says_so(void **state)
+{
+    uint32_t owner;
+
+    (void)state;
+    if (!IN_PROCESSES)
+        skip();
+    rig_fork(&rig, 1, rig_serve);
+    rig_fork(&rig, 0, start_to_stay);
+    rig_wait_word(&rig, WORD_READY, 1);
+    rig_kill(&rig, 1, false);
+    assert_int_equal(n_in_use(), 0);
+    assert_int_equal(
+        arena_wake(&rig.seg, noted(WORD_CO), 2, ARENA_WHERE_IT_IS, &owner), ARENA_GONE);
+    assert_int_equal(noted(WORD_BAD), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CASE(one_on_its_way_to_a_dead_shard_goes_on_in_the_replacement),
+        CASE(one_whose_sender_died_too_goes_on_all_the_same),
+        CASE(one_on_its_way_to_a_shard_given_up_goes_on_where_it_was),
+        CASE(one_that_can_not_arrive_is_taken_back_by_its_senders_replacement),
+        CASE(one_between_two_that_are_given_up_is_ended),
+        CASE(one_whose_sender_died_before_it_told_is_found_by_its_target),
+        CASE(one_that_waits_in_a_shard_ends_with_it_and_a_wake_says_so),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
