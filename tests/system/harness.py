@@ -100,6 +100,15 @@ def deny_tracing():
     deny(*({"x86_64": (101, 310), "aarch64": (117, 270)}[os.uname().machine]))
 
 
+def send_signal(pid, signum):
+    """The only kill() of the tests: one process, never a group. A process between two lives has no pid."""
+    if not pid:
+        raise ProcessLookupError(errno.ESRCH, "no process lives there now")
+    if pid < 0:
+        raise ValueError(f"{pid} is no process")
+    os.kill(pid, signum)
+
+
 def n_fds(pid):
     return len(os.listdir(f"/proc/{pid}/fd"))
 
@@ -244,10 +253,7 @@ class Instance:
         """Sends a signal to a process (a pid, or an object of status)."""
         if THREADS and not isinstance(process, int) and process["role"] != "supervisor":
             raise unittest.SkipTest("shards and gateway are threads, none of which dies alone")
-        pid = process if isinstance(process, int) else process["pid"]
-        if pid <= 0:  # between two lives; kill(2) would take it for our own process group
-            raise AssertionError(f"{process} has no process to be sent signal {signum}")
-        os.kill(pid, signum)
+        send_signal(process if isinstance(process, int) else process["pid"], signum)
 
     def kill_and_wait(self, role, shard=None, signum=signal.SIGKILL):
         """Kills a process and returns its replacement, once that is up."""
@@ -261,7 +267,7 @@ class Instance:
         for signum in (signal.SIGSTOP, signal.SIGKILL):
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signum)
+                    send_signal(pid, signum)
         if self.supervisor:
             self.supervisor.wait(DEADLINE)
         wait_until(lambda: not any(map(is_alive, pids)), "all killed processes to be gone")
@@ -307,7 +313,7 @@ class Instance:
         for pid in self.pids():
             left.append(f"process {pid}")
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                send_signal(pid, signal.SIGKILL)
         crashed = set()
         for number in (1, 2, 3):
             with contextlib.suppress(OSError):

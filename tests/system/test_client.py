@@ -132,7 +132,7 @@ class Deaths(harness.TestCase):
         shard = sherd.shard(0)
         with Client(sherd, wait_ns=20 * SECOND) as client:
             ends = {}
-            os.kill(shard["pid"], signal.SIGSTOP)
+            sherd.kill(shard, signal.SIGSTOP)
             try:
                 for method in ("file.write", "sys.ping"):
                     client.submit(method, done=lambda result, method=method:
@@ -142,7 +142,7 @@ class Deaths(harness.TestCase):
                 while "file.write" not in ends:
                     self.assertGreaterEqual(client.process(20 * SECOND), 0)
             finally:
-                os.kill(shard["pid"], signal.SIGCONT)
+                sherd.kill(shard, signal.SIGCONT)
             client.run()
             self.assertEqual(ends, {"file.write": (IN_DOUBT, -errno.EOWNERDEAD), "sys.ping": (DONE, 0)})
 

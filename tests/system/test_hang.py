@@ -71,13 +71,13 @@ class Stopped(harness.TestCase):
     def test_a_stop_is_no_death_and_no_stall_and_calls_wait_for_its_end(self):
         instance = self.start("--shards", "2", *QUICK, "--stall-limit", "0.5")
         process = instance.shard(1)
-        os.kill(process["pid"], signal.SIGSTOP)
+        instance.kill(process, signal.SIGSTOP)
         instance.wait_for("shard", 1, stall="stopped")
         waiting = instance.popen("submit", "sys.ping", "--shard", "1")
         for _ in range(10):
             self.assertDone(instance.command("submit", "sys.ping", "--shard", "0"))
         self.assertIsNone(waiting.poll())
-        os.kill(process["pid"], signal.SIGCONT)
+        instance.kill(process, signal.SIGCONT)
         self.assertEqual(waiting.wait(harness.DEADLINE), 0)
         after = instance.wait_for("shard", 1, stall=None)
         self.assertEqual((after["pid"], after["stalls"]), (process["pid"], 0))

@@ -9,13 +9,13 @@ import select
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import tempfile
 import time
 import unittest
 
 import harness
+import segment
 from harness import wait_until
 
 NOT_ROOT = os.geteuid() != 0
@@ -70,15 +70,19 @@ def open_files(pid):
     return found
 
 
-COMMONS_OFF = 424  # where the superblock says where the commons is
+def senders_of(memory, shard):
+    """Where the word is whose bits say who has sent to that shard."""
+    bell, _ = segment.place(memory, "commons", 0, "bells", shard, 0, "bitmap")
+    return bell
+
 
 class Start(harness.TestCase):
     def test_all_processes_come_up_named_and_at_the_same_addresses(self):
         instance = self.start("--shards", "2")
         names = sorted(comm(p["pid"]) for p in instance.processes())
         self.assertEqual(names, ["sherd", "sherd-gateway", "sherd-shard-0", "sherd-shard-1"])
-        segment = os.path.join(instance.runtime_dir, "test", "segment")
-        self.assertEqual(len({address_of(p["pid"], segment) for p in instance.processes()}), 1)
+        path = os.path.join(instance.runtime_dir, "test", "segment")
+        self.assertEqual(len({address_of(p["pid"], path) for p in instance.processes()}), 1)
         self.assertEqual(instance.stop(), 0)
         self.assertEqual(instance.segments(), [])
         self.assertIsNone(instance.status())
@@ -87,8 +91,8 @@ class Start(harness.TestCase):
         instance = self.start("--shards", "3")
         instance.kill_and_wait("shard", 1)
         instance.wait_for_shard(1, state="up", incarnation=2)
-        segment = os.path.join(instance.runtime_dir, "test", "segment")
-        pages = {p["pid"]: writable_pages(p["pid"], segment) for p in instance.processes()}
+        path = os.path.join(instance.runtime_dir, "test", "segment")
+        pages = {p["pid"]: writable_pages(p["pid"], path) for p in instance.processes()}
         commons = set.intersection(*pages.values())
         self.assertEqual(len(pages), 5)
         self.assertTrue(commons)
@@ -433,19 +437,18 @@ class Deaths(harness.TestCase):
             with open(f"/proc/{supervisor}/task/{supervisor}/children") as children:
                 for pid in children.read().split():
                     with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(pid), signal.SIGKILL)
+                        harness.send_signal(int(pid), signal.SIGKILL)
         instance.wait_ready()
         self.assertEqual(instance.stop(), 0)
 
     def test_a_sleeper_whose_wake_up_was_lost_is_knocked_at_and_counted(self):
         instance = self.start("--shards", "2")
         with open(os.path.join(instance.runtime_dir, "test", "segment"), "r+b") as file, \
-                mmap.mmap(file.fileno(), 0) as segment:
+                mmap.mmap(file.fileno(), 0) as memory:
             # As if the gateway had died between a sender's bit and its bell, and nobody had noticed.
-            commons = struct.unpack_from("<Q", segment, COMMONS_OFF)[0]
-            bitmap_of_shard_0 = commons + 8  # behind its bell
-            segment[bitmap_of_shard_0] |= 1 << 2
-            wait_until(lambda: segment[bitmap_of_shard_0] == 0, "the shard to look", 5)
+            senders = senders_of(memory, 0)
+            memory[senders] |= 1 << 2
+            wait_until(lambda: memory[senders] == 0, "the shard to look", 5)
         self.assertEqual(instance.status()["knocks"], 1)
         self.assertIn("shard 0 slept", instance.log())
 
@@ -453,12 +456,12 @@ class Deaths(harness.TestCase):
         instance = self.start("--shards", "2")
         process = instance.shard(0)
         with open(os.path.join(instance.runtime_dir, "test", "segment"), "r+b") as file, \
-                mmap.mmap(file.fileno(), 0) as segment:
-            bitmap_of_shard_0 = struct.unpack_from("<Q", segment, COMMONS_OFF)[0] + 8
+                mmap.mmap(file.fileno(), 0) as memory:
+            senders = senders_of(memory, 0)
             instance.kill(process, signal.SIGSTOP)
             ping = instance.popen("submit", "sys.ping", "--shard", "0", stdout=subprocess.DEVNULL)
-            wait_until(lambda: segment[bitmap_of_shard_0] & 1 << 2, "the gateway's bit")
-            segment[bitmap_of_shard_0] = 0
+            wait_until(lambda: memory[senders] & 1 << 2, "the gateway's bit")
+            memory[senders] = 0
             instance.kill(process, signal.SIGCONT)
             self.assertEqual(ping.wait(harness.DEADLINE), 0)
         self.assertEqual(instance.status()["knocks"], 1)

@@ -242,7 +242,7 @@ class Looking(harness.TestCase):
         instance = self.start("--shards", "2")
         self.assertIn("nothing is queued", self.assertDone(instance.command("queues", "--entries")).stdout)
         pid = instance.shard(1)["pid"]
-        os.kill(pid, signal.SIGSTOP)
+        instance.kill(pid, signal.SIGSTOP)
         try:
             waiter = instance.popen("submit", "--shard", "1", "sys.echo", "12345", stdout=subprocess.DEVNULL)
             entries = harness.wait_until(
@@ -250,7 +250,7 @@ class Looking(harness.TestCase):
                 "the call to stand in the ring")
             people = self.assertDone(instance.command("queues", "--entries")).stdout
         finally:
-            os.kill(pid, signal.SIGCONT)
+            instance.kill(pid, signal.SIGCONT)
         self.assertEqual(waiter.wait(harness.DEADLINE), 0)
         self.assertEqual([(e["from"], e["to"], e["lane"], e["message"], e["bytes"]) for e in entries],
                          [("gateway", "shard 1", "normal", "call", 5)])
@@ -281,7 +281,7 @@ class Looking(harness.TestCase):
         self.assertEqual((found[0]["kind"], found[0]["state"]), ("local", "waits"))
         self.assertRegex(self.assertDone(instance.command("co")).stdout, r"(?m)^shard 1 +\d+ .* waits ")
         for process in instance.processes():
-            os.kill(process["pid"], signal.SIGKILL)
+            instance.kill(process)
         sleeper.kill()
         sleeper.wait(harness.DEADLINE)
         instance.wait_exit()
@@ -308,7 +308,7 @@ class Looking(harness.TestCase):
         self.assertIn("shard 1: up", self.assertDone(instance.command("postmortem")).stdout)
         segment_file = os.path.realpath(os.path.join(instance.runtime_dir, "test", "segment"))
         for process in instance.processes():
-            os.kill(process["pid"], signal.SIGKILL)
+            instance.kill(process)
         instance.wait_exit()
         dead = told()
         self.assertFalse(dead["live"])
