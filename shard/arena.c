@@ -269,7 +269,7 @@ static void free_chunks(const struct segment *seg, arena_co co)
         uint64_t tag =
             atomic_load_relaxed(segment_chunk_tag(seg, chunk)); /* HAND: the CAS decides */
         if (tag == co)
-            atomic_cas_seq(segment_chunk_tag(seg, chunk), &tag, (uint64_t)0);
+            atomic_cas_seq(segment_chunk_tag(seg, chunk), &tag, (uint64_t)0); /* HAND */
     }
 }
 

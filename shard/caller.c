@@ -647,7 +647,8 @@ static void leave_behind(struct mesh *mesh, uint32_t peer, uint32_t slot)
     if (word_state(shared->word) == CALL_WAITING)
         abandon(mesh, peer, slot);
     else if (word_state(shared->word) > CALL_READING)
-        atomic_store_release(&shared->word, call_word(word_generation(shared->word), CALL_FREE));
+        atomic_store_release(
+            &shared->word, call_word(word_generation(shared->word), CALL_FREE)); /* GONE */
 }
 
 void caller_recover(struct mesh *mesh, uint32_t peer)

@@ -58,5 +58,5 @@ void estate_prepare(const struct segment *seg, uint32_t peer)
     atomic_store_relaxed(&words->notify_me, 0); /* FORK */
     atomic_store_relaxed(&words->notified, 1);  /* FORK */
     for (uint32_t from = 0; from < seg->n_peers; from++)
-        atomic_or_seq(&bitmap->senders[from / 64], UINT64_C(1) << from % 64);
+        atomic_or_seq(&bitmap->senders[from / 64], UINT64_C(1) << from % 64); /* FORK */
 }

@@ -367,7 +367,7 @@ static void raise_all_bits(struct mesh *mesh)
 
     for (uint32_t peer = 0; peer < mesh->seg.n_peers; peer++)
         if (peer != mesh->self)
-            atomic_or_seq(&bitmap->senders[peer / 64], UINT64_C(1) << (peer % 64));
+            atomic_or_seq(&bitmap->senders[peer / 64], UINT64_C(1) << (peer % 64)); /* BIT */
 }
 
 static struct mesh *mesh_alloc(const struct mesh_config *config)

@@ -15,6 +15,8 @@
  * Orderings    first     then     ordered by                 if broken
  *   GLANCE     nothing   nothing  nothing: two looks, a      a knock too many, which is harmless
  *                                 second apart, must agree
+ *   FOUND      bit      eventfd  the bit's full barrier,    it wakes, sees no bit and sleeps on
+ *                                write() and wait
  */
 #include "shard/supervisor_inside.h"
 
@@ -95,7 +97,7 @@ static void knock(struct child *child, const struct waiting *waiting)
         child->process);
     for (uint32_t word = 0; word < SEGMENT_BITMAP_WORDS; word++)
         if (waiting->senders[child->peer][word])
-            atomic_or_seq(&bitmap->senders[word], waiting->senders[child->peer][word]);
+            atomic_or_seq(&bitmap->senders[word], waiting->senders[child->peer][word]); /* FOUND */
     doorbell_knock(&(struct doorbell){
         .words = &segment_bell(&s->segment, child->peer)->words, .fd = s->bell_fds[child->peer]});
 }
