@@ -18,22 +18,23 @@
 
 #define SLEEP_MAX_MS (24u * 3600 * 1000)
 #define SPIN_MAX_MS  60000u
+#define WANDER_MAX   1000u
 #define NS_PER_MS    1000000LL
 
 /* The arguments as a number of at most max. False: they are something else. */
-static bool parse_ms(const struct service_call *call, uint32_t max, uint32_t *ret_ms)
+static bool parse_number(const struct service_call *call, uint32_t max, uint32_t *ret)
 {
     size_t len;
     const char *text = service_args(call, &len);
-    uint64_t ms = 0;
+    uint64_t number = 0;
     for (size_t i = 0; i < len; i++) {
         if (text[i] < '0' || text[i] > '9')
             return false;
-        ms = ms * 10 + (uint64_t)(text[i] - '0');
-        if (ms > max)
+        number = number * 10 + (uint64_t)(text[i] - '0');
+        if (number > max)
             return false;
     }
-    *ret_ms = (uint32_t)ms;
+    *ret = (uint32_t)number;
     return len > 0;
 }
 
@@ -53,7 +54,7 @@ static int coroutine_fn run_echo(struct service_call *call)
 static int coroutine_fn run_sleep(struct service_call *call)
 {
     uint32_t ms;
-    if (!parse_ms(call, SLEEP_MAX_MS, &ms)) {
+    if (!parse_number(call, SLEEP_MAX_MS, &ms)) {
         return service_fail(call, -EINVAL,
             "sys.sleep: the argument is the time in milliseconds, 0 to %u", SLEEP_MAX_MS);
     }
@@ -180,7 +181,7 @@ static int coroutine_fn run_crash(struct service_call *call)
 static int coroutine_fn run_block(struct service_call *call)
 {
     uint32_t ms;
-    if (!parse_ms(call, SPIN_MAX_MS, &ms)) {
+    if (!parse_number(call, SPIN_MAX_MS, &ms)) {
         return service_fail(call, -EINVAL,
             "sys.block: the argument is the time in milliseconds, 0 to %u", SPIN_MAX_MS);
     }
@@ -194,7 +195,7 @@ static int coroutine_fn run_block(struct service_call *call)
 static int coroutine_fn run_spin(struct service_call *call)
 {
     uint32_t ms;
-    if (!parse_ms(call, SPIN_MAX_MS, &ms)) {
+    if (!parse_number(call, SPIN_MAX_MS, &ms)) {
         return service_fail(call, -EINVAL,
             "sys.spin: the argument is the time in milliseconds, 0 to %u", SPIN_MAX_MS);
     }
@@ -231,11 +232,47 @@ static int coroutine_fn run_relay(struct service_call *call)
     return r;
 }
 
+/*
+ * Goes round all shards, ROUNDS times, and answers from home with how often it moved. What it keeps
+ * on its stack has to come along: where it does not, the answer is an error. A shard that is given up
+ * is passed over; where nothing can move at all, it stays.
+ */
+static int coroutine_fn run_wander(struct service_call *call)
+{
+    uint32_t rounds = 1, n_shards = service_n_shards(call), home = service_shard(call);
+    volatile uint32_t luggage[16];
+    uint64_t n_moves = 0;
+    size_t len;
+    char text[24];
+    service_args(call, &len);
+    if (len > 0 && !parse_number(call, WANDER_MAX, &rounds))
+        return service_fail(call, -EINVAL,
+            "sys.wander: the argument is how often it goes round, "
+            "0 to %u",
+            WANDER_MAX);
+    for (uint32_t i = 0; i < 16; i++)
+        luggage[i] = home + i;
+    for (uint64_t hop = 1; hop <= (uint64_t)rounds * n_shards && service_is_wanted(call); hop++) {
+        uint32_t before = service_shard(call);
+        int r = service_move(call, (uint32_t)((home + hop) % n_shards));
+        if (r < 0 && r != -EHOSTDOWN && r != -ENOTSUP)
+            return r;
+        n_moves += service_shard(call) != before;
+    }
+    for (uint32_t i = 0; i < 16; i++)
+        if (luggage[i] != home + i)
+            return service_fail(call, -EILSEQ, "sys.wander: its stack has changed on its way");
+    int n = snprintf(text, sizeof(text), "%llu", (unsigned long long)n_moves);
+    return service_reply(call, text, (size_t)n);
+}
+
 static const struct service_method methods[] = {
     {"ping", run_ping, SERVICE_IDEMPOTENT, "answers with nothing"},
     {"echo", run_echo, SERVICE_IDEMPOTENT, "answers with its arguments"},
     {"sleep", run_sleep, SERVICE_IDEMPOTENT, "MS: answers after MS milliseconds"},
     {"relay", run_relay, SERVICE_IDEMPOTENT, "SHARD BYTES: answers with what that shard echoes"},
+    {"wander", run_wander, SERVICE_IDEMPOTENT | SERVICE_PORTABLE,
+        "[ROUNDS]: goes on in one shard after the other, and answers with how often it moved"},
     {"methods", run_methods, SERVICE_IDEMPOTENT, "lists the methods: name, kind, help"},
     {"crash", run_crash, SERVICE_TEST, "[abort|segv|fault|...]: ends the shard so"},
     {"crash_again", run_crash, SERVICE_TEST | SERVICE_IDEMPOTENT,

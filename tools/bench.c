@@ -54,7 +54,7 @@ static const struct command_option options[] = {
 
 static const struct command_example examples[] = {
     {"sherd bench ping --clients 4 --depth 64 --seconds 10", "round trips to all shards in turn"},
-    {"sherd bench mixed --depth 32 --file /srv/data/1", "calls between shards and reads as well"},
+    {"sherd bench mixed --depth 32 --file /srv/data/1", "calls, moves and reads as well"},
     {"sherd bench ping --json | jq .latency_ns.p99", "one figure of it"},
     {0},
 };
@@ -64,7 +64,8 @@ static const struct command command = {
     .operands = "ping|mixed",
     .summary = "Loads an instance with requests and shows how fast they ended, and how.",
     .details = "ping: sys.ping to all shards in turn. mixed: besides, calls from all shards to "
-               "all, and reads of a file.\nIt goes on when shards or the gateway die. Exit status "
+               "all,\ncoroutines that move round all shards, and reads of a file.\nIt goes on when "
+               "shards or the gateway die. Exit status "
                "1 says that a request did not end exactly once.",
     .options = options,
     .examples = examples,
@@ -318,6 +319,7 @@ int bench_command(int argc, char **argv)
         .depth = values.depth,
         .does = {[BENCH_ping] = true,
             [BENCH_call] = strcmp(operands[0], "mixed") == 0,
+            [BENCH_move] = strcmp(operands[0], "mixed") == 0,
             [BENCH_read] = values.file != NULL}};
     void *read_args = values.file ? pack_read(values.file, &plan.read_args_len) : NULL;
     if (values.file && !read_args)

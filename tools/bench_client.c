@@ -81,6 +81,8 @@ static struct sherd_request request_for(struct bench_run *run, enum bench_work w
         request.method = "sys.relay";
         request.args = args;
         request.args_len = (size_t)snprintf(args, CALL_ARGS, "%u %" PRIu64, other, pair);
+    } else if (work == BENCH_move) {
+        request.method = "sys.wander";
     } else if (work == BENCH_read) {
         request.method = "file.read";
         request.args = run->plan->read_args;

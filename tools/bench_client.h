@@ -23,6 +23,7 @@
 #define BENCH_WORK(X)                                                             \
     X(ping, "a shard answers with nothing")                                       \
     X(call, "a shard has another one echo some bytes, all pairs of them in turn") \
+    X(move, "a coroutine goes round all shards, and home to answer")              \
     X(read, "a shard reads from the file given with --file")
 
 enum bench_work {

@@ -331,7 +331,7 @@ class Looking(harness.TestCase):
         told = json.loads(out)
         self.assertEqual((told["ended_twice"], told["never_ended"]), (0, 0))
         self.assertEqual(told["submitted"], sum(told["ends"].values()))
-        self.assertEqual(set(told["work"]), {"ping", "call", "read"})
+        self.assertEqual(set(told["work"]), {"ping", "call", "move", "read"})
         self.assertLessEqual(told["latency_ns"]["p50"], told["latency_ns"]["p99.99"])
         self.assertDone(instance.command("audit"))
 
@@ -563,6 +563,8 @@ class Submitting(harness.TestCase):
         self.assertEqual(run("sys.echo", "-", input=b"\0raw\n\xff"), b"\0raw\n\xff")
         self.assertEqual(run("-0", "sys.echo", "-", input=b"a\0b\0"), b"a\nb\n")
         self.assertEqual(run("sys.sleep", "1"), "")
+        moves = ("0", "4") if harness.SANITIZED or harness.THREADS else ("4",)  # two shards
+        self.assertIn(run("sys.wander", "2"), moves)
         methods = run("sys.methods")
         for name in ("sys.ping", "sys.echo", "file.sha256", "file.write"):
             self.assertRegex(methods, rf"(?m)^{re.escape(name)} ")

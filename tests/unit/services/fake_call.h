@@ -20,7 +20,9 @@ struct service_call {
     const void *args;
     size_t args_len;
     int64_t deadline_ns; /* 0: none */
-    bool is_abandoned;   /* may be set at any time: nobody waits for the answer any more */
+    uint32_t shard;      /* where it is */
+    bool may_not_move;
+    bool is_abandoned; /* may be set at any time: nobody waits for the answer any more */
 
     /* Results. */
     int status;
@@ -59,6 +61,22 @@ uint32_t service_n_shards(const struct service_call *call)
 {
     (void)call;
     return FAKE_SHARDS;
+}
+
+uint32_t service_shard(const struct service_call *call)
+{
+    return call->shard;
+}
+
+int service_move(struct service_call *call, uint32_t shard)
+{
+    assert_true(shard < FAKE_SHARDS);
+    if (call->may_not_move)
+        return -ENOTSUP;
+    if (shard == FAKE_SHARDS - 1)
+        return -EHOSTDOWN;
+    call->shard = shard;
+    return 0;
 }
 
 int service_call_shard(struct service_call *call, uint32_t shard, const char *name,

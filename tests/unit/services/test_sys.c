@@ -146,6 +146,26 @@ static void what_relay_cannot_pass_on_is_refused(void **state)
     registry_free(registry);
 }
 
+static void wander_goes_round_and_passes_over_the_dead(void **state)
+{
+    struct registry *registry = new_registry(false);
+    struct service_call call = run(*state, registry, "sys.wander", "10");
+
+    assert_int_equal(call.status, 0);
+    assert_string_equal((char *)call.reply, "20"); /* of three shards one is dead */
+    call_deinit(&call);
+    call = run(*state, registry, "sys.wander", "1001");
+    assert_int_equal(call.status, -EINVAL);
+    call_deinit(&call);
+    call = (struct service_call){
+        .registry = registry, .method = "sys.wander", .args = "", .may_not_move = true};
+    run_co(*state, call_body, &call);
+    assert_int_equal(call.status, 0);
+    assert_string_equal((char *)call.reply, "0");
+    call_deinit(&call);
+    registry_free(registry);
+}
+
 static void methods_lists_all_that_are_enabled(void **state)
 {
     struct registry *registry = new_registry(false);
@@ -207,6 +227,7 @@ int main(void)
         FIXTURE_CASE(what_is_no_time_is_refused),
         FIXTURE_CASE(relay_answers_with_what_another_shard_echoes),
         FIXTURE_CASE(what_relay_cannot_pass_on_is_refused),
+        FIXTURE_CASE(wander_goes_round_and_passes_over_the_dead),
         FIXTURE_CASE(methods_lists_all_that_are_enabled),
         FIXTURE_CASE(crash_ends_the_process_as_asked),
     };
