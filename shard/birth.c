@@ -67,7 +67,7 @@ void birth_describe(const struct child *child, char *comm, struct spawn *ret_spa
         .keep_fds = s->keep_fds,
         .n_keep_fds = s->n_keep_fds + 1,
         .core = placement_core_of(s, child->peer),
-        .image = &s->image,
+        .registry = s->config.registry,
         .segment = &s->segment,
         .peer = child->peer,
     };

@@ -67,6 +67,7 @@ enum layout_index {
 #define LAYOUT_RECORDS(X)                      \
     X(segment_super, SUPER_FIELDS)             \
     X(segment_geometry, GEOMETRY_FIELDS)       \
+    X(segment_image, IMAGE_FIELDS)             \
     X(supervisor_head, SUPERVISOR_HEAD_FIELDS) \
     X(order_note, ORDER_NOTE_FIELDS)           \
     X(peer_control, PEER_CONTROL_FIELDS)       \

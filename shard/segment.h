@@ -43,7 +43,7 @@
 
 #define SEGMENT_MAGIC        "SHERDSEG"
 #define SEGMENT_FORMAT       1u /* other formats of the description cannot be read at all */
-#define SEGMENT_ABI          10u
+#define SEGMENT_ABI          11u
 #define SEGMENT_PAGE         4096u
 #define SEGMENT_MAX_SHARDS   128u
 #define SEGMENT_MAX_PEERS    (SEGMENT_MAX_SHARDS + 1)
@@ -101,24 +101,41 @@ const char *mesh_lane_text(uint32_t lane);
     X(r, uint64_t, heap_bytes, , gauge, "shared buffers of each peer; whole pages")
 SEGMENT_STRUCT(segment_geometry, GEOMETRY_FIELDS);
 
+/* What has to be the same in every process of an instance (image.h). */
+#define IMAGE_FIELDS(X, r)                                                                      \
+    X(r, uint64_t, executable, , word, "the address of the executable")                         \
+    X(r, uint64_t, code, , word, "the address of the code")                                     \
+    X(r, uint64_t, data, , word, "the address of the data")                                     \
+    X(r, uint64_t, c_library, , word, "the address of the C library")                           \
+    X(r, uint64_t, vdso, , word, "the address of the kernel's vDSO")                            \
+    X(r, uint64_t, services, , word, "which services are loaded, and where")                    \
+    X(r, uint64_t, thread_local_errno, , word, "the address of the main thread's variables")    \
+    X(r, uint64_t, thread_pointer, , word, "the main thread's pointer")                         \
+    X(r, uint64_t, stack_guard, , word, "the stack protector's value")                          \
+    X(r, uint64_t, pointer_guard, , word, "the value that the C library mangles pointers with") \
+    X(r, uint64_t, segment, , word, "the address of the segment")                               \
+    X(r, uint64_t, page_bytes, , word, "the size of a page")
+SEGMENT_STRUCT(segment_image, IMAGE_FIELDS);
+
 /* The first five stand where they are in every version, so that a tool finds the description. */
-#define SUPER_FIELDS(X, r)                                                           \
-    X(r, char, magic, [8], bytes, "SEGMENT_MAGIC")                                   \
-    X(r, uint32_t, format, , word, "SEGMENT_FORMAT: how the description is written") \
-    X(r, uint32_t, abi, , word, "SEGMENT_ABI: what the words mean")                  \
-    X(r, uint64_t, layout_off, , word, "where the description is (layout.h)")        \
-    X(r, uint64_t, layout_bytes, , word, "its size")                                 \
-    X(r, uint8_t, build_id, [32], bytes, "of the executable that made it")           \
-    X(r, char, instance, [64], text, "the instance's name")                          \
-    X(r, uint64_t, created_ns, , time, "CLOCK_REALTIME")                             \
-    X(r, uint64_t, mapped_at, , word, "its address in the instance's processes")     \
-    X(r, uint64_t, image_base, , word, "where the executable lies in them")          \
-    X(r, char, executable, [256], text, "its path; empty where longer")              \
-    X(r, uint64_t, total_bytes, , word, "size of the segment")                       \
-    X(r, uint64_t, control_off, , word, "where the supervisor's words begin")        \
-    X(r, uint64_t, commons_off, , word, "where that begins which all may write")     \
-    X(r, uint64_t, parts_off, , word, "where the part of shard 0 begins")            \
-    X(r, struct segment_geometry, geometry, , record, "what the layout follows from")
+#define SUPER_FIELDS(X, r)                                                            \
+    X(r, char, magic, [8], bytes, "SEGMENT_MAGIC")                                    \
+    X(r, uint32_t, format, , word, "SEGMENT_FORMAT: how the description is written")  \
+    X(r, uint32_t, abi, , word, "SEGMENT_ABI: what the words mean")                   \
+    X(r, uint64_t, layout_off, , word, "where the description is (layout.h)")         \
+    X(r, uint64_t, layout_bytes, , word, "its size")                                  \
+    X(r, uint8_t, build_id, [32], bytes, "of the executable that made it")            \
+    X(r, char, instance, [64], text, "the instance's name")                           \
+    X(r, uint64_t, created_ns, , time, "CLOCK_REALTIME")                              \
+    X(r, uint64_t, mapped_at, , word, "its address in the instance's processes")      \
+    X(r, uint64_t, image_base, , word, "where the executable lies in them")           \
+    X(r, char, executable, [256], text, "its path; empty where longer")               \
+    X(r, uint64_t, total_bytes, , word, "size of the segment")                        \
+    X(r, uint64_t, control_off, , word, "where the supervisor's words begin")         \
+    X(r, uint64_t, commons_off, , word, "where that begins which all may write")      \
+    X(r, uint64_t, parts_off, , word, "where the part of shard 0 begins")             \
+    X(r, struct segment_geometry, geometry, , record, "what the layout follows from") \
+    X(r, struct segment_image, image, , record, "what each of its processes checks")
 SEGMENT_STRUCT(segment_super, SUPER_FIELDS);
 
 /* ---- control: written by the supervisor ---- */

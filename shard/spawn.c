@@ -20,6 +20,7 @@
 #include "shard/explain.h"
 #include "shard/fd_list.h"
 #include "shard/firewall.h"
+#include "shard/image.h"
 #include "shard/process.h"
 
 pid_t spawn_fork(int *ret_pidfd, char **ret_error)
@@ -144,8 +145,6 @@ static void pin(const struct spawn *spawn, struct log *log)
 
 int spawn_settle(const struct spawn *spawn, struct log *log, char **ret_error)
 {
-    struct image image;
-    const char *difference;
     int r;
 
     log_process(log, spawn->process);
@@ -158,10 +157,9 @@ int spawn_settle(const struct spawn *spawn, struct log *log, char **ret_error)
     if (r < 0)
         return r;
     pin(spawn, log);
-    image_read(spawn->segment, &image);
-    difference = image_difference(&image, spawn->image);
-    if (difference)
-        return explain(ret_error, -ENOEXEC, "%s differs from the supervisor's", difference);
+    r = image_check(spawn->segment, spawn->registry, ret_error);
+    if (r < 0)
+        return r;
     r = firewall_raise(spawn->segment, spawn->peer);
     if (r < 0)
         return explain(ret_error, r, "can't protect the segment: %s", strerror(-r));

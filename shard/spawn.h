@@ -11,8 +11,9 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#include "shard/image.h"
 #include "shard/log.h"
+#include "shard/registry.h"
+#include "shard/segment.h"
 #include "shard/topology.h"
 
 /* What a child keeps and becomes. */
@@ -22,9 +23,9 @@ struct spawn {
     const int *keep_fds; /* beside 0, 1 and 2 */
     uint32_t n_keep_fds;
     const struct topology_core *core; /* NULL: not pinned */
-    const struct image *image;        /* the supervisor's */
-    const struct segment *segment;
-    uint32_t peer; /* whose part of it this is */
+    const struct registry *registry;
+    const struct segment *segment; /* the supervisor's image is noted there */
+    uint32_t peer;                 /* whose part of it this is */
 };
 
 /*

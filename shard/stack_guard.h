@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 /*
- * stack_guard - the value that the compiler's stack protector compares
+ * stack_guard - the value that the compiler's stack protector compares, and its like
  *
- * Not here:    machines that keep it in a variable (stack_guard_none.c): that is data, which fork
+ * Not here:    machines that keep them in variables (stack_guard_none.c): that is data, which fork
  *              copies
  */
 #include <stdint.h>
 
 /* 0 where it can't be told. Context: any thread. */
 uint64_t stack_guard_read(void);
+
+/* What the C library mangles pointers with, in jmp_buf and the list of atexit(). */
+uint64_t pointer_guard_read(void);

@@ -5,3 +5,8 @@ uint64_t stack_guard_read(void)
 {
     return 0;
 }
+
+uint64_t pointer_guard_read(void)
+{
+    return 0;
+}

@@ -275,6 +275,7 @@ int supervisor_new(
         r = make_children(s, ret_error);
     if (r == 0)
         r = make_loop(s, ret_error);
+    image_note(&s->segment, config->registry);
     if (r == 0)
         r = segment_file_publish(&s->file, ret_error);
     if (r < 0) {
@@ -288,7 +289,6 @@ int supervisor_new(
     }
     s->n_oom_kills = cgroup_oom_kills(config->cgroup_root);
     s->io_depth = plan_io_depth(s->segment.n_peers);
-    image_read(&s->segment, &s->image);
     rundir_announce(config->lock_fd);
     *ret_supervisor = s;
     return 0;

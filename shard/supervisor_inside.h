@@ -86,7 +86,6 @@ struct supervisor {
     struct supervisor_config config;
     struct segment_file file;
     struct segment segment;
-    struct image image;
     int *bell_fds; /* n_peers, then the supervisor's */
     int *keep_fds; /* of every child */
     uint32_t n_keep_fds;

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -20,14 +21,34 @@
 
 #include "shard/bells.h"
 #include "shard/fd_list.h"
+#include "shard/image.h"
 #include "shard/segment.h"
 #include "shard/spawn.h"
 
+static int coroutine_fn run_nothing(struct service_call *call)
+{
+    (void)call;
+    return 0;
+}
+
+static const struct service_method methods[] = {
+    {.name = "nothing", .run = run_nothing, .help = "does nothing"},
+};
+static const struct service service = {
+    .abi = SERVICE_ABI, .name = "first", .help = "for tests", .methods = methods, .n_methods = 1};
+
+/* As another build of the same service would be, or the same elsewhere. */
+static const struct service second = {
+    .abi = SERVICE_ABI, .name = "second", .help = "for tests", .methods = methods, .n_methods = 1};
+
 /* What a case's child is forked with. */
 struct fixture {
-    uint8_t bytes[64];
+    union {
+        struct segment_super super;
+        uint8_t page[SEGMENT_PAGE];
+    };
     struct segment segment;
-    struct image image;
+    struct registry *registry;
     struct log log;
     struct spawn spawn;
     int kept[2]; /* a pipe */
@@ -38,14 +59,16 @@ static int make(void **state)
 {
     struct fixture *f = calloc(1, sizeof(*f));
 
-    f->segment.base = f->bytes;
-    image_read(&f->segment, &f->image);
+    f->segment.base = f->page;
+    f->registry = registry_new();
+    assert_int_equal(registry_add(f->registry, &service, NULL), 0);
+    image_note(&f->segment, f->registry);
     log_init(&f->log, STDERR_FILENO, LOG_LEVEL_ERROR);
     f->spawn = (struct spawn){.process = "child",
         .comm = "sherd-child",
         .keep_fds = f->kept,
         .n_keep_fds = 2,
-        .image = &f->image,
+        .registry = f->registry,
         .segment = &f->segment};
     *state = f;
     return pipe2(f->kept, O_CLOEXEC);
@@ -57,6 +80,7 @@ static int discard(void **state)
 
     close(f->kept[0]);
     close(f->kept[1]);
+    registry_free(f->registry);
     free(f);
     return 0;
 }
@@ -214,25 +238,89 @@ static void child_of_another_image_is_refused(void **state)
     struct fixture *f = *state;
 
     assert_int_equal(status_of_child(f, nothing), 0);
-    f->image.thread_local_errno += 8;
+    f->super.image.thread_local_errno += 8;
     assert_int_equal(status_of_child(f, nothing), 100);
+}
+
+static void refusal_names(struct fixture *f, const char *what)
+{
+    char *error = NULL;
+
+    assert_int_equal(image_check(&f->segment, f->registry, &error), -ENOEXEC);
+    assert_non_null(strstr(error, what));
+    free(error);
 }
 
 static void each_fact_of_the_image_counts_and_is_named(void **state)
 {
     struct fixture *f = *state;
-    struct image other = f->image;
 
-    assert_null(image_difference(&f->image, &other));
-#define X(field, what) \
-    other = f->image;  \
-    other.field++;     \
-    assert_string_equal(image_difference(&f->image, &other), what);
-    IMAGE_FACTS(X)
-#undef X
-    other = f->image;
-    other.build_id[0]++;
-    assert_string_equal(image_difference(&f->image, &other), "the build id");
+    assert_int_equal(image_check(&f->segment, f->registry, NULL), 0);
+#define ONE_DIFFERS(record, type, field, array, kind, what) \
+    f->super.image.field ^= 0x10;                           \
+    refusal_names(f, what);                                 \
+    f->super.image.field ^= 0x10;
+    IMAGE_FIELDS(ONE_DIFFERS, )
+#undef ONE_DIFFERS
+    f->super.build_id[0]++;
+    refusal_names(f, "the build id");
+    f->super.build_id[0]--;
+    assert_int_equal(image_check(&f->segment, f->registry, NULL), 0);
+}
+
+static void child_with_a_service_more_or_one_elsewhere_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    struct registry *other = registry_new();
+
+    assert_int_equal(registry_add(f->registry, &second, NULL), 0);
+    refusal_names(f, "services");
+    registry_free(f->registry);
+    f->registry = other;
+    assert_int_equal(registry_add(other, &second, NULL), 0);
+    refusal_names(f, "services");
+}
+
+/* The same program executed anew: another place in memory, other guards. */
+#define CHECKS_ANEW "--checks-the-image-in"
+
+static void a_program_that_was_executed_anew_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    int fd = memfd_create("superblock", 0), status;
+    char path[64];
+    pid_t child;
+
+#if !defined(__x86_64__)
+    skip(); /* an emulator executes another program than itself */
+#endif
+    assert_int_equal(write(fd, f->page, sizeof(f->page)), sizeof(f->page));
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    child = fork();
+    if (child == 0) {
+        execl("/proc/self/exe", "test", CHECKS_ANEW, path, NULL);
+        _exit(1);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(WEXITSTATUS(status), 100);
+    close(fd);
+}
+
+/* What that runs instead of cases: 100, it was refused. */
+static int check_anew(const char *path)
+{
+    static struct fixture f;
+    int fd = open(path, O_RDONLY);
+
+    if (read(fd, f.page, sizeof(f.page)) != sizeof(f.page))
+        return 1;
+    f.segment.base = f.page;
+    f.registry = registry_new();
+    if (registry_add(f.registry, &service, NULL) < 0)
+        return 1;
+    /* What it maps itself could be where it was. */
+    f.super.image.segment = (uint64_t)(uintptr_t)f.page;
+    return image_check(&f.segment, f.registry, NULL) == -ENOEXEC ? 100 : 0;
 }
 
 /* ---- threads ---- */
@@ -303,8 +391,11 @@ static void bells_without_room_for_fds_say_what_to_raise(void **state)
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, make, discard)
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc == 3 && strcmp(argv[1], CHECKS_ANEW) == 0)
+        return check_anew(argv[2]);
+
     const struct CMUnitTest tests[] = {
         CASE(child_has_the_fds_of_its_list_and_no_other),
         CASE(child_that_misses_an_fd_of_its_list_is_refused),
@@ -314,6 +405,8 @@ int main(void)
         CASE(child_runs_on_its_core_or_without_where_that_is_gone),
         CASE(child_of_another_image_is_refused),
         CASE(each_fact_of_the_image_counts_and_is_named),
+        CASE(child_with_a_service_more_or_one_elsewhere_is_refused),
+        CASE(a_program_that_was_executed_anew_is_refused),
         CASE(process_with_a_second_thread_does_not_fork_and_names_it),
         cmocka_unit_test(bells_sit_together_above_512),
         cmocka_unit_test(bells_without_room_for_fds_say_what_to_raise),
