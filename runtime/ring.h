@@ -20,6 +20,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "runtime/atomic.h"
+
 #define RING_PAYLOAD_BYTES 56
 
 /* Valid for position p while seq == p + 1: no second cache line says how far the producer is. */
@@ -56,6 +58,13 @@ void ring_rx_init(
 /* Copies RING_PAYLOAD_BYTES in and publishes them. False where the ring is full. Context: the
  * producer. */
 bool ring_push(struct ring_tx *tx, const void *payload);
+
+/* Whether there is something to take. Context: the consumer. */
+static inline bool ring_has(const struct ring_rx *rx)
+{
+    return atomic_load_acquire(&rx->slots[rx->next & rx->mask].seq) ==
+           rx->next + 1; /* PUB in ring.c */
+}
 
 /* Copies the oldest payload out without freeing its slot; false where there is none. Context: the
  * consumer. */

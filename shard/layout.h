@@ -77,6 +77,7 @@ enum layout_index {
     X(arena_slot, ARENA_SLOT_FIELDS)           \
     X(part_head, PART_HEAD_FIELDS)             \
     X(redo_record, REDO_RECORD_FIELDS)         \
+    X(part_hot, PART_HOT_FIELDS)               \
     X(aio_counters, AIO_COUNTERS_FIELDS)       \
     X(pair_stats, PAIR_STATS_FIELDS)           \
     X(ring_mark, RING_MARK_FIELDS)             \

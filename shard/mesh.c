@@ -7,6 +7,9 @@
  * found empty and its incarnation has changed, what its death means is judged (judge.c). What the
  * turn pushes is rung once for each target by flush().
  *
+ * Of the last few senders the rings are looked into in every turn, and those need not set their bits
+ * (hot.c); so between two ends that are awake a message costs one cache line.
+ *
  * The bitmap is itself what a sleeper looks at between raising notify_me and its wait, so a ring is
  * a nudge of the doorbell: no notification is left behind, and the sender touches one line.
  *
@@ -74,7 +77,8 @@ static void ring_peer(struct mesh *mesh, uint32_t peer)
     uint64_t *senders = &link->bell->bitmap.senders[mesh->self / 64];
     uint64_t bit = UINT64_C(1) << (mesh->self % 64);
 
-    if (!(atomic_load_relaxed(senders) & bit)) { /* PUB */
+    if (!hot_heeds(link->hot, mesh->self) &&     /* HOT in hot.c */
+        !(atomic_load_relaxed(senders) & bit)) { /* PUB */
         atomic_or_seq(senders, bit);             /* BIT */
         atomic_full_fence();                     /* BIT */
     }
@@ -90,7 +94,7 @@ static void mesh_flush(void *opaque)
 
     if (!mesh->n_dirty)
         return;
-    atomic_full_fence(); /* PUB: the messages, before a look whether the bit is still set */
+    atomic_full_fence(); /* PUB, HOT: the messages, before a look whether their bit is needed */
     for (uint32_t i = 0; i < mesh->n_dirty; i++) {
         mesh->links[mesh->dirty[i]].dirty = false;
         ring_peer(mesh, mesh->dirty[i]);
@@ -100,7 +104,7 @@ static void mesh_flush(void *opaque)
 
 /* ---- receiving ---- */
 
-/* Reads one line of shared memory and one of our own, however many peers there are. */
+/* Reads one line of shared memory, one of our own, and one a ring of the few peers that are hot. */
 static bool mesh_pending(void *opaque)
 {
     const struct mesh *mesh = opaque;
@@ -109,7 +113,7 @@ static bool mesh_pending(void *opaque)
 
     for (uint32_t word = 0; word < SEGMENT_BITMAP_WORDS; word++)
         any |= atomic_load_relaxed(&senders[word]) | mesh->to_look[word]; /* BIT */
-    return any != 0;
+    return any != 0 || hot_has_work(&mesh->hot);
 }
 
 static void on_message(
@@ -263,7 +267,16 @@ static uint64_t peers_mask(const struct mesh *mesh, uint32_t word)
     return mesh->self / 64 == word ? mask & ~(UINT64_C(1) << (mesh->self % 64)) : mask;
 }
 
-/* Moves the senders' bits to to_look, and takes what is urgent of those senders. */
+static void note_hot(struct mesh *mesh, uint32_t peer)
+{
+    const struct ring_rx *rx = mesh->links[peer].rx;
+
+    if (ring_has(&rx[LANE_NORMAL]) || ring_has(&rx[LANE_URGENT]))
+        hot_add(&mesh->hot, peer, rx);
+}
+
+/* Moves the senders' bits, and those of the hot ones that have something, to to_look, and takes
+ * what is urgent of those senders. */
 static void take_senders(struct mesh *mesh)
 {
     uint64_t *shared = mesh->bell->bitmap.senders;
@@ -274,12 +287,15 @@ static void take_senders(struct mesh *mesh)
             continue;
         taken[word] = atomic_xchg_seq(&shared[word], 0); /* PUB */
         taken[word] &= peers_mask(mesh, word);
-        mesh->to_look[word] |= taken[word];
         any |= taken[word];
     }
-    if (!any)
-        return;
-    atomic_full_fence(); /* PUB */
+    if (any) {
+        atomic_full_fence(); /* PUB */
+        for_each_bit(mesh, taken, note_hot);
+    }
+    hot_collect(&mesh->hot, taken);
+    for (uint32_t word = 0; word < SEGMENT_BITMAP_WORDS; word++)
+        mesh->to_look[word] |= taken[word];
     for_each_bit(mesh, taken, drain_urgent);
 }
 
@@ -310,6 +326,7 @@ static bool mesh_dispatch(void *opaque)
     bool progress = false;
     uint64_t turn[SEGMENT_BITMAP_WORDS];
 
+    hot_tidy(&mesh->hot, mesh->to_look);
     if (mesh_pending(mesh)) {
         take_senders(mesh);
         /* Each has one turn: whoever has more, or comes meanwhile, has another when the loop comes
@@ -347,6 +364,7 @@ static int link_init(struct mesh *mesh, uint32_t peer)
     if (peer == mesh->self)
         return 0;
     link->bell = segment_bell(seg, peer);
+    link->hot = segment_hot(seg, peer);
     for (enum mesh_lane lane = 0; lane < N_LANES; lane++) {
         ring_tx_init(&link->tx[lane], segment_ring(seg, mesh->self, peer, lane),
             segment_tail(seg, mesh->self, peer, lane), segment_head(seg, mesh->self, peer, lane),
@@ -444,7 +462,8 @@ int mesh_new(const struct mesh_config *config, struct mesh **ret_mesh)
         mesh_free(mesh);
         return r;
     }
-    raise_all_bits(mesh);
+    hot_init(&mesh->hot, segment_hot(&mesh->seg, mesh->self));
+    raise_all_bits(mesh); /* HOT: in the first turn */
     mesh->source = (struct aio_source){
         .pending = mesh_pending, .dispatch = mesh_dispatch, .flush = mesh_flush, .opaque = mesh};
     aio_add_source(mesh->ctx, &mesh->source);

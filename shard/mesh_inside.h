@@ -11,6 +11,7 @@
 #include "shard/call_list.h"
 #include "shard/code_ranges.h"
 #include "shard/heap.h"
+#include "shard/hot.h"
 #include "shard/mesh.h"
 
 enum mesh_call_where {
@@ -46,6 +47,7 @@ struct link {
     const struct call_slot *peer_calls; /* its to us */
     struct serve_slot *serves;          /* what we note about those */
     struct commons_bell *bell;
+    const struct part_hot *hot; /* whose rings it looks into by itself */
     struct out_slot *out;
     struct service_call **in; /* by slot: the call that is served for it, or NULL */
     uint32_t n_out;
@@ -80,6 +82,7 @@ struct mesh {
     bool orphaned;
     struct lock_end *locks;                 /* shards only */
     struct commons_bell *bell;              /* our own */
+    struct hot hot;                         /* those that need not tell us */
     uint64_t to_look[SEGMENT_BITMAP_WORDS]; /* peers whose rings may hold more than was taken */
     const char *letters_dir;
     uint32_t n_dirty;

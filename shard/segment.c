@@ -35,6 +35,7 @@ static_assert(ARENA_CHUNK_BYTES == SEGMENT_PAGE, "chunks are pages");
 static_assert(offsetof(struct part_head, redo) % LINE == 0, "redo has its own line");
 static_assert(sizeof(struct redo_record) == LINE, "redo has its own line");
 static_assert(sizeof(struct part_head) % LINE == 0, "whole lines");
+static_assert(sizeof(struct part_hot) == LINE, "a line each");
 static_assert(sizeof(struct pair_stats) % LINE == 0, "whole lines");
 static_assert(sizeof(struct call_slot) == 256, "part of the ABI");
 static_assert(sizeof(struct serve_slot) == 256, "part of the ABI");
@@ -398,6 +399,11 @@ struct part_head *segment_part(const struct segment *seg, uint32_t peer)
 struct aio_counters *segment_counters(const struct segment *seg, uint32_t peer)
 {
     return (struct aio_counters *)region_of(seg, peer, REGION_COUNTERS);
+}
+
+struct part_hot *segment_hot(const struct segment *seg, uint32_t peer)
+{
+    return (struct part_hot *)region_of(seg, peer, REGION_HOT);
 }
 
 void segment_instruments(const struct segment *seg, uint32_t peer, struct aio_instruments *ret)

@@ -43,7 +43,7 @@
 
 #define SEGMENT_MAGIC        "SHERDSEG"
 #define SEGMENT_FORMAT       1u /* other formats of the description cannot be read at all */
-#define SEGMENT_ABI          11u
+#define SEGMENT_ABI          12u
 #define SEGMENT_PAGE         4096u
 #define SEGMENT_MAX_SHARDS   128u
 #define SEGMENT_MAX_PEERS    (SEGMENT_MAX_SHARDS + 1)
@@ -341,6 +341,14 @@ const char *call_end_text(uint32_t end);
     X(r, uint64_t, spare, [2], spare, "")
 SEGMENT_STRUCT(pair_stats, PAIR_STATS_FIELDS);
 
+/* Whose rings this peer looks into in each turn, told or not: those set no bit in its bitmap. A line
+ * that its senders read at each flush, and that changes seldom. */
+#define PART_HOT_FIELDS(X, r)                             \
+    X(r, uint64_t, senders, [SEGMENT_BITMAP_WORDS], word, \
+        "a bit a peer that need not set its bit")         \
+    X(r, uint64_t, spare, [4], spare, "")
+SEGMENT_STRUCT(part_hot, PART_HOT_FIELDS);
+
 #define RING_MARK_FIELDS(X, r)                                          \
     X(r, uint64_t, position, , counter, "messages published, or freed") \
     X(r, uint8_t, pad, [56], spare, "")
@@ -541,6 +549,7 @@ uint8_t *segment_chunk(const struct segment *seg, uint32_t chunk);
 struct part_head *segment_part(const struct segment *seg, uint32_t peer);
 struct aio_counters *segment_counters(const struct segment *seg, uint32_t peer);
 void segment_instruments(const struct segment *seg, uint32_t peer, struct aio_instruments *ret);
+struct part_hot *segment_hot(const struct segment *seg, uint32_t peer);
 struct pair_stats *segment_pair(const struct segment *seg, uint32_t peer, uint32_t other);
 
 /* The ring from → to of a lane: slots and tail in from's part, head in to's. 0 slots where from ==

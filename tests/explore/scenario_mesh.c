@@ -50,6 +50,7 @@ static struct {
     bool sets_no_bit;
     bool empty_bitmap;
     bool same_incarnation;
+    bool keeps_hot;
 } s;
 
 /* ---- methods ---- */
@@ -310,6 +311,8 @@ static void open_heir(struct end *heir, uint32_t dead)
     if (!s.empty_bitmap)
         estate_prepare(&s.seg, dead);
     open_end(heir, dead);
+    if (s.keeps_hot)
+        atomic_store_relaxed(&segment_hot(&s.seg, dead)->senders[0], 1 << CALLER);
     if (s.empty_bitmap)
         atomic_xchg_seq(&bitmap->senders[0], 0);
 }
@@ -409,6 +412,25 @@ static void end_ended(void)
 static void begin(void)
 {
     begin_with(M_ECHO, 1, 8);
+}
+
+/* The callee looks into the caller's rings without being told, and ceases to in its next turn. */
+static void begin_hot(void)
+{
+    struct mesh *mesh;
+
+    begin();
+    mesh = s.callee.mesh;
+    hot_add(&mesh->hot, CALLER, mesh->links[CALLER].rx);
+    mesh->hot.peers[0].quiet = true;
+    mesh->hot.turns_left = 1;
+}
+
+/* Of one that is dead. */
+static void begin_hot_for_nobody(void)
+{
+    begin();
+    s.keeps_hot = true;
 }
 
 static void begin_once(void)
@@ -517,6 +539,11 @@ const struct scenario mesh_scenarios[] = {
         {{"caller", call_and_wait}, {"callee", serve_calls}}},
     {"two_large_answers_share_a_page_one_after_the_other", begin_two_large, end_done, DAILY, LONG,
         {{"caller", call_and_wait}, {"callee", serve_calls}}},
+    {"a_peer_that_is_looked_at_no_more_sets_its_bit_again", begin_hot, end_done, DAILY, LONG,
+        {{"caller", call_and_wait}, {"callee", serve_calls}}},
+    {"who_was_looked_at_by_the_dead_tells_its_heir", begin_hot, end_done, UNDISTURBED, LONG_DEAD,
+        {{"caller", call_and_wait}, {"callee", serve_calls, .may_crash = true},
+            {"heir", replace_callee}}},
     {"a_call_taken_back_ends_once_and_its_slot_comes_back", begin, end_ended, DAILY, LONG,
         {{"caller", call_and_take_back}, {"callee", serve_calls}}},
     {"large_bytes_outlive_the_death_of_the_callee", begin_large, end_done, UNDISTURBED, LONG_DEAD,
@@ -563,6 +590,10 @@ const struct scenario mesh_scenarios[] = {
             {"heir", replace_callee}}},
     {"wrong: a replacement begins with an empty bitmap", begin_empty_bitmap, end_done, DAILY_DEAD,
         LONG_DEAD,
+        {{"caller", call_and_wait}, {"callee", serve_calls, .may_crash = true},
+            {"heir", replace_callee}}},
+    {"wrong: a replacement leaves its predecessor's word for who is looked at",
+        begin_hot_for_nobody, end_done, DAILY_DEAD, LONG_DEAD,
         {{"caller", call_and_wait}, {"callee", serve_calls, .may_crash = true},
             {"heir", replace_callee}}},
     {"wrong: the started word tells no incarnation", begin_same_incarnation, end_once, DAILY_DEAD,
