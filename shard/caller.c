@@ -161,6 +161,7 @@ static void fill_slot(struct mesh *mesh, const struct mesh_call *call, struct ca
     shared->method = call->method;
     shared->depth = call->depth;
     shared->path = call->path;
+    shared->origin = call->origin;
     shared->flags = method && method->flags & SERVICE_IDEMPOTENT ? CALL_IDEMPOTENT : 0;
     if (!out->args_off && call->args_len)
         memcpy(shared->inline_args, call->args, call->args_len);

@@ -6,6 +6,7 @@
  * replacement forked. The words of the segment that this goes through are estate.c's.
  *
  * Orderings      first                     then           ordered by              if broken
+ *   GLANCE: see hang.c
  *   WHO    a death reaped                  its pid        store release, orphans' an orphan waits for
  *                                                         acquire (judge.c)       a process long gone
  */
@@ -143,14 +144,17 @@ static void log_last_words(const struct child *child)
 {
     const struct segment *seg = &child->supervisor->segment;
     struct crash_record record;
-    char line[320];
+    char line[320], buf[SEGMENT_OWNER_TEXT];
+    const char *owner;
 
     if (crash_record_read(segment_crash(seg, child->peer), &record) < 0 ||
         record.incarnation != segment_control(seg, child->peer)->incarnation)
         return;
     crash_record_line(&record, line, sizeof line);
-    log_line(child->supervisor->config.log, LOG_LEVEL_ERROR, "%s, pid %d, %s: %s", child->process,
-        record.pid, crash_kind_text(record.kind), line);
+    owner = segment_owner_text(seg, record.fault_address, buf);
+    log_line(child->supervisor->config.log, LOG_LEVEL_ERROR, "%s, pid %d, %s: %s%s%s",
+        child->process, record.pid, crash_kind_text(record.kind), line, owner ? ", in " : "",
+        owner ? owner : "");
 }
 
 static void log_failure(const struct child *child, int status)
@@ -184,57 +188,86 @@ static bool memory_ran_out(struct supervisor *s, int status)
 
 #define REPORT_LOOK_NS (UINT64_C(20) * 1000000)
 
+static void end_report(struct child *child)
+{
+    death_report_free(child->report);
+    child->report = NULL;
+}
+
+/* Once with what is known soon, and again when the replacement has served somebody. */
 static void write_report(struct child *child)
 {
     struct supervisor *s = child->supervisor;
     const struct part_head *part = segment_part(&s->segment, child->peer);
-    bool redo = segment_supervisor(&s->segment)->redo_finished != child->redo_before;
-    int r = death_report_write(child->report, s->config.runtime_dir, s->config.instance,
-        s->n_reports++, child->up ? part->ready_ns : 0, redo);
+    struct death_outcome *outcome = &child->outcome;
+    int r;
 
+    if (!child->reported) {
+        outcome->number = s->n_reports++;
+        outcome->redo_finished =
+            segment_supervisor(&s->segment)->redo_finished != child->redo_before;
+        outcome->up_ns = child->up ? part->ready_ns : 0;
+    }
+    outcome->served_ns = child->up ? atomic_load_relaxed(&part->served_ns) : 0; /* GLANCE */
+    r = death_report_write(child->report, s->config.runtime_dir, s->config.instance, outcome);
     if (r < 0)
         log_line(s->config.log, LOG_LEVEL_WARNING, "no report of the death of %s: %s",
             child->process, strerror(-r));
-    death_report_free(child->report);
-    child->report = NULL;
+    child->reported = true;
+    if (r < 0 || outcome->served_ns || child_is_failed(child))
+        end_report(child);
+}
+
+/* It may be idle for long; nobody waits for this. */
+static bool has_served(const struct child *child)
+{
+    const struct part_head *part = segment_part(&child->supervisor->segment, child->peer);
+
+    return child->up && atomic_load_relaxed(&part->served_ns) != 0; /* GLANCE */
+}
+
+static bool report_is_due(const struct child *child, uint64_t now_ns)
+{
+    bool settled = child->up || child_is_failed(child);
+
+    return child->reported ? has_served(child)
+                           : death_report_is_due(child->report, now_ns, settled);
 }
 
 void death_turn(struct supervisor *s, uint64_t now_ns, bool all)
 {
     for (uint32_t peer = 0; peer < s->segment.n_peers; peer++) {
         struct child *child = &s->children[peer];
-        bool settled = child->up || child_is_failed(child);
-        if (child->report && (all || death_report_is_due(child->report, now_ns, settled)))
+        if (child->report && ((all && !child->reported) || report_is_due(child, now_ns)))
             write_report(child);
+        if (all && child->report)
+            end_report(child);
     }
 }
 
 uint64_t death_next_look_ns(const struct supervisor *s)
 {
+    uint64_t now_ns = supervisor_now_ns(), next_ns = NEVER;
+
     for (uint32_t peer = 0; peer < s->segment.n_peers; peer++)
-        if (s->children[peer].report)
-            return supervisor_now_ns() + REPORT_LOOK_NS;
-    return NEVER;
+        if (s->children[peer].report && !s->children[peer].reported)
+            return now_ns + REPORT_LOOK_NS;
+        else if (s->children[peer].report)
+            next_ns = supervisor_next_second(now_ns);
+    return next_ns;
 }
 
-static void begin_report(struct child *child, int status, bool crash, bool hung, pid_t pid)
+static void begin_report(struct child *child, const struct death_facts *facts)
 {
     struct supervisor *s = child->supervisor;
-    char how[96];
-    struct death_facts facts = {.segment = &s->segment,
-        .registry = s->config.registry,
-        .peer = child->peer,
-        .process = child->process,
-        .how = describe(status, how, sizeof(how)),
-        .pid = pid,
-        .crash = crash,
-        .hung = hung,
-        .died_ns = segment_control(&s->segment, child->peer)->died_ns};
 
-    if (child->report)
+    if (child->report && !child->reported)
         write_report(child); /* as far as it is known */
+    if (child->report)
+        end_report(child);
+    child->reported = false;
     child->redo_before = segment_supervisor(&s->segment)->redo_finished;
-    child->report = death_report_new(&facts);
+    child->report = death_report_new(facts);
 }
 
 /* One that should live has died. */
@@ -247,15 +280,23 @@ static void bury_and_replace(struct child *child, int status, pid_t pid)
     bool goes_on =
         restart_died(&child->restart, &s->config.limits->restart, crash, now_ns, &due_ns);
     char how[96];
-
-    bool hung = child->hung;
+    struct death_facts facts = {.segment = &s->segment,
+        .registry = s->config.registry,
+        .peer = child->peer,
+        .process = child->process,
+        .how = describe(status, how, sizeof(how)),
+        .pid = pid,
+        .crash = crash,
+        .hung = child->hung,
+        .out_of_memory = out_of_memory,
+        .died_ns = now_ns};
 
     child->hung = false;
     note_death(child, crash, now_ns);
     if (crash)
         note_culprit(child);
     log_last_words(child);
-    begin_report(child, status, crash, hung, pid);
+    begin_report(child, &facts);
     if (s->stage == STAGE_STARTING && crash) {
         log_line(s->config.log, LOG_LEVEL_ERROR, "%s could not start: %s", child->process,
             describe(status, how, sizeof(how)));

@@ -42,6 +42,7 @@ struct tally {
 #define X(name, field) uint64_t name;
     TALLIES(X)
 #undef X
+    uint64_t n_verdicts;
 };
 
 struct death_report {
@@ -66,6 +67,7 @@ static struct tally tally_of(const struct segment *seg, uint32_t peer, uint32_t 
 #define X(name, field) .name = atomic_load_relaxed(&pair->field), /* JUDGED */
         TALLIES(X)
 #undef X
+            .n_verdicts = atomic_load_acquire(&segment_part(seg, peer)->n_verdicts) /* JUDGED */
     };
 }
 
@@ -227,7 +229,20 @@ static void put_backtrace(FILE *out, const struct crash_record *record)
     fputc(']', out);
 }
 
-static void put_record(FILE *out, const struct crash_record *record)
+/* A wild write that the firewall stopped names whose memory it was for. */
+static void put_fault_owner(FILE *out, const struct segment *seg, const struct crash_record *record)
+{
+    char buf[SEGMENT_OWNER_TEXT];
+    const char *owner = segment_owner_text(seg, record->fault_address, buf);
+
+    fputs(", \"fault_in\": ", out);
+    if (owner)
+        put_text(out, owner);
+    else
+        fputs("null", out);
+}
+
+static void put_record(FILE *out, const struct segment *seg, const struct crash_record *record)
 {
     char line[320];
 
@@ -236,8 +251,10 @@ static void put_record(FILE *out, const struct crash_record *record)
     put_text(out, crash_kind_text(record->kind));
     fputs(", \"line\": ", out);
     put_text(out, line);
-    fprintf(out, ", \"signal\": %d, \"fault_address\": \"0x%llx\", \"coroutine\": ", record->signal,
+    fprintf(out, ", \"signal\": %d, \"fault_address\": \"0x%llx\"", record->signal,
         (unsigned long long)record->fault_address);
+    put_fault_owner(out, seg, record);
+    fputs(", \"coroutine\": ", out);
     put_text(out, record->coroutine_name);
     fprintf(out, ", \"machine\": %u, \"registers\": [", record->machine);
     for (uint32_t i = 0; i < record->n_registers; i++)
@@ -247,22 +264,25 @@ static void put_record(FILE *out, const struct crash_record *record)
     fputc('}', out);
 }
 
-static void put_call(FILE *out, const struct death_report *report)
+static void put_method(FILE *out, const struct death_report *report, uint32_t number)
 {
     uint32_t service;
-    const struct service_method *method =
-        registry_method(report->facts.registry, report->method, &service);
+    const struct service_method *method = registry_method(report->facts.registry, number, &service);
+    char name[2 * REGISTRY_NAME_MAX];
 
-    fprintf(out, "{\"caller\": %u, \"home\": %u, \"slot\": %u, \"generation\": %llu, \"method\": ",
-        report->caller, report->home, report->slot, (unsigned long long)report->generation);
-    if (method) {
-        char name[128];
+    if (method)
         snprintf(name, sizeof name, "%s.%s",
             registry_service(report->facts.registry, service)->name, method->name);
-        put_text(out, name);
-    } else {
-        fprintf(out, "\"%u\"", report->method);
-    }
+    else
+        snprintf(name, sizeof name, "%u", number);
+    put_text(out, name);
+}
+
+static void put_call(FILE *out, const struct death_report *report)
+{
+    fprintf(out, "{\"caller\": %u, \"home\": %u, \"slot\": %u, \"generation\": %llu, \"method\": ",
+        report->caller, report->home, report->slot, (unsigned long long)report->generation);
+    put_method(out, report, report->method);
     fputc('}', out);
 }
 
@@ -279,6 +299,72 @@ static void put_peer(FILE *out, const struct death_report *report, uint32_t peer
     TALLIES(X)
 #undef X
     fputc('}', out);
+}
+
+/* ---- who was told what ---- */
+
+static void put_origin(FILE *out, uint64_t origin)
+{
+    if (origin)
+        fprintf(out, ", \"client\": %llu, \"request\": %llu",
+            (unsigned long long)(origin >> ORIGIN_ID_BITS),
+            (unsigned long long)(origin & ((UINT64_C(1) << ORIGIN_ID_BITS) - 1)));
+    else
+        fputs(", \"client\": null, \"request\": null", out);
+}
+
+static void put_verdict(FILE *out, const struct death_report *report, uint32_t peer,
+    const struct verdict_record *verdict)
+{
+    fprintf(out, "{\"caller\": %u, \"slot\": %u, \"generation\": %llu, \"method\": ", peer,
+        verdict->slot, (unsigned long long)verdict->generation);
+    put_method(out, report, verdict->method);
+    fputs(", \"end\": ", out);
+    put_text(out, verdict_text(verdict->kind));
+    put_origin(out, verdict->origin);
+    put_ms(out, "ms", report->facts.died_ns, verdict->at_ns);
+    fputc('}', out);
+}
+
+struct told {
+    uint32_t n_named;
+    uint64_t n_left_out;
+};
+
+/* A verdict is what it is until SEGMENT_VERDICTS others have come; older ones are only counted. */
+static void put_verdicts(
+    FILE *out, const struct death_report *report, uint32_t peer, struct told *told)
+{
+    const struct segment *seg = report->facts.segment;
+    uint64_t end = atomic_load_acquire(&segment_part(seg, peer)->n_verdicts); /* JUDGED */
+    uint64_t at = report->before[peer].n_verdicts;
+
+    if (end - at > SEGMENT_VERDICTS) {
+        told->n_left_out += end - at - SEGMENT_VERDICTS;
+        at = end - SEGMENT_VERDICTS;
+    }
+    for (; at < end; at++) {
+        struct verdict_record verdict = *segment_verdict(seg, peer, at);
+        if (verdict.dead != report->facts.peer || verdict.incarnation <= report->incarnation)
+            continue;
+        if (told->n_named == DEATH_REPORT_TOLD) {
+            told->n_left_out++;
+            continue;
+        }
+        fputs(told->n_named++ ? ", " : "", out);
+        put_verdict(out, report, peer, &verdict);
+    }
+}
+
+static void put_told(FILE *out, const struct death_report *report)
+{
+    struct told told = {0};
+
+    fputs(", \"told\": [", out);
+    for (uint32_t peer = 0; peer < report->facts.segment->n_peers; peer++)
+        if (peer != report->facts.peer)
+            put_verdicts(out, report, peer, &told);
+    fprintf(out, "], \"told_left_out\": %llu", (unsigned long long)told.n_left_out);
 }
 
 /* The last who was to judge; 0: somebody has not. */
@@ -330,11 +416,13 @@ static void put_head(
     fprintf(out, ", \"peer\": %u, \"pid\": %d, \"incarnation\": %u, \"how\": ", report->facts.peer,
         (int)report->facts.pid, report->incarnation);
     put_text(out, report->how);
-    fprintf(out, ", \"crash\": %s, \"hung\": %s", report->facts.crash ? "true" : "false",
-        report->facts.hung ? "true" : "false");
+    fprintf(out, ", \"crash\": %s, \"hung\": %s, \"out_of_memory\": %s",
+        report->facts.crash ? "true" : "false", report->facts.hung ? "true" : "false",
+        report->facts.out_of_memory ? "true" : "false");
 }
 
-static void put_report(FILE *out, const struct death_report *report, uint64_t up_ns, bool redo)
+static void put_report(
+    FILE *out, const struct death_report *report, const struct death_outcome *outcome)
 {
     const struct part_head *part = segment_part(report->facts.segment, report->facts.peer);
 
@@ -344,14 +432,17 @@ static void put_report(FILE *out, const struct death_report *report, uint64_t up
     else
         fputs("null", out);
     if (report->recorded)
-        put_record(out, &report->record);
+        put_record(out, report->facts.segment, &report->record);
     else
         fputs(", \"record\": null", out);
     put_peers(out, report);
-    fprintf(out, ", \"redo_finished\": %s, \"quarantined_bytes\": %llu", redo ? "true" : "false",
+    put_told(out, report);
+    fprintf(out, ", \"redo_finished\": %s, \"quarantined_bytes\": %llu",
+        outcome->redo_finished ? "true" : "false",
         (unsigned long long)atomic_load_relaxed(&part->heap_quarantined_bytes)); /* JUDGED */
-    put_ms(out, "up_ms", report->facts.died_ns, up_ns);
+    put_ms(out, "up_ms", report->facts.died_ns, outcome->up_ns);
     put_ms(out, "told_ms", report->facts.died_ns, told_ns(report));
+    put_ms(out, "served_ms", report->facts.died_ns, outcome->served_ns);
     fputs("}\n", out);
 }
 
@@ -381,7 +472,7 @@ static int write_file(const char *folder, uint64_t number, const char *text, siz
 }
 
 int death_report_write(const struct death_report *report, const char *folder, const char *instance,
-    uint64_t number, uint64_t up_ns, bool redo_finished)
+    const struct death_outcome *outcome)
 {
     char *text = NULL;
     size_t bytes = 0;
@@ -390,9 +481,13 @@ int death_report_write(const struct death_report *report, const char *folder, co
 
     if (!out)
         return -ENOMEM;
-    put_head(out, report, instance, number);
-    put_report(out, report, up_ns, redo_finished);
-    r = fclose(out) == 0 ? write_file(folder, number, text, bytes) : -ENOMEM;
+    put_head(out, report, instance, outcome->number);
+    put_report(out, report, outcome);
+    r = fclose(out) == 0 ? 0 : -ENOMEM;
+    if (r == 0 && bytes > DEATH_REPORT_BYTES)
+        r = -EFBIG;
+    if (r == 0)
+        r = write_file(folder, outcome->number, text, bytes);
     free(text);
     return r;
 }

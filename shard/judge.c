@@ -31,6 +31,8 @@
  *                                                  before DEATH (death.c)   left alone for ever
  *   ANSWERED answer in the ring   coroutine ended   push release, its word's  a call that was answered
  *                                                  change; acquire here      is run again
+ *   JUDGED   verdicts, counters   n_verdicts,      store release, acquire   a report of the death lacks
+ *                                 judged_incarn.   in death_report.c        some of it
  *   WHO      supervisor's death   a look at pids   release there, acquire   one that lives is judged dead
  */
 #include "shard/judge.h"
@@ -81,8 +83,9 @@ bool mesh_finish_redo(const struct segment *seg, uint32_t peer)
 /* ---- one call ---- */
 
 struct verdict {
-    uint32_t peer; /* the callee, or home of the coroutine that served it */
-    uint32_t dead; /* where that coroutine was; as a rule the callee itself */
+    uint32_t peer;        /* the callee, or home of the coroutine that served it */
+    uint32_t dead;        /* where that coroutine was; as a rule the callee itself */
+    uint32_t incarnation; /* of what takes its place */
     uint32_t slot;
     uint64_t generation;
     bool abandoned;
@@ -103,6 +106,24 @@ static void give_back(struct mesh *mesh, const struct verdict *v, enum call_end 
             .incarnation = mesh->incarnation});
 }
 
+/* For the report of the death, before the slot is let go. */
+static void note(struct mesh *mesh, const struct verdict *v, enum verdict_kind kind)
+{
+    const struct call_slot *call = &mesh->links[v->peer].calls[v->slot];
+    uint64_t n = mesh->part->n_verdicts;
+
+    *segment_verdict(&mesh->seg, mesh->self, n) = (struct verdict_record){.kind = kind,
+        .dead = v->dead,
+        .incarnation = v->incarnation,
+        .callee = v->peer,
+        .slot = v->slot,
+        .method = call->method,
+        .generation = v->generation,
+        .origin = call->origin,
+        .at_ns = (uint64_t)aio_clock_ns()};
+    atomic_store_release(&mesh->part->n_verdicts, n + 1); /* JUDGED */
+}
+
 static void end_call(struct mesh *mesh, const struct verdict *v, enum call_end end, int status)
 {
     struct mesh_call *call = mesh->links[v->peer].out[v->slot].call;
@@ -116,6 +137,7 @@ static void judge_not_started(struct mesh *mesh, const struct verdict *v)
 {
     if (!v->failed)
         return;
+    note(mesh, v, v->abandoned ? VERDICT_GIVEN_BACK : VERDICT_NOT_STARTED);
     if (v->abandoned)
         give_back(mesh, v, CALL_END_NONE);
     else
@@ -128,18 +150,23 @@ static void judge_started(struct mesh *mesh, const struct verdict *v)
     struct mesh_call *call = mesh->links[v->peer].out[v->slot].call;
 
     if (v->abandoned) {
+        note(mesh, v, VERDICT_GIVEN_BACK);
         give_back(mesh, v, CALL_END_NONE);
     } else if (shared->flags & CALL_IDEMPOTENT &&
                poison_note(mesh, call, v->dead, v->peer, v->generation)) {
+        note(mesh, v, VERDICT_POISONED);
         give_back(mesh, v, CALL_END_FAILED);
         poison_park(mesh, call);
     } else if (shared->flags & CALL_IDEMPOTENT && v->failed) {
+        note(mesh, v, VERDICT_FAILED);
         end_call(mesh, v, CALL_END_FAILED, -EHOSTDOWN);
     } else if (shared->flags & CALL_IDEMPOTENT) {
+        note(mesh, v, VERDICT_RUN_AGAIN);
         give_back(mesh, v, CALL_END_NONE);
         counter_add(&mesh->links[v->peer].stats->run_again, 1);
         caller_run_again(mesh, call);
     } else {
+        note(mesh, v, VERDICT_IN_DOUBT);
         end_call(mesh, v, CALL_END_IN_DOUBT, -EOWNERDEAD);
     }
 }
@@ -161,6 +188,7 @@ static void judge_call(
     uint64_t started = atomic_load_acquire(&serve->started); /* START */
     struct verdict v = {.peer = peer,
         .dead = peer,
+        .incarnation = incarnation,
         .slot = slot,
         .generation = word_generation(shared->word),
         .abandoned = !mesh->links[peer].out[slot].call,
@@ -193,11 +221,13 @@ static bool has_lost_coroutine(const struct mesh *mesh, uint32_t home, uint32_t 
 
 /* The answer is published before the coroutine's end can be seen, so that who finds it ended, and
  * then no answer in the ring, will never get one. */
-static void judge_lost(struct mesh *mesh, uint32_t home, uint32_t slot, uint32_t dead)
+static void judge_lost(
+    struct mesh *mesh, uint32_t home, uint32_t slot, uint32_t dead, uint32_t incarnation)
 {
     struct link *link = &mesh->links[home];
     struct verdict v = {.peer = home,
         .dead = dead,
+        .incarnation = incarnation,
         .slot = slot,
         .generation = word_generation(link->calls[slot].word)};
 
@@ -212,13 +242,13 @@ static void judge_lost(struct mesh *mesh, uint32_t home, uint32_t slot, uint32_t
 }
 
 /* Those whose homes are others than the dead: that may have been where they were. */
-static void judge_away(struct mesh *mesh, uint32_t dead)
+static void judge_away(struct mesh *mesh, uint32_t dead, uint32_t incarnation)
 {
     for (uint32_t home = 0; home < mesh->seg.geometry.n_shards; home++) {
         if (home == dead)
             continue;
         for (uint32_t slot = 0; slot < mesh->links[home].n_out; slot++)
-            judge_lost(mesh, home, slot, dead);
+            judge_lost(mesh, home, slot, dead, incarnation);
         caller_pump(mesh, home);
     }
 }
@@ -228,7 +258,7 @@ void judge_peer(struct mesh *mesh, uint32_t peer, uint32_t incarnation, bool fai
     recorder_note(&mesh->instruments, RECORDER_JUDGE, peer, incarnation);
     for (uint32_t slot = 0; slot < mesh->links[peer].n_out; slot++)
         judge_call(mesh, peer, slot, incarnation, failed);
-    judge_away(mesh, peer);
+    judge_away(mesh, peer, incarnation);
     lock_judge_peer(mesh, peer, incarnation, failed);
     if (failed)
         caller_end_line(mesh, peer, CALL_END_NOT_STARTED, -EHOSTDOWN);

@@ -85,6 +85,7 @@ enum layout_index {
     X(co_entry, CO_ENTRY_FIELDS)               \
     X(ring_slot, RING_SLOT_FIELDS)             \
     X(crash_record, CRASH_RECORD_FIELDS)       \
+    X(verdict_record, VERDICT_RECORD_FIELDS)   \
     X(lock_record, LOCK_RECORD_FIELDS)         \
     X(lock_holder, LOCK_HOLDER_FIELDS)         \
     X(message, MESSAGE_FIELDS)                 \

@@ -78,6 +78,7 @@ struct mesh_call {
     uint32_t depth;      /* 0, or one more than the call that is being served */
     uint32_t path;       /* 0, or as in struct call_slot: who serves the calls around this one */
     uint32_t lane;       /* enum mesh_lane; LANE_URGENT: not stuck behind bulk work */
+    uint64_t origin;     /* 0, or origin_word() of the client's request that it is */
     mesh_done_fn *done;
 
     /* The mesh's own. */

@@ -48,6 +48,7 @@ struct dimensions {
     X(EVENTS, shard, recorder_event, NUMBER, LINE, 1, d->g->n_events)                              \
     X(COROUTINES, shard, co_entry, NUMBER, LINE, 1, d->g->n_coroutines)                            \
     X(CRASH, shard, crash_record, NUMBER, LINE, 1, 1)                                              \
+    X(VERDICTS, shard, verdict_record, NUMBER, LINE, 1, SEGMENT_VERDICTS)                          \
     X(RINGS_TO_SHARDS, shard, ring_slot, OTHER_SHARD, LINE, d->n_others, d->to_shard)              \
     X(URGENT_TO_SHARDS, shard, ring_slot, OTHER_SHARD, LINE, d->n_others, d->urgent_to_shard)      \
     X(RINGS_TO_GATEWAY, shard, ring_slot, NUMBER, LINE, !d->gateway, d->to_gateway)                \

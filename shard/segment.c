@@ -7,6 +7,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -62,6 +63,16 @@ const char *mesh_lane_text(uint32_t lane)
 #undef X
     };
     return lane < N_LANES ? texts[lane] : "unknown";
+}
+
+const char *verdict_text(uint32_t kind)
+{
+    static const char *const texts[] = {
+#define X(name, text) [VERDICT_##name] = text,
+        VERDICTS(X)
+#undef X
+    };
+    return kind < sizeof texts / sizeof *texts ? texts[kind] : "unknown";
 }
 
 const char *call_end_text(uint32_t end)
@@ -422,6 +433,32 @@ void segment_instruments(const struct segment *seg, uint32_t peer, struct aio_in
 struct crash_record *segment_crash(const struct segment *seg, uint32_t peer)
 {
     return (struct crash_record *)region_of(seg, peer, REGION_CRASH);
+}
+
+const char *segment_owner_text(const struct segment *seg, uint64_t address, char *buf)
+{
+    uint64_t off = address - (uint64_t)(uintptr_t)seg->base;
+    uint32_t peer = 0;
+
+    if (off >= seg->bytes)
+        return NULL;
+    if (off < seg->control_off)
+        return "the superblock";
+    if (off < seg->commons_off)
+        return "the supervisor's words";
+    if (off < seg->parts_off)
+        return "the commons";
+    while (peer + 1 < seg->n_peers && off >= segment_part_off(seg, peer + 1))
+        peer++;
+    if (peer == seg->geometry.n_shards)
+        return "the part of the gateway";
+    snprintf(buf, SEGMENT_OWNER_TEXT, "the part of shard %u", peer);
+    return buf;
+}
+
+struct verdict_record *segment_verdict(const struct segment *seg, uint32_t peer, uint64_t nth)
+{
+    return (struct verdict_record *)region_of(seg, peer, REGION_VERDICTS) + nth % SEGMENT_VERDICTS;
 }
 
 struct pair_stats *segment_pair(const struct segment *seg, uint32_t peer, uint32_t other)

@@ -43,7 +43,7 @@
 
 #define SEGMENT_MAGIC        "SHERDSEG"
 #define SEGMENT_FORMAT       1u /* other formats of the description cannot be read at all */
-#define SEGMENT_ABI          12u
+#define SEGMENT_ABI          13u
 #define SEGMENT_PAGE         4096u
 #define SEGMENT_MAX_SHARDS   128u
 #define SEGMENT_MAX_PEERS    (SEGMENT_MAX_SHARDS + 1)
@@ -53,6 +53,7 @@
 #define SEGMENT_REGIONS_MAX  32u
 #define SEGMENT_MAX_DEPTH    4u   /* calls within calls; the fifth is refused with -ELOOP */
 #define SEGMENT_LOCKS        128u /* that one home can have held, or marked, at a time */
+#define SEGMENT_VERDICTS     64u  /* the newest of each peer: who was told what after a death */
 
 /* The mesh's own calls, which never wait for anything, have slots of their own beside those of each
  * depth: so they get through where every other slot is held by one that waits for them. */
@@ -292,13 +293,14 @@ SEGMENT_STRUCT(redo_record, REDO_RECORD_FIELDS);
     X(r, uint64_t, running, , word,                                                                \
         "running_word() of the call whose coroutine is on the CPU; 0: none is")                    \
     X(r, uint32_t, order, , word, "enum peer_order that it follows now")                           \
-    X(r, uint8_t, pad0, [12], spare, "")                                                           \
+    X(r, uint8_t, pad0, [4], spare, "")                                                            \
+    X(r, uint64_t, served_ns, , time, "CLOCK_MONOTONIC, of its first method's end; 0: none yet")   \
     X(r, struct redo_record, redo, , record, "the transition under way; a cache line of its own")  \
     X(r, char, engine, [16], text, "disk engine, for status")                                      \
     X(r, char, engine_flags, [160], text, "how it is set up")                                      \
     X(r, uint64_t, n_poisoned, , counter,                                                          \
         "calls of its own that it gave up: on the CPU in three crashes")                           \
-    X(r, uint8_t, pad1, [8], spare, "")
+    X(r, uint64_t, n_verdicts, , counter, "that it has noted, the newest SEGMENT_VERDICTS of them")
 SEGMENT_STRUCT(part_head, PART_HEAD_FIELDS);
 
 /* X(name, number on the wire, text): how a request ends, exactly once */
@@ -375,11 +377,51 @@ enum call_state {
         "shards that serve the calls around this one: number + 1, a byte each, the outermost " \
         "lowest")                                                                              \
     X(r, uint32_t, spare0, , spare, "")                                                        \
-    X(r, uint64_t, spare, , spare, "")                                                         \
+    X(r, uint64_t, origin, , word, "origin_word() of a client's request; 0: none")             \
     X(r, uint8_t, inline_args, [SEGMENT_INLINE_BYTES], bytes, "arguments that are small")
 SEGMENT_STRUCT(call_slot, CALL_SLOT_FIELDS);
 
 enum call_flags { CALL_IDEMPOTENT = 1u << 0 };
+
+#define ORIGIN_ID_BITS 40
+
+/* Whose request a call of the gateway is: the client's number and the low bits of the request's id,
+ * as the client knows it. */
+static inline uint64_t origin_word(uint32_t client, uint64_t id)
+{
+    return (uint64_t)client << ORIGIN_ID_BITS | (id & ((UINT64_C(1) << ORIGIN_ID_BITS) - 1));
+}
+
+/* X(name, text): what became of a call of one's own whose shard died */
+#define VERDICTS(X)                                 \
+    X(RUN_AGAIN, "run again")                       \
+    X(IN_DOUBT, "in doubt")                         \
+    X(NOT_STARTED, "not started")                   \
+    X(FAILED, "failed")         /* given up */      \
+    X(POISONED, "poisoned")     /* a dead letter */ \
+    X(GIVEN_BACK, "given back") /* nobody waited for it any more */
+
+enum verdict_kind {
+#define X(name, text) VERDICT_##name,
+    VERDICTS(X)
+#undef X
+};
+
+const char *verdict_text(uint32_t kind);
+
+/* Noted by the caller, for reports alone. */
+#define VERDICT_RECORD_FIELDS(X, r)                                                   \
+    X(r, uint32_t, kind, , word, "enum verdict_kind")                                 \
+    X(r, uint32_t, dead, , word, "the peer that died")                                \
+    X(r, uint32_t, incarnation, , word, "its next one, whose being there was judged") \
+    X(r, uint32_t, callee, , word, "whose call slot it is: as a rule the dead")       \
+    X(r, uint32_t, slot, , word, "of the call")                                       \
+    X(r, uint32_t, method, , word, "its number in the registry")                      \
+    X(r, uint64_t, generation, , word, "of the slot")                                 \
+    X(r, uint64_t, origin, , word, "as in the call slot")                             \
+    X(r, uint64_t, at_ns, , time, "CLOCK_MONOTONIC")                                  \
+    X(r, uint8_t, spare, [16], spare, "")
+SEGMENT_STRUCT(verdict_record, VERDICT_RECORD_FIELDS);
 
 /* Callee's side. */
 #define SERVE_SLOT_FIELDS(X, r)                                                              \
@@ -588,6 +630,14 @@ uint64_t segment_part_off(const struct segment *seg, uint32_t peer);
 
 /* What the last crash of peer, or a stall, left of it (crash_record.h). */
 struct crash_record *segment_crash(const struct segment *seg, uint32_t peer);
+
+/* The place of that peer's n-th verdict, which it shares with every SEGMENT_VERDICTS-th. */
+struct verdict_record *segment_verdict(const struct segment *seg, uint32_t peer, uint64_t nth);
+
+/* Whose memory that is, for people: "the part of shard 1", "the commons"; NULL: no segment's. buf
+ * has SEGMENT_OWNER_TEXT bytes. */
+#define SEGMENT_OWNER_TEXT 32
+const char *segment_owner_text(const struct segment *seg, uint64_t address, char *buf);
 
 /* A peer's heap: [off, off + heap_bytes). */
 uint64_t segment_heap_off(const struct segment *seg, uint32_t peer);

@@ -184,6 +184,8 @@ static int coroutine_fn run_method(struct service_call *call)
         call->method_number, whose(call));
     status = call->method->run(call);
     mesh = call->mesh; /* it may have moved */
+    if (__builtin_expect(mesh->part->served_ns == 0, 0))
+        counter_set(&mesh->part->served_ns, (uint64_t)aio_clock_ns());
     recorder_note_at(&mesh->instruments, context_note_ns(mesh->ctx), RECORDER_CALL_END,
         (uint64_t)(int64_t)status, whose(call));
     return status;

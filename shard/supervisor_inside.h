@@ -54,13 +54,15 @@ struct child {
     bool returns;    /* told to leave and be replaced, by order */
     uint64_t due_ns; /* when it is to be forked; NEVER: it lives, or is given up */
     struct restart restart;
-    struct death_report *report; /* of the last death, not yet written; or NULL */
-    uint64_t redo_before;        /* deaths within a transition, before that one */
-    struct stall stall;          /* hang.c */
-    pid_t helper;                /* that looks at it; 0: none */
-    bool stopped;                /* by a signal */
-    bool hung;                   /* killed for it */
-    bool overslept;              /* at the last look (watch.c) */
+    struct death_report *report; /* of the last death, until all of it is known; or NULL */
+    struct death_outcome outcome;
+    bool reported;        /* it is written, but for the first request that the replacement serves */
+    uint64_t redo_before; /* deaths within a transition, before that one */
+    struct stall stall;   /* hang.c */
+    pid_t helper;         /* that looks at it; 0: none */
+    bool stopped;         /* by a signal */
+    bool hung;            /* killed for it */
+    bool overslept;       /* at the last look (watch.c) */
     uint64_t heartbeat;
     bool rings_empty; /* those it sends on, when its progress was: */
     uint64_t rings_progress;

@@ -110,6 +110,8 @@ static void handle_hello(
     session_attach(session, exchange->connection);
     connection_welcome(exchange->connection, gateway->port);
     gateway_count(gateway);
+    log_line(gateway->env->log, LOG_LEVEL_DEBUG, "client %u is %.64s%s", session->number,
+        hello->client && *hello->client ? hello->client : "nameless", resumed ? ", again" : "");
     welcome(gateway, exchange, session, resumed);
 }
 

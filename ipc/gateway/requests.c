@@ -335,6 +335,7 @@ static struct request *new_request(
             .args = request->args,
             .args_len = spec->args_len,
             .deadline_ns = spec->deadline_ns,
+            .origin = origin_word(session->number, spec->id),
             .done = on_answer},
         .requests = requests,
         .session = session,

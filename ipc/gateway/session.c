@@ -348,6 +348,7 @@ int sessions_add(struct sessions *sessions, struct session **ret_session)
     struct session *session = new_session(sessions);
     if (!session)
         return -ENOMEM;
+    session->number = ++sessions->n_made;
     sessions->all[sessions->n++] = session;
     *ret_session = session;
     return 0;

@@ -63,6 +63,7 @@ struct waiting_next {
 struct session {
     struct sessions *sessions;
     uint8_t token[PROTOCOL_SESSION_LEN];
+    uint32_t number;               /* for people: the n-th of this gateway */
     struct connection *connection; /* NULL: gone */
     int64_t gone_ns;               /* since when */
     struct idset ids;
@@ -103,6 +104,7 @@ struct sessions {
     uint64_t n_ends; /* not acknowledged, of all */
     uint64_t answer_bytes;
     uint64_t next_order;
+    uint32_t n_made;
     struct session *dirty;
     BH *flush;
     AioTimer expiry;

@@ -135,6 +135,40 @@ class Report(harness.TestCase):
         self.assertEqual([peer["in_doubt"] for peer in report["peers"]], [0, 1])
         running = report["running"]
         self.assertEqual((running["method"], running["caller"], running["home"]), ("sys.crash", 2, 1))
+        told, = report["told"]
+        self.assertEqual((told["caller"], told["slot"], told["generation"], told["method"], told["end"]),
+                         (2, running["slot"], running["generation"], "sys.crash", "in doubt"))
+        self.assertGreater(told["client"], 0)
+        self.assertGreater(told["request"], 0)
+        self.assertGreater(told["ms"], 0)
+        self.assertEqual(report["told_left_out"], 0)
+
+    def test_the_first_request_that_the_replacement_serves_is_filled_in_when_it_comes(self):
+        instance = self.start("--shards", "2")
+        instance.kill_and_wait("shard", 1)
+        report = self.report(instance, 0)
+        self.assertIsNone(report["served_ms"])
+        self.assertDone(instance.command("submit", "sys.ping", "--shard", "1"))
+        served = wait_until(lambda: self.report(instance, 0)["served_ms"], "the report to say so")
+        self.assertGreater(served, report["up_ms"])
+        instance.kill_and_wait("shard", 1)
+        self.assertIsNone(self.report(instance, 1)["served_ms"])
+        self.assertEqual(instance.stop(), 0)
+
+    def test_a_report_names_so_many_calls_and_counts_the_rest(self):
+        instance = self.start("--shards", "2", "--enable-test-methods")
+        load = instance.popen("submit", "--unordered", "--shard", "1", "sys.sleep", *["500"] * 200,
+                              stdout=subprocess.DEVNULL)
+        wait_until(lambda: instance.shard(1)["calls_in"] > 80, "them to be begun")
+        instance.kill(instance.shard(1))
+        report = self.report(instance, 0)
+        self.assertEqual(load.wait(harness.DEADLINE), 0)
+        n_again = sum(peer["run_again"] for peer in report["peers"])
+        self.assertGreater(n_again, 64)
+        self.assertEqual(len(report["told"]), 64)  # what one caller keeps
+        self.assertEqual(report["told_left_out"], n_again - 64)
+        self.assertEqual({told["end"] for told in report["told"]}, {"run again"})
+        self.assertEqual(len({told["request"] for told in report["told"]}), 64)
 
     @unittest.skipIf(harness.SANITIZED, "a sanitizer has handlers of its own")
     def test_a_report_has_the_record_and_a_backtrace_into_the_program(self):
