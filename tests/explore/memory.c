@@ -20,7 +20,7 @@
 #define MAX_STORES    8192
 #define N_BUCKETS     512 /* a power of two, well above MAX_LOCATIONS */
 #define NO_LOCATION   UINT32_MAX
-#define MAX_CONSTANTS 16
+#define MAX_CONSTANTS 64
 #define N_SITES       1024
 
 enum order { RELAXED = 0, ACQUIRE = 1, RELEASE = 2, BOTH = 3 };

@@ -8,14 +8,13 @@
 #include <errno.h>
 #include <string.h>
 
+#include "runtime/co_cancel.h"
 #include "runtime/coroutine_switch.h"
-#include "shard/builtin.h"
-#include "shard/lock_inside.h"
 #include "shard/poison.h"
 #include "shard/portable_inside.h"
 #include "tests/explore/explorer.h"
 
-#define N_COROUTINES 12
+#define N_COROUTINES 24
 #define STACK_BYTES  (24 * 1024)
 
 struct co {
@@ -23,6 +22,9 @@ struct co {
     void *opaque;
     void *inside, *outside;
     struct co *entered_by;
+    CoPortableFn *then, *ended; /* called by who entered it, once it is off its stack */
+    void *then_opaque, *ended_opaque;
+    uint32_t n_pins;
     bool taken;
 };
 
@@ -55,8 +57,15 @@ void parts_mesh_loop_init(struct parts_mesh_loop *loop, const struct doorbell *b
     *loop = (struct parts_mesh_loop){.bell = *bell};
 }
 
+static void run_scheduled(struct parts_mesh_loop *loop)
+{
+    while (loop->n_scheduled > 0)
+        coroutine_enter(loop->scheduled[--loop->n_scheduled]);
+}
+
 static void run_bhs(struct parts_mesh_loop *loop)
 {
+    run_scheduled(loop);
     for (uint32_t i = 0; i < loop->n_bhs; i++)
         if (loop->bhs[i].scheduled) {
             loop->bhs[i].scheduled = false;
@@ -69,7 +78,7 @@ static bool has_work(const struct parts_mesh_loop *loop)
     for (uint32_t i = 0; i < loop->n_bhs; i++)
         if (loop->bhs[i].scheduled)
             return true;
-    return loop->source->pending(loop->source->opaque);
+    return loop->n_scheduled > 0 || loop->source->pending(loop->source->opaque);
 }
 
 static void sleep_and_work(struct parts_mesh_loop *loop, bool blocking)
@@ -161,62 +170,17 @@ const struct service_method *registry_method(
     return number < p.n_methods ? &p.methods[number] : NULL;
 }
 
-const struct service_method *builtin_method(uint32_t method)
-{
-    return NULL;
-}
-
-/* ---- no portable coroutines: test_portable.c has those ---- */
-
-int portable_end_new(struct mesh *mesh, struct portable_end **ret_end)
-{
-    *ret_end = NULL;
-    return 0;
-}
-
-void portable_end_free(struct portable_end *end)
-{
-}
-
-arena_co portable_take(struct mesh *mesh)
-{
-    return 0;
-}
-
-void portable_run(
-    struct mesh *mesh, arena_co co, portable_fn *entry, void *opaque, const char *name)
-{
-}
-
-void portable_give(struct mesh *mesh, arena_co co)
-{
-}
-
-int coroutine_fn shard_co_move(struct mesh **mesh, uint32_t target)
-{
-    return -ENOTSUP;
-}
+/* ---- what no scenario has ---- */
 
 int coroutine_fn co_sleep_ns(int64_t ns)
 {
-    return 0;
+    explorer_fail("no memory for a move");
 }
 
-const char *coroutine_fn shard_co_holds(void)
-{
-    return NULL;
-}
-
-uint32_t portable_n_here(const struct mesh *mesh)
+int co_scope_status(void)
 {
     return 0;
 }
-
-void portable_judge(struct mesh *mesh, uint32_t peer, bool failed)
-{
-}
-
-/* ---- no bottom halves of others, no locks ---- */
 
 int code_ranges_init(struct code_ranges *ranges, const struct registry *registry)
 {
@@ -227,26 +191,15 @@ void code_ranges_deinit(struct code_ranges *ranges)
 {
 }
 
-int lock_end_new(struct mesh *mesh, struct lock_end **ret_end)
+bool code_ranges_has(const struct code_ranges *ranges, uintptr_t address)
 {
-    *ret_end = NULL;
+    return true;
+}
+
+int coroutine_fn service_reply(struct service_call *call, const void *data, size_t len)
+{
+    serve_put_reply(call, data, len);
     return 0;
-}
-
-void lock_end_free(struct lock_end *end)
-{
-}
-
-void lock_drop_all(struct mesh *mesh, const Coroutine *co)
-{
-}
-
-void lock_end_wait(struct lock_wait *wait)
-{
-}
-
-void lock_judge_peer(struct mesh *mesh, uint32_t peer, uint32_t incarnation, bool failed)
-{
 }
 
 /* Nothing crashes here: who dies was killed. */
@@ -277,6 +230,8 @@ static void run_coroutine(void *opaque)
 
     co->entry(co->opaque);
     co->taken = false;
+    co->then = co->ended;
+    co->then_opaque = co->ended_opaque;
     co_switch(&never, co->outside);
     explorer_fail("a coroutine that has ended goes on");
 }
@@ -295,30 +250,45 @@ Coroutine *coroutine_create_full(
     explorer_fail("more than %d coroutines", N_COROUTINES);
 }
 
+static struct co **running(void)
+{
+    return &p.running[explorer_self() + 1];
+}
+
+/* What follows a switch out of it may give it away: it is not touched after that. */
 void coroutine_enter(Coroutine *coroutine)
 {
     struct co *co = (struct co *)coroutine;
-    struct co **running = &p.running[explorer_self() + 1];
+    CoPortableFn *then;
 
-    co->entered_by = *running;
-    *running = co;
+    co->entered_by = *running();
+    *running() = co;
     co_switch(&co->outside, co->inside);
-    p.running[explorer_self() + 1] = co->entered_by;
+    *running() = co->entered_by;
+    then = co->then;
+    co->then = NULL;
+    if (then)
+        then(coroutine, co->then_opaque);
 }
 
 bool coroutine_entered(const Coroutine *co)
 {
-    return p.running[explorer_self() + 1] == (const struct co *)co;
+    return *running() == (const struct co *)co;
 }
 
 Coroutine *coroutine_self(void)
 {
-    return (Coroutine *)p.running[explorer_self() + 1];
+    return (Coroutine *)*running();
+}
+
+bool in_coroutine(void)
+{
+    return *running() != NULL;
 }
 
 void coroutine_fn coroutine_yield_at(const char *why)
 {
-    struct co *co = p.running[explorer_self() + 1];
+    struct co *co = *running();
 
     co_switch(&co->inside, co->outside);
 }
@@ -326,6 +296,74 @@ void coroutine_fn coroutine_yield_at(const char *why)
 void aio_co_wake(Coroutine *co)
 {
     coroutine_enter(co);
+}
+
+void aio_co_schedule_at(AioContext *ctx, Coroutine *co, const char *site)
+{
+    struct parts_mesh_loop *loop = (struct parts_mesh_loop *)ctx;
+
+    if (loop->n_scheduled == PARTS_MESH_SCHEDULED)
+        explorer_fail("more than %d coroutines are scheduled", PARTS_MESH_SCHEDULED);
+    loop->scheduled[loop->n_scheduled++] = co;
+}
+
+/* ---- coroutines in the segment ---- */
+
+Coroutine *co_portable_create(void *low, size_t bytes, CoroutineEntry *entry, void *opaque,
+    const char *name, CoPortableFn *ended, void *ended_opaque)
+{
+    struct co *co = (struct co *)(((uintptr_t)low + bytes - sizeof(*co)) & ~(uintptr_t)63);
+
+    *co =
+        (struct co){.entry = entry, .opaque = opaque, .ended = ended, .ended_opaque = ended_opaque};
+    co->inside = co_switch_prepare(low, (size_t)((char *)co - (char *)low), run_coroutine, co);
+    return (Coroutine *)co;
+}
+
+void *co_portable_of(const Coroutine *coroutine, CoPortableFn *ended)
+{
+    const struct co *co = (const struct co *)coroutine;
+
+    return co && co->ended == ended ? co->ended_opaque : NULL;
+}
+
+void coroutine_fn co_yield_then(const char *why, CoPortableFn *then, void *opaque)
+{
+    struct co *co = *running();
+
+    co->then = then;
+    co->then_opaque = opaque;
+    co_switch(&co->inside, co->outside);
+}
+
+int coroutine_fn co_portable_check(const char **ret_why)
+{
+    *ret_why = (*running())->n_pins ? "it is pinned" : NULL;
+    return *ret_why ? -EBUSY : 0;
+}
+
+void co_portable_leave(Coroutine *co)
+{
+}
+
+void co_portable_arrive(Coroutine *co)
+{
+}
+
+const void *co_portable_position(const Coroutine *co, const void **ret_end)
+{
+    *ret_end = co;
+    return NULL;
+}
+
+void coroutine_fn co_pin(const char *why)
+{
+    (*running())->n_pins++;
+}
+
+void coroutine_fn co_unpin(void)
+{
+    (*running())->n_pins--;
 }
 
 /* ---- messages, on their way in ---- */

@@ -13,13 +13,15 @@
  * Lifetime:    the loop is the scenario's
  * Not here:    the segment and what is claimed of it (scenario_mesh.c)
  */
+#include "runtime/context.h"
 #include "runtime/doorbell.h"
 #include "runtime/instruments_inside.h"
 #include "runtime/source.h"
 #include "shard/mesh_inside.h"
 #include "shard/serve.h"
 
-#define PARTS_MESH_BHS 4
+#define PARTS_MESH_BHS       4
+#define PARTS_MESH_SCHEDULED 4
 
 struct parts_mesh_bh {
     struct parts_mesh_loop *loop;
@@ -29,10 +31,13 @@ struct parts_mesh_bh {
 };
 
 struct parts_mesh_loop {
+    AioContext ctx; /* for what looks into it: nothing is in there */
     struct doorbell bell;
     struct aio_source *source;
     struct parts_mesh_bh bhs[PARTS_MESH_BHS];
     uint32_t n_bhs;
+    Coroutine *scheduled[PARTS_MESH_SCHEDULED];
+    uint32_t n_scheduled;
 };
 
 /* Called with each message that the mesh finds, the n-th after the oldest, before it acts on it: to

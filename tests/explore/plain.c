@@ -30,7 +30,7 @@ struct cell {
     uint32_t run;
     bool freed;
     bool dirty;
-    uint8_t by; /* the one thread that touched it; SETUP: none has */
+    uint8_t by;                         /* the one thread that touched it; SETUP: none has */
     uint16_t last[N_KINDS][MAX_FIBERS]; /* epoch of each one's last access */
 };
 

@@ -10,6 +10,7 @@
 #undef coroutine_self
 #undef coroutine_yield_at
 #undef aio_co_wake
+#undef in_coroutine
 
 #define aio_add_source        parts_mesh_add_source
 #define aio_remove_source     parts_mesh_remove_source
@@ -28,23 +29,22 @@
 #define recorder_note         parts_mesh_recorder_note
 #define registry_method       parts_mesh_method
 #define coroutine_set_work    parts_mesh_set_work
-#define builtin_method        parts_mesh_builtin_method
-#define lock_end_new          parts_mesh_lock_end_new
-#define lock_end_free         parts_mesh_lock_end_free
-#define lock_drop_all         parts_mesh_lock_drop_all
-#define lock_end_wait         parts_mesh_lock_end_wait
-#define lock_judge_peer       parts_mesh_lock_judge_peer
-#define portable_end_new      parts_mesh_portable_end_new
-#define portable_end_free     parts_mesh_portable_end_free
-#define portable_take         parts_mesh_portable_take
-#define portable_run          parts_mesh_portable_run
-#define portable_give         parts_mesh_portable_give
-#define shard_co_move         parts_mesh_co_move
+#define in_coroutine          parts_mesh_in_coroutine
+#define aio_co_schedule_at    parts_mesh_co_schedule_at
+#define co_portable_create    parts_mesh_portable_create
+#define co_portable_of        parts_mesh_portable_of
+#define co_portable_check     parts_mesh_portable_check
+#define co_portable_leave     parts_mesh_portable_leave
+#define co_portable_arrive    parts_mesh_portable_arrive
+#define co_portable_position  parts_mesh_portable_position
+#define co_yield_then         parts_mesh_yield_then
+#define co_pin                parts_mesh_pin
+#define co_unpin              parts_mesh_unpin
 #define co_sleep_ns           parts_mesh_co_sleep_ns
-#define shard_co_holds        parts_mesh_co_holds
-#define portable_n_here       parts_mesh_portable_n_here
-#define portable_judge        parts_mesh_portable_judge
 #define code_ranges_init      parts_mesh_code_ranges_init
 #define code_ranges_deinit    parts_mesh_code_ranges_deinit
+#define code_ranges_has       parts_mesh_code_ranges_has
+#define co_scope_status       parts_mesh_scope_status
+#define service_reply         parts_mesh_service_reply
 #define ring_peek_at          parts_mesh_ring_peek_at
 #endif

@@ -8,32 +8,23 @@
  */
 #include <string.h>
 
-#include "runtime/atomic.h"
-#include "shard/estate.h"
+#include "runtime/doorbell.h"
 #include "tests/explore/explorer.h"
-#include "tests/explore/parts_mesh.h"
 #include "tests/explore/scenarios.h"
+#include "tests/explore/stage.h"
 
-#define CALLER        0
-#define CALLEE        1
-#define N_CALLS       2
-#define LARGE         200 /* more than is inline */
-#define SEGMENT_BYTES (256 * 1024)
+#define CALLER  0
+#define CALLEE  1
+#define N_CALLS STAGE_CALLS
+#define LARGE   200 /* more than is inline */
 
 enum { M_ECHO, M_ONCE, M_LARGE, N_METHODS };
 
-struct end {
-    struct parts_mesh_loop loop;
-    struct mesh *mesh;
-};
-
-static uint8_t memory[SEGMENT_BYTES] __attribute__((aligned(4096)));
-
 static struct {
-    struct segment seg;
-    struct end caller;
-    struct end callee;
-    struct end heirs[2]; /* of whoever died */
+    struct stage stage;
+    struct stage_end caller;
+    struct stage_end callee;
+    struct stage_end heirs[2]; /* of whoever died */
     struct mesh_call calls[N_CALLS];
     uint8_t args[LARGE];
     uint32_t n_calls;
@@ -44,13 +35,6 @@ static struct {
     uint32_t n_not_done;
     uint32_t n_taken_back;
     uint32_t runs[EXPLORER_MAX_THREADS]; /* by whoever ran the method */
-    uint32_t over;                       /* the callee may leave */
-    /* What is done wrong. */
-    bool tells_first;
-    bool sets_no_bit;
-    bool empty_bitmap;
-    bool same_incarnation;
-    bool keeps_hot;
 } s;
 
 /* ---- methods ---- */
@@ -78,87 +62,28 @@ static const struct service_method methods[N_METHODS] = {
     [M_LARGE] = {.name = "large", .run = run_large, .flags = SERVICE_IDEMPOTENT, .help = ""},
 };
 
-/* ---- ends ---- */
+/* ---- the stage ---- */
 
-static struct doorbell bell_of(uint32_t peer)
+static bool uses(uint32_t caller, uint32_t callee, uint32_t depth)
 {
-    return (struct doorbell){.words = &segment_bell(&s.seg, peer)->words, .fd = (int)peer};
-}
-
-static const int bell_fds[] = {0, 1, 2, 3};
-
-static void open_end(struct end *end, uint32_t peer)
-{
-    struct doorbell bell = bell_of(peer);
-    uint32_t incarnation = segment_control(&s.seg, peer)->incarnation;
-    struct mesh_config config = {.segment = &s.seg,
-        .peer = peer,
-        .incarnation = s.same_incarnation ? 1 : incarnation,
-        .ctx = (AioContext *)&end->loop,
-        .bell_fds = bell_fds};
-
-    parts_mesh_loop_init(&end->loop, &bell);
-    explorer_check(mesh_new(&config, &end->mesh) == 0);
-}
-
-/* The first turn of a loop that is not the replacement of another, and finds nothing. */
-static void settle(struct end *end)
-{
-    end->loop.source->dispatch(end->loop.source->opaque);
-    end->loop.source->flush(end->loop.source->opaque);
-}
-
-static void plan(struct segment_geometry *geometry)
-{
-    uint64_t bytes;
-
-    explorer_check(segment_geometry_plan(2, 0, geometry, &bytes) == 0);
-    geometry->slots_shard = SEGMENT_MIN_SLOTS;
-    geometry->slots_gateway = 1;
-    geometry->n_events = 1;
-    geometry->n_coroutines = 0;
-    geometry->n_portable = 0;
-    geometry->heap_bytes = SEGMENT_PAGE;
-}
-
-/* Loads of what nobody uses need not be steps: slots but those of the first calls. */
-static void name_constants(void)
-{
-    uint32_t n = segment_call_slots(&s.seg, CALLER, CALLEE);
-
-    for (uint32_t peer = 0; peer < s.seg.n_peers; peer++)
-        explorer_constant(&segment_bitmap(&s.seg, peer)->senders[1],
-            (SEGMENT_BITMAP_WORDS - 1) * sizeof(uint64_t));
-    explorer_constant(
-        segment_call(&s.seg, CALLER, CALLEE, N_CALLS), (n - N_CALLS) * sizeof(struct call_slot));
-    explorer_constant(
-        segment_serve(&s.seg, CALLEE, CALLER, N_CALLS), (n - N_CALLS) * sizeof(struct serve_slot));
-    explorer_constant(segment_call(&s.seg, CALLEE, CALLER, 0), n * sizeof(struct call_slot));
-    explorer_constant(segment_serve(&s.seg, CALLER, CALLEE, 0), n * sizeof(struct serve_slot));
+    return caller == CALLER && depth == 0;
 }
 
 static void begin_with(uint32_t method, uint32_t n_calls, size_t args_len)
 {
-    struct segment_geometry geometry;
+    static const struct stage_plan plan = {
+        .n_shards = 2, .methods = methods, .n_methods = N_METHODS, .uses = uses};
 
     memset(&s, 0, sizeof s);
-    memset(memory, 0, sizeof memory);
-    parts_mesh_reset(methods, N_METHODS);
-    plan(&geometry);
-    explorer_check(segment_init(&s.seg, memory, sizeof memory, &geometry, "explored") == 0);
-    for (uint32_t peer = 0; peer < s.seg.n_peers; peer++) {
-        segment_control(&s.seg, peer)->incarnation = 1;
-        segment_control(&s.seg, peer)->state = PEER_UP;
-    }
-    name_constants();
+    stage_begin(&s.stage, &plan);
     s.method = method;
     s.n_calls = n_calls;
     s.args_len = args_len;
     memset(s.args, 7, sizeof s.args);
-    open_end(&s.caller, CALLER);
-    open_end(&s.callee, CALLEE);
-    settle(&s.caller);
-    settle(&s.callee);
+    stage_open(&s.stage, &s.caller, CALLER);
+    stage_open(&s.stage, &s.callee, CALLEE);
+    stage_settle(&s.caller);
+    stage_settle(&s.callee);
 }
 
 /* ---- the caller ---- */
@@ -180,7 +105,7 @@ static void on_done(struct mesh_call *call, const struct mesh_answer *answer)
         s.n_taken_back++;
 }
 
-static void start_call(struct end *end, uint32_t i)
+static void start_call(struct stage_end *end, uint32_t i)
 {
     s.calls[i] = (struct mesh_call){.target = CALLEE,
         .method = s.method,
@@ -191,19 +116,10 @@ static void start_call(struct end *end, uint32_t i)
     explorer_check(mesh_call_start(end->mesh, &s.calls[i]) == 0);
 }
 
-static void start_calls(struct end *end)
+static void start_calls(struct stage_end *end)
 {
     for (uint32_t i = 0; i < s.n_calls; i++)
         start_call(end, i);
-}
-
-static void let_callee_leave(void)
-{
-    struct doorbell bell = bell_of(CALLEE);
-
-    explorer_may_crash(false);
-    atomic_store_release(&s.over, 1);
-    doorbell_knock(&bell);
 }
 
 static void call_and_wait(void)
@@ -211,8 +127,8 @@ static void call_and_wait(void)
     start_calls(&s.caller);
     while (s.n_ended < s.n_calls)
         parts_mesh_turn(&s.caller.loop, true);
-    s.caller.loop.source->flush(s.caller.loop.source->opaque);
-    let_callee_leave();
+    stage_flush(&s.caller);
+    stage_is_over(&s.stage);
 }
 
 /* Each once the one before has ended. */
@@ -223,8 +139,8 @@ static void call_in_turn(void)
         while (s.n_ended <= i)
             parts_mesh_turn(&s.caller.loop, true);
     }
-    s.caller.loop.source->flush(s.caller.loop.source->opaque);
-    let_callee_leave();
+    stage_flush(&s.caller);
+    stage_is_over(&s.stage);
 }
 
 static void call_late(void)
@@ -232,29 +148,21 @@ static void call_late(void)
     start_calls(&s.caller);
     while (s.n_ended < s.n_calls)
         parts_mesh_turn_late(&s.caller.loop);
-    let_callee_leave();
+    stage_is_over(&s.stage);
 }
 
-static bool any_slot_is_taken(void)
+static void wait_for_slots(struct stage_end *end)
 {
-    for (uint32_t slot = 0; slot < segment_call_slots(&s.seg, CALLER, CALLEE); slot++)
-        if (word_state(segment_call(&s.seg, CALLER, CALLEE, slot)->word) != CALL_FREE)
-            return true;
-    return false;
-}
-
-static void wait_for_slots(struct end *end)
-{
-    while (any_slot_is_taken())
+    while (stage_has_calls(&s.stage, CALLER, CALLEE))
         parts_mesh_turn(&end->loop, true);
-    end->loop.source->flush(end->loop.source->opaque);
-    let_callee_leave();
+    stage_flush(end);
+    stage_is_over(&s.stage);
 }
 
 static void call_and_take_back(void)
 {
     start_calls(&s.caller);
-    s.caller.loop.source->flush(s.caller.loop.source->opaque);
+    stage_flush(&s.caller);
     for (uint32_t i = 0; i < s.n_calls; i++)
         mesh_call_cancel(s.caller.mesh, &s.calls[i]);
     while (s.n_ended < s.n_calls)
@@ -264,66 +172,20 @@ static void call_and_take_back(void)
 
 /* ---- the callee ---- */
 
-static void serve_with(struct end *end)
-{
-    while (!atomic_load_acquire(&s.over))
-        parts_mesh_turn(&end->loop, true);
-    explorer_may_crash(false);
-    parts_mesh_turn(&end->loop, false);
-    explorer_check(end->mesh->heap.n_used == 0);
-}
-
 static void serve_calls(void)
 {
-    serve_with(&s.callee);
+    stage_serve(&s.stage, &s.callee);
 }
 
-/* ---- the supervisor ---- */
-
-static void tell_the_living(uint32_t dead)
-{
-    uint32_t living = dead == CALLER ? CALLEE : CALLER;
-    struct doorbell bell = bell_of(living);
-
-    if (s.sets_no_bit)
-        doorbell_knock(&bell);
-    else
-        estate_tell(&s.seg, dead, living, bell.fd);
-}
-
-static void settle_estate(uint32_t dead, enum peer_state state)
-{
-    if (s.tells_first) {
-        estate_pass_on(&s.seg, dead, state);
-        tell_the_living(dead);
-        estate_mend(&s.seg, dead);
-        return;
-    }
-    estate_mend(&s.seg, dead);
-    estate_pass_on(&s.seg, dead, state);
-    tell_the_living(dead);
-}
-
-static void open_heir(struct end *heir, uint32_t dead)
-{
-    struct commons_bitmap *bitmap = segment_bitmap(&s.seg, dead);
-
-    if (!s.empty_bitmap)
-        estate_prepare(&s.seg, dead);
-    open_end(heir, dead);
-    if (s.keeps_hot)
-        atomic_store_relaxed(&segment_hot(&s.seg, dead)->senders[0], 1 << CALLER);
-    if (s.empty_bitmap)
-        atomic_xchg_seq(&bitmap->senders[0], 0);
-}
+/* ---- the supervisor, and whom it starts ---- */
 
 static void replace_callee(void)
 {
     if (!explorer_wait_for_crash())
         return;
-    settle_estate(CALLEE, PEER_DYING);
-    open_heir(&s.heirs[0], CALLEE);
-    serve_with(&s.heirs[0]);
+    stage_bury(&s.stage, CALLEE, PEER_DYING);
+    stage_replace(&s.stage, &s.heirs[0], CALLEE);
+    stage_serve(&s.stage, &s.heirs[0]);
 }
 
 /* The replacement dies too. */
@@ -332,33 +194,33 @@ static void replace_callee_and_die(void)
     explorer_may_crash(false); /* as the supervisor */
     if (!explorer_wait_for_crash_of(1))
         return;
-    settle_estate(CALLEE, PEER_DYING);
+    stage_bury(&s.stage, CALLEE, PEER_DYING);
     explorer_may_crash(true);
-    open_heir(&s.heirs[0], CALLEE);
-    serve_with(&s.heirs[0]);
+    stage_replace(&s.stage, &s.heirs[0], CALLEE);
+    stage_serve(&s.stage, &s.heirs[0]);
 }
 
 static void replace_callee_again(void)
 {
     if (!explorer_wait_for_crash_of(2))
         return;
-    settle_estate(CALLEE, PEER_DYING);
-    open_heir(&s.heirs[1], CALLEE);
-    serve_with(&s.heirs[1]);
+    stage_bury(&s.stage, CALLEE, PEER_DYING);
+    stage_replace(&s.stage, &s.heirs[1], CALLEE);
+    stage_serve(&s.stage, &s.heirs[1]);
 }
 
 static void give_callee_up(void)
 {
     if (explorer_wait_for_crash())
-        settle_estate(CALLEE, PEER_FAILED);
+        stage_bury(&s.stage, CALLEE, PEER_FAILED);
 }
 
 static void replace_caller(void)
 {
     if (!explorer_wait_for_crash())
         return;
-    settle_estate(CALLER, PEER_DYING);
-    open_heir(&s.heirs[0], CALLER);
+    stage_bury(&s.stage, CALLER, PEER_DYING);
+    stage_replace(&s.stage, &s.heirs[0], CALLER);
     wait_for_slots(&s.heirs[0]);
     explorer_check(s.heirs[0].mesh->heap.n_used == 0);
 }
@@ -376,13 +238,7 @@ static uint32_t total_runs(void)
 
 static void check_accounts(void)
 {
-    const struct pair_stats *stats = segment_pair(&s.seg, CALLER, CALLEE);
-    uint64_t ended = 0;
-
-    for (int end = 0; end < N_CALL_ENDS; end++)
-        ended += stats->ends[end];
-    explorer_check(!any_slot_is_taken());
-    explorer_check(stats->calls_submitted == ended);
+    stage_check(&s.stage);
 }
 
 static void end_done(void)
@@ -430,7 +286,7 @@ static void begin_hot(void)
 static void begin_hot_for_nobody(void)
 {
     begin();
-    s.keeps_hot = true;
+    s.stage.keeps_hot = true;
 }
 
 static void begin_once(void)
@@ -456,25 +312,25 @@ static void begin_two_large(void)
 static void begin_sets_no_bit(void)
 {
     begin();
-    s.sets_no_bit = true;
+    s.stage.sets_no_bit = true;
 }
 
 static void begin_empty_bitmap(void)
 {
     begin();
-    s.empty_bitmap = true;
+    s.stage.empty_bitmap = true;
 }
 
 static void begin_same_incarnation(void)
 {
     begin_once();
-    s.same_incarnation = true;
+    s.stage.same_incarnation = true;
 }
 
 static void begin_tells_first(void)
 {
     begin_large();
-    s.tells_first = true;
+    s.stage.tells_first = true;
 }
 
 static void free_call_early(const struct ring_rx *rx, uint64_t n, const struct message *message)
@@ -503,7 +359,7 @@ static void give_answer_back_early(
     if (message->kind != MESSAGE_ANSWER || (uintptr_t)rx - (uintptr_t)link >= sizeof(*link))
         return;
     mesh_push(s.caller.mesh, CALLEE, &taken);
-    s.caller.loop.source->flush(s.caller.loop.source->opaque);
+    stage_flush(&s.caller);
     explorer_step();
 }
 
