@@ -82,6 +82,14 @@ bool ring_push(struct ring_tx *tx, const void *payload)
     return true;
 }
 
+bool ring_tx_peek_at(const struct ring_tx *tx, uint64_t n, void *ret_payload)
+{
+    if (n >= tx->next - tx->known_head)
+        return false;
+    memcpy(ret_payload, tx->slots[(tx->known_head + n) & tx->mask].payload, RING_PAYLOAD_BYTES);
+    return true;
+}
+
 void ring_rx_init(
     struct ring_rx *rx, const struct ring_slot *slots, uint64_t *head, uint32_t n_slots)
 {

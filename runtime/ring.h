@@ -66,6 +66,10 @@ static inline bool ring_has(const struct ring_rx *rx)
            rx->next + 1; /* PUB in ring.c */
 }
 
+/* Copies the n-th payload of those that were published, here or by a dead predecessor, and are not
+ * known to be freed; false where there are not so many. Context: the producer. */
+bool ring_tx_peek_at(const struct ring_tx *tx, uint64_t n, void *ret_payload);
+
 /* Copies the oldest payload out without freeing its slot; false where there is none. Context: the
  * consumer. */
 bool ring_peek(const struct ring_rx *rx, void *ret_payload);

@@ -620,23 +620,40 @@ static bool args_are_held(
            started_generation(atomic_load_acquire(&serve->started)) != generation; /* GONE, TAKEN */
 }
 
+/* It died before it had published the call: the message is not in the ring. That is known only until
+ * something else is sent. */
+static bool was_published(const struct link *link, uint32_t slot)
+{
+    return link->calls[slot].position < link->tx[segment_slot_lane(link->n_out, slot)].next;
+}
+
 static void recover_slot(struct mesh *mesh, uint32_t peer, uint32_t slot)
 {
     struct link *link = &mesh->links[peer];
-    struct call_slot *shared = slot_at(mesh, peer, slot);
+    const struct call_slot *shared = slot_at(mesh, peer, slot);
     uint64_t generation = word_generation(shared->word);
 
-    if (shared->position >= link->tx[segment_slot_lane(link->n_out, slot)]
-                                .next) { /* it died before it had published it */
-        caller_free_slot(mesh, peer, slot, CALL_END_CANCELLED);
-        return;
-    }
     if (shared->args_off && args_are_held(mesh, peer, slot, generation) &&
         heap_mark(&mesh->heap, shared->args_off, shared->args_len)) {
         link->out[slot].args_off = shared->args_off;
         link->out[slot].args_len = shared->args_len;
     }
-    push_abandoned(mesh, peer, slot);
+}
+
+/* However often a predecessor was replaced before the peer looked: once is what there is room for. */
+static void tell_what_is_abandoned(struct mesh *mesh, uint32_t peer)
+{
+    struct link *link = &mesh->links[peer];
+    struct message message;
+
+    for (enum mesh_lane lane = 0; lane < N_LANES; lane++)
+        for (uint64_t n = 0; ring_tx_peek_at(&link->tx[lane], n, &message); n++)
+            if (message.kind == MESSAGE_ABANDONED && message.slot < link->n_out &&
+                message.generation == word_generation(link->calls[message.slot].word))
+                link->out[message.slot].told = true;
+    for (uint32_t slot = link->n_out; slot-- > 0;)
+        if (word_state(link->calls[slot].word) == CALL_ABANDONED && !link->out[slot].told)
+            push_abandoned(mesh, peer, slot);
 }
 
 /* Nobody waits for it any more. A word that is none was written by a stray pointer: nobody can
@@ -660,10 +677,16 @@ void caller_recover(struct mesh *mesh, uint32_t peer)
         leave_behind(mesh, peer, slot);
     atomic_full_fence(); /* GONE */
     for (uint32_t slot = link->n_out; slot-- > 0;)
-        if (word_state(slot_at(mesh, peer, slot)->word) == CALL_FREE)
+        if (word_state(link->calls[slot].word) == CALL_FREE)
             put_free(mesh, peer, slot);
-        else if (word_state(slot_at(mesh, peer, slot)->word) == CALL_READING)
-            free_read_slot(mesh, peer, slot, CALL_END_NONE);
+        else if (word_state(link->calls[slot].word) == CALL_READING)
+            continue; /* to give it back something must be sent */
+        else if (!was_published(link, slot))
+            caller_free_slot(mesh, peer, slot, CALL_END_CANCELLED);
         else
             recover_slot(mesh, peer, slot);
+    for (uint32_t slot = link->n_out; slot-- > 0;)
+        if (word_state(link->calls[slot].word) == CALL_READING)
+            free_read_slot(mesh, peer, slot, CALL_END_NONE);
+    tell_what_is_abandoned(mesh, peer);
 }

@@ -29,6 +29,7 @@ struct out_slot {
     uint32_t args_len;
     uint32_t next_free; /* index + 1; 0: the last */
     enum call_end end;  /* of one whose answer is being read */
+    bool told;          /* a predecessor has sent word that it is abandoned */
 };
 
 /* Calls of one lane and depth: the slots for them, and who waits for one. */

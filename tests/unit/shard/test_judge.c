@@ -255,6 +255,72 @@ static void a_replacement_cancels_what_the_dead_one_had_asked_and_nobody_began(v
     check_all_came_back(&rig);
 }
 
+/* As if the slot of a call that had ended were in use again, and the message of that not yet sent. */
+static void begin_another_in(struct rig *rig, uint32_t slot)
+{
+    struct call_slot *call = segment_call(&rig->seg, 0, 1, slot);
+    struct pair_stats *stats = segment_pair(&rig->seg, 0, 1);
+
+    call->word += 1 << 8;
+    call->position = *segment_tail(
+        &rig->seg, 0, 1, segment_slot_lane(segment_call_slots(&rig->seg, 0, 1), slot));
+    stats->ends[CALL_END_DONE]++;
+    stats->calls_submitted++;
+}
+
+static void a_call_never_sent_comes_back_though_its_place_in_the_ring_is_taken(void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    open_rig(&rig, 2);
+    rig_fork(&rig, 0, mixed_body);
+    rig_wait_word(&rig, WORD_STARTED, 1);
+    kill(rig.ends[0].pid, SIGKILL);
+    rig_join(&rig, 0);
+    begin_another_in(&rig, 0); /* the replacement tells of slots 1, 2 and 3 */
+    rig_bury(&rig, 0, false);
+    rig_fork(&rig, 0, idle_until_all_is_free_body);
+    wait_until_none_waits(&rig);
+    rig_fork(&rig, 1, rig_serve);
+    rig_join(&rig, 0);
+    assert_int_equal(segment_pair(&rig.seg, 0, 1)->ends[CALL_END_CANCELLED], 1);
+    check_all_came_back(&rig);
+}
+
+static uint64_t n_sent(const struct rig *rig)
+{
+    return atomic_load_acquire(segment_tail(&rig->seg, 0, 1, LANE_NORMAL)) +
+           atomic_load_acquire(segment_tail(&rig->seg, 0, 1, LANE_URGENT));
+}
+
+static void recovering_body(struct rig_end *end)
+{
+    atomic_fetch_add(&end->rig->board->words[WORD_GONE], 1);
+    idle_until_all_is_free_body(end);
+}
+
+static void one_that_dies_again_and_again_fills_no_ring_of_a_peer_that_does_not_look(void **state)
+{
+    uint64_t n_before;
+    struct rig rig;
+
+    (void)state;
+    open_rig(&rig, 2);
+    rig_fork(&rig, 0, mixed_body);
+    rig_wait_word(&rig, WORD_STARTED, 1);
+    n_before = n_sent(&rig);
+    for (uint64_t death = 1; death <= 20; death++) {
+        rig_kill(&rig, 0, false);
+        rig_fork(&rig, 0, recovering_body);
+        rig_wait_word(&rig, WORD_GONE, death);
+        assert_int_equal(n_sent(&rig), n_before + 4); /* that each is abandoned */
+    }
+    rig_fork(&rig, 1, rig_serve);
+    rig_join(&rig, 0);
+    check_all_came_back(&rig);
+}
+
 static void a_method_learns_that_its_dead_caller_wants_no_answer(void **state)
 {
     struct rig rig;
@@ -469,6 +535,8 @@ int main(void)
         cmocka_unit_test(a_caller_judges_long_after_the_replacement_began),
         cmocka_unit_test(a_target_dies_twice_before_a_stopped_caller_judges),
         cmocka_unit_test(a_replacement_cancels_what_the_dead_one_had_asked_and_nobody_began),
+        cmocka_unit_test(a_call_never_sent_comes_back_though_its_place_in_the_ring_is_taken),
+        cmocka_unit_test(one_that_dies_again_and_again_fills_no_ring_of_a_peer_that_does_not_look),
         cmocka_unit_test(a_method_learns_that_its_dead_caller_wants_no_answer),
         cmocka_unit_test(caller_and_callee_die_at_once),
         cmocka_unit_test(a_call_whose_coroutine_moved_outlives_its_home_and_dies_where_it_is),

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * An end of the mesh dies at its k-th access to shared memory, for every k, and the accounts must
- * balance after.
+ * An end of the mesh dies at its k-th store to shared memory, for every k, and the accounts must
+ * balance after. Where it would die at a load, others see what they see after the store before.
  *
- * Built with SHERD_ATOMIC_HOOK, so that every access through runtime/atomic.h passes atomic_hook()
- * below; the end that is to die counts those inside the segment and kills itself with SIGKILL at
+ * Built with SHERD_ATOMIC_HOOK, so that each access through runtime/atomic.h passes atomic_hook()
+ * below; the end that is to die counts stores inside the segment and kills itself with SIGKILL at
  * the chosen one. The test's process plays the supervisor.
  */
 #include <errno.h>
@@ -30,12 +30,12 @@ enum { WORD_ENDED, WORD_WRONG, WORD_IN_DOUBT, WORD_RUNS, WORD_DEATHS };
 #define N_CALLS 6
 #define LARGE   5000
 
-/* ---- dying at the k-th access ---- */
+/* ---- dying at the k-th store ---- */
 
 static struct {
     const uint8_t *base;
     uint64_t bytes;
-    uint64_t left; /* accesses to live through; 0: for ever */
+    uint64_t left; /* stores to live through; 0: for ever */
 } fuse;
 
 /* A caller that takes its call back just before the callee notes it as started. */
@@ -43,6 +43,12 @@ static struct {
     const volatile void *started;
     uint64_t *word;
 } withdrawal;
+
+/* A callee that dies at its next access after it has noted a call as started. */
+static struct {
+    const volatile void *started;
+    bool marked;
+} last_word;
 
 void atomic_hook(
     enum atomic_access access, const volatile void *address, const char *file, int line)
@@ -55,17 +61,21 @@ void atomic_hook(
         withdrawal.started = NULL;
         *withdrawal.word = (*withdrawal.word & ~UINT64_C(0xff)) | CALL_ABANDONED;
     }
-    if (!fuse.left || at < fuse.base || at >= fuse.base + fuse.bytes)
+    if (last_word.marked)
+        kill(getpid(), SIGKILL);
+    last_word.marked = access == ATOMIC_STORE && address && address == last_word.started;
+    if (!fuse.left || at < fuse.base || at >= fuse.base + fuse.bytes ||
+        (access != ATOMIC_STORE && access != ATOMIC_RMW))
         return;
     if (--fuse.left == 0)
         kill(getpid(), SIGKILL);
 }
 
-static void light_fuse(const struct rig_end *end, uint64_t accesses)
+static void light_fuse(const struct rig_end *end, uint64_t stores)
 {
     fuse.base = end->rig->seg.base;
     fuse.bytes = end->rig->seg.bytes;
-    fuse.left = accesses;
+    fuse.left = stores;
 }
 
 /* ---- methods ---- */
@@ -188,17 +198,17 @@ static void dying_caller_body(struct rig_end *end)
     run_batch(end);
 }
 
-static void open_rig(struct rig *rig, uint64_t accesses)
+static void open_rig(struct rig *rig, uint64_t stores)
 {
     rig_open(rig, 2, &crash_service);
-    atomic_store(&rig->board->words[WORD_FUSE], accesses);
+    atomic_store(&rig->board->words[WORD_FUSE], stores);
 }
 
-static void check_accounts(struct rig *rig, uint64_t accesses)
+static void check_accounts(struct rig *rig, uint64_t stores)
 {
     if (!rig_balances(rig) || rig_slots_in_use(rig) || atomic_load(&rig->board->words[WORD_WRONG]))
-        fail_msg("death at access %llu: %llu slots in use, %llu wrong ends",
-            (unsigned long long)accesses, (unsigned long long)rig_slots_in_use(rig),
+        fail_msg("death at store %llu: %llu slots in use, %llu wrong ends",
+            (unsigned long long)stores, (unsigned long long)rig_slots_in_use(rig),
             (unsigned long long)atomic_load(&rig->board->words[WORD_WRONG]));
 }
 
@@ -223,12 +233,12 @@ static bool dies(struct rig *rig, uint32_t peer, unsigned ended_word, uint64_t e
 /* ---- cases ---- */
 
 /* True where the callee died within its fuse. */
-static bool callee_dies_at(uint64_t accesses)
+static bool callee_dies_at(uint64_t stores)
 {
     struct rig rig;
     bool died;
 
-    open_rig(&rig, accesses);
+    open_rig(&rig, stores);
     rig_fork(&rig, 1, dying_callee_body);
     rig_fork(&rig, 0, calling_body);
     died = dies(&rig, 1, WORD_ENDED, N_CALLS);
@@ -240,30 +250,30 @@ static bool callee_dies_at(uint64_t accesses)
     }
     rig_join(&rig, 0);
     assert_int_equal(atomic_load(&rig.board->words[WORD_ENDED]), N_CALLS);
-    check_accounts(&rig, accesses);
+    check_accounts(&rig, stores);
     rig_close(&rig);
     return died;
 }
 
-static void a_callee_that_dies_at_any_access_loses_and_doubles_no_call(void **state)
+static void a_callee_that_dies_at_any_store_loses_and_doubles_no_call(void **state)
 {
-    uint64_t accesses = 1;
+    uint64_t stores = 1;
 
     (void)state;
-    while (callee_dies_at(accesses))
-        accesses++;
-    print_message("callee: %llu places to die\n", (unsigned long long)accesses - 1);
-    assert_true(accesses > 50);
+    while (callee_dies_at(stores))
+        stores++;
+    print_message("callee: %llu places to die\n", (unsigned long long)stores - 1);
+    assert_true(stores > 50);
 }
 
 /* callee_too: it is killed when the caller has died, so neither's replacement may rely on what the
  * other remembers. */
-static bool caller_dies_at(uint64_t accesses, bool callee_too)
+static bool caller_dies_at(uint64_t stores, bool callee_too)
 {
     struct rig rig;
     bool died;
 
-    open_rig(&rig, accesses);
+    open_rig(&rig, stores);
     rig_fork(&rig, 1, rig_serve);
     rig_fork(&rig, 0, dying_caller_body);
     died = dies(&rig, 0, WORD_ENDED, UINT64_MAX);
@@ -277,29 +287,29 @@ static bool caller_dies_at(uint64_t accesses, bool callee_too)
         rig_fork(&rig, 1, rig_serve);
     rig_join(&rig, 0);
     assert_int_equal(atomic_load(&rig.board->words[WORD_ENDED]), N_CALLS);
-    check_accounts(&rig, accesses);
+    check_accounts(&rig, stores);
     rig_close(&rig);
     return died;
 }
 
-static void a_caller_that_dies_at_any_access_leaves_no_slot_behind(void **state)
+static void a_caller_that_dies_at_any_store_leaves_no_slot_behind(void **state)
 {
-    uint64_t accesses = 1;
+    uint64_t stores = 1;
 
     (void)state;
-    while (caller_dies_at(accesses, false))
-        accesses++;
-    print_message("caller: %llu places to die\n", (unsigned long long)accesses - 1);
-    assert_true(accesses > 50);
+    while (caller_dies_at(stores, false))
+        stores++;
+    print_message("caller: %llu places to die\n", (unsigned long long)stores - 1);
+    assert_true(stores > 50);
 }
 
 static void caller_and_callee_may_die_together(void **state)
 {
-    uint64_t accesses = 1;
+    uint64_t stores = 1;
 
     (void)state;
-    while (caller_dies_at(accesses, true))
-        accesses += 3;
+    while (caller_dies_at(stores, true))
+        stores += 3;
 }
 
 static void failing_done(struct mesh_call *call, const struct mesh_answer *answer)
@@ -444,16 +454,68 @@ static void a_call_taken_back_while_it_is_noted_as_started_is_not_run(void **sta
     rig_close(&rig);
 }
 
+/* ---- the same death again and again ---- */
+
+static void marking_body(struct rig_end *end)
+{
+    last_word.started = &segment_serve(&end->rig->seg, 1, 0, 0)->started;
+    rig_serve(end);
+}
+
+static bool one_has_ended(void *opaque)
+{
+    return ((struct batch *)opaque)->n_ended == 1;
+}
+
+static void calling_once_body(struct rig_end *end)
+{
+    struct batch *batch = calloc(1, sizeof(*batch));
+
+    batch->end = end;
+    batch->calls[0] = (struct numbered_call){.batch = batch,
+        .call = {
+            .target = 1, .args = "x", .args_len = 1, .deadline_ns = INT64_MAX, .done = on_done}};
+    assert_int_equal(mesh_call_start(end->mesh, &batch->calls[0].call), 0);
+    rig_poll_until(end, one_has_ended, batch);
+    free(batch);
+    rig_poll_until(end, nothing_in_use, end->rig);
+}
+
+static void a_callee_that_dies_over_each_call_it_marks_leaves_no_more_in_the_ring_each_time(
+    void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    open_rig(&rig, 0);
+    rig_fork(&rig, 1, marking_body);
+    rig_fork(&rig, 0, calling_once_body);
+    for (uint32_t death = 1; death <= 20; death++) {
+        rig_join(&rig, 1);
+        assert_true(ring_depth(segment_tail(&rig.seg, 0, 1, LANE_NORMAL),
+                        segment_head(&rig.seg, 0, 1, LANE_NORMAL),
+                        segment_ring_slots(&rig.seg, 0, 1, LANE_NORMAL)) <= 6);
+        rig_bury(&rig, 1, false);
+        rig_fork(&rig, 1, death < 20 ? marking_body : rig_serve);
+    }
+    rig_join(&rig, 0);
+    assert_int_equal(atomic_load(&rig.board->words[WORD_ENDED]), 1);
+    check_accounts(&rig, 0);
+    rig_close(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_callee_that_dies_at_any_access_loses_and_doubles_no_call),
-        cmocka_unit_test(a_caller_that_dies_at_any_access_leaves_no_slot_behind),
+        cmocka_unit_test(a_callee_that_dies_at_any_store_loses_and_doubles_no_call),
+        cmocka_unit_test(a_caller_that_dies_at_any_store_leaves_no_slot_behind),
         cmocka_unit_test(caller_and_callee_may_die_together),
         cmocka_unit_test(a_call_taken_back_while_it_is_noted_as_started_is_not_run),
         cmocka_unit_test(a_callee_given_up_ends_what_was_not_started_and_refuses_the_rest),
         cmocka_unit_test(
             a_callee_given_up_while_it_runs_leaves_in_doubt_only_what_may_not_run_twice),
+        cmocka_unit_test(
+            a_callee_that_dies_over_each_call_it_marks_leaves_no_more_in_the_ring_each_time),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
