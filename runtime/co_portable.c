@@ -17,6 +17,11 @@ void *co_portable_of(const Coroutine *co, CoPortableFn *ended)
     return co && co->ended == ended ? co->ended_opaque : NULL;
 }
 
+void co_portable_begins_in(Coroutine *co, const void *function)
+{
+    co->begins_in = function;
+}
+
 void coroutine_fn co_yield_then(const char *why, CoPortableFn *then, void *opaque)
 {
     Coroutine *self = co_self_in(__func__);

@@ -26,6 +26,10 @@ typedef void CoPortableFn(Coroutine *co, void *opaque);
 Coroutine *co_portable_create(void *low, size_t bytes, CoroutineEntry *entry, void *opaque,
     const char *name, CoPortableFn *ended, void *ended_opaque);
 
+/* What tools show as its first function, where entry is but a way to that. Before it is first
+ * entered. */
+void co_portable_begins_in(Coroutine *co, const void *function);
+
 /* What ended_opaque was; NULL: co is none of these with that ended(). Context: any thread. */
 void *co_portable_of(const Coroutine *co, CoPortableFn *ended);
 

@@ -111,7 +111,7 @@ static void fill_entry(struct co_entry *entry, const Coroutine *co)
 {
     const char *name = co->name;
 
-    entry->entry = (uint64_t)(uintptr_t)co->entry;
+    entry->entry = (uint64_t)(uintptr_t)co->begins_in;
     entry->created_ns = co->created_ns;
     atomic_store_relaxed(&entry->wait_site, (uint64_t)0); /* WAIT */
     memset(entry->name, 0, sizeof entry->name);

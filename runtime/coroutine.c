@@ -42,8 +42,8 @@ USES_CURRENT Coroutine *coroutine_self(void)
 
 USES_CURRENT void coroutine_layout(struct coroutine_layout *ret)
 {
-    *ret = (struct coroutine_layout){
-        &current, offsetof(Coroutine, name), offsetof(Coroutine, registry_id)};
+    *ret = (struct coroutine_layout){&current, offsetof(Coroutine, name),
+        offsetof(Coroutine, registry_id), offsetof(Coroutine, begins_in)};
 }
 
 bool in_coroutine(void)
@@ -137,7 +137,7 @@ static void arrive_in(AioContext *ctx, Coroutine *co)
     co->counted = true;
     counter_add(&ctx->instruments.counters->co_created, 1);
     recorder_note_at(&ctx->instruments, co->created_ns, RECORDER_CO_CREATE, co->registry_id,
-        (uint64_t)(uintptr_t)co->entry);
+        (uint64_t)(uintptr_t)co->begins_in);
 }
 
 /* Each field by itself: a compiler zeroes a struct of this size by a loop that costs more than all
@@ -157,14 +157,14 @@ static void init(Coroutine *co, CoroutineEntry *entry, void *opaque, const char 
     co->n_pins = 0;
     co->ended = NULL;
     co->entry = entry;
+    co->begins_in = (const void *)(uintptr_t)entry;
     co->opaque = opaque;
 }
 
 /* Inlined, like all on this way: a request is often a coroutine. */
-static inline Coroutine *create_on(
-    struct co_stack *stack, CoroutineEntry *entry, void *opaque, const char *name)
+static inline Coroutine *create_in(
+    AioContext *ctx, struct co_stack *stack, CoroutineEntry *entry, void *opaque, const char *name)
 {
-    AioContext *ctx = aio_context_current();
     Coroutine *co = (void *)(((uintptr_t)stack - sizeof(Coroutine)) & ~(uintptr_t)63);
     size_t room = (size_t)((char *)co - stack->low);
     init(co, entry, opaque, name);
@@ -173,8 +173,17 @@ static inline Coroutine *create_on(
     co->created_ns = ctx ? context_note_ns(ctx) : (uint64_t)aio_clock_ns();
     co_sanitize_begin(&co->own, stack->low, room);
     co->inside = co_switch_prepare(stack->low, room, run, co);
-    arrive_in(ctx, co);
     PROBE2(co_create, co, name);
+    return co;
+}
+
+static inline Coroutine *create_on(
+    struct co_stack *stack, CoroutineEntry *entry, void *opaque, const char *name)
+{
+    AioContext *ctx = aio_context_current();
+    Coroutine *co = create_in(ctx, stack, entry, opaque, name);
+
+    arrive_in(ctx, co);
     return co;
 }
 
@@ -194,7 +203,8 @@ Coroutine *co_portable_create(void *low, size_t bytes, CoroutineEntry *entry, vo
 
     co_sanitize_stack_used(low, bytes); /* whatever this process last knew of it */
     *stack = (struct co_stack){.low = low, .bytes = bytes};
-    Coroutine *co = create_on(stack, entry, opaque, name);
+    /* Counted and shown when it is first entered, as what it then begins in. */
+    Coroutine *co = create_in(aio_context_current(), stack, entry, opaque, name);
     co->ended = ended;
     co->ended_opaque = ended_opaque;
     return co;

@@ -69,6 +69,7 @@ struct Coroutine {
     /* Constant. */
     const char *name;
     CoroutineEntry *entry;
+    const void *begins_in; /* what tools show for it: entry, or what that calls at once */
     void *opaque;
     uint64_t created_ns; /* CLOCK_MONOTONIC */
     struct co_stack *stack;

@@ -20,6 +20,7 @@ struct coroutine_layout {
     const void *self; /* a word: address of the running coroutine; 0: none runs */
     size_t name;      /* in it: a word, the address of its name */
     size_t id;        /* in it: its number in the registry, 64 bits */
+    size_t begins_in; /* in it: a word, the address of its first function */
 };
 
 void coroutine_layout(struct coroutine_layout *ret);

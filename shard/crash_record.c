@@ -122,6 +122,7 @@ void crash_record_copy_coroutine(
     if (!text)
         return;
     record->coroutine = read_word(pid, co + layout->id);
+    record->coroutine_entry = read_word(pid, co + layout->begins_in);
     n = read_memory(pid, text, name, room - 1);
     name[n] = '\0';
     n = strnlen(name, room);
@@ -178,12 +179,18 @@ void crash_record_line(const struct crash_record *record, char *buf, size_t size
     char where[96], what[160];
     const char *name = sigabbrev_np(record->signal);
 
+    if (record->flags & CRASH_OVERFLOW) {
+        snprintf(buf, size,
+            "SIG%s at 0x%llx: stack overflow of coroutine %s (%llu) created at 0x%llx",
+            name ? name : "?", (unsigned long long)record->pc, record->coroutine_name,
+            (unsigned long long)record->coroutine, (unsigned long long)record->coroutine_entry);
+        return;
+    }
     put_where(record, where, sizeof where);
     if (record->kind == CRASH_OF_STALL)
         put_stall(record, what, sizeof what);
     else
-        snprintf(what, sizeof what, "SIG%s at 0x%llx, address 0x%llx%s", name ? name : "?",
-            (unsigned long long)record->pc, (unsigned long long)record->fault_address,
-            record->flags & CRASH_OVERFLOW ? ", a stack that overflowed" : "");
+        snprintf(what, sizeof what, "SIG%s at 0x%llx, address 0x%llx", name ? name : "?",
+            (unsigned long long)record->pc, (unsigned long long)record->fault_address);
     snprintf(buf, size, "%s, %s", what, where);
 }

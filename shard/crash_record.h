@@ -69,12 +69,13 @@ struct crash_record {
     uint64_t registers[CRASH_REGISTERS_MAX]; /* in the order of NT_PRSTATUS in a core file */
     char coroutine_name[32];                 /* NUL-terminated */
     /* Of a stall. */
-    int64_t syscall_number; /* -1: none is under way, or unknown */
-    uint64_t callback_ns;   /* how long it had run */
-    uint64_t stopped_ns;    /* how long the look stopped it */
-    char state[4];          /* of /proc: "R", "S", "D" */
-    char wait_channel[36];  /* of /proc: "" where it tells nothing */
-    uint8_t spare[128];
+    int64_t syscall_number;   /* -1: none is under way, or unknown */
+    uint64_t callback_ns;     /* how long it had run */
+    uint64_t stopped_ns;      /* how long the look stopped it */
+    char state[4];            /* of /proc: "R", "S", "D" */
+    char wait_channel[36];    /* of /proc: "" where it tells nothing */
+    uint64_t coroutine_entry; /* address of the coroutine's first function */
+    uint8_t spare[120];
     uint8_t stack[CRASH_STACK_BYTES];
 };
 
@@ -104,5 +105,5 @@ void crash_record_void(struct crash_record *record);
 int crash_record_read(const struct crash_record *record, struct crash_record *ret);
 
 /* The first thing a person wants to know, as one line: "SIGSEGV at 0x…, address 0x…, in coroutine
- * file.read (17)". */
+ * file.read (17)", or "SIGSEGV at 0x…: stack overflow of coroutine file.read (17) created at 0x…". */
 void crash_record_line(const struct crash_record *record, char *buf, size_t size);

@@ -69,7 +69,8 @@ struct segment_page {
     X(r, uint64_t, stopped_ns, , time, "how long the look stopped it")                    \
     X(r, char, state, [4], text, "of /proc")                                              \
     X(r, char, wait_channel, [36], text, "of /proc")                                      \
-    X(r, uint8_t, spare, [128], spare, "")                                                \
+    X(r, uint64_t, coroutine_entry, , word, "address of the coroutine's first function")  \
+    X(r, uint8_t, spare, [120], spare, "")                                                \
     X(r, uint8_t, stack, [CRASH_STACK_BYTES], bytes, "top of the stack")
 
 #define RING_SLOT_FIELDS(X, r)                                            \

@@ -194,6 +194,7 @@ void portable_run(
     arena_stack(&mesh->seg, co, &low);
     *p = (struct portable){.co = co, .mesh = mesh, .run = entry, .opaque = opaque};
     p->coroutine = co_portable_create(low, (size_t)((uint8_t *)p - low), run, p, name, on_ended, p);
+    co_portable_begins_in(p->coroutine, (const void *)(uintptr_t)entry);
     show_slot(mesh, p, name);
     coroutine_enter(p->coroutine);
 }

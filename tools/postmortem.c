@@ -179,6 +179,10 @@ static json_t *crash_json(const struct post *post, uint32_t peer)
     view_text(&crash, "coroutine_name", text, sizeof text);
     json_set_text(o, "coroutine", text);
     json_set_u64(o, "coroutine_id", look_word(&crash, "coroutine"));
+    json_set_text(o, "begins_in",
+        symbols_name(post->symbols, look_word(&crash, "coroutine_entry"), text, sizeof text));
+    json_object_set_new(
+        o, "overflow", json_boolean((look_word(&crash, "flags") & CRASH_OVERFLOW) != 0));
     json_object_set_new(o, "served", running_json(post, look_word(&crash, "running")));
     json_object_set_new(o, "backtrace", backtrace_json(post, &crash, registers));
     json_object_set_new(o, "registers", registers);
@@ -350,7 +354,11 @@ static void print_crash(const json_t *crash)
            ", address %s, incarnation %" JSON_INTEGER_FORMAT ", pid %" JSON_INTEGER_FORMAT "; %s\n",
         number_of(crash, "signal"), text_of(crash, "fault_address"),
         number_of(crash, "incarnation"), number_of(crash, "pid"), text_of(crash, "kind"));
-    if (*text_of(crash, "coroutine"))
+    if (json_is_true(json_object_get(crash, "overflow")))
+        printf("  stack overflow of coroutine %s (%" JSON_INTEGER_FORMAT ") created at %s\n",
+            text_of(crash, "coroutine"), number_of(crash, "coroutine_id"),
+            text_of(crash, "begins_in"));
+    else if (*text_of(crash, "coroutine"))
         printf("  in coroutine %s (%" JSON_INTEGER_FORMAT ")\n", text_of(crash, "coroutine"),
             number_of(crash, "coroutine_id"));
     if (json_is_object(served))

@@ -90,7 +90,7 @@ class LastWords(harness.TestCase):
         for number, (word, expected) in enumerate((
                 ("fault", "SIGSEGV at 0x[0-9a-f]+, address 0x10, in coroutine crash"),
                 ("abort", "SIGABRT at 0x[0-9a-f]+, .*in coroutine crash"),
-                ("overflow", "SIGSEGV at .*, a stack that overflowed, in coroutine crash"))):
+                ("overflow", r"SIGSEGV at 0x[0-9a-f]+: stack overflow of coroutine crash \(\d+\) created at 0x"))):
             pid = instance.wait_for_shard(0, incarnation=1 + number)["pid"]
             self.assertEqual(instance.command("submit", "sys.crash", "--shard", "0", word).returncode, 1)
             instance.wait_for_shard(0, incarnation=2 + number)

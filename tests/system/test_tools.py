@@ -319,6 +319,17 @@ class Looking(harness.TestCase):
         by_file = json.loads(self.assertDone(sherd("postmortem", "--json", segment_file)).stdout)
         self.assertEqual(by_file["processes"], before["processes"])
 
+    @unittest.skipIf(harness.SANITIZED, "signals of crashes are the sanitizer's")
+    def test_a_stack_overflow_is_told_as_one_with_the_coroutine_and_what_it_began_in(self):
+        instance = self.start("--shards", "2", "--enable-test-methods")
+        incarnation = instance.shard(1)["incarnation"]
+        instance.command("submit", "--shard", "1", "sys.crash", "overflow")
+        instance.wait_for_shard(1, incarnation=incarnation + 1)
+        self.assertRegex(self.assertDone(instance.command("postmortem")).stdout,
+                         r"stack overflow of coroutine crash \(\d+\) created at (serve_portable|0x)")
+        crash = json.loads(self.assertDone(instance.command("postmortem", "--json")).stdout)["processes"][1]["crash"]
+        self.assertTrue(crash["overflow"])
+
     def test_a_bench_counts_each_end_once_through_deaths_of_shards_and_the_gateway(self):
         instance = self.start("--shards", "2", *ROOTS)
         bench = instance.popen("bench", "mixed", "--clients", "2", "--depth", "16", "--seconds", "1.5",

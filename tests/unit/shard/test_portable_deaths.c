@@ -1,8 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /* No death leaves a portable coroutine in two hands or in none. */
+#include <inttypes.h>
+#include <limits.h>
 #include <signal.h>
+#include <sys/resource.h>
 
+#include "runtime/coroutine_overflow.h"
+#include "shard/crash_handler.h"
 #include "tests/unit/shard/portable_fixture.h"
+
+#if defined(CO_WITH_ASAN) || defined(CO_WITH_TSAN)
+#define SANITIZED true /* which has signal handlers of its own */
+#else
+#define SANITIZED false
+#endif
 
 static int coroutine_fn run_nothing(struct service_call *call)
 {
@@ -203,6 +214,74 @@ static void one_that_waits_in_a_shard_ends_with_it_and_a_wake_says_so(void **sta
     assert_int_equal(noted(WORD_BAD), 0);
 }
 
+/* ---- its stack's end ---- */
+
+static int coroutine_fn recurse(volatile int *depth)
+{
+    volatile int below = *depth + 1;
+
+    return below < INT_MAX ? recurse(&below) + *depth : 0;
+}
+
+static void coroutine_fn overflow_there(struct mesh *mesh, void *opaque)
+{
+    volatile int depth = 0;
+
+    (void)opaque;
+    CHECK(shard_co_move(&mesh, 1) == 0);
+    note(WORD_READY, 1);
+    note(WORD_END, (uint64_t)recurse(&depth));
+}
+
+static void note_overflow(const CoroutineOverflow *overflow, void *opaque)
+{
+    (void)overflow;
+    (void)opaque;
+    crash_handler_note_overflow();
+}
+
+static void serve_with_last_words(struct rig_end *end)
+{
+    const struct segment *seg = &end->rig->seg;
+    struct crash_handler handler = {
+        .record = segment_crash(seg, end->peer), .running = &segment_part(seg, end->peer)->running};
+
+    setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+    CHECK(crash_handler_install(&handler) == 0);
+    CHECK(coroutine_overflow_watch(note_overflow, NULL) == 0);
+    rig_serve(end);
+}
+
+static void start_to_overflow(struct rig_end *end)
+{
+    CHECK(portable_start(end->mesh, overflow_there, NULL, "endless", NULL) == 0);
+    rig_serve(end);
+}
+
+static void one_that_overflows_its_stack_away_from_home_is_named_with_what_it_began_in(void **state)
+{
+    static struct crash_record record;
+    char line[256], entry[32];
+
+    (void)state;
+    if (SANITIZED)
+        skip();
+    rig_fork(&rig, 1, serve_with_last_words);
+    rig_fork(&rig, 0, start_to_overflow);
+    rig_wait_word(&rig, WORD_READY, 1);
+    rig_join(&rig, 1);
+    assert_int_equal(crash_record_read(segment_crash(&rig.seg, 1), &record), 0);
+    assert_true(record.flags & CRASH_OVERFLOW);
+    assert_string_equal(record.coroutine_name, "endless");
+    assert_int_equal(record.coroutine_entry, (uint64_t)(uintptr_t)overflow_there);
+    crash_record_line(&record, line, sizeof line);
+    assert_non_null(strstr(line, "stack overflow of coroutine endless ("));
+    snprintf(entry, sizeof entry, "created at 0x%" PRIx64, record.coroutine_entry);
+    assert_non_null(strstr(line, entry));
+    rig_bury(&rig, 1, false);
+    assert_int_equal(n_in_use(), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -213,6 +292,7 @@ int main(void)
         CASE(one_between_two_that_are_given_up_is_ended),
         CASE(one_whose_sender_died_before_it_told_is_found_by_its_target),
         CASE(one_that_waits_in_a_shard_ends_with_it_and_a_wake_says_so),
+        CASE(one_that_overflows_its_stack_away_from_home_is_named_with_what_it_began_in),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
