@@ -320,6 +320,10 @@ Coroutine *co_portable_create(void *low, size_t bytes, CoroutineEntry *entry, vo
     return (Coroutine *)co;
 }
 
+void co_portable_begins_in(Coroutine *co, const void *function)
+{
+}
+
 void *co_portable_of(const Coroutine *coroutine, CoPortableFn *ended)
 {
     const struct co *co = (const struct co *)coroutine;

@@ -32,6 +32,7 @@
 #define in_coroutine          parts_mesh_in_coroutine
 #define aio_co_schedule_at    parts_mesh_co_schedule_at
 #define co_portable_create    parts_mesh_portable_create
+#define co_portable_begins_in parts_mesh_portable_begins_in
 #define co_portable_of        parts_mesh_portable_of
 #define co_portable_check     parts_mesh_portable_check
 #define co_portable_leave     parts_mesh_portable_leave
