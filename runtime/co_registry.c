@@ -113,6 +113,7 @@ static void fill_entry(struct co_entry *entry, const Coroutine *co)
 
     entry->entry = (uint64_t)(uintptr_t)co->begins_in;
     entry->created_ns = co->created_ns;
+    entry->position_at = (uint64_t)(uintptr_t)&co->inside;
     atomic_store_relaxed(&entry->wait_site, (uint64_t)0); /* WAIT */
     memset(entry->name, 0, sizeof entry->name);
     for (size_t i = 0; i < sizeof entry->name - 1 && name[i]; i++)

@@ -58,11 +58,13 @@ struct aio_counters {
 
 /* One coroutine's entry. Written by its loop; id last at birth (release), cleared first at end. */
 struct co_entry {
-    uint64_t id;         /* 0: free; else unique in this context */
-    uint64_t entry;      /* address of its first function */
-    uint64_t created_ns; /* CLOCK_MONOTONIC */
-    uint64_t wait_site;  /* address of the string that names why it waits, 0 while it runs */
-    char name[32];       /* NUL-terminated, cut if longer */
+    uint64_t id;          /* 0: free; else unique in this context */
+    uint64_t entry;       /* address of its first function */
+    uint64_t created_ns;  /* CLOCK_MONOTONIC */
+    uint64_t wait_site;   /* address of the string that names why it waits, 0 while it runs */
+    uint64_t position_at; /* address, in its process, of the word that holds its stack pointer while
+                             it waits; lies at the top of its stack */
+    char name[32];        /* NUL-terminated, cut if longer */
 };
 
 #define RECORDER_EVENTS(X)                                           \

@@ -5,17 +5,18 @@
  * record in between (caller.c); a writer that stands still there, or has died there, is counted as
  * if it had gone on.
  *
- * Orderings    first             then              ordered by                if broken
- *   WINDOW   counters, slots   slots, counters   acquire loads, in the     a range too narrow, and an
- *                                                order that they stand in  account wrongly called wrong
+ * Orderings    first             then              ordered by               if broken
+ *   WINDOW   counters, slots   slots, counters   a column's loads are     a range too narrow, and an
+ *                                                acquires (LOOK): in the  account wrongly called wrong
+ *                                                order they stand in
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
-#include "runtime/atomic.h"
+#include "shard/audit_inside.h"
 
-#define LOOKS            3
 #define BETWEEN_LOOKS_NS 2000000
 
 const char *audit_expected_text(enum audit_account account)
@@ -38,22 +39,57 @@ const char *audit_found_text(enum audit_account account)
     return texts[account];
 }
 
-struct audit {
-    const struct segment *seg;
-    audit_finding_fn *on_finding;
-    void *opaque;
-    struct audit_result *result;
-};
+/* ---- for all accounts ---- */
 
-static void find(const struct audit *audit, const struct audit_finding *finding)
+void audit_find(struct audit *a, const struct audit_finding *finding)
 {
-    audit->result->n_findings++;
-    audit->on_finding(audit->opaque, finding);
+    a->result->n_findings++;
+    a->on_finding(a->opaque, finding);
 }
 
-static void pause_between_looks(void)
+void audit_pause(void)
 {
     nanosleep(&(struct timespec){.tv_nsec = BETWEEN_LOOKS_NS}, NULL);
+}
+
+void audit_look(struct audit *a, struct audit_subject subject, audit_look_fn *look)
+{
+    struct audit_finding finding;
+
+    for (int looks = 1; !look(a, subject, &finding); looks++) {
+        if (looks == AUDIT_LOOKS) {
+            audit_find(a, &finding);
+            return;
+        }
+        audit_pause();
+    }
+}
+
+uint32_t audit_call_slots(const struct audit *a, uint32_t caller, uint32_t callee)
+{
+    if (caller == callee || callee == a->gateway)
+        return 0;
+    return view_column_n_inner(&a->call, caller);
+}
+
+struct audit_rest audit_rest_begin(const struct audit *a, uint32_t peer)
+{
+    return (struct audit_rest){.heartbeat = AUDIT_OF(a, heartbeat, peer),
+        .asleep = AUDIT_OF(a, asleep, peer) && audit_is_up(a, peer)};
+}
+
+bool audit_rest_lasted(const struct audit *a, uint32_t peer, const struct audit_rest *rest)
+{
+    return rest->asleep && AUDIT_OF(a, asleep, peer) &&
+           AUDIT_OF(a, heartbeat, peer) == rest->heartbeat;
+}
+
+bool audit_is_up(const struct audit *a, uint32_t peer)
+{
+    uint64_t state = AUDIT_CONTROL(a, state, peer);
+
+    return state != PEER_STARTING && state != PEER_DYING && state != PEER_FAILED &&
+           AUDIT_OF(a, own_incarnation, peer) == AUDIT_CONTROL(a, incarnation, peer);
 }
 
 /* ---- calls of one pair ---- */
@@ -66,56 +102,52 @@ struct counted {
 };
 
 /* Of no one moment where it changes meanwhile, like all that is read here. */
-static struct redo_record read_redo(const struct segment *seg, uint32_t peer)
+static struct redo_record read_redo(const struct audit *a, uint32_t peer)
 {
-    const struct redo_record *redo = &segment_part(seg, peer)->redo;
-
     return (struct redo_record){
-        .kind = atomic_load_acquire(&redo->kind), /* WINDOW */
-        .pair = atomic_load_relaxed(&redo->pair), /* WINDOW: so is each below */
-        .slot = atomic_load_relaxed(&redo->slot),
-        .word = atomic_load_relaxed(&redo->word),
-        .value = atomic_load_relaxed(&redo->value),
-        .end = atomic_load_relaxed(&redo->end),
+        .kind = AUDIT_OF(a, redo_kind, peer),
+        .pair = (uint32_t)AUDIT_OF(a, redo_pair, peer),
+        .slot = (uint32_t)AUDIT_OF(a, redo_slot, peer),
+        .word = AUDIT_OF(a, redo_word, peer),
+        .value = AUDIT_OF(a, redo_value, peer),
+        .end = (uint32_t)AUDIT_OF(a, redo_end, peer),
     };
 }
 
 static void apply(
-    struct counted *c, const struct redo_record *redo, const struct segment *seg, uint32_t from)
+    struct counted *c, const struct redo_record *redo, const struct audit *a, uint32_t from)
 {
     if (redo->kind == REDO_END && redo->end < N_CALL_ENDS && redo->value > c->ends[redo->end])
         c->ends[redo->end] = redo->value;
-    if (redo->kind == REDO_SUBMIT && redo->slot < segment_call_slots(seg, from, redo->pair) &&
+    if (redo->kind == REDO_SUBMIT && redo->slot < audit_call_slots(a, from, redo->pair) &&
         redo->value > c->submitted &&
-        atomic_load_acquire(&segment_call(seg, from, redo->pair, redo->slot)->word) == /* WINDOW */
-            redo->word)
+        AUDIT_LOAD(a, call, from, redo->pair, redo->slot, 0) == redo->word)
         c->submitted = redo->value;
 }
 
-static struct counted read_counters(const struct segment *seg, uint32_t from, uint32_t to)
+static struct counted read_counters(const struct audit *a, uint32_t from, uint32_t to)
 {
-    const struct pair_stats *stats = segment_pair(seg, from, to);
-    struct counted c = {.submitted = atomic_load_acquire(&stats->calls_submitted)}; /* WINDOW */
+    struct counted c = {.submitted = AUDIT_LOAD(a, submitted, from, to, 0, 0)}; /* WINDOW */
 
-    for (int end = 0; end < N_CALL_ENDS; end++)
-        c.ends[end] = atomic_load_acquire(&stats->ends[end]); /* WINDOW */
-    struct redo_record redo = read_redo(seg, from);
+    for (uint32_t end = 0; end < N_CALL_ENDS; end++)
+        c.ends[end] = AUDIT_LOAD(a, ends, from, to, 0, end);
+    struct redo_record redo = read_redo(a, from);
 
     if (redo.pair == to)
-        apply(&c, &redo, seg, from);
+        apply(&c, &redo, a, from);
     for (int i = 0; i < N_CALL_ENDS; i++)
         c.ended += c.ends[i];
     return c;
 }
 
 static bool holds_slot(
-    const struct segment *seg, uint32_t from, uint32_t to, uint32_t slot, uint64_t word)
+    const struct audit *a, uint32_t from, uint32_t to, uint32_t slot, uint64_t word)
 {
     struct redo_record redo;
 
     if ((word & 0xff) == CALL_FREE)
         return false;
-    redo = read_redo(seg, from);
+    redo = read_redo(a, from);
     return !(redo.kind == REDO_END && redo.pair == to && redo.slot == slot);
 }
 
@@ -124,36 +156,34 @@ struct slots_held {
     uint64_t n_held, n_changing;
 };
 
-static struct slots_held count_slots(
-    const struct segment *seg, uint32_t from, uint32_t to, uint64_t *words)
+static struct slots_held count_slots(const struct audit *a, uint32_t from, uint32_t to)
 {
-    uint32_t n = segment_call_slots(seg, from, to);
+    uint32_t n = audit_call_slots(a, from, to);
     struct slots_held held = {0};
 
     for (uint32_t slot = 0; slot < n; slot++)
-        words[slot] = atomic_load_acquire(&segment_call(seg, from, to, slot)->word); /* WINDOW */
+        a->words[slot] = AUDIT_LOAD(a, call, from, to, slot, 0); /* WINDOW */
     for (uint32_t slot = 0; slot < n; slot++)
-        if (atomic_load_acquire(&segment_call(seg, from, to, slot)->word) !=
-            words[slot]) /* WINDOW */
+        if (AUDIT_LOAD(a, call, from, to, slot, 0) != a->words[slot])
             held.n_changing++;
-        else if (holds_slot(seg, from, to, slot, words[slot]))
+        else if (holds_slot(a, from, to, slot, a->words[slot]))
             held.n_held++;
     return held;
 }
 
 /* Looks once. Whether submitted = ended + held can be true. */
-static bool calls_can_balance(const struct segment *seg, uint32_t from, uint32_t to,
-    uint64_t *words, struct audit_finding *ret, struct counted *ret_counted, uint64_t *ret_held)
+static bool calls_can_balance(const struct audit *a, struct audit_subject of,
+    struct audit_finding *ret, struct counted *ret_counted, uint64_t *ret_held)
 {
-    struct counted before = read_counters(seg, from, to);
-    struct slots_held held = count_slots(seg, from, to, words);
-    struct counted after = read_counters(seg, from, to);
+    struct counted before = read_counters(a, of.peer, of.other);
+    struct slots_held held = count_slots(a, of.peer, of.other);
+    struct counted after = read_counters(a, of.peer, of.other);
     uint64_t least = before.ended + held.n_held;
     uint64_t most = after.ended + held.n_held + held.n_changing;
 
     *ret = (struct audit_finding){.account = AUDIT_CALLS,
-        .from = from,
-        .to = to,
+        .from = of.peer,
+        .to = of.other,
         .expected = least,
         .found = after.submitted};
     *ret_counted = after;
@@ -161,238 +191,202 @@ static bool calls_can_balance(const struct segment *seg, uint32_t from, uint32_t
     return after.submitted >= least && before.submitted <= most;
 }
 
-static void audit_calls(const struct audit *audit, uint32_t from, uint32_t to, uint64_t *words)
+static void audit_calls(struct audit *a, struct audit_subject of)
 {
     struct audit_finding finding;
     struct counted counted;
     uint64_t held;
     int looks = 1;
 
-    while (!calls_can_balance(audit->seg, from, to, words, &finding, &counted, &held)) {
-        if (looks++ == LOOKS) {
-            find(audit, &finding);
+    while (!calls_can_balance(a, of, &finding, &counted, &held)) {
+        if (looks++ == AUDIT_LOOKS) {
+            audit_find(a, &finding);
             break;
         }
-        pause_between_looks();
+        audit_pause();
     }
-    audit->result->submitted += counted.submitted;
-    audit->result->under_way += held;
+    a->result->submitted += counted.submitted;
+    a->result->under_way += held;
     for (int end = 0; end < N_CALL_ENDS; end++)
-        audit->result->ended[end] += counted.ends[end];
+        a->result->ended[end] += counted.ends[end];
 }
 
 /* The callee's count first: whatever it has begun was submitted by then. */
-static void audit_started(const struct audit *audit, uint32_t from, uint32_t to)
+static void audit_started(struct audit *a, uint32_t from, uint32_t to)
 {
-    uint64_t started = atomic_load_acquire(&segment_pair(audit->seg, to, from)->calls_started);
-    uint64_t submitted = read_counters(audit->seg, from, to).submitted; /* WINDOW */
+    uint64_t started = AUDIT_LOAD(a, begun, to, from, 0, 0); /* WINDOW */
+    uint64_t submitted = read_counters(a, from, to).submitted;
 
     if (started > submitted)
-        find(audit, &(struct audit_finding){.account = AUDIT_STARTED,
-                        .from = from,
-                        .to = to,
-                        .expected = submitted,
-                        .found = started});
+        audit_find(a, &(struct audit_finding){.account = AUDIT_STARTED,
+                          .from = from,
+                          .to = to,
+                          .expected = submitted,
+                          .found = started});
 }
 
 /* The tail first: what it counts stays in the ring until the head passes it. */
-static void audit_ring(const struct audit *audit, uint32_t from, uint32_t to, enum mesh_lane lane)
+static void audit_ring(struct audit *a, uint32_t from, uint32_t to, enum mesh_lane lane)
 {
-    const struct segment *seg = audit->seg;
-    uint64_t n_slots = segment_ring_slots(seg, from, to, lane);
-    uint64_t tail = atomic_load_acquire(segment_tail(seg, from, to, lane)); /* WINDOW */
-    uint64_t head = atomic_load_acquire(segment_head(seg, from, to, lane)); /* WINDOW */
+    const struct view_column *to_shards[] = {&a->to_shards, &a->urgent_to_shards};
+    const struct view_column *to_gateway[] = {&a->to_gateway, &a->urgent_to_gateway};
+    uint64_t n_slots =
+        view_column_n_inner(to == a->gateway ? to_gateway[lane] : to_shards[lane], from);
+    uint64_t tail = AUDIT_LOAD(a, tails, from, to, lane, 0); /* WINDOW */
+    uint64_t head = AUDIT_LOAD(a, heads, to, from, lane, 0);
 
     if (tail > head && tail - head > n_slots)
-        find(audit, &(struct audit_finding){.account = AUDIT_RING,
-                        .from = from,
-                        .to = to,
-                        .expected = n_slots,
-                        .found = tail - head});
-}
-
-/* ---- buffers of one peer ---- */
-
-/* A buffer that a slot in peer's part names, where the slot is in use. */
-struct buffer {
-    uint64_t off, len;
-    uint32_t to;
-    const uint64_t *word; /* says whether it still is what it was */
-    uint64_t word_was;
-};
-
-struct buffers {
-    struct buffer *items;
-    size_t n;
-};
-
-static void add_buffer(struct buffers *buffers, const struct buffer *buffer)
-{
-    if (buffer->off)
-        buffers->items[buffers->n++] = *buffer;
-}
-
-/* A call's arguments are its caller's until the callee has started it. */
-static void add_arguments(
-    const struct segment *seg, struct buffers *buffers, uint32_t peer, uint32_t to, uint32_t slot)
-{
-    const struct call_slot *call = segment_call(seg, peer, to, slot);
-    uint64_t word = atomic_load_acquire(&call->word); /* WINDOW */
-    uint64_t started = atomic_load_acquire(&segment_serve(seg, to, peer, slot)->started);
-
-    if ((word & 0xff) != CALL_FREE && started >> 24 != (word >> 8 & CALL_GENERATION_MASK))
-        add_buffer(buffers, &(struct buffer){atomic_load_relaxed(&call->args_off),
-                                atomic_load_relaxed(&call->args_len), to, &call->word, word});
-}
-
-static void add_answer(
-    const struct segment *seg, struct buffers *buffers, uint32_t peer, uint32_t to, uint32_t slot)
-{
-    const struct serve_slot *serve = segment_serve(seg, peer, to, slot);
-    uint64_t generation = atomic_load_acquire(&serve->answer_generation); /* WINDOW */
-
-    if (generation)
-        add_buffer(buffers, &(struct buffer){atomic_load_relaxed(&serve->answer_off),
-                                atomic_load_relaxed(&serve->answer_len), to,
-                                &serve->answer_generation, generation});
-}
-
-static void collect_buffers(const struct segment *seg, uint32_t peer, struct buffers *buffers)
-{
-    buffers->n = 0;
-    for (uint32_t to = 0; to < seg->n_peers; to++) {
-        if (to == peer)
-            continue;
-        for (uint32_t slot = 0; slot < segment_call_slots(seg, peer, to); slot++)
-            add_arguments(seg, buffers, peer, to, slot);
-        for (uint32_t slot = 0; slot < segment_call_slots(seg, to, peer); slot++)
-            add_answer(seg, buffers, peer, to, slot);
-    }
-}
-
-static int by_offset(const void *a, const void *b)
-{
-    const struct buffer *x = a, *y = b;
-
-    return (x->off > y->off) - (x->off < y->off);
-}
-
-static bool is_unchanged(const struct buffer *b)
-{
-    return atomic_load_acquire(b->word) == b->word_was; /* WINDOW */
-}
-
-/* Looks once at all of peer's buffers, which are sorted. True where none is wrong. */
-static bool buffers_are_right(const struct segment *seg, uint32_t peer,
-    const struct buffers *buffers, struct audit_finding *ret)
-{
-    for (size_t i = 0; i < buffers->n; i++) {
-        const struct buffer *b = &buffers->items[i], *next = b + 1;
-
-        if (!segment_heap_at(seg, peer, b->off, b->len) && is_unchanged(b)) {
-            *ret = (struct audit_finding){.account = AUDIT_BUFFER,
-                .from = peer,
-                .to = b->to,
-                .expected = seg->geometry.heap_bytes,
-                .found = b->off - segment_heap_off(seg, peer) + b->len};
-            return false;
-        }
-        if (i + 1 < buffers->n && b->off + b->len > next->off && is_unchanged(b) &&
-            is_unchanged(next)) {
-            *ret = (struct audit_finding){.account = AUDIT_SHARED_BUFFER,
-                .from = peer,
-                .to = b->to,
-                .expected = 1,
-                .found = 2};
-            return false;
-        }
-    }
-    return true;
-}
-
-static void audit_buffers(const struct audit *audit, uint32_t peer, struct buffers *buffers)
-{
-    struct audit_finding finding;
-
-    for (int look = 1;; look++) {
-        collect_buffers(audit->seg, peer, buffers);
-        qsort(buffers->items, buffers->n, sizeof(buffers->items[0]), by_offset);
-        if (buffers_are_right(audit->seg, peer, buffers, &finding))
-            return;
-        if (look == LOOKS) {
-            find(audit, &finding);
-            return;
-        }
-        pause_between_looks();
-    }
+        audit_find(a, &(struct audit_finding){.account = AUDIT_RING,
+                          .from = from,
+                          .to = to,
+                          .expected = n_slots,
+                          .found = tail - head});
 }
 
 /* ---- clients' requests ---- */
 
 /* One writer, three words: all of a moment where the first two have not changed. */
-static void audit_requests(const struct audit *audit)
+static bool requests_balance(struct audit *a, struct audit_subject of, struct audit_finding *ret)
 {
-    uint32_t gateway = segment_gateway(audit->seg);
-    const struct part_head *part = segment_part(audit->seg, gateway);
-    struct audit_result *result = audit->result;
+    struct audit_result *result = a->result;
 
-    for (int look = 1;; look++) {
-        result->requests_ended = atomic_load_acquire(&part->requests_ended);         /* WINDOW */
-        result->requests_in_flight = atomic_load_acquire(&part->requests_in_flight); /* WINDOW */
-        result->requests_accepted = atomic_load_acquire(&part->requests_accepted);   /* WINDOW */
-        uint64_t known = result->requests_ended + result->requests_in_flight;
+    result->requests_ended = AUDIT_OF(a, requests_ended, of.peer); /* WINDOW */
+    result->requests_in_flight = AUDIT_OF(a, requests_in_flight, of.peer);
+    result->requests_accepted = AUDIT_OF(a, requests_accepted, of.peer);
+    uint64_t known = result->requests_ended + result->requests_in_flight;
 
-        if (result->requests_accepted == known ||
-            atomic_load_acquire(&part->requests_ended) != result->requests_ended) /* WINDOW */
-            return;
-        if (look == LOOKS) {
-            find(audit, &(struct audit_finding){.account = AUDIT_REQUESTS,
-                            .from = gateway,
-                            .to = gateway,
-                            .expected = known,
-                            .found = result->requests_accepted});
-            return;
-        }
-        pause_between_looks();
-    }
+    *ret = (struct audit_finding){.account = AUDIT_REQUESTS,
+        .from = of.peer,
+        .to = of.peer,
+        .expected = known,
+        .found = result->requests_accepted};
+    return result->requests_accepted == known ||
+           AUDIT_OF(a, requests_ended, of.peer) != result->requests_ended;
 }
 
 /* ---- all of it ---- */
 
-/* Most slots that any one peer's part names buffers in. */
-static size_t most_buffers(const struct segment *seg)
+void audit_run(
+    struct audit *a, audit_finding_fn *on_finding, void *opaque, struct audit_result *ret_result)
 {
-    uint64_t each = seg->geometry.slots_shard;
-
-    if (each < seg->geometry.slots_gateway)
-        each = seg->geometry.slots_gateway;
-    return seg->n_peers * (each + SEGMENT_URGENT_SLOTS) * 2;
-}
-
-int audit_run(const struct segment *seg, audit_finding_fn *on_finding, void *opaque,
-    struct audit_result *ret_result)
-{
-    struct audit audit = {
-        .seg = seg, .on_finding = on_finding, .opaque = opaque, .result = ret_result};
-    struct buffers buffers = {.items = calloc(most_buffers(seg), sizeof(buffers.items[0]))};
-    uint64_t *words = calloc(most_buffers(seg), sizeof(words[0]));
-    int r = buffers.items && words ? 0 : -ENOMEM;
-
     *ret_result = (struct audit_result){0};
-    for (uint32_t from = 0; r == 0 && from < seg->n_peers; from++) {
-        for (uint32_t to = 0; to < seg->n_peers; to++) {
+    a->on_finding = on_finding;
+    a->opaque = opaque;
+    a->result = ret_result;
+    for (uint32_t from = 0; from < a->n_peers; from++) {
+        for (uint32_t to = 0; to < a->n_peers; to++) {
             if (from == to)
                 continue;
-            audit_started(&audit, from, to);
+            audit_started(a, from, to);
             for (enum mesh_lane lane = 0; lane < N_LANES; lane++)
-                audit_ring(&audit, from, to, lane);
-            audit_calls(&audit, from, to, words);
+                audit_ring(a, from, to, lane);
+            audit_calls(a, (struct audit_subject){from, to});
         }
-        audit_buffers(&audit, from, &buffers);
+        audit_buffers(a, from);
+        audit_flights(a, from);
+        audit_locks(a, from);
     }
-    if (r == 0)
-        audit_requests(&audit);
-    free(buffers.items);
-    free(words);
-    return r;
+    audit_portables(a);
+    audit_look(a, (struct audit_subject){a->gateway, a->gateway}, requests_balance);
+}
+
+/* ---- life ---- */
+
+struct audit_heap audit_heap_of(const struct audit *a, uint32_t peer)
+{
+    const struct layout_region *region =
+        segment_view_region(a->view, peer == a->gateway ? "gateway" : "shard", "heap");
+    struct view_record first;
+
+    if (!region || !segment_view_of_peer(a->view, peer, "heap", 0, 0, &first))
+        return (struct audit_heap){0};
+    return (struct audit_heap){
+        (uint64_t)(first.at - a->view->base), (uint64_t)region->n_inner * region->stride};
+}
+
+static bool find_columns(struct audit *a)
+{
+    return
+#define X(member, region, field) view_column_find(a->view, region, field, &a->member) &&
+        AUDIT_COLUMNS(X)
+#undef X
+            true;
+}
+
+/* Where the stacks of portable coroutines are in the instance's processes. */
+static void find_stacks(struct audit *a)
+{
+    const struct layout_region *region = segment_view_region(a->view, "commons", "stacks");
+    struct view_record super, first;
+    uint64_t mapped_at;
+
+    if (!region || !segment_view_at(a->view, "super", 0, "super", 0, 0, &super) ||
+        !view_u64(&super, "mapped_at", &mapped_at) ||
+        !segment_view_at(a->view, "commons", 0, "stacks", 0, 0, &first))
+        return;
+    a->stack_bytes = (uint64_t)region->n_inner * region->stride;
+    a->stacks_at = mapped_at + (uint64_t)(first.at - a->view->base);
+    a->stacks_bytes = a->stack_bytes * region->n_outer;
+}
+
+static uint32_t larger(uint32_t one, uint32_t other)
+{
+    return one > other ? one : other;
+}
+
+static bool make_room(struct audit *a)
+{
+    uint32_t n_slots =
+        larger(view_column_n_inner(&a->call, 0), view_column_n_inner(&a->call, a->gateway));
+    uint32_t n_serves =
+        larger(view_column_n_inner(&a->served, 0), view_column_n_inner(&a->gateway_served, 0));
+
+    a->max_buffers = (size_t)a->n_peers * ((size_t)n_slots + n_serves);
+    a->max_pages =
+        larger(view_column_n_inner(&a->flight, 0), view_column_n_inner(&a->flight, a->gateway));
+    a->words = calloc((size_t)n_slots + 1, sizeof(a->words[0]));
+    a->buffers = calloc(a->max_buffers + 1, sizeof(a->buffers[0]));
+    a->pages = calloc((size_t)a->max_pages / 64 + 1, sizeof(a->pages[0]));
+    a->listed = calloc((size_t)view_column_n_inner(&a->arena, 0) + 1, sizeof(a->listed[0]));
+    return a->words && a->buffers && a->pages && a->listed;
+}
+
+int audit_new(const struct segment_view *view, struct audit **ret_audit, const char **ret_why)
+{
+    struct audit *a;
+
+    *ret_why = "it was made by another version of Sherd, and what its words mean is not known here "
+               "(segment ABI)";
+    if (view->abi != SEGMENT_ABI || view->n_shards > SEGMENT_MAX_SHARDS)
+        return -EPROTO;
+    *ret_why = "there is no memory";
+    a = calloc(1, sizeof(*a));
+    if (!a)
+        return -ENOMEM;
+    a->view = view;
+    a->gateway = view->n_shards;
+    a->n_peers = view->n_shards + 1;
+    if (!find_columns(a)) {
+        free(a);
+        *ret_why = "its description lacks words that are counted";
+        return -EPROTO;
+    }
+    find_stacks(a);
+    if (!make_room(a)) {
+        audit_free(a);
+        return -ENOMEM;
+    }
+    *ret_audit = a;
+    return 0;
+}
+
+void audit_free(struct audit *audit)
+{
+    if (!audit)
+        return;
+    free(audit->words);
+    free(audit->buffers);
+    free(audit->pages);
+    free(audit->listed);
+    free(audit);
 }

@@ -35,12 +35,14 @@ struct segment_page {
     X(r, uint64_t, a, , word, "as its kind says")              \
     X(r, uint64_t, b, , word, "as its kind says")
 
-#define CO_ENTRY_FIELDS(X, r)                                             \
-    X(r, uint64_t, id, , word, "0: free; else unique in its context")     \
-    X(r, uint64_t, entry, , word, "address of its first function")        \
-    X(r, uint64_t, created_ns, , time, "CLOCK_MONOTONIC")                 \
-    X(r, uint64_t, wait_site, , word,                                     \
-        "address of the string that names why it waits, 0 while it runs") \
+#define CO_ENTRY_FIELDS(X, r)                                                               \
+    X(r, uint64_t, id, , word, "0: free; else unique in its context")                       \
+    X(r, uint64_t, entry, , word, "address of its first function")                          \
+    X(r, uint64_t, created_ns, , time, "CLOCK_MONOTONIC")                                   \
+    X(r, uint64_t, wait_site, , word,                                                       \
+        "address of the string that names why it waits, 0 while it runs")                   \
+    X(r, uint64_t, position_at, , word,                                                     \
+        "address, in its process, of the word that holds its stack pointer while it waits") \
     X(r, char, name, [32], text, "cut where longer")
 
 #define CRASH_RECORD_FIELDS(X, r)                                                         \

@@ -71,6 +71,7 @@ enum layout_index {
     X(supervisor_head, SUPERVISOR_HEAD_FIELDS) \
     X(order_note, ORDER_NOTE_FIELDS)           \
     X(peer_control, PEER_CONTROL_FIELDS)       \
+    X(method_name, METHOD_NAME_FIELDS)         \
     X(commons_bell, COMMONS_BELL_FIELDS)       \
     X(doorbell_words, DOORBELL_WORDS_FIELDS)   \
     X(commons_bitmap, COMMONS_BITMAP_FIELDS)   \

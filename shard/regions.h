@@ -32,6 +32,7 @@ struct dimensions {
 #define REGIONS(X)                                                                                 \
     X(SUPERVISOR, control, supervisor_head, NUMBER, LINE, 1, 1)                                    \
     X(PEERS, control, peer_control, PEER, LINE, d->n_peers, 1)                                     \
+    X(METHODS, control, method_name, NUMBER, LINE, 1, SEGMENT_METHODS)                             \
     X(BELLS, commons, commons_bell, PEER, LINE, d->n_peers + 1, 1)                                 \
     X(ARENA, commons, arena_slot, NUMBER, LINE, 1, d->g->n_portable)                               \
     X(TAGS, commons, segment_word, NUMBER, LINE, 1, d->g->n_portable *ARENA_CHUNKS_EACH)           \

@@ -372,6 +372,11 @@ struct peer_control *segment_control(const struct segment *seg, uint32_t peer)
     return (struct peer_control *)shared_region(seg, REGION_PEERS) + peer;
 }
 
+struct method_name *segment_methods(const struct segment *seg)
+{
+    return (struct method_name *)shared_region(seg, REGION_METHODS);
+}
+
 struct commons_bell *segment_bell(const struct segment *seg, uint32_t peer)
 {
     return (struct commons_bell *)shared_region(seg, REGION_BELLS) + peer;

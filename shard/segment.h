@@ -19,7 +19,7 @@
  *   +------------------+  super.layout_off
  *   | description      |  the supervisor, before the first fork; constant after: layout.h
  *   +------------------+  super.control_off
- *   | control          |  the supervisor: its head, then one peer_control a peer
+ *   | control          |  the supervisor: its head, one peer_control a peer, names of methods
  *   +------------------+  super.commons_off
  *   | commons          |  all: a line a peer, and the supervisor's: doorbell, bitmap of senders;
  *   |                  |  the arena: words, chunks and stacks of portable coroutines
@@ -43,7 +43,7 @@
 
 #define SEGMENT_MAGIC        "SHERDSEG"
 #define SEGMENT_FORMAT       1u /* other formats of the description cannot be read at all */
-#define SEGMENT_ABI          13u
+#define SEGMENT_ABI          14u
 #define SEGMENT_PAGE         4096u
 #define SEGMENT_MAX_SHARDS   128u
 #define SEGMENT_MAX_PEERS    (SEGMENT_MAX_SHARDS + 1)
@@ -220,6 +220,15 @@ SEGMENT_STRUCT(order_note, ORDER_NOTE_FIELDS);
     X(r, uint8_t, spare, [72], spare, "")                                                          \
     X(r, struct order_note, orders, [SEGMENT_ORDER_NOTES], record, "operators' orders")
 SEGMENT_STRUCT(supervisor_head, SUPERVISOR_HEAD_FIELDS);
+
+#define SEGMENT_METHODS 256u /* whose names the segment tells */
+
+/* Names of methods, for tools (shard/method_table.h): constant once the first process is forked. */
+#define METHOD_NAME_FIELDS(X, r)                                      \
+    X(r, uint32_t, number, , word, "of the method, as calls have it") \
+    X(r, uint32_t, flags, , word, "enum service_flags")               \
+    X(r, char, name, [72], text, "service.method; empty: there are no more")
+SEGMENT_STRUCT(method_name, METHOD_NAME_FIELDS);
 
 /* ---- commons: written by all ---- */
 
@@ -573,6 +582,8 @@ static inline uint32_t segment_gateway(const struct segment *seg)
 const struct segment_super *segment_super(const struct segment *seg);
 struct supervisor_head *segment_supervisor(const struct segment *seg);
 struct peer_control *segment_control(const struct segment *seg, uint32_t peer);
+/* SEGMENT_METHODS of them. */
+struct method_name *segment_methods(const struct segment *seg);
 /* peer may be n_peers: the supervisor's own bell. */
 struct commons_bell *segment_bell(const struct segment *seg, uint32_t peer);
 struct commons_bitmap *segment_bitmap(const struct segment *seg, uint32_t peer);

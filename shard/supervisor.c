@@ -29,6 +29,7 @@
 #include "shard/explain.h"
 #include "shard/firewall.h"
 #include "shard/io_depth.h"
+#include "shard/method_table.h"
 #include "shard/notify.h"
 #include "shard/process.h"
 #include "shard/rundir.h"
@@ -111,7 +112,10 @@ static int make_segment(struct supervisor *s, char **ret_error)
     if (r < 0)
         return r;
     r = segment_init(&s->segment, s->file.base, bytes, &geometry, config->instance);
-    return r < 0 ? explain(ret_error, r, "segment: %s", strerror(-r)) : 0;
+    if (r < 0)
+        return explain(ret_error, r, "segment: %s", strerror(-r));
+    method_table_write(&s->segment, config->registry);
+    return 0;
 }
 
 static int fill_head(struct supervisor *s, char **ret_error)

@@ -12,8 +12,8 @@
 #include "shard/audit.h"
 #include "tools/command.h"
 #include "tools/commands.h"
-#include "tools/instance.h"
 #include "tools/json.h"
+#include "tools/look.h"
 #include "tools/text.h"
 
 struct values {
@@ -51,17 +51,17 @@ static const struct command command = {
 /* ---- what is wrong ---- */
 
 struct report {
-    const struct instance *in;
+    const struct look *look;
     json_t *findings; /* NULL: for people */
 };
 
-static json_t *finding_json(const struct instance *in, const struct audit_finding *f)
+static json_t *finding_json(const struct look *look, const struct audit_finding *f)
 {
-    char name[INSTANCE_PEER_NAME];
+    char name[LOOK_NAME];
     json_t *o = json_object();
 
-    json_set_text(o, "from", instance_peer_name(in, f->from, name));
-    json_set_text(o, "to", instance_peer_name(in, f->to, name));
+    json_set_text(o, "from", look_peer_name(look, f->from, name));
+    json_set_text(o, "to", look_peer_name(look, f->to, name));
     json_set_text(o, "expected_is", audit_expected_text(f->account));
     json_set_u64(o, "expected", f->expected);
     json_set_text(o, "found_is", audit_found_text(f->account));
@@ -69,12 +69,12 @@ static json_t *finding_json(const struct instance *in, const struct audit_findin
     return o;
 }
 
-static void print_finding(const struct instance *in, const struct audit_finding *f)
+static void print_finding(const struct look *look, const struct audit_finding *f)
 {
-    char from[INSTANCE_PEER_NAME], to[INSTANCE_PEER_NAME], who[2 * INSTANCE_PEER_NAME + 8];
+    char from[LOOK_NAME], to[LOOK_NAME], who[2 * LOOK_NAME + 8];
 
-    instance_peer_name(in, f->from, from);
-    instance_peer_name(in, f->to, to);
+    look_peer_name(look, f->from, from);
+    look_peer_name(look, f->to, to);
     snprintf(who, sizeof who, f->from == f->to ? "%s" : "%s to %s", from, to);
     printf("%s: %" PRIu64 " %s, but %" PRIu64 " %s\n", who, f->expected,
         audit_expected_text(f->account), f->found, audit_found_text(f->account));
@@ -85,9 +85,9 @@ static void on_finding(void *opaque, const struct audit_finding *finding)
     const struct report *report = opaque;
 
     if (report->findings)
-        json_array_append_new(report->findings, finding_json(report->in, finding));
+        json_array_append_new(report->findings, finding_json(report->look, finding));
     else
-        print_finding(report->in, finding);
+        print_finding(report->look, finding);
 }
 
 /* ---- what was counted ---- */
@@ -111,15 +111,18 @@ static void print_counted(const struct audit_result *result)
     printf("requests of clients: %s accepted, ", text_exact(result->requests_accepted, figure));
     printf("%s ended, ", text_exact(result->requests_ended, figure));
     printf("%s under way\n", text_exact(result->requests_in_flight, figure));
+    printf("portable coroutines: %" PRIu64 ", with %" PRIu64 " pages; locks: %" PRIu64
+           "; buffers that I/O may touch: %" PRIu64 "\n",
+        result->portable, result->chunks, result->locks, result->flights);
     puts(result->n_findings ? "The accounts do not balance." : "The accounts balance.");
 }
 
 static json_t *counted_json(
-    const struct instance *in, const struct audit_result *result, json_t *findings)
+    const struct look *look, const struct audit_result *result, json_t *findings)
 {
     json_t *o = json_object(), *ends = json_object();
 
-    json_set_text(o, "instance", in->name);
+    json_set_text(o, "instance", look->name);
     json_object_set_new(o, "balanced", json_boolean(result->n_findings == 0));
     json_set_u64(o, "submitted", result->submitted);
 #define X(name, number, text) json_set_u64(ends, text, result->ended[CALL_END_##name]);
@@ -128,9 +131,9 @@ static json_t *counted_json(
     json_set_u64(ends, "abandoned", result->ended[CALL_END_NONE]);
     json_object_set_new(o, "ends", ends);
     json_set_u64(o, "under_way", result->under_way);
-    json_set_u64(o, "requests_accepted", result->requests_accepted);
-    json_set_u64(o, "requests_ended", result->requests_ended);
-    json_set_u64(o, "requests_in_flight", result->requests_in_flight);
+#define X(name, help) json_set_u64(o, #name, result->name);
+    AUDIT_COUNTS(X)
+#undef X
     json_object_set_new(o, "findings", findings);
     return o;
 }
@@ -138,28 +141,23 @@ static json_t *counted_json(
 /* ---- the command ---- */
 
 /* One audit after another until one finds something; the last one's result. */
-static int audit_often(struct report *report, uint32_t count, struct audit_result *ret_result)
+static void audit_often(
+    struct audit *audit, struct report *report, uint32_t count, struct audit_result *ret_result)
 {
-    int r;
-
     do
-        r = audit_run(&report->in->segment, on_finding, report, ret_result);
-    while (r == 0 && ret_result->n_findings == 0 && --count > 0);
-    return r;
+        audit_run(audit, on_finding, report, ret_result);
+    while (ret_result->n_findings == 0 && --count > 0);
 }
 
-static int audit_instance(const struct instance *in, const struct values *values)
+static int audit_instance(const struct look *look, struct audit *audit, const struct values *values)
 {
-    struct report report = {.in = in, .findings = values->json ? json_array() : NULL};
+    struct report report = {.look = look, .findings = values->json ? json_array() : NULL};
     struct audit_result result;
-    int r = audit_often(&report, values->count, &result), status = EXIT_DONE;
+    int status = EXIT_DONE;
 
-    if (r < 0) {
-        json_decref(report.findings);
-        return command_error("audit of %s: %s", in->name, strerror(-r));
-    }
+    audit_often(audit, &report, values->count, &result);
     if (values->json)
-        status = json_print(counted_json(in, &result, report.findings));
+        status = json_print(counted_json(look, &result, report.findings));
     else
         print_counted(&result);
     if (status == EXIT_DONE)
@@ -170,17 +168,24 @@ static int audit_instance(const struct instance *in, const struct values *values
 int audit_command(int argc, char **argv)
 {
     struct values values = {.wait_ns = COMMAND_WAIT_NS, .count = 1};
-    struct instance in;
+    struct audit *audit;
+    struct look look;
+    const char *why;
     char **operands;
-    int n = command_parse(&command, argc, argv, &values, &operands);
+    int n = command_parse(&command, argc, argv, &values, &operands), status;
 
     if (n < 0)
         return command_exit_status(n);
     if (values.count == 0)
         return command_usage(&command, "--count must be at least 1");
-    if (instance_open(values.instance, values.wait_ns, INSTANCE_THERE, &in))
+    if (look_open(values.instance, values.wait_ns, &look))
         return EXIT_WORK_FAILED;
-    int status = audit_instance(&in, &values);
-    instance_close(&in);
+    if (audit_new(&look.view, &audit, &why) == 0) {
+        status = audit_instance(&look, audit, &values);
+        audit_free(audit);
+    } else {
+        status = look_refuse(&look, why);
+    }
+    look_close(&look);
     return status;
 }

@@ -48,6 +48,12 @@ static int32_t living_supervisor(const struct segment_view *view)
     return lives ? pid : 0;
 }
 
+int look_refuse(const struct look *look, const char *why)
+{
+    return command_error(
+        "instance %s: its segment (%s) cannot be read: %s", look->name, look->path, why);
+}
+
 /* Consumes name and path. */
 static int open_view(char *name, char *path, struct look *ret)
 {
@@ -55,7 +61,7 @@ static int open_view(char *name, char *path, struct look *ret)
     const char *why = NULL;
     int r = segment_view_open(path, &look.view, &why);
     if (r) {
-        command_error("instance %s: its segment (%s) cannot be read: %s", name, path, why);
+        look_refuse(&look, why);
         free(name);
         free(path);
         return r;

@@ -35,6 +35,9 @@ int look_open(const char *name, int64_t wait_ns, struct look *ret);
 int look_open_file(const char *path, struct look *ret);
 void look_close(struct look *look);
 
+/* Prints that its segment can't be read, and why. Returns EXIT_WORK_FAILED. */
+int look_refuse(const struct look *look, const char *why);
+
 #define LOOK_NAME 24u
 
 /* "gateway", "shard 3" */

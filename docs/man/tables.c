@@ -76,6 +76,13 @@ static void print_audit_accounts(void)
 #undef X
 }
 
+static void print_audit_counts(void)
+{
+#define X(name, help) entry(#name, help);
+    AUDIT_COUNTS(X)
+#undef X
+}
+
 static void print_probes(void)
 {
 #define X(name, arguments, when) printf("*%s* (%s)\n\t%s\n\n", #name, arguments, when);
@@ -107,6 +114,7 @@ static void print_arena_states(void)
     X("@AIO_COUNTERS@", print_aio_counters)     \
     X("@PAIR_FIGURES@", print_pair_figures)     \
     X("@AUDIT_ACCOUNTS@", print_audit_accounts) \
+    X("@AUDIT_COUNTS@", print_audit_counts)     \
     X("@PROBES@", print_probes)
 
 static int print_table(const char *line)

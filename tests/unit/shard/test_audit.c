@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "shard/audit.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,9 +10,11 @@
 
 #include <cmocka.h>
 
+#include "shard/arena.h"
 #include "tests/unit/shard/mesh_rig.h"
 
 #define LONG_ARGS 5000
+#define RUNS      200 /* sherd audit --count 1000 is the long form */
 
 static int coroutine_fn run_echo(struct service_call *call)
 {
@@ -39,17 +42,24 @@ static void keep_last(void *opaque, const struct audit_finding *finding)
     ((struct found *)opaque)->last = *finding;
 }
 
-static struct found audit(const struct rig *rig)
+static struct found audit_rig(const struct rig *rig)
 {
     struct found found = {.last = {.from = UINT32_MAX}};
+    struct segment_view view;
+    struct audit *audit;
+    const char *why;
 
-    assert_int_equal(audit_run(&rig->seg, keep_last, &found, &found.result), 0);
+    assert_int_equal(segment_view_on(rig->seg.base, rig->seg.bytes, &view, &why), 0);
+    assert_int_equal(audit_new(&view, &audit, &why), 0);
+    audit_run(audit, keep_last, &found, &found.result);
+    audit_free(audit);
+    segment_view_close(&view);
     return found;
 }
 
 static void assert_balanced(const struct rig *rig)
 {
-    struct found found = audit(rig);
+    struct found found = audit_rig(rig);
 
     if (found.result.n_findings)
         fail_msg("%u to %u: %llu %s, but %llu %s", found.last.from, found.last.to,
@@ -60,7 +70,7 @@ static void assert_balanced(const struct rig *rig)
 static void assert_wrong(
     const struct rig *rig, enum audit_account account, uint32_t from, uint32_t to)
 {
-    struct found found = audit(rig);
+    struct found found = audit_rig(rig);
 
     assert_int_equal(found.result.n_findings, 1);
     assert_int_equal(found.last.account, account);
@@ -102,7 +112,7 @@ static void slots_and_ends_make_up_what_was_submitted(void **state)
     segment_pair(&rig->seg, 0, 1)->calls_submitted += 2;
     segment_pair(&rig->seg, 0, 1)->ends[CALL_END_DONE] = 1;
     segment_pair(&rig->seg, 0, 1)->ends[CALL_END_NONE] = 1;
-    struct found found = audit(rig);
+    struct found found = audit_rig(rig);
 
     assert_int_equal(found.result.n_findings, 0);
     assert_int_equal(found.result.submitted, 3);
@@ -219,7 +229,7 @@ static void an_answer_in_the_buffer_of_another_call_is_found(void **state)
     call->args_len = 5000;
     *segment_serve(&rig->seg, 0, 1, 7) =
         (struct serve_slot){.answer_generation = 1, .answer_off = heap, .answer_len = 300};
-    assert_int_equal(audit(rig).last.account, AUDIT_SHARED_BUFFER);
+    assert_int_equal(audit_rig(rig).last.account, AUDIT_SHARED_BUFFER);
 }
 
 static void a_buffer_outside_its_heap_is_found(void **state)
@@ -243,6 +253,160 @@ static void a_request_of_a_client_that_was_lost_is_found(void **state)
     assert_balanced(rig);
     gateway->requests_in_flight = 1;
     assert_wrong(rig, AUDIT_REQUESTS, 2, 2);
+}
+
+/* ---- accounts that are exact while their owner rests ---- */
+
+static void put_to_rest(struct rig *rig, uint32_t peer)
+{
+    segment_control(&rig->seg, peer)->state = PEER_UP;
+    segment_control(&rig->seg, peer)->incarnation = 4;
+    segment_part(&rig->seg, peer)->incarnation = 4;
+    segment_counters(&rig->seg, peer)->asleep = 1;
+}
+
+static void a_buffer_that_nobody_gave_back_is_found(void **state)
+{
+    struct rig *rig = *state;
+    struct part_head *part = segment_part(&rig->seg, 0);
+
+    put_to_rest(rig, 0);
+    part->heap_used_bytes = 2 * SEGMENT_PAGE;
+    assert_wrong(rig, AUDIT_HEAP, 0, 0);
+    segment_serve(&rig->seg, 0, 1, 3)->answer_generation = 1;
+    segment_serve(&rig->seg, 0, 1, 3)->answer_off = segment_heap_off(&rig->seg, 0);
+    segment_serve(&rig->seg, 0, 1, 3)->answer_len = SEGMENT_PAGE + 1;
+    assert_balanced(rig);
+    part->heap_used_bytes = 0;
+    assert_wrong(rig, AUDIT_HEAP, 0, 0);
+    segment_counters(&rig->seg, 0)->asleep = 0; /* it is about to give it back */
+    assert_balanced(rig);
+}
+
+static void what_io_may_touch_lies_in_the_heap_and_is_somebodys(void **state)
+{
+    struct rig *rig = *state;
+    uint64_t *words = segment_flights(&rig->seg, 0);
+    uint32_t n = (uint32_t)(rig->seg.geometry.heap_bytes / SEGMENT_PAGE);
+
+    put_to_rest(rig, 0);
+    segment_counters(&rig->seg, 0)->asleep = 0;
+    words[3] = flight_word(4, 0, 2);
+    words[5] = flight_word(3, 0, 1);
+    assert_balanced(rig);
+    assert_int_equal(audit_rig(rig).result.flights, 2);
+    assert_int_equal(audit_rig(rig).result.quarantined_pages, 1);
+    words[3] = flight_word(4, 0, 3);
+    assert_wrong(rig, AUDIT_FLIGHT, 0, 0);
+    words[3] = 0;
+    words[n - 1] = flight_word(4, 0, 2);
+    assert_wrong(rig, AUDIT_FLIGHT, 0, 0);
+    words[n - 1] = flight_word(5, 0, 1);
+    assert_wrong(rig, AUDIT_FLIGHT_OWNER, 0, 0);
+    words[n - 1] = flight_word(1, 77, 1);
+    assert_wrong(rig, AUDIT_FLIGHT_OWNER, 0, 0);
+}
+
+static void a_quarantine_that_is_forgotten_is_found(void **state)
+{
+    struct rig *rig = *state;
+
+    put_to_rest(rig, 0);
+    segment_part(&rig->seg, 0)->heap_used_bytes = 2 * SEGMENT_PAGE;
+    segment_flights(&rig->seg, 0)[3] = flight_word(3, 0, 2);
+    assert_wrong(rig, AUDIT_QUARANTINE, 0, 0);
+    segment_part(&rig->seg, 0)->heap_quarantined_bytes = 2 * SEGMENT_PAGE;
+    assert_balanced(rig);
+}
+
+static uint64_t word_in(uint64_t generation, enum arena_state state, uint32_t owner)
+{
+    return generation << 24 | (uint64_t)state << 16 | owner << 8 | owner;
+}
+
+static void a_portable_coroutine_that_no_shard_knows_is_found(void **state)
+{
+    struct rig *rig = *state;
+    struct aio_instruments instruments;
+
+    put_to_rest(rig, 1);
+    segment_arena(&rig->seg, 2)->word = word_in(9, ARENA_SUSPENDED, 1);
+    assert_balanced(rig);
+    assert_int_equal(audit_rig(rig).result.portable, 1);
+    segment_arena(&rig->seg, 2)->word = word_in(9, ARENA_RUNNING, 1);
+    assert_wrong(rig, AUDIT_PORTABLE, 1, 1);
+    segment_instruments(&rig->seg, 1, &instruments);
+    instruments.coroutines[7] = (struct co_entry){
+        .id = 3, .position_at = (uint64_t)(uintptr_t)segment_stack(&rig->seg, 3) - 64};
+    assert_balanced(rig);
+    segment_arena(&rig->seg, 2)->word = word_in(9, ARENA_QUEUED, 1);
+    assert_wrong(rig, AUDIT_PORTABLE, 1, 1);
+    segment_counters(&rig->seg, 1)->asleep = 0;
+    assert_balanced(rig);
+    segment_arena(&rig->seg, 2)->word = word_in(9, ARENA_QUEUED, 2);
+    assert_int_equal(audit_rig(rig).last.account, AUDIT_PORTABLE_OWNER);
+    segment_arena(&rig->seg, 2)->word = word_in(9, ARENA_QUEUED + 1, 1);
+    assert_int_equal(audit_rig(rig).last.account, AUDIT_PORTABLE_OWNER);
+}
+
+static void memory_of_a_coroutine_that_never_was_is_found(void **state)
+{
+    struct rig *rig = *state;
+    uint64_t *tag = segment_chunk_tag(&rig->seg, 5);
+
+    segment_arena(&rig->seg, 2)->word = word_in(9, ARENA_SUSPENDED, 1);
+    *tag = UINT64_C(9) << 24 | 3;
+    assert_balanced(rig);
+    assert_int_equal(audit_rig(rig).result.chunks, 1);
+    *tag = UINT64_C(8) << 24 | 3; /* of one that has ended: free */
+    assert_balanced(rig);
+    assert_int_equal(audit_rig(rig).result.chunks, 0);
+    *tag = UINT64_C(10) << 24 | 3;
+    assert_int_equal(audit_rig(rig).last.account, AUDIT_CHUNK);
+    *tag = 0xffffff;
+    assert_int_equal(audit_rig(rig).last.account, AUDIT_CHUNK);
+}
+
+static void a_lock_that_stands_twice_or_is_a_dead_ones_is_found(void **state)
+{
+    struct rig *rig = *state;
+    struct lock_record *locks = segment_locks(&rig->seg, 0);
+
+    put_to_rest(rig, 0);
+    put_to_rest(rig, 1);
+    locks[0] = (struct lock_record){.word = LOCK_USED | LOCK_HELD,
+        .id = 7,
+        .holders = {{.peer = 1, .incarnation = 4}, {.peer = 1, .incarnation = 3}}};
+    segment_pair(&rig->seg, 0, 1)->judged_incarnation = 4;
+    assert_balanced(rig);
+    assert_int_equal(audit_rig(rig).result.locks, 1);
+    locks[0].word |= LOCK_SECOND;
+    assert_wrong(rig, AUDIT_LOCK_HOLDER, 0, 1);
+    segment_pair(&rig->seg, 0, 1)->judged_incarnation = 3; /* its death is not judged yet */
+    assert_balanced(rig);
+    locks[9] = (struct lock_record){.word = LOCK_USED | LOCK_OWNER_DIED, .id = 7};
+    assert_wrong(rig, AUDIT_LOCK, 0, 0);
+    locks[9].word = 0;
+    locks[0].holders[1].incarnation = 5;
+    assert_wrong(rig, AUDIT_LOCK_HOLDER, 0, 1);
+}
+
+/* ---- who may be audited ---- */
+
+static void what_another_version_means_is_not_guessed(void **state)
+{
+    struct rig *rig = *state;
+    struct segment_super *super = (struct segment_super *)rig->seg.base;
+    struct segment_view view;
+    struct audit *audit;
+    const char *why;
+
+    super->abi++;
+    assert_int_equal(segment_view_on(rig->seg.base, rig->seg.bytes, &view, &why), 0);
+    assert_int_equal(audit_new(&view, &audit, &why), -EPROTO);
+    assert_non_null(strstr(why, "another version"));
+    segment_view_close(&view);
+    super->abi--;
 }
 
 /* ---- ends at work ---- */
@@ -282,7 +446,7 @@ static void call_and_serve(struct rig_end *end)
     rig_poll_until(end, both_are_done, end);
 }
 
-static void under_load_nothing_is_found_a_thousand_times(void **state)
+static void under_load_nothing_is_found(void **state)
 {
     struct rig rig;
 
@@ -291,13 +455,13 @@ static void under_load_nothing_is_found_a_thousand_times(void **state)
     rig_thread(&rig, 1, call_and_serve);
     rig_wait_word(&rig, 0, 100);
     rig_wait_word(&rig, 1, 100);
-    for (int i = 0; i < 1000; i++)
+    for (int i = 0; i < RUNS; i++)
         assert_balanced(&rig);
     atomic_store(&rig.board->leave, 1);
     rig_join(&rig, 0);
     rig_join(&rig, 1);
     assert_balanced(&rig);
-    assert_int_equal(audit(&rig).result.under_way, 0);
+    assert_int_equal(audit_rig(&rig).result.under_way, 0);
     rig_close(&rig);
 }
 
@@ -317,7 +481,14 @@ int main(void)
         still(an_answer_in_the_buffer_of_another_call_is_found),
         still(a_buffer_outside_its_heap_is_found),
         still(a_request_of_a_client_that_was_lost_is_found),
-        cmocka_unit_test(under_load_nothing_is_found_a_thousand_times),
+        still(a_buffer_that_nobody_gave_back_is_found),
+        still(what_io_may_touch_lies_in_the_heap_and_is_somebodys),
+        still(a_quarantine_that_is_forgotten_is_found),
+        still(a_portable_coroutine_that_no_shard_knows_is_found),
+        still(memory_of_a_coroutine_that_never_was_is_found),
+        still(a_lock_that_stands_twice_or_is_a_dead_ones_is_found),
+        still(what_another_version_means_is_not_guessed),
+        cmocka_unit_test(under_load_nothing_is_found),
     };
 #undef still
     return cmocka_run_group_tests(tests, NULL, NULL);
