@@ -18,6 +18,7 @@
 
 #define SLEEP_MAX_MS (24u * 3600 * 1000)
 #define SPIN_MAX_MS  60000u
+#define EAT_MAX_MIB  65536u
 #define WANDER_MAX   1000u
 #define NS_PER_MS    1000000LL
 
@@ -205,6 +206,40 @@ static int coroutine_fn run_spin(struct service_call *call)
     return service_reply(call, NULL, 0);
 }
 
+/* A wild write, wherever it hits: the byte that is there anyway. */
+static int coroutine_fn run_poke(struct service_call *call)
+{
+    char text[24] = "", *end = text;
+    size_t len;
+    const char *args = service_args(call, &len);
+    if (len < sizeof(text))
+        memcpy(text, args, len);
+    uint64_t address = strtoull(text, &end, 16);
+    if (end == text || *end != '\0')
+        return service_fail(call, -EINVAL, "sys.poke: the argument is an address, in hexadecimal");
+    volatile uint8_t *byte = (volatile uint8_t *)(uintptr_t)address;
+    *byte = *byte;
+    return service_reply(call, NULL, 0);
+}
+
+/* Takes memory, and gives it back at the end, if it comes that far. */
+static int coroutine_fn run_eat(struct service_call *call)
+{
+    uint32_t mib;
+    if (!parse_number(call, EAT_MAX_MIB, &mib)) {
+        return service_fail(
+            call, -EINVAL, "sys.eat: the argument is a size in MiB, 0 to %u", EAT_MAX_MIB);
+    }
+    size_t bytes = (size_t)mib << 20;
+    uint8_t *memory = malloc(bytes);
+    if (!memory)
+        return service_fail(call, -ENOMEM, "sys.eat: there are no %u MiB", mib);
+    for (volatile uint8_t *page = memory; page < memory + bytes; page += 4096)
+        *page = 1;
+    free(memory);
+    return service_reply(call, NULL, 0);
+}
+
 /* "SHARD BYTES": that shard's answer to sys.echo BYTES. */
 static int coroutine_fn run_relay(struct service_call *call)
 {
@@ -281,6 +316,8 @@ static const struct service_method methods[] = {
     {"block", run_block, SERVICE_TEST | SERVICE_IDEMPOTENT,
         "MS: keeps the shard in a system call for MS ms"},
     {"spin", run_spin, SERVICE_TEST | SERVICE_IDEMPOTENT, "MS: keeps the shard busy for MS ms"},
+    {"poke", run_poke, SERVICE_TEST, "ADDRESS: writes there, whosever memory it is"},
+    {"eat", run_eat, SERVICE_TEST, "MIB: takes so much memory, and gives it back"},
 };
 
 const struct service sys_service = {

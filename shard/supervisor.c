@@ -279,9 +279,10 @@ int supervisor_new(
         r = make_children(s, ret_error);
     if (r == 0)
         r = make_loop(s, ret_error);
-    image_note(&s->segment, config->registry);
-    if (r == 0)
+    if (r == 0) {
+        image_note(&s->segment, config->registry);
         r = segment_file_publish(&s->file, ret_error);
+    }
     if (r < 0) {
         supervisor_free(s);
         return r;
