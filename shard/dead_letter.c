@@ -18,7 +18,7 @@
 
 #include "shard/segment.h"
 
-static_assert(sizeof(struct dead_letter_head) == 136, "part of the ABI");
+static_assert(sizeof(struct dead_letter_head) == 440, "part of the ABI");
 
 static void name_of(uint32_t number, char name[DEAD_LETTER_NAME_MAX])
 {
@@ -167,6 +167,7 @@ static int read_letter(int fd, struct dead_letter **ret_letter)
         return -ENOMEM;
     letter->head = head;
     letter->head.method[sizeof(head.method) - 1] = '\0';
+    letter->head.executable[sizeof(head.executable) - 1] = '\0';
     letter->args = letter + 1;
     r = read_all(fd, letter->crashes, sizeof(letter->crashes));
     if (r == 0)
@@ -193,6 +194,16 @@ int dead_letter_read(const char *dir, uint32_t number, struct dead_letter **ret_
         close(fd);
     free(path);
     return r;
+}
+
+const char *dead_letter_peer(
+    const struct dead_letter *letter, uint32_t peer, char *buf, size_t size)
+{
+    if (peer == letter->head.n_shards)
+        snprintf(buf, size, "gateway");
+    else
+        snprintf(buf, size, "shard %u", peer);
+    return buf;
 }
 
 void dead_letter_free(struct dead_letter *letter)

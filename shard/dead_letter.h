@@ -16,6 +16,8 @@
  * Files dead-letter-1 … in the instance's directory, 0600: struct dead_letter_head, then the crash
  * records, then the arguments.
  */
+#include <stddef.h>
+
 #include "shard/crash_record.h"
 #include "shard/registry.h"
 
@@ -23,7 +25,7 @@
 #define DEAD_LETTER_CRASHES  3u
 #define DEAD_LETTER_NAME_MAX 24u
 #define DEAD_LETTER_MAGIC    "SHERDLTR"
-#define DEAD_LETTER_VERSION  1u
+#define DEAD_LETTER_VERSION  2u
 
 struct dead_letter_head {
     char magic[8];
@@ -37,7 +39,12 @@ struct dead_letter_head {
     uint32_t depth; /* how deep it was nested */
     uint32_t crashed_shards[DEAD_LETTER_CRASHES];
     uint32_t crashed_incarnations[DEAD_LETTER_CRASHES];
+    uint32_t n_shards;
     char method[REGISTRY_NAME_MAX + 4]; /* "service.method", NUL-terminated */
+    /* What the addresses in the crash records are addresses of. */
+    uint64_t image_base;
+    uint8_t build_id[32];
+    char executable[256]; /* its path, NUL-terminated; "": not known */
 };
 
 struct dead_letter {
@@ -45,6 +52,10 @@ struct dead_letter {
     struct crash_record crashes[DEAD_LETTER_CRASHES]; /* kind CRASH_NONE where it left no record */
     const void *args;
 };
+
+/* "gateway" or "shard 3". Context: any. */
+const char *dead_letter_peer(
+    const struct dead_letter *letter, uint32_t peer, char *buf, size_t size);
 
 /* Writes it into dir under the first name that is free. 0 with the file's name; -ENOSPC: there are
  * DEAD_LETTERS_MAX, or the file system is full; else -errno. Context: any thread, blocks. */

@@ -14,6 +14,7 @@
  */
 #include "shard/poison.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -134,12 +135,22 @@ static void on_written(void *opaque, int ret)
     struct parking *parking = opaque;
     char kept[128];
 
-    snprintf(kept, sizeof(kept), "it is kept as %s (see sherd postmortem)", parking->name);
+    snprintf(kept, sizeof(kept), "it is kept as %s (see sherd dead-letters)", parking->name);
     if (ret < 0)
         tell_not_kept(parking->mesh, parking->call, ret);
     else
         tell_end(parking->mesh, parking->call, kept);
     free(parking);
+}
+
+static void name_image(const struct segment_super *super, struct dead_letter_head *head)
+{
+    static_assert(sizeof(head->build_id) == sizeof(super->build_id) &&
+                      sizeof(head->executable) == sizeof(super->executable),
+        "the same there and here");
+    head->image_base = super->image_base;
+    memcpy(head->build_id, super->build_id, sizeof(head->build_id));
+    memcpy(head->executable, super->executable, sizeof(head->executable));
 }
 
 static struct parking *parking_new(struct mesh *mesh, struct mesh_call *call)
@@ -156,7 +167,9 @@ static struct parking *parking_new(struct mesh *mesh, struct mesh_call *call)
     head->callee = call->target;
     head->depth = call->depth;
     head->args_len = (uint32_t)call->args_len;
+    head->n_shards = mesh->seg.geometry.n_shards;
     name_method(mesh, call->method, head->method, sizeof(head->method));
+    name_image(segment_super(&mesh->seg), head);
     if (call->poison) {
         memcpy(head->crashed_shards, call->poison->shards, sizeof(head->crashed_shards));
         memcpy(head->crashed_incarnations, call->poison->incarnations,

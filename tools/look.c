@@ -147,6 +147,37 @@ struct symbols *look_symbols(const struct look *look)
         path, look_word(&super, "image_base"), super.at + build_id->off, build_id->bytes);
 }
 
+static bool is_of_image(const struct segment_view *view, const struct look_image *image)
+{
+    const struct layout_field *build_id;
+    struct view_record super;
+    return segment_view_at(view, "super", 0, "super", 0, 0, &super) &&
+           (build_id = view_field(&super, "build_id")) && build_id->bytes == image->n_id &&
+           look_word(&super, "image_base") == image->base &&
+           memcmp(super.at + build_id->off, image->build_id, image->n_id) == 0;
+}
+
+struct symbols *look_symbols_of_image(const char *dir, const struct look_image *image)
+{
+    struct segment_view view;
+    const char *why;
+    int32_t supervisor = 0;
+    char *path;
+    if (asprintf(&path, "%s/segment", dir) < 0)
+        return NULL;
+    if (segment_view_open(path, &view, &why) == 0) {
+        if (is_of_image(&view, image))
+            supervisor = living_supervisor(&view);
+        segment_view_close(&view);
+    }
+    free(path);
+    if (supervisor)
+        return symbols_of_process(supervisor);
+    return *image->executable
+               ? symbols_of_file(image->executable, image->base, image->build_id, image->n_id)
+               : NULL;
+}
+
 /* Reads no further than the page's end at a time: the next may not be there. */
 bool look_string(const struct look *look, uint64_t address, char *ret_text, size_t size)
 {

@@ -14,6 +14,7 @@
  * Not here:    tools that need this version's layout (instance.h)
  */
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "shard/segment_view.h"
@@ -49,6 +50,17 @@ bool look_string(const struct look *look, uint64_t address, char *ret_text, size
 /* Names of its functions, from the supervisor or from the executable's file; NULL: none. For
  * symbols_free(). */
 struct symbols *look_symbols(const struct look *look);
+
+/* What lay in processes of an image that dir's instance may still run: then from its supervisor, which
+ * knows the libraries too; else from the executable's file. NULL: no names. For symbols_free(). */
+struct look_image {
+    const char *executable;
+    uint64_t base;
+    const uint8_t *build_id;
+    size_t n_id;
+};
+
+struct symbols *look_symbols_of_image(const char *dir, const struct look_image *image);
 
 /* A word of a record by name; 0 where it has none. */
 uint64_t look_word(const struct view_record *record, const char *field);

@@ -18,7 +18,7 @@ static int print_help(void)
 {
     printf("Usage: sherd COMMAND [OPTION...] [ARGUMENT...]\n\n"
            "A multi-process, sharded I/O runtime.\n\nCommands:\n");
-#define X(name, summary) printf("  %-8s  %s\n", #name, summary);
+#define X(id, name, summary) printf("  %-12s  %s\n", name, summary);
     COMMANDS(X)
 #undef X
     printf("\nExamples:\n"
@@ -36,7 +36,7 @@ static int print_help(void)
 static int refuse(const char *name)
 {
     static const char known[] =
-#define X(name, summary) " " #name
+#define X(id, name, summary) " " name
         COMMANDS(X)
 #undef X
         ;
@@ -95,13 +95,13 @@ int main(int argc, char **argv)
         fprintf(stderr, "sherd: which command? See sherd --help\n");
         return EXIT_USAGE;
     }
-#define X(command, summary)      \
-    if (!strcmp(name, #command)) \
-        return command##_command(argc - 1, argv + 1);
+#define X(id, command, summary) \
+    if (!strcmp(name, command)) \
+        return id##_command(argc - 1, argv + 1);
     COMMANDS_SHERD(X)
 #undef X
-#define X(command, summary)      \
-    if (!strcmp(name, #command)) \
+#define X(id, command, summary) \
+    if (!strcmp(name, command)) \
         return exec_tools(argv);
     COMMANDS_TOOLS(X)
 #undef X

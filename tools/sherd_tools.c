@@ -11,9 +11,9 @@
 int main(int argc, char **argv)
 {
     const char *command = argc > 1 ? argv[1] : "";
-#define X(name, summary)         \
-    if (!strcmp(command, #name)) \
-        return name##_command(argc - 1, argv + 1);
+#define X(id, name, summary)    \
+    if (!strcmp(command, name)) \
+        return id##_command(argc - 1, argv + 1);
     COMMANDS_TOOLS(X)
 #undef X
     fprintf(stderr, "sherd-tools: this program is run by sherd; see sherd --help\n");

@@ -19,7 +19,7 @@ import segment
 
 TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MAN = os.path.join(TREE, "docs", "man")
-COMMANDS = ("run", "status", "queues", "co", "audit", "postmortem", "submit", "bench", "stop")
+COMMANDS = ("run", "status", "queues", "co", "audit", "postmortem", "dead-letters", "submit", "bench", "stop")
 ROOTS = ("--root", "/usr", "--root", "/etc")
 
 
@@ -65,7 +65,7 @@ class Help(unittest.TestCase):
 
     def test_wrong_usage_is_one_line_and_exit_status_2(self):
         for arguments, text in (
-                (("nonsense",), "no such command: nonsense; there are: run status queues co audit postmortem submit bench drain restart stop"),
+                (("nonsense",), "no such command: nonsense; there are: run status queues co audit postmortem dead-letters submit bench drain restart stop"),
                 ((), "--help"),
                 (("status", "--nonsense"), "no such option: --nonsense"),
                 (("status", "--wait", "soon"), "expected a number of seconds"),

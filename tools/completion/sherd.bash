@@ -9,7 +9,7 @@ _sherd_options() {
 }
 
 _sherd_commands() {
-    "$1" --help 2>/dev/null | sed -n '/^Commands:/,/^$/s/^  \([a-z]*\) .*/\1/p'
+    "$1" --help 2>/dev/null | sed -n '/^Commands:/,/^$/s/^  \([a-z-]*\) .*/\1/p'
 }
 
 # Folders of instances; one that crashed has left its folder, which does no harm here.
