@@ -217,7 +217,7 @@ static void with_slot(struct mesh *mesh, struct mesh_call *call)
         return;
     }
     call->where = CALL_FOR_HEAP;
-    heap_get(&mesh->heap, &call->waiter, call->args_len, on_heap_ready);
+    heap_get(&mesh->heap, &call->waiter, call->target, call->args_len, on_heap_ready);
 }
 
 /*
@@ -634,7 +634,7 @@ static void recover_slot(struct mesh *mesh, uint32_t peer, uint32_t slot)
     uint64_t generation = word_generation(shared->word);
 
     if (shared->args_off && args_are_held(mesh, peer, slot, generation) &&
-        heap_mark(&mesh->heap, shared->args_off, shared->args_len)) {
+        heap_mark(&mesh->heap, peer, shared->args_off, shared->args_len)) {
         link->out[slot].args_off = shared->args_off;
         link->out[slot].args_len = shared->args_len;
     }

@@ -55,6 +55,7 @@ void flight_leave(
         heap_put(flights->heap, off, len);
         return;
     }
+    heap_disown(flights->heap, off, len);
     atomic_store_release(word_of(flights, off), word); /* FLIGHT */
     flights->n_quarantined += n_pages;
 }
@@ -83,7 +84,8 @@ void flights_init(struct flights *flights, const struct segment *seg, struct hea
 
         if (!word)
             continue;
-        if (!is_quiet(flights, word) && heap_mark(heap, off_of_page(flights, page), len))
+        if (!is_quiet(flights, word) &&
+            heap_mark(heap, HEAP_NOBODY, off_of_page(flights, page), len))
             flights->n_quarantined += flight_pages(word);
         else
             atomic_store_release(&flights->words[page], 0); /* FLIGHT */

@@ -26,12 +26,12 @@ static inline void heap_on_room(struct heap_waiter *waiter, uint64_t off)
         aio_co_wake(room->co);
 }
 
-/* The offset of len bytes. */
-static inline uint64_t coroutine_fn heap_get_co(struct heap *heap, size_t len)
+/* The offset of len bytes for holder. */
+static inline uint64_t coroutine_fn heap_get_co(struct heap *heap, uint32_t holder, size_t len)
 {
     struct heap_room room = {.co = coroutine_self()};
 
-    heap_get(heap, &room.waiter, len, heap_on_room);
+    heap_get(heap, &room.waiter, holder, len, heap_on_room);
     if (!room.off)
         coroutine_yield_at("shared buffer");
     return room.off;

@@ -436,8 +436,8 @@ int mesh_new(const struct mesh_config *config, struct mesh **ret_mesh)
 
     if (!mesh)
         return -ENOMEM;
-    r = heap_init(
-        &mesh->heap, segment_heap_off(&mesh->seg, mesh->self), mesh->seg.geometry.heap_bytes);
+    r = heap_init(&mesh->heap, mesh->ctx, segment_heap_off(&mesh->seg, mesh->self),
+        mesh->seg.geometry.heap_bytes, mesh->seg.n_peers);
     if (r == 0)
         r = code_ranges_init(&mesh->code, mesh->registry);
     for (uint32_t peer = 0; r == 0 && peer < mesh->seg.n_peers; peer++)

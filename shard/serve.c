@@ -70,7 +70,7 @@ static void release_answer(struct mesh *mesh, struct serve_slot *serve)
 
 void *coroutine_fn serve_take_room(struct service_call *call, size_t len)
 {
-    call->room_off = heap_get_co(&call->mesh->heap, len);
+    call->room_off = heap_get_co(&call->mesh->heap, call->from, len);
     call->room_len = len;
     flight_begin(&call->mesh->flights, call->room_off, len);
     return call->mesh->seg.base + call->room_off;
@@ -125,7 +125,7 @@ void coroutine_fn serve_put_reply(struct service_call *call, const void *data, s
             memcpy(serve->inline_answer, data, len);
         return;
     }
-    uint64_t off = heap_get_co(&call->mesh->heap, len);
+    uint64_t off = heap_get_co(&call->mesh->heap, call->from, len);
 
     memcpy(call->mesh->seg.base + off, data, len);
     note_answer(call, off, len);
@@ -645,7 +645,7 @@ void serve_recover(struct mesh *mesh, uint32_t peer)
         struct serve_slot *serve = &mesh->links[peer].serves[slot];
         if (serve->answer_generation &&
             (!answer_is_wanted(mesh, peer, slot) ||
-                !heap_mark(&mesh->heap, serve->answer_off, serve->answer_len)))
+                !heap_mark(&mesh->heap, peer, serve->answer_off, serve->answer_len)))
             atomic_store_release(&serve->answer_generation, 0); /* KEPT */
     }
 }

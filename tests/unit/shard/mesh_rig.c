@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -134,6 +135,7 @@ void rig_fork(struct rig *rig, uint32_t peer, rig_body_fn *body)
     end->pid = fork();
     assert(end->pid >= 0);
     if (end->pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* should the test abort */
         live(end);
         _exit(0);
     }

@@ -147,9 +147,9 @@ static const struct service_method methods[] = {
 static const struct service test_service = {
     .abi = SERVICE_ABI, .name = "test", .help = "", .methods = methods, .n_methods = 6};
 
-static void open_rig(struct rig *rig)
+static void open_rig(struct rig *rig, uint32_t n_shards)
 {
-    rig_open(rig, 2, &test_service);
+    rig_open(rig, n_shards, &test_service);
     board = rig->board;
     segment = &rig->seg;
 }
@@ -181,6 +181,7 @@ struct asking {
     uint32_t method;
     bool in_place;
     const uint8_t *large; /* arguments of LARGE bytes; NULL: the wish */
+    int64_t timeout_ns;   /* 0: none */
     struct call_answer answer;
     int status;
     bool over;
@@ -193,7 +194,7 @@ static void coroutine_fn ask_co(struct asking *asking)
         .method = asking->method,
         .args = asking->large ? asking->large : (const void *)&asking->wish,
         .args_len = asking->large ? LARGE : sizeof(asking->wish),
-        .deadline_ns = INT64_MAX,
+        .deadline_ns = asking->timeout_ns ? aio_clock_ns() + asking->timeout_ns : INT64_MAX,
         .in_place = asking->in_place};
 
     asking->status = shard_call(asking->mesh, &request, &asking->answer);
@@ -271,7 +272,7 @@ static void ask_fill(struct rig_end *end)
 
 static void run_case(struct rig *rig, rig_body_fn *caller)
 {
-    open_rig(rig);
+    open_rig(rig, 2);
     rig_fork(rig, 1, rig_serve);
     rig_fork(rig, 0, caller);
 }
@@ -584,16 +585,18 @@ static void what_two_dead_had_in_flight_is_kept_until_each_is_quiet(void **state
     struct rig rig;
 
     (void)state;
-    open_rig(&rig);
+    open_rig(&rig, 2);
     uint64_t *words = segment_flights(&rig.seg, 1);
     struct heap heap;
     struct flights flights;
+    AioContext *ctx;
 
+    assert_int_equal(aio_context_new(&(struct aio_config){.engine = AIO_ENGINE_THREADS}, &ctx), 0);
     words[0] = flight_word(1, 1, 2);
     words[5] = flight_word(2, 1, 1);
     words[6] = flight_word(2, 99, 1); /* no such peer */
     words[7] = flight_word(2, 1, 0xffff);
-    assert_int_equal(heap_init(&heap, segment_heap_off(&rig.seg, 1), 16 * SEGMENT_PAGE), 0);
+    assert_int_equal(heap_init(&heap, ctx, segment_heap_off(&rig.seg, 1), 16 * SEGMENT_PAGE, 3), 0);
     flights_init(&flights, &rig.seg, &heap, 1, 3);
     assert_int_equal(flights.n_quarantined, 3);
     assert_int_equal(heap.n_used, 3);
@@ -607,14 +610,22 @@ static void what_two_dead_had_in_flight_is_kept_until_each_is_quiet(void **state
     assert_true(flights_look(&flights));
     assert_int_equal(heap.n_used, 0);
     heap_deinit(&heap);
+    aio_context_unref(ctx);
     rig_close(&rig);
+}
+
+/* As many rooms of SEGMENT_PAYLOAD_MAX as one caller may have of a heap: two thirds, or one. */
+static unsigned most_rooms(const struct segment *seg)
+{
+    uint64_t n = seg->geometry.heap_bytes * 2 / 3 / SEGMENT_PAYLOAD_MAX;
+
+    return n ? (unsigned)n : 1;
 }
 
 static void caller_of_a_full_heap(struct rig_end *end)
 {
     struct asking askings[ALL_ROOMS];
-    uint64_t heap_bytes = end->rig->seg.geometry.heap_bytes;
-    unsigned n = (unsigned)(heap_bytes / SEGMENT_PAYLOAD_MAX);
+    unsigned n = most_rooms(&end->rig->seg);
 
     for (unsigned i = 0; i < n; i++) {
         askings[i] = new_asking(end, M_STALL, SEGMENT_PAYLOAD_MAX, false);
@@ -624,13 +635,19 @@ static void caller_of_a_full_heap(struct rig_end *end)
     for (unsigned i = 0; i < n; i++)
         rig_poll_until(end, is_over, &askings[i]);
 
-    struct asking last = new_asking(end, M_FILL, SEGMENT_PAYLOAD_MAX, false);
+    /* One fits beside what is in quarantine, and is answered; with two of them one waits. */
+    struct asking last[3];
 
-    begin(&last);
-    done_with(end, 1); /* returns once the test has seen it wait */
-    rig_poll_until(end, is_over, &last);
-    expect(is_answered(&last));
-    call_answer_deinit(&last.answer);
+    for (unsigned i = 0; i < 3; i++) {
+        last[i] = new_asking(end, M_FILL, SEGMENT_PAYLOAD_MAX, false);
+        begin(&last[i]);
+    }
+    done_with(end, 1); /* returns once the test has seen one wait */
+    for (unsigned i = 0; i < 3; i++) {
+        rig_poll_until(end, is_over, &last[i]);
+        expect(is_answered(&last[i]));
+        call_answer_deinit(&last[i].answer);
+    }
     for (unsigned i = 0; i < n; i++)
         call_answer_deinit(&askings[i].answer);
 }
@@ -642,7 +659,7 @@ static void a_heap_full_of_quarantine_makes_calls_wait_and_fails_none(void **sta
 
     (void)state;
     run_case(&rig, caller_of_a_full_heap);
-    uint64_t n = rig.seg.geometry.heap_bytes / SEGMENT_PAYLOAD_MAX;
+    uint64_t n = most_rooms(&rig.seg);
     assert_in_range(n, 1, ALL_ROOMS);
     rig_wait_word(&rig, WORD_STALLED, n);
     rig_kill(&rig, 1, false);
@@ -652,6 +669,117 @@ static void a_heap_full_of_quarantine_makes_calls_wait_and_fails_none(void **sta
         sched_yield();
     assert_int_equal(segment_part(&rig.seg, 1)->heap_quarantined_bytes, n * SEGMENT_PAYLOAD_MAX);
     rig_quiet(&rig, 1);
+    let_go(&rig, 1);
+    end_case(&rig);
+}
+
+/* ---- a receiver that is stopped ---- */
+
+#define MANY 24
+
+/* Asks for more than its share, and does not look into its ring until it is told. The last one has
+ * a deadline, which passes while it stands in line there. */
+static void caller_that_stops(struct rig_end *end)
+{
+    struct asking askings[MANY];
+
+    for (unsigned i = 0; i < MANY; i++) {
+        askings[i] = new_asking(end, M_FILL, LARGE, false);
+        askings[i].timeout_ns = i == MANY - 1 ? HEAP_PATIENCE_NS : 0;
+        begin(&askings[i]);
+    }
+    int64_t deadline_ns = aio_clock_ns() + HEAP_PATIENCE_NS;
+    aio_poll(end->ctx, false); /* they are out */
+    atomic_store(&board->words[WORD_STEP], 1);
+    while (atomic_load(&board->words[WORD_GO]) < 1 || aio_clock_ns() < deadline_ns)
+        sched_yield();
+    for (unsigned i = 0; i < MANY; i++) {
+        rig_poll_until(end, is_over, &askings[i]);
+        if (i < MANY - 1)
+            expect(is_answered(&askings[i]));
+        else
+            expect(askings[i].status == -ETIMEDOUT && askings[i].answer.end == CALL_END_EXPIRED);
+        call_answer_deinit(&askings[i].answer);
+    }
+}
+
+static void caller_beside_it(struct rig_end *end)
+{
+    for (int i = 0; i < 20; i++)
+        ask_fill(end);
+    atomic_store(&board->words[WORD_STEP], 2);
+}
+
+static void who_is_stopped_with_its_share_of_answers_stops_nobody_else(void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    open_rig(&rig, 3);
+    rig_fork(&rig, 1, rig_serve);
+    rig_fork(&rig, 0, caller_that_stops);
+    rig_wait_word(&rig, WORD_STEP, 1);
+    uint64_t most = rig.seg.geometry.heap_bytes * 2 / 3;
+    while (atomic_load_acquire(&segment_part(&rig.seg, 1)->heap_used_bytes) + LARGE < most)
+        sched_yield();
+    rig_fork(&rig, 2, caller_beside_it);
+    rig_wait_word(&rig, WORD_STEP, 2); /* all it asked for was answered meanwhile */
+    assert_true(segment_part(&rig.seg, 1)->heap_waits > 0);
+    let_go(&rig, 1);
+    rig_join(&rig, 2);
+    end_case(&rig);
+}
+
+/* A callee that does not look into its ring holds the arguments; a call to another one goes on. */
+static void caller_of_one_that_stops(struct rig_end *end)
+{
+    struct asking askings[MANY], other = new_asking(end, M_LOOK, 1, false);
+    uint8_t *large = malloc(LARGE);
+
+    memset(large, OLD_BYTE, LARGE);
+    for (unsigned i = 0; i < MANY; i++) {
+        askings[i] = new_asking(end, M_LOOK, 1, false);
+        askings[i].large = large;
+        askings[i].timeout_ns = i < MANY / 2 ? 0 : HEAP_PATIENCE_NS;
+        begin(&askings[i]);
+    }
+    other.large = large;
+    other.target = 2;
+    for (int i = 0; i < 20; i++) {
+        ask(end, &other);
+        expect(is_answered(&other));
+        call_answer_deinit(&other.answer);
+    }
+    for (unsigned i = MANY / 2; i < MANY; i++) {
+        rig_poll_until(end, is_over, &askings[i]);
+        expect(askings[i].status == -ETIMEDOUT && askings[i].answer.end == CALL_END_EXPIRED);
+    }
+    atomic_store(&board->words[WORD_STEP], 1);
+    for (unsigned i = 0; i < MANY / 2; i++) {
+        rig_poll_until(end, is_over, &askings[i]);
+        expect(is_answered(&askings[i]));
+        call_answer_deinit(&askings[i].answer);
+    }
+    free(large);
+}
+
+static void serve_once_it_is_let_go(struct rig_end *end)
+{
+    while (atomic_load(&board->words[WORD_GO]) < 1)
+        sched_yield();
+    rig_serve(end);
+}
+
+static void who_is_stopped_with_its_share_of_arguments_stops_nobody_else(void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    open_rig(&rig, 3);
+    rig_fork(&rig, 1, serve_once_it_is_let_go);
+    rig_fork(&rig, 2, rig_serve);
+    rig_fork(&rig, 0, caller_of_one_that_stops);
+    rig_wait_word(&rig, WORD_STEP, 1);
     let_go(&rig, 1);
     end_case(&rig);
 }
@@ -670,6 +798,8 @@ int main(void)
         cmocka_unit_test(arguments_that_a_dead_shard_may_be_writing_to_disk_stay_as_they_were),
         cmocka_unit_test(what_two_dead_had_in_flight_is_kept_until_each_is_quiet),
         cmocka_unit_test(a_heap_full_of_quarantine_makes_calls_wait_and_fails_none),
+        cmocka_unit_test(who_is_stopped_with_its_share_of_answers_stops_nobody_else),
+        cmocka_unit_test(who_is_stopped_with_its_share_of_arguments_stops_nobody_else),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
