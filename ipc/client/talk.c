@@ -19,7 +19,12 @@
  * old session. If the gateway still has it, what got no answer is submitted again (it removes
  * duplicates). If not, all that it had is judged by settle_lost().
  *
- * Ends have positions; `ack` is the highest below which there is no gap.
+ * nng's threads may hand over two answers in another order than they came, even those of two
+ * connections. So an answer counts for the session whose hello came by the same connection (nng's
+ * pipe). One by a connection of which no hello is known yet waits until that has come.
+ *
+ * Ends have positions; `ack` is the highest below which there is no gap. Only those of the present
+ * connection count: the gateway begins again behind `ack` on each.
  */
 enum letter_kind { LETTER_HELLO, LETTER_METHODS, LETTER_BATCH, LETTER_NEXT, LETTER_CANCEL };
 
@@ -49,17 +54,23 @@ void talk_init(struct talk *talk)
     arena_init(&talk->arena, PROTOCOL_UNPACKED_MAX);
 }
 
+static void drop_letter(const struct letter *letter)
+{
+    nng_msg_free(letter->msg);
+    if (letter->kind == LETTER_BATCH)
+        free(letter->opaque);
+}
+
 void talk_deinit(struct talk *talk)
 {
     struct letter letter;
 
     if (talk->link)
         link_stop(talk->link);
-    while (talk->link && link_take(talk->link, &letter)) {
-        nng_msg_free(letter.msg);
-        if (letter.kind == LETTER_BATCH)
-            free(letter.opaque);
-    }
+    while (talk->link && link_take(talk->link, &letter))
+        drop_letter(&letter);
+    while (talk->n_early > 0)
+        drop_letter(&talk->early[--talk->n_early]);
     link_close(talk->link);
     ticket_table_deinit(&talk->tickets);
     methods_deinit(&talk->methods);
@@ -232,12 +243,10 @@ static void on_accepted(struct talk *talk, struct ticket *ticket)
         queue_cancel(talk, ticket->id);
 }
 
-/* The answer came over a connection that has been replaced, by a gateway that is gone. */
-static bool is_of_the_past(
-    const struct talk *talk, const struct sent_batch *batch, const struct letter *letter)
+/* It came by the connection of the latest hello that was answered. */
+static bool is_of_this_connection(const struct talk *talk, const struct letter *letter)
 {
-    return batch->session_number != talk->session_number &&
-           (uint32_t)nng_pipe_id(nng_msg_get_pipe(letter->msg)) != talk->pipe;
+    return (uint32_t)nng_pipe_id(nng_msg_get_pipe(letter->msg)) == talk->pipe;
 }
 
 static void on_taken(struct talk *talk, const struct sent_batch *batch, const struct letter *letter,
@@ -246,7 +255,9 @@ static void on_taken(struct talk *talk, const struct sent_batch *batch, const st
     /* From the last to the first: each goes to the head of the line. */
     for (size_t i = taken->n_refused; i > 0; i--)
         on_refused(talk, taken->refused[i - 1]);
-    bool past = is_of_the_past(talk, batch, letter);
+    /* By a gateway that is gone: what it took went with it. */
+    bool past =
+        batch->session_number != talk->session_number && !is_of_this_connection(talk, letter);
     for (size_t i = 0; i < batch->n; i++) {
         struct ticket *ticket = ticket_find(&talk->tickets, batch->ids[i]);
         if (!ticket || ticket->state != TICKET_SENT)
@@ -367,8 +378,9 @@ static void on_end(struct talk *talk, const Sherd__Wire__End *end)
 {
     struct ticket *ticket = ticket_find(&talk->tickets, end->id);
 
-    /* Ended already: it came a second time, over a new connection. */
-    if (!ticket || ticket->state == TICKET_LINE)
+    /* Ended already: it came a second time, over a new connection. One that stands in line to be
+     * submitted again is as good as any: it has ended. */
+    if (!ticket)
         return;
     settle_with(talk, ticket,
         &(struct sherd_result){
@@ -389,10 +401,13 @@ static void on_next(struct talk *talk, const struct letter *letter, const Sherd_
         on_broken(talk, (uintptr_t)letter->opaque);
         return;
     }
+    if (reply->body_case == SHERD__WIRE__REPLY__BODY_ERROR && is_of_this_connection(talk, letter))
+        give_up(talk, -(int)(reply->error->number & 0xfff), "%s", reply->error->text);
     if (reply->body_case != SHERD__WIRE__REPLY__BODY_NEXT || reply->next->n_ends == 0)
         return;
     uint64_t first = reply->next->first;
-    note_positions(talk, first, first + reply->next->n_ends - 1);
+    if (is_of_this_connection(talk, letter))
+        note_positions(talk, first, first + reply->next->n_ends - 1);
     talk->hold_ns = 0;
     for (size_t i = 0; i < reply->next->n_ends; i++)
         on_end(talk, reply->next->ends[i]);
@@ -485,12 +500,40 @@ static void on_letter(struct talk *talk, const struct letter *letter)
     nng_msg_free(letter->msg);
 }
 
-void talk_step(struct talk *talk)
+/* By a connection of which no hello has been answered; that may be on its way. */
+static bool is_early(const struct talk *talk, const struct letter *letter)
+{
+    return (talk->phase == TALK_APART || talk->phase == TALK_HELLO) && talk->error == 0 &&
+           letter->kind != LETTER_HELLO && letter->result == 0 &&
+           !is_of_this_connection(talk, letter);
+}
+
+static void take_letter(struct talk *talk, const struct letter *letter)
+{
+    if (is_early(talk, letter))
+        talk->early[talk->n_early++] = *letter; /* all that can be under way has room */
+    else
+        on_letter(talk, letter);
+}
+
+static void take_letters(struct talk *talk)
 {
     struct letter letter;
 
     while (link_take(talk->link, &letter))
-        on_letter(talk, &letter);
+        take_letter(talk, &letter);
+    /* Those that go on waiting move to the front. */
+    uint32_t n = talk->n_early;
+    talk->n_early = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        letter = talk->early[i];
+        take_letter(talk, &letter);
+    }
+}
+
+void talk_step(struct talk *talk)
+{
+    take_letters(talk);
     settle_line(talk, talk_now_ns());
     if (!has_tickets(talk) && !talk->eager)
         return;

@@ -60,6 +60,8 @@ struct talk {
     struct method_set methods;
 
     uint32_t n_batches, n_nexts, n_cancel_messages; /* under way */
+    struct letter early[LINK_EXCHANGES];            /* until the answer to hello has come */
+    uint32_t n_early;
     int64_t give_up_ns; /* when to stop waiting for the gateway; 0: it is there */
     int64_t retry_ns;   /* not to say hello before; 0: at once */
     int64_t hold_ns;    /* not to submit before, the gateway is full; 0: it is not */
