@@ -10,7 +10,9 @@
  * that makes it hang must not be run again for ever.
  *
  * One that the kernel keeps (in a D state that SIGKILL does not end) still owns its part, so its
- * replacement waits, and so do its callers, each until its deadline. Its state says so.
+ * replacement waits, and so do its callers, each until its deadline. Its state says so. Who killed it
+ * does not matter: a loop that sleeps though its bell was rung is looked at, too, and is a zombie then
+ * of which other threads are left.
  *
  * Orderings    first     then     ordered by                  if broken
  *   GLANCE     nothing   nothing  nothing: looks, some time   none: a look too late
@@ -92,7 +94,8 @@ static void look_at(struct child *child, struct stall_look *ret)
     note_stops(child);
     *ret = (struct stall_look){.now_ns = supervisor_now_ns(),
         .progress = hang_progress(child->supervisor, child->peer),
-        .asleep = atomic_load_relaxed(&counters->asleep) != 0, /* GLANCE */
+        .asleep = atomic_load_relaxed(&counters->asleep) != 0 && /* GLANCE */
+                  !watch_is_rung(child),
         .stopped = child->stopped};
     if (stall_needs_look(&child->stall, ret))
         look_into_proc(child, ret);

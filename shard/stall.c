@@ -69,6 +69,11 @@ static enum stall_verdict judge_killed(struct stall *stall, const struct stall_l
     return STALL_WONT_DIE;
 }
 
+static bool is_dying(const struct stall_look *look)
+{
+    return look->state == 'Z' || look->state == 'X';
+}
+
 enum stall_verdict stall_judge(
     struct stall *stall, const struct stall_look *look, const struct stall_limits *limits)
 {
@@ -80,6 +85,10 @@ enum stall_verdict stall_judge(
         return begin_anew(stall, look);
     if (!look->seen)
         return STALL_GOES_ON;
+    if (is_dying(look)) {
+        stall->killed_ns = look->now_ns;
+        return STALL_GOES_ON;
+    }
     if (look->traced || look->state == 't')
         return hold(stall, STALL_TRACED);
     if (look->state == 'T')

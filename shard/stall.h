@@ -13,7 +13,8 @@
  * A loop is in one callback as long as it is awake and none of its counters grows. Only the time
  * counts in which it could have gone on: not that in which it waited for a CPU, was stopped by a
  * signal, was held by a debugger; nor that in which nobody looked, because the supervisor or the
- * whole machine was stopped.
+ * whole machine was stopped. Who was killed, by whomever, and does not go is unkillable: the kernel
+ * keeps a thread of it.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -44,7 +45,7 @@ struct stall_limits {
 struct stall_look {
     uint64_t now_ns;
     uint64_t progress; /* of its counters: changes whenever a callback ends or begins */
-    bool asleep;       /* in the wait of its loop */
+    bool asleep;       /* in the wait of its loop, and nobody has rung */
     bool stopped;      /* the kernel said so to its parent */
     bool seen;         /* the rest is known; needed where stall_needs_look() says so */
     char state;        /* of proc(5) */

@@ -261,3 +261,6 @@ void hang_forget(struct child *child);
 
 /* Once a second, at watch_ns: looks for who sleeps though messages wait for it. */
 void watch_turn(struct supervisor *supervisor, uint64_t now_ns);
+
+/* Whether its bell has been rung since it last looked. */
+bool watch_is_rung(const struct child *child);

@@ -68,9 +68,9 @@ static bool has_senders(const struct supervisor *s, uint32_t peer, const struct 
     return any != 0;
 }
 
-static bool is_rung(int bell_fd)
+bool watch_is_rung(const struct child *child)
 {
-    struct pollfd fd = {.fd = bell_fd, .events = POLLIN};
+    struct pollfd fd = {.fd = child->supervisor->bell_fds[child->peer], .events = POLLIN};
 
     return poll(&fd, 1, 0) != 0;
 }
@@ -81,7 +81,7 @@ static bool oversleeps(const struct child *child, const struct waiting *waiting)
     const struct aio_counters *counters = segment_counters(&s->segment, child->peer);
 
     return child->up && atomic_load_relaxed(&counters->asleep) && /* GLANCE */
-           has_senders(s, child->peer, waiting) && !is_rung(s->bell_fds[child->peer]);
+           has_senders(s, child->peer, waiting) && !watch_is_rung(child);
 }
 
 static void knock(struct child *child, const struct waiting *waiting)

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: MIT
 """Who hangs is seen from outside, told apart from who is stopped, and replaced; who crashes leaves a record."""
 import contextlib
+import ctypes
 import json
 import os
 import re
 import signal
 import subprocess
+import time
 import unittest
 
+import fuse
 import harness
 from harness import wait_until
 
@@ -81,6 +84,64 @@ class Stopped(harness.TestCase):
         self.assertEqual(waiting.wait(harness.DEADLINE), 0)
         after = instance.wait_for("shard", 1, stall=None)
         self.assertEqual((after["pid"], after["stalls"]), (process["pid"], 0))
+
+
+class Debugger:
+    """Holds a process, as gdb does."""
+    SEIZE, INTERRUPT, DETACH, WALL = 0x4206, 0x4207, 17, 0x40000000
+
+    def __init__(self, pid):
+        self.pid, self.libc = pid, ctypes.CDLL(None, use_errno=True)
+
+    def ptrace(self, request):
+        result = self.libc.ptrace(ctypes.c_long(request), ctypes.c_long(self.pid), None, None)
+        return 0 if result == 0 else ctypes.get_errno()
+
+    def __enter__(self):
+        error = self.ptrace(self.SEIZE)
+        if error:
+            raise unittest.SkipTest(f"no process may be traced here: {os.strerror(error)}")
+        self.ptrace(self.INTERRUPT)
+        os.waitpid(self.pid, self.WALL)
+        return self
+
+    def __exit__(self, *_):
+        self.ptrace(self.DETACH)
+
+
+class Held(harness.TestCase):
+    def test_who_is_held_by_a_debugger_is_shown_so_left_alone_and_goes_on(self):
+        instance = self.start("--shards", "2", *QUICK, "--stall-limit", "0.4")
+        process = instance.shard(1)
+        with Debugger(process["pid"]):
+            waiting = instance.popen("submit", "sys.ping", "--shard", "1", stdout=subprocess.DEVNULL)
+            instance.wait_for("shard", 1, stall="traced")
+            held_until = time.monotonic() + 1.2  # three times the limit
+            while time.monotonic() < held_until:
+                self.assertDone(instance.command("submit", "sys.ping", "--shard", "0"))
+            self.assertIsNone(waiting.poll())
+        self.assertEqual(waiting.wait(harness.DEADLINE), 0)
+        after = instance.wait_for("shard", 1, stall=None)
+        self.assertEqual((after["pid"], after["incarnation"], after["stalls"]), (process["pid"], 1, 0))
+
+    def test_one_that_the_kernel_keeps_after_its_death_is_shown_so_and_replaced_when_it_is_gone(self):
+        with fuse.Stuck() as stuck:
+            instance = self.start("--shards", "2", "--engine", "threads", "--root", stuck.folder)
+            asks = instance.popen("submit", "file.stat", stuck.folder + "/file", "--shard", "1",
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            self.assertTrue(stuck.asked.wait(harness.DEADLINE))
+            instance.kill(instance.shard(1))
+            waiting = instance.popen("submit", "sys.ping", "--shard", "1", stdout=subprocess.DEVNULL)
+            instance.wait_for("shard", 1, stall="unkillable")
+            instance.wait_for_log("was killed, but the kernel keeps it")
+            self.assertEqual(instance.shard(1)["incarnation"], 1)
+            self.assertDone(instance.command("submit", "sys.ping", "--shard", "0"))
+            self.assertIsNone(waiting.poll())
+            stuck.let_go()
+            instance.wait_for_shard(1, incarnation=2, stall=None)
+            self.assertEqual(waiting.wait(harness.DEADLINE), 0)
+            asks.wait(harness.DEADLINE)
+            self.assertEqual(instance.stop(), 0)
 
 
 @unittest.skipIf(harness.SANITIZED, "a sanitizer has handlers of its own")

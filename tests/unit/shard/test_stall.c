@@ -192,6 +192,25 @@ static void one_that_survives_its_kill_is_unkillable_and_said_so_once(void **sta
     assert_int_equal(stall_judge(&stall, &look, &limits), STALL_GOES_ON);
 }
 
+static void one_that_somebody_killed_and_that_does_not_go_is_unkillable(void **state)
+{
+    const struct stall_limits none = {.look_ns = 125 * MS};
+    struct stall stall = {0};
+
+    for (uint64_t i = 0; i < 40; i++) {
+        struct stall_look look = blocked_at(i);
+        look.state = i < 4 ? 'S' : 'Z';
+        enum stall_verdict verdict = stall_judge(&stall, &look, &none);
+        if (verdict == STALL_WONT_DIE) {
+            assert_int_equal(i, 20); /* 2 s, which is long enough for everything else */
+            assert_int_equal(stall.state, STALL_UNKILLABLE);
+            return;
+        }
+        assert_int_equal(verdict, STALL_GOES_ON);
+    }
+    fail();
+}
+
 static void limits_of_zero_are_never_reached(void **state)
 {
     const struct stall_limits none = {.look_ns = 125 * MS};
@@ -216,6 +235,7 @@ int main(void)
         cmocka_unit_test(who_waits_for_a_cpu_is_charged_only_what_it_had),
         cmocka_unit_test(a_gap_between_looks_counts_for_two_looks_at_most),
         cmocka_unit_test(one_that_survives_its_kill_is_unkillable_and_said_so_once),
+        cmocka_unit_test(one_that_somebody_killed_and_that_does_not_go_is_unkillable),
         cmocka_unit_test(limits_of_zero_are_never_reached),
     };
 
