@@ -4,11 +4,14 @@
  * two cores in the same run.
  *
  * Both sides poll without ever sleeping, in processes of their own, on the first two cores this
- * process may use. Each round of the bare rings goes before a round of calls.
+ * process may use.
+ *
+ * bench_mesh [one] [many] [move]: these alone, for a profile.
  */
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -176,15 +179,21 @@ static void serve_awake(struct rig_end *end)
 }
 
 static struct figures *figures;
+static struct {
+    bool one, many, move;
+} wanted;
 
 static void call_awake(struct rig_end *end)
 {
     pin_to(0);
     calls_ns(end, ONE_BY_ONE / 10, 1);
     for (uint32_t i = 0; i < ROUNDS; i++) {
-        figures[1].one[i] = calls_ns(end, ONE_BY_ONE, 1);
-        figures[1].many[i] = calls_ns(end, MANY, MANY_FLIGHT);
-        figures[1].move[i] = move_ns(end, ONE_BY_ONE);
+        if (wanted.one)
+            figures[1].one[i] = calls_ns(end, ONE_BY_ONE, 1);
+        if (wanted.many)
+            figures[1].many[i] = calls_ns(end, MANY, MANY_FLIGHT);
+        if (wanted.move)
+            figures[1].move[i] = move_ns(end, ONE_BY_ONE);
     }
 }
 
@@ -232,11 +241,27 @@ static const struct service bench_service = {.abi = SERVICE_ABI,
     .methods = methods,
     .n_methods = 1};
 
-int main(void)
+static bool is_wanted(char **names, const char *name)
+{
+    bool any = false;
+
+    for (; *names; names++) {
+        if (strcmp(*names, name) == 0)
+            return true;
+        any = true;
+    }
+    return !any;
+}
+
+int main(int argc, char **argv)
 {
     static struct rig rig;
     struct bare *bare = map_shared(sizeof *bare);
 
+    (void)argc;
+    wanted.one = is_wanted(argv + 1, "one");
+    wanted.many = is_wanted(argv + 1, "many");
+    wanted.move = is_wanted(argv + 1, "move");
     sched_getaffinity(0, sizeof all, &all);
     figures = map_shared(2 * sizeof *figures);
     hopper = map_shared(sizeof *hopper);
@@ -246,8 +271,11 @@ int main(void)
     rig_fork(&rig, 0, call_awake);
     rig_join(&rig, 0);
     rig_close(&rig);
-    print_row("call, 1 in flight", figures[1].one, figures[0].one);
-    print_row("call, 128 in flight", figures[1].many, figures[0].many);
-    print_row("shard_co_move(), one way", figures[1].move, figures[0].move);
+    if (wanted.one)
+        print_row("call, 1 in flight", figures[1].one, figures[0].one);
+    if (wanted.many)
+        print_row("call, 128 in flight", figures[1].many, figures[0].many);
+    if (wanted.move)
+        print_row("shard_co_move(), one way", figures[1].move, figures[0].move);
     return 0;
 }
