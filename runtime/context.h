@@ -176,6 +176,13 @@ static inline uint64_t context_note_ns(AioContext *ctx)
     return clock->now_ns;
 }
 
+/* The same at no cost, and as old as the last wait or the last 64 turns. Context: owner loop,
+ * coroutine. */
+static inline uint64_t context_coarse_ns(const AioContext *ctx)
+{
+    return (uint64_t)ctx->counted_ns;
+}
+
 /* Adds words to what aio_context_engine_flags() says, parted by "; ". Cut where too long. */
 void context_add_flags(AioContext *ctx, const char *text);
 

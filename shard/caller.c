@@ -13,8 +13,8 @@
  *   SLOT     slot's fields, args   word = waiting     word release, acquire       half a call is run
  *   REDO     redo record           what it notes      release stores              a death leaves counters
  *                                                                                 and slots apart
- *   GONE     word = abandoned      started word       full fence here and in      a call both runs and is
- *                                                   serve.c (START there)       given back
+ *   GONE     word = abandoned,     started word       full fence here and in      a call both runs and is
+ *            then withdrawals + 1                    serve.c (START there)       given back
  *   STATE    peer given up, or     its bit with us    supervisor's release, our   none: a call too many is
  *            to be restarted                        acquire                     judged a turn later, or
  *                                                                               is served first
@@ -65,6 +65,7 @@ int caller_init(struct mesh *mesh, uint32_t peer)
 {
     struct link *link = &mesh->links[peer];
 
+    link->withdrawals = segment_withdrawals(&mesh->seg, mesh->self, peer);
     link->n_out = segment_call_slots(&mesh->seg, mesh->self, peer);
     if (!link->n_out)
         return 0;
@@ -107,6 +108,13 @@ static void redo_clear(struct mesh *mesh)
     atomic_store_release(&mesh->part->redo.kind, REDO_NONE); /* REDO */
 }
 
+void caller_note_withdrawal(struct mesh *mesh, uint32_t peer)
+{
+    uint64_t *withdrawals = mesh->links[peer].withdrawals;
+
+    atomic_store_release(withdrawals, *withdrawals + 1); /* GONE */
+}
+
 void caller_free_slot(struct mesh *mesh, uint32_t peer, uint32_t slot, enum call_end end)
 {
     struct link *link = &mesh->links[peer];
@@ -140,13 +148,21 @@ static void end_later(struct mesh *mesh, struct mesh_call *call, enum call_end e
 
 /* ---- publishing ---- */
 
-static bool push_call(struct mesh *mesh, uint32_t peer, uint32_t slot, uint64_t generation)
+static bool push_call(struct mesh *mesh, const struct mesh_call *call, uint64_t generation)
 {
-    return mesh_push(mesh, peer,
+    const struct link *link = &mesh->links[call->target];
+
+    return mesh_push(mesh, call->target,
         &(struct message){.kind = MESSAGE_CALL,
-            .slot = slot,
+            .depth = (uint8_t)call->depth,
+            .slot = call->slot,
             .generation = generation,
-            .incarnation = mesh->incarnation});
+            .withdrawals = (uint32_t)*link->withdrawals,
+            .method = call->method,
+            .len = (uint32_t)call->args_len,
+            .path = call->path,
+            .off = link->out[call->slot].args_off,
+            .deadline_ns = (uint64_t)call->deadline_ns});
 }
 
 static void fill_slot(struct mesh *mesh, const struct mesh_call *call, struct call_slot *shared)
@@ -190,7 +206,7 @@ static void publish(struct mesh *mesh, struct mesh_call *call)
     redo_clear(mesh);
     link->out[call->slot].call = call;
     call->where = CALL_OUT;
-    if (!push_call(mesh, call->target, call->slot, generation)) {
+    if (!push_call(mesh, call, generation)) {
         caller_free_slot(mesh, call->target, call->slot, CALL_END_FAILED);
         end_later(mesh, call, CALL_END_FAILED, -EPROTO);
     }
@@ -318,6 +334,7 @@ static void abandon(struct mesh *mesh, uint32_t peer, uint32_t slot)
 
     atomic_store_release(
         &shared->word, call_word(word_generation(shared->word), CALL_ABANDONED)); /* GONE */
+    caller_note_withdrawal(mesh, peer);
 }
 
 /* So that a method that runs for long need not go on for nobody. */
@@ -326,8 +343,7 @@ static void push_abandoned(struct mesh *mesh, uint32_t peer, uint32_t slot)
     mesh_push(mesh, peer,
         &(struct message){.kind = MESSAGE_ABANDONED,
             .slot = slot,
-            .generation = word_generation(slot_at(mesh, peer, slot)->word),
-            .incarnation = mesh->incarnation});
+            .generation = word_generation(slot_at(mesh, peer, slot)->word)});
 }
 
 /* Takes a call back from wherever it is; one that is published leaves its slot abandoned. */
@@ -534,10 +550,7 @@ static void free_read_slot(struct mesh *mesh, uint32_t peer, uint32_t slot, enum
 
     caller_free_slot(mesh, peer, slot, end);
     mesh_push(mesh, peer,
-        &(struct message){.kind = MESSAGE_ANSWER_TAKEN,
-            .slot = slot,
-            .generation = generation,
-            .incarnation = mesh->incarnation});
+        &(struct message){.kind = MESSAGE_ANSWER_TAKEN, .slot = slot, .generation = generation});
 }
 
 /*
@@ -675,7 +688,8 @@ void caller_recover(struct mesh *mesh, uint32_t peer)
 
     for (uint32_t slot = 0; slot < link->n_out; slot++)
         leave_behind(mesh, peer, slot);
-    atomic_full_fence(); /* GONE */
+    caller_note_withdrawal(mesh, peer); /* it may have died before it noted its own */
+    atomic_full_fence();                /* GONE */
     for (uint32_t slot = link->n_out; slot-- > 0;)
         if (word_state(link->calls[slot].word) == CALL_FREE)
             put_free(mesh, peer, slot);

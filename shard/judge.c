@@ -98,12 +98,11 @@ static void give_back(struct mesh *mesh, const struct verdict *v, enum call_end 
     if (v->started)
         caller_leave_args(mesh, v->peer, v->slot, v->dead);
     caller_free_slot(mesh, v->peer, v->slot, end);
+    caller_note_withdrawal(mesh, v->peer); /* its message may still be in the ring */
     /* A buffer that the dead one had filled for it, if it had got so far. */
     mesh_push(mesh, v->peer,
-        &(struct message){.kind = MESSAGE_ANSWER_TAKEN,
-            .slot = v->slot,
-            .generation = v->generation,
-            .incarnation = mesh->incarnation});
+        &(struct message){
+            .kind = MESSAGE_ANSWER_TAKEN, .slot = v->slot, .generation = v->generation});
 }
 
 /* For the report of the death, before the slot is let go. */

@@ -27,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/context.h"
 #include "runtime/doorbell.h"
 #include "shard/builtin.h"
 #include "shard/lock_inside.h"
@@ -50,10 +51,13 @@ bool mesh_push(struct mesh *mesh, uint32_t peer, const struct message *message)
 {
     struct link *link = &mesh->links[peer];
     enum mesh_lane lane = lane_of(link, message, true);
+    struct message stamped = *message;
+
+    stamped.sent = (uint32_t)(context_coarse_ns(mesh->ctx) >> MESSAGE_SENT_SHIFT);
 
     /* There is room for all that can be under way (regions.c), so a full ring means that the peer's
      * head is not to be trusted. The message is lost to that peer alone, and counted. */
-    if (!ring_push(&link->tx[lane], message)) {
+    if (!ring_push(&link->tx[lane], &stamped)) {
         counter_add(&link->stats->dropped, 1);
         return false;
     }
@@ -137,8 +141,9 @@ static void on_message(
 /* The slot that a message speaks of, on its way to this core while those before it are handled. */
 static void prefetch_slot(const struct link *link, const struct message *message)
 {
-    if (message->kind == MESSAGE_CALL && message->slot < link->n_in)
-        __builtin_prefetch(&link->peer_calls[message->slot]);
+    if (message->kind == MESSAGE_CALL && message->slot < link->n_in && message->len &&
+        !message->off)
+        __builtin_prefetch(link->peer_calls[message->slot].inline_args);
     else if (message->kind == MESSAGE_ANSWER && message->slot < link->n_out)
         atomic_prefetch_write(&link->calls[message->slot].word);
 }

@@ -46,6 +46,8 @@ struct link {
     struct call_slot *calls;            /* ours to it */
     const struct serve_slot *served;    /* what it notes about those */
     const struct call_slot *peer_calls; /* its to us */
+    uint64_t *withdrawals;              /* of ours */
+    const uint64_t *peer_withdrawals;   /* of its */
     struct serve_slot *serves;          /* what we note about those */
     struct commons_bell *bell;
     const struct part_hot *hot; /* whose rings it looks into by itself */
@@ -172,6 +174,10 @@ void caller_recover(struct mesh *mesh, uint32_t peer);
 void caller_on_answer(
     struct mesh *mesh, uint32_t peer, struct ring_rx *rx, const struct message *message);
 void caller_on_args_taken(struct mesh *mesh, uint32_t peer, const struct message *message);
+
+/* Each time after a call to peer is taken back whose message may not have been seen: until it knows
+ * of it, the callee looks at no slot. */
+void caller_note_withdrawal(struct mesh *mesh, uint32_t peer);
 
 /* Makes slot free again, counted as `end` (CALL_END_NONE: nobody was told an end). */
 void caller_free_slot(struct mesh *mesh, uint32_t peer, uint32_t slot, enum call_end end);

@@ -41,6 +41,7 @@ struct dimensions {
         d->g->stack_bytes / SEGMENT_PAGE)                                                          \
     X(HEAD, shard, part_head, NUMBER, LINE, 1, 1)                                                  \
     X(HOT, shard, part_hot, NUMBER, LINE, 1, 1)                                                    \
+    X(WITHDRAWALS, shard, segment_word, PEER, LINE, d->n_peers, 1)                                 \
     X(COUNTERS, shard, aio_counters, NUMBER, LINE, 1, 1)                                           \
     X(PAIRS, shard, pair_stats, PEER, LINE, d->n_peers, 1)                                         \
     X(HEADS, shard, ring_mark, PEER, LINE, d->n_peers, N_LANES)                                    \

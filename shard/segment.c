@@ -422,6 +422,11 @@ struct part_hot *segment_hot(const struct segment *seg, uint32_t peer)
     return (struct part_hot *)region_of(seg, peer, REGION_HOT);
 }
 
+uint64_t *segment_withdrawals(const struct segment *seg, uint32_t caller, uint32_t callee)
+{
+    return (uint64_t *)region_of(seg, caller, REGION_WITHDRAWALS) + callee;
+}
+
 void segment_instruments(const struct segment *seg, uint32_t peer, struct aio_instruments *ret)
 {
     *ret = (struct aio_instruments){

@@ -43,7 +43,7 @@
 
 #define SEGMENT_MAGIC        "SHERDSEG"
 #define SEGMENT_FORMAT       1u /* other formats of the description cannot be read at all */
-#define SEGMENT_ABI          14u
+#define SEGMENT_ABI          15u
 #define SEGMENT_PAGE         4096u
 #define SEGMENT_MAX_SHARDS   128u
 #define SEGMENT_MAX_PEERS    (SEGMENT_MAX_SHARDS + 1)
@@ -472,7 +472,7 @@ enum lock_bits {
 /* X(name, text): what a ring slot carries */
 #define MESSAGE_KINDS(X)                                                                      \
     X(NONE, "nothing")                                                                        \
-    X(CALL, "call")                  /* to the callee: look into the caller's slot */         \
+    X(CALL, "call")                  /* to the callee: what the slot says, too */             \
     X(ARGS_TAKEN, "arguments taken") /* to the caller: their buffer may be used again */      \
     X(ANSWER, "answer") /* to the caller: how it ended; bytes at off, or in the serve slot */ \
     X(ANSWER_TAKEN, "answer taken") /* to the callee: its buffer may be used again */         \
@@ -484,16 +484,25 @@ enum message_kind {
 #undef X
 };
 
-#define MESSAGE_FIELDS(X, r)                                                     \
-    X(r, uint32_t, kind, , word, "enum message_kind")                            \
-    X(r, uint32_t, slot, , word, "of the call")                                  \
-    X(r, uint64_t, generation, , word, "of the slot")                            \
-    X(r, uint32_t, incarnation, , word, "the sender's")                          \
-    X(r, int32_t, status, , integer, "of an answer")                             \
-    X(r, uint32_t, end, , word, "enum call_end, of an answer")                   \
-    X(r, uint32_t, len, , word, "of the answer, in bytes")                       \
-    X(r, uint64_t, off, , word, "where it lies in the callee's heap; 0: inline") \
-    X(r, uint64_t, spare, [2], spare, "")
+#define MESSAGE_SENT_SHIFT 20
+
+/* A call's message says what its slot says, so that the callee reads one line: as long as its number of
+ * withdrawals is the caller's, the slot is as it was when the message was sent. */
+#define MESSAGE_FIELDS(X, r)                                                                    \
+    X(r, uint8_t, kind, , word, "enum message_kind")                                            \
+    X(r, uint8_t, end, , word, "enum call_end, of an answer")                                   \
+    X(r, uint8_t, depth, , word, "of a call")                                                   \
+    X(r, uint8_t, spare, , spare, "")                                                           \
+    X(r, uint32_t, slot, , word, "of the call")                                                 \
+    X(r, uint64_t, generation, , word, "of the slot")                                           \
+    X(r, uint32_t, sent, , word, "when: CLOCK_MONOTONIC in ns / 2^20, as of the sender's turn") \
+    X(r, uint32_t, withdrawals, , word, "of a call: the caller's number of them")               \
+    X(r, int32_t, status, , integer, "of an answer")                                            \
+    X(r, uint32_t, method, , word, "of a call: its number in the registry")                     \
+    X(r, uint32_t, len, , word, "of the arguments or the answer, in bytes")                     \
+    X(r, uint32_t, path, , word, "of a call: shards that serve the calls around it")            \
+    X(r, uint64_t, off, , word, "where these lie in the sender's heap; 0: inline in its slot")  \
+    X(r, uint64_t, deadline_ns, , time, "of a call: CLOCK_MONOTONIC; INT64_MAX: none")
 SEGMENT_STRUCT(message, MESSAGE_FIELDS);
 
 /*
@@ -603,6 +612,9 @@ struct part_head *segment_part(const struct segment *seg, uint32_t peer);
 struct aio_counters *segment_counters(const struct segment *seg, uint32_t peer);
 void segment_instruments(const struct segment *seg, uint32_t peer, struct aio_instruments *ret);
 struct part_hot *segment_hot(const struct segment *seg, uint32_t peer);
+/* How many calls to callee the caller took back before they had begun, or while a callee that may
+ * come back has not seen them. A number that stays in the callee's cache. */
+uint64_t *segment_withdrawals(const struct segment *seg, uint32_t caller, uint32_t callee);
 struct pair_stats *segment_pair(const struct segment *seg, uint32_t peer, uint32_t other);
 
 /* The ring from → to of a lane: slots and tail in from's part, head in to's. 0 slots where from ==

@@ -7,6 +7,10 @@
  * written: what this shard's death finds not started is in the ring still, what is started is the
  * caller's to judge (judge.c).
  *
+ * A call's message says what stands in the caller's slot, and how many calls the caller had taken
+ * back when it sent that. As long as it has taken back no other, the slot is as it was, and need not
+ * be looked at: neither at first nor once more.
+ *
  * Calls that wait one behind the other are marked together, with one fence for all of them: it
  * waits until the answers pushed before it have left this core. Only idempotent ones are: should
  * this shard die, they run again, while one that must not would be in doubt without having begun.
@@ -17,6 +21,8 @@
  * Orderings    first                 then                   ordered by               if broken
  *   START    started word          look at caller's slot  full fence, both sides   a call both runs and is
  *                                                                                  given back
+ *   TAKEN    slot given up         withdrawals            caller's release, acquire  a call is run that was
+ *                                                                                 taken back long ago
  *   SLOT     slot's fields, args   word = waiting         word release, acquire    half a call is run
  *   ANSWER   bytes of the answer   its message            the ring's push and pop  an older answer is read
  *   KEPT     answer_off, _len      answer_generation      release store            the replacement marks a
@@ -51,7 +57,6 @@ static void push_answer(struct mesh *mesh, uint32_t peer, const struct message *
     struct message message = *answer;
 
     message.kind = MESSAGE_ANSWER;
-    message.incarnation = mesh->incarnation;
     mesh_push(mesh, peer, &message);
 }
 
@@ -288,6 +293,7 @@ struct incoming {
     uint32_t method;
     uint32_t depth;
     uint32_t path;
+    uint32_t withdrawals; /* the caller's, when it sent this */
     int64_t deadline_ns;
     arena_co co;         /* that serves it; 0: a local coroutine */
     const uint8_t *args; /* in the segment */
@@ -300,10 +306,7 @@ struct incoming {
 static void push_args_taken(struct mesh *mesh, uint32_t peer, uint32_t slot, uint64_t generation)
 {
     mesh_push(mesh, peer,
-        &(struct message){.kind = MESSAGE_ARGS_TAKEN,
-            .slot = slot,
-            .generation = generation,
-            .incarnation = mesh->incarnation});
+        &(struct message){.kind = MESSAGE_ARGS_TAKEN, .slot = slot, .generation = generation});
 }
 
 static bool stays_in_place(const struct incoming *in)
@@ -351,22 +354,38 @@ static void coroutine_fn serve_entry(void *opaque)
     free(call.args_copy);
 }
 
-static bool read_incoming(
-    const struct mesh *mesh, const struct call_slot *shared, struct incoming *in)
+static void read_slot(const struct call_slot *shared, struct incoming *in)
 {
     in->args_off = shared->args_off;
     in->args_len = shared->args_len;
     in->method = shared->method;
-    in->callee = mesh_method(mesh, in->method, NULL);
     in->depth = shared->depth;
     in->path = shared->path;
     in->deadline_ns = (int64_t)shared->deadline_ns;
+}
+
+static void read_message(const struct message *message, struct incoming *in)
+{
+    in->args_off = message->off;
+    in->args_len = message->len;
+    in->method = message->method;
+    in->depth = message->depth;
+    in->path = message->path;
+    in->deadline_ns = (int64_t)message->deadline_ns;
+}
+
+/* Finds the method and the arguments. False where what was read makes no sense. */
+static bool make_sense(const struct mesh *mesh, struct incoming *in)
+{
+    in->callee = mesh_method(mesh, in->method, NULL);
     if (in->args_off)
         in->args = in->args_len <= SEGMENT_PAYLOAD_MAX
                        ? segment_heap_at(&mesh->seg, in->peer, in->args_off, in->args_len)
                        : NULL;
     else
-        in->args = in->args_len <= SEGMENT_INLINE_BYTES ? shared->inline_args : NULL;
+        in->args = in->args_len <= SEGMENT_INLINE_BYTES
+                       ? mesh->links[in->peer].peer_calls[in->slot].inline_args
+                       : NULL;
     return in->args && in->depth < SEGMENT_SLOT_CLASSES;
 }
 
@@ -471,23 +490,48 @@ static void begin(struct mesh *mesh, struct incoming *in)
     coroutine_enter(co);
 }
 
+/* Whether the caller has taken back no call since it sent this one. */
+static bool is_as_sent(const struct link *link, uint32_t withdrawals)
+{
+    return (uint32_t)atomic_load_acquire(link->peer_withdrawals) == withdrawals; /* TAKEN, START */
+}
+
+/* The word of the caller's slot. */
+static uint64_t word_of(const struct link *link, const struct incoming *in, bool as_sent)
+{
+    return as_sent ? call_word(in->generation, CALL_WAITING)
+                   : atomic_load_acquire(&link->peer_calls[in->slot].word); /* SLOT, START */
+}
+
+static bool is_for(uint64_t word, const struct incoming *in)
+{
+    return word_generation(word) == in->generation && word_state(word) != CALL_FREE;
+}
+
 /* Copies a call and decides on it. False where its message is stale, double or makes no sense. */
 static bool read_call(
     struct mesh *mesh, uint32_t peer, const struct message *message, struct incoming *ret)
 {
     const struct link *link = &mesh->links[peer];
 
-    if (message->slot >= link->n_in)
-        return false;
-    const struct call_slot *shared = &link->peer_calls[message->slot];
-    uint64_t word = atomic_load_acquire(&shared->word); /* SLOT */
-
-    if (word_generation(word) != message->generation || word_state(word) == CALL_FREE ||
+    if (message->slot >= link->n_in ||
         started_generation(link->serves[message->slot].started) == message->generation)
         return false;
-    *ret = (struct incoming){
-        .mesh = mesh, .peer = peer, .slot = message->slot, .generation = message->generation};
-    bool sane = read_incoming(mesh, shared, ret);
+    *ret = (struct incoming){.mesh = mesh,
+        .peer = peer,
+        .slot = message->slot,
+        .generation = message->generation,
+        .withdrawals = message->withdrawals};
+    bool as_sent = is_as_sent(link, message->withdrawals);
+    uint64_t word = word_of(link, ret, as_sent);
+
+    if (!is_for(word, ret))
+        return false;
+    if (as_sent)
+        read_message(message, ret);
+    else
+        read_slot(&link->peer_calls[message->slot], ret);
+    bool sane = make_sense(mesh, ret);
 
     ret->end = refuse(ret, sane, word, &ret->status);
     return true;
@@ -509,9 +553,9 @@ static void mark_started(struct mesh *mesh, const struct incoming *in)
 static void run_started(struct mesh *mesh, struct incoming *in)
 {
     struct link *link = &mesh->links[in->peer];
-    uint64_t word = atomic_load_acquire(&link->peer_calls[in->slot].word); /* START */
+    uint64_t word = word_of(link, in, is_as_sent(link, in->withdrawals)); /* START */
 
-    if (word_generation(word) != in->generation || word_state(word) == CALL_FREE) {
+    if (!is_for(word, in)) {
         /* It was freed meanwhile, by a caller that took us for dead. */
         counter_add(&link->stats->dropped, 1);
         portable_give(mesh, in->co);
@@ -572,6 +616,7 @@ int serve_init(struct mesh *mesh, uint32_t peer)
     if (!link->n_in)
         return 0;
     link->peer_calls = segment_call(&mesh->seg, peer, mesh->self, 0);
+    link->peer_withdrawals = segment_withdrawals(&mesh->seg, peer, mesh->self);
     link->serves = segment_serve(&mesh->seg, mesh->self, peer, 0);
     link->in = calloc(link->n_in, sizeof(link->in[0]));
     return link->in ? 0 : -ENOMEM;

@@ -351,10 +351,8 @@ static void give_answer_back_early(
     const struct ring_rx *rx, uint64_t n, const struct message *message)
 {
     struct link *link = &s.caller.mesh->links[CALLEE];
-    const struct message taken = {.kind = MESSAGE_ANSWER_TAKEN,
-        .slot = message->slot,
-        .generation = message->generation,
-        .incarnation = 1};
+    const struct message taken = {
+        .kind = MESSAGE_ANSWER_TAKEN, .slot = message->slot, .generation = message->generation};
 
     if (message->kind != MESSAGE_ANSWER || (uintptr_t)rx - (uintptr_t)link >= sizeof(*link))
         return;

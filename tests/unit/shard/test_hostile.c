@@ -208,11 +208,15 @@ static void send(struct noise *noise, uint32_t to, enum mesh_lane lane, uint64_t
     const struct segment *seg = noise->seg;
     uint32_t n = segment_ring_slots(seg, HOSTILE, to, lane);
     struct ring_slot *slot = &segment_ring(seg, HOSTILE, to, lane)[*next_position % n];
-    struct message message = {.kind = (uint32_t)below(noise, 8),
+    struct message message = {.kind = (uint8_t)below(noise, 8),
         .slot = some_slot(noise, segment_call_slots(seg, to, HOSTILE)),
-        .incarnation = (uint32_t)below(noise, 3),
+        .withdrawals = (uint32_t)below(noise, 3),
+        .depth = (uint8_t)below(noise, 7),
+        .method = (uint32_t)below(noise, 12),
+        .path = (uint32_t)any_value(noise, 0),
+        .deadline_ns = below(noise, 2) ? INT64_MAX : any_value(noise, 0),
         .status = (int32_t)any_value(noise, 0),
-        .end = (uint32_t)below(noise, 9),
+        .end = (uint8_t)below(noise, 9),
         .len = (uint32_t)any_value(noise, 100),
         .off = below(noise, 2) ? 0 : any_value(noise, 0)};
 

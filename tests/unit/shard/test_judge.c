@@ -211,6 +211,38 @@ static void a_target_dies_twice_before_a_stopped_caller_judges(void **state)
     check_all_came_back(&rig);
 }
 
+static const uint32_t one_echo[] = {M_ECHO};
+
+/* Told that nothing of it was begun, and then calls once more when it is there again. */
+static void calling_twice_body(struct rig_end *end)
+{
+    call_all(end, naps_and_echoes, 4);
+    rig_wait_word(end->rig, WORD_WAKE, 1);
+    call_all(end, one_echo, 1);
+}
+
+static void what_was_told_not_to_have_begun_does_not_run_when_the_shard_is_back(void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    open_rig(&rig, 2);
+    rig_fork(&rig, 0, calling_twice_body);
+    rig_wait_word(&rig, WORD_STARTED, 1);
+    rig_bury(&rig, 1, true);
+    rig_wait_word(&rig, WORD_GONE, 1);
+    for (uint32_t call = 0; call < 4; call++)
+        assert_int_equal(end_of(&rig, call), CALL_END_NOT_STARTED);
+    segment_control(&rig.seg, 1)->state = PEER_UP;
+    rig_fork(&rig, 1, rig_serve);
+    atomic_store(&rig.board->words[WORD_WAKE], 1);
+    rig_join(&rig, 0);
+    assert_int_equal(end_of(&rig, 0), CALL_END_DONE);
+    assert_int_equal(atomic_load(&rig.board->words[WORD_RUNS]), 1);
+    assert_int_equal(segment_pair(&rig.seg, 1, 0)->dropped, 4);
+    check_all_came_back(&rig);
+}
+
 static bool no_slot_in_use(void *opaque)
 {
     return rig_slots_in_use(opaque) == 0;
@@ -534,6 +566,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_caller_judges_long_after_the_replacement_began),
         cmocka_unit_test(a_target_dies_twice_before_a_stopped_caller_judges),
+        cmocka_unit_test(what_was_told_not_to_have_begun_does_not_run_when_the_shard_is_back),
         cmocka_unit_test(a_replacement_cancels_what_the_dead_one_had_asked_and_nobody_began),
         cmocka_unit_test(a_call_never_sent_comes_back_though_its_place_in_the_ring_is_taken),
         cmocka_unit_test(one_that_dies_again_and_again_fills_no_ring_of_a_peer_that_does_not_look),

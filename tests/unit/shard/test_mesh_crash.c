@@ -42,6 +42,7 @@ static struct {
 static struct {
     const volatile void *started;
     uint64_t *word;
+    uint64_t *number;
 } withdrawal;
 
 /* A callee that dies at its next access after it has noted a call as started. */
@@ -60,6 +61,7 @@ void atomic_hook(
     if (access == ATOMIC_STORE && address && address == withdrawal.started) {
         withdrawal.started = NULL;
         *withdrawal.word = (*withdrawal.word & ~UINT64_C(0xff)) | CALL_ABANDONED;
+        *withdrawal.number += 1;
     }
     if (last_word.marked)
         kill(getpid(), SIGKILL);
@@ -416,6 +418,7 @@ static void a_callee_given_up_while_it_runs_leaves_in_doubt_only_what_may_not_ru
 static void withdrawn_body(struct rig_end *end)
 {
     withdrawal.word = &segment_call(&end->rig->seg, 0, 1, 0)->word;
+    withdrawal.number = segment_withdrawals(&end->rig->seg, 0, 1);
     withdrawal.started = &segment_serve(&end->rig->seg, 1, 0, 0)->started;
     rig_serve(end);
 }
