@@ -284,11 +284,14 @@ static bool peer_is_gone(const struct mesh *mesh, uint32_t peer)
 void mesh_orphaned(struct mesh *mesh)
 {
     mesh->orphaned = true;
+    lock_orphaned(mesh);
     for (uint32_t peer = 0; peer < mesh->seg.geometry.n_shards; peer++) {
         if (peer == mesh->self)
             continue;
         caller_end_line(mesh, peer, CALL_END_NOT_STARTED, -EHOSTDOWN);
-        if (peer_is_gone(mesh, peer))
-            judge_peer(mesh, peer, segment_control(&mesh->seg, peer)->incarnation, true);
+        if (!peer_is_gone(mesh, peer))
+            continue;
+        arena_bury(&mesh->seg, peer, true); /* nobody else does: each orphan, to the same effect */
+        judge_peer(mesh, peer, segment_control(&mesh->seg, peer)->incarnation, true);
     }
 }

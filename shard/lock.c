@@ -470,6 +470,19 @@ void lock_judge_peer(struct mesh *mesh, uint32_t peer, uint32_t incarnation, boo
         }
 }
 
+/* Orphans make no calls any more, so nobody hears of a release. */
+void lock_orphaned(struct mesh *mesh)
+{
+    struct lock_end *end = mesh->locks;
+
+    for (uint32_t bucket = 0; end && end->n_holds && bucket < LOCK_BUCKETS; bucket++)
+        for (struct lock_hold *hold = end->buckets[bucket].first, *next; hold; hold = next) {
+            next = hold->next;
+            if (hold->state == HOLD_IN_LINE)
+                refuse(hold, -EHOSTDOWN);
+        }
+}
+
 int lock_end_new(struct mesh *mesh, struct lock_end **ret_end)
 {
     struct lock_end *end = calloc(1, sizeof(*end));

@@ -47,9 +47,9 @@ struct shard_mutex shard_mutex_named(const struct mesh *mesh, const void *name, 
 /*
  * Waits for the lock. 0: held. -EOWNERDEAD: held, and marked: a holder before died with it.
  * Else not held: -ETIMEDOUT (deadline_ns, CLOCK_MONOTONIC; INT64_MAX: none; or a scope's),
- * -ECANCELED (a scope's), -EDEADLK: this coroutine holds it. -EHOSTDOWN: the home is given up.
- * -ENOSPC: the home has SEGMENT_LOCKS others, or too many wait there. -ENOMEM. -ENODEV: no such
- * home, or this is the gateway. Context: coroutine.
+ * -ECANCELED (a scope's), -EDEADLK: this coroutine holds it. -EHOSTDOWN: the home is given up, or
+ * the supervisor of the instance is gone. -ENOSPC: the home has SEGMENT_LOCKS others, or too many
+ * wait there. -ENOMEM. -ENODEV: no such home, or this is the gateway. Context: coroutine.
  */
 int coroutine_fn shard_mutex_lock(
     struct mesh *mesh, const struct shard_mutex *mutex, int64_t deadline_ns);

@@ -54,6 +54,9 @@ void lock_end_free(struct lock_end *end);
 /* A peer died, or was given up. */
 void lock_judge_peer(struct mesh *mesh, uint32_t peer, uint32_t incarnation, bool failed);
 
+/* The supervisor is gone: who stands in line is told -EHOSTDOWN. */
+void lock_orphaned(struct mesh *mesh);
+
 /* As shard_mutex_lock(), or as shard_mutex_trylock(). *ret_wait is there while it waits, for
  * lock_end_wait(). */
 struct lock_wait;

@@ -1,0 +1,506 @@
+/* SPDX-License-Identifier: MIT */
+#include "tests/unit/shard/crash_instance.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "runtime/atomic.h"
+#include "shard/arena.h"
+#include "shard/audit.h"
+#include "shard/mesh_inside.h"
+#include "shard/rundir.h"
+#include "shard/supervisor_inside.h"
+
+#define DEADLINE_NS (INT64_C(6) * 1000000000)
+
+/* What the children's main functions know beside their environment. */
+static struct crash_instance *instance_of_all;
+
+/* ---- what fails ---- */
+
+static void copy_log(const struct crash_instance *instance)
+{
+    char text[4096];
+    off_t end = lseek(instance->log_fd, 0, SEEK_END), at = end > 16384 ? end - 16384 : 0;
+    ssize_t n;
+
+    while ((n = pread(instance->log_fd, text, sizeof(text), at)) > 0 &&
+           write(STDERR_FILENO, text, (size_t)n) == n)
+        at += n;
+}
+
+/* The instance ends with the one who waits for it. */
+__attribute__((noreturn, format(printf, 3, 4))) static void fail(
+    struct crash_instance *instance, const char *what, const char *format, ...)
+{
+    va_list args;
+
+    fprintf(stderr, "--- log of instance %s ---\n", instance->name);
+    copy_log(instance);
+    fprintf(stderr, "--- %s: ", what);
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fprintf(stderr, "\n");
+    for (uint32_t peer = 0; instance->seg.base && peer < instance->seg.n_peers; peer++) {
+        pid_t pid = segment_control(&instance->seg, peer)->pid;
+        if (pid > 0)
+            kill(pid, SIGKILL);
+    }
+    if (instance->supervisor > 0)
+        kill(instance->supervisor, SIGKILL);
+    _exit(1);
+}
+
+/* ---- processes ---- */
+
+static int live(const struct child_env *env, const struct registry *registry, enum fuse_role role)
+{
+    struct crash_instance *instance = instance_of_all;
+    struct member *member = NULL;
+    void *states[1] = {NULL};
+    struct load load;
+    int status = 1;
+
+    prctl(PR_SET_PDEATHSIG, 0);
+    if (role < N_FUSE_ROLES)
+        fuse_watch(instance->fuse, role, env->segment);
+    if (member_new(env, states, &member) == 0 &&
+        (!registry || registry_start(registry, env->peer, states, NULL) == 0) &&
+        load_start(&load, member_mesh(member), env->peer, instance->board) == 0) {
+        member_ready(member);
+        status = member_run(member);
+        load_check_end(&load);
+    }
+    return status;
+}
+
+static int live_as_shard(const struct child_env *env)
+{
+    return live(env, env->registry, env->peer == CRASH_DOOMED ? FUSE_SHARD : N_FUSE_ROLES);
+}
+
+static int live_as_gateway(const struct child_env *env)
+{
+    return live(env, NULL, FUSE_GATEWAY);
+}
+
+static int supervise(struct crash_instance *instance)
+{
+    struct supervisor *supervisor;
+    struct topology topology;
+    struct child_env env;
+    child_main_fn *child_main;
+    struct log log;
+    char *error = NULL, *runtime_dir;
+    int lock_fd, r;
+
+    log_init(&log, instance->log_fd, LOG_LEVEL_NOTICE);
+    log.journal = false;
+    log_process(&log, "supervisor");
+    r = rundir_claim(instance->name, &runtime_dir, &lock_fd, &error);
+    if (r == 0)
+        r = topology_read("", &topology);
+    if (r == 0)
+        r = supervisor_new(&(struct supervisor_config){.instance = instance->name,
+                               .runtime_dir = runtime_dir,
+                               .lock_fd = lock_fd,
+                               .shm_dir = "/dev/shm",
+                               .n_shards = LOAD_SHARDS,
+                               .topology = &topology,
+                               .engine = AIO_ENGINE_AUTO,
+                               .registry = instance->registry,
+                               .log = &log,
+                               .limits = &instance->limits,
+                               .cgroup_root = "",
+                               .service_fds = &instance->log_fd,
+                               .n_service_fds = 1,
+                               .shard_main = live_as_shard,
+                               .gateway_main = live_as_gateway},
+            &supervisor, &error);
+    if (r < 0) {
+        log_line(&log, LOG_LEVEL_ERROR, "%s", error ? error : strerror(-r));
+        return 1;
+    }
+    fuse_watch(instance->fuse, FUSE_SUPERVISOR, &supervisor->segment);
+    r = supervisor_run(supervisor, &env, &child_main);
+    if (r == SUPERVISOR_BECOME_CHILD)
+        return child_main(&env);
+    supervisor_free(supervisor);
+    return r;
+}
+
+/* ---- life ---- */
+
+static void *map_shared(size_t bytes)
+{
+    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    if (base == MAP_FAILED)
+        abort();
+    return base;
+}
+
+static void write_file(const char *path)
+{
+    FILE *file = fopen(path, "we");
+
+    for (size_t at = 0; file && at < LOAD_FILE_SIZE; at++)
+        putc(load_byte(at), file);
+    if (!file || fclose(file) != 0)
+        abort();
+}
+
+void crash_instance_prepare(struct crash_instance *instance, const char *dir, const char *name)
+{
+    *instance = (struct crash_instance){.fuse = map_shared(sizeof(struct fuse)),
+        .board = map_shared(sizeof(struct load_board)),
+        .registry = registry_new(),
+        .limits = {.drain_ns = 10000000000, .restart = RESTART_LIMITS_DEFAULT},
+        .name = strdup(name),
+        .log_fd = memfd_create("log", MFD_CLOEXEC)};
+    snprintf(instance->board->file, sizeof(instance->board->file), "%s/%s.file", dir, name);
+    write_file(instance->board->file);
+    setenv("SHERD_RUNTIME_DIR", dir, 1);
+    load_set_board(instance->board);
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    if (registry_add(instance->registry, &load_service, NULL) < 0 ||
+        rundir_path(name, &instance->runtime_dir, NULL) < 0 || instance->log_fd < 0)
+        abort();
+    instance_of_all = instance;
+}
+
+void crash_instance_discard(struct crash_instance *instance)
+{
+    close(instance->log_fd);
+    registry_free(instance->registry);
+    free(instance->name);
+    free(instance->runtime_dir);
+    munmap(instance->board, sizeof(*instance->board));
+    munmap(instance->fuse, sizeof(*instance->fuse));
+}
+
+/* Who looks all the time takes the time of those that it waits for. */
+static void pause_between_looks(void)
+{
+    poll(NULL, 0, 1);
+}
+
+/* Returns whether it is there by the deadline. */
+static bool wait_for(
+    struct crash_instance *instance, bool (*is_there)(struct crash_instance *instance))
+{
+    int64_t deadline_ns = aio_clock_ns() + DEADLINE_NS;
+
+    while (!is_there(instance)) {
+        if (aio_clock_ns() > deadline_ns || atomic_load(&instance->board->n_wrong) > 0)
+            return false;
+        pause_between_looks();
+    }
+    return true;
+}
+
+static bool is_ready(struct crash_instance *instance)
+{
+    const struct supervisor_head *head;
+    const char *why;
+    char path[512];
+
+    snprintf(path, sizeof(path), "%s/segment", instance->runtime_dir);
+    if (!instance->seg.base && segment_open(&instance->seg, path, &why) < 0) {
+        instance->seg.base = NULL;
+        return false;
+    }
+    head = segment_supervisor(&instance->seg);
+    if (atomic_load_relaxed(&head->pid) != instance->supervisor) {
+        segment_close(&instance->seg); /* that of the instance before */
+        instance->seg.base = NULL;
+        return false;
+    }
+    return atomic_load_acquire(&head->ready_ns) != 0;
+}
+
+void crash_instance_start(struct crash_instance *instance)
+{
+    instance->n_deaths = 0;
+    fflush(NULL);
+    instance->supervisor = fork();
+    if (instance->supervisor == 0)
+        _exit(supervise(instance));
+    if (!wait_for(instance, is_ready))
+        fail(instance, "start", "it does not come up");
+}
+
+static void let_go(struct crash_instance *instance)
+{
+    segment_close(&instance->seg);
+    instance->seg.base = NULL;
+    instance->supervisor = 0;
+}
+
+void crash_instance_stop(struct crash_instance *instance)
+{
+    int status;
+
+    kill(instance->supervisor, SIGTERM);
+    if (waitpid(instance->supervisor, &status, 0) != instance->supervisor || status != 0)
+        fail(instance, "stop", "the supervisor ended with status %d", status);
+    let_go(instance);
+}
+
+void crash_instance_kill(struct crash_instance *instance, uint32_t peer)
+{
+    pid_t pid = segment_control(&instance->seg, peer)->pid;
+
+    if (pid <= 0 || kill(pid, SIGKILL) < 0)
+        fail(instance, "kill", "peer %u has pid %d", peer, (int)pid);
+    instance->n_deaths++;
+}
+
+/* ---- rounds ---- */
+
+void crash_instance_begin_round(struct crash_instance *instance)
+{
+    atomic_fetch_add(&instance->board->round, 1);
+}
+
+static bool is_over(struct crash_instance *instance)
+{
+    uint32_t round = atomic_load(&instance->board->round);
+
+    for (uint32_t peer = 0; peer < LOAD_PEERS; peer++)
+        if (atomic_load(&instance->board->over[peer]) != round)
+            return false;
+    return true;
+}
+
+static bool are_all_up(struct crash_instance *instance)
+{
+    uint32_t n_deaths = 0;
+
+    for (uint32_t peer = 0; peer < instance->seg.n_peers; peer++) {
+        const struct peer_control *control = segment_control(&instance->seg, peer);
+        if (atomic_load_acquire(&control->state) != PEER_UP)
+            return false;
+        n_deaths += control->deaths;
+    }
+    return n_deaths >= instance->n_deaths;
+}
+
+static bool heaps_are_empty(const struct segment *seg)
+{
+    for (uint32_t peer = 0; peer < seg->n_peers; peer++) {
+        const struct part_head *part = segment_part(seg, peer);
+        const uint64_t *flights = segment_flights(seg, peer);
+        if (atomic_load_relaxed(&part->heap_used_bytes) != 0)
+            return false;
+        for (uint32_t page = 0; page < seg->geometry.heap_bytes / SEGMENT_PAGE; page++)
+            if (atomic_load_relaxed(&flights[page]) != 0)
+                return false;
+    }
+    return true;
+}
+
+static bool arena_is_empty(const struct segment *seg)
+{
+    uint32_t shard;
+
+    for (uint32_t slot = 0; slot < seg->geometry.n_portable; slot++)
+        if (arena_co_at(seg, slot))
+            return false;
+    for (uint32_t chunk = 0; chunk < segment_n_chunks(seg); chunk++) {
+        uint64_t tag = atomic_load_acquire(segment_chunk_tag(seg, chunk));
+        if (tag && arena_co_lives(seg, tag, &shard))
+            return false;
+    }
+    return true;
+}
+
+static bool no_lock_is_held(const struct segment *seg)
+{
+    for (uint32_t shard = 0; shard < LOAD_SHARDS; shard++)
+        for (uint32_t idx = 0; idx < SEGMENT_LOCKS; idx++)
+            if (atomic_load_relaxed(&segment_locks(seg, shard)[idx].word) & LOCK_HELD)
+                return false;
+    return true;
+}
+
+typedef void slot_fn(const struct segment *seg, uint32_t caller, uint32_t callee, uint32_t slot);
+
+/* Calls fn, which may be NULL, for each slot that is not free. Returns how many those are. */
+static uint64_t for_each_under_way(const struct segment *seg, slot_fn *fn)
+{
+    uint64_t n = 0;
+
+    for (uint32_t caller = 0; caller < seg->n_peers; caller++)
+        for (uint32_t callee = 0; callee < seg->n_peers; callee++)
+            for (uint32_t slot = 0; slot < segment_call_slots(seg, caller, callee); slot++) {
+                uint64_t word = atomic_load_acquire(&segment_call(seg, caller, callee, slot)->word);
+                if (word_state(word) == CALL_FREE)
+                    continue;
+                n++;
+                if (fn)
+                    fn(seg, caller, callee, slot);
+            }
+    return n;
+}
+
+static uint64_t n_under_way(const struct segment *seg)
+{
+    return for_each_under_way(seg, NULL);
+}
+
+static bool is_at_rest(struct crash_instance *instance)
+{
+    const struct segment *seg = &instance->seg;
+
+    return are_all_up(instance) && is_over(instance) && n_under_way(seg) == 0 &&
+           heaps_are_empty(seg) && arena_is_empty(seg) && no_lock_is_held(seg);
+}
+
+static bool lists_are_checked(struct crash_instance *instance)
+{
+    for (uint32_t peer = 0; peer < LOAD_PEERS; peer++)
+        if (atomic_load(&instance->board->checked[peer]) != atomic_load(&instance->board->at_rest))
+            return false;
+    return true;
+}
+
+static void on_finding(void *opaque, const struct audit_finding *finding)
+{
+    load_wrong(opaque, "audit: %u to %u: %llu %s, but %llu %s", finding->from, finding->to,
+        (unsigned long long)finding->expected, audit_expected_text(finding->account),
+        (unsigned long long)finding->found, audit_found_text(finding->account));
+}
+
+static void check_wrong(struct crash_instance *instance, const char *what)
+{
+    if (atomic_load(&instance->board->n_wrong) > 0)
+        fail(instance, what, "%s, and %u more", instance->board->wrong,
+            atomic_load(&instance->board->n_wrong) - 1);
+}
+
+static void check_counts(struct crash_instance *instance, const char *what)
+{
+    const struct segment *seg = &instance->seg;
+    struct audit_result result;
+
+    if (audit_run(seg, on_finding, instance->board, &result) < 0)
+        fail(instance, what, "audit: no memory");
+    for (uint32_t peer = 0; peer < seg->n_peers; peer++)
+        if (segment_control(seg, peer)->crashes > 0)
+            fail(instance, what, "peer %u crashed", peer);
+    if (segment_supervisor(seg)->knocks > 0)
+        fail(instance, what, "a wake-up was lost");
+    check_wrong(instance, what);
+}
+
+static void tell_of_slot(const struct segment *seg, uint32_t caller, uint32_t callee, uint32_t slot)
+{
+    const struct call_slot *call = segment_call(seg, caller, callee, slot);
+    const struct serve_slot *serve = segment_serve(seg, callee, caller, slot);
+    uint32_t shard = UINT32_MAX;
+
+    arena_co_lives(seg, serve->co, &shard);
+    fprintf(stderr,
+        "%u to %u, slot %u: state %u, generation %llu, method %u; started: generation %llu by "
+        "incarnation %u of %u, coroutine %llx in %d\n",
+        caller, callee, slot, word_state(call->word),
+        (unsigned long long)word_generation(call->word), call->method,
+        (unsigned long long)started_generation(serve->started),
+        (uint32_t)serve->started & CALL_INCARNATION_MASK, segment_control(seg, callee)->incarnation,
+        (unsigned long long)serve->co, (int)shard);
+}
+
+static void tell_of_heaps(const struct segment *seg)
+{
+    for (uint32_t peer = 0; peer < seg->n_peers; peer++) {
+        const uint64_t *flights = segment_flights(seg, peer);
+        fprintf(stderr, "%u: heap of %llu bytes, incarnation %u, quiet up to %u\n", peer,
+            (unsigned long long)segment_part(seg, peer)->heap_used_bytes,
+            segment_control(seg, peer)->incarnation, segment_control(seg, peer)->quiet_incarnation);
+        for (uint32_t page = 0; page < seg->geometry.heap_bytes / SEGMENT_PAGE; page++)
+            if (flights[page])
+                fprintf(stderr, "    in flight at page %u: %llx\n", page,
+                    (unsigned long long)flights[page]);
+    }
+}
+
+__attribute__((noreturn)) static void fail_unrest(struct crash_instance *instance, const char *what)
+{
+    const struct segment *seg = &instance->seg;
+
+    check_wrong(instance, what);
+    for_each_under_way(seg, tell_of_slot);
+    tell_of_heaps(seg);
+    fail(instance, what,
+        "not at rest after 10 s: all up: %d, load over: %d, %llu calls under way, heaps empty: "
+        "%d, arena empty: %d, locks free: %d",
+        are_all_up(instance), is_over(instance), (unsigned long long)n_under_way(seg),
+        heaps_are_empty(seg), arena_is_empty(seg), no_lock_is_held(seg));
+}
+
+void crash_instance_round(struct crash_instance *instance, const char *what, bool may_die)
+{
+    int64_t begin_ns = aio_clock_ns();
+
+    atomic_store(&instance->board->may_die, may_die);
+    crash_instance_begin_round(instance);
+    if (!wait_for(instance, is_over))
+        fail_unrest(instance, what);
+    if (fuse_disarm(instance->fuse))
+        instance->n_deaths++;
+    if (!wait_for(instance, is_at_rest))
+        fail_unrest(instance, what);
+    if (may_die && aio_clock_ns() - begin_ns > instance->longest_ns)
+        instance->longest_ns = aio_clock_ns() - begin_ns;
+    atomic_fetch_add(&instance->board->at_rest, 1);
+    if (!wait_for(instance, lists_are_checked))
+        fail_unrest(instance, what);
+    check_counts(instance, what);
+}
+
+/* ---- without a supervisor ---- */
+
+bool crash_instance_wait_for_death(struct crash_instance *instance)
+{
+    int64_t deadline_ns = aio_clock_ns() + DEADLINE_NS;
+
+    while (!atomic_load(&instance->fuse->fired)) {
+        if (are_all_up(instance) && is_over(instance))
+            break;
+        if (aio_clock_ns() > deadline_ns)
+            fail_unrest(instance, "the death of a shard");
+        pause_between_looks();
+    }
+    return fuse_disarm(instance->fuse);
+}
+
+void crash_instance_wait_for_orphans(struct crash_instance *instance, const char *what)
+{
+    int64_t deadline_ns = aio_clock_ns() + DEADLINE_NS;
+    pid_t pid;
+    int status;
+
+    while ((pid = waitpid(-1, &status, WNOHANG)) >= 0) {
+        if (pid > 0 && pid != instance->supervisor && status != 0 &&
+            !(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL))
+            fail(instance, what, "an orphan ended with status %d", status);
+        if (aio_clock_ns() > deadline_ns)
+            fail(instance, what, "orphans do not leave");
+        if (pid == 0)
+            pause_between_looks();
+    }
+    check_wrong(instance, what);
+    let_go(instance);
+}
