@@ -228,7 +228,8 @@ static void judge_lost(
         .dead = dead,
         .incarnation = incarnation,
         .slot = slot,
-        .generation = word_generation(link->calls[slot].word)};
+        .generation = word_generation(link->calls[slot].word),
+        .failed = mesh->orphaned}; /* nobody will run it again */
 
     if (!has_lost_coroutine(mesh, home, slot))
         return;
@@ -294,4 +295,6 @@ void mesh_orphaned(struct mesh *mesh)
         arena_bury(&mesh->seg, peer, true); /* nobody else does: each orphan, to the same effect */
         judge_peer(mesh, peer, segment_control(&mesh->seg, peer)->incarnation, true);
     }
+    /* And those that were away from home when it came to this, and can't go back to answer. */
+    judge_away(mesh, mesh->self);
 }
