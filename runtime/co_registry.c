@@ -46,6 +46,14 @@ static void free_registry(struct co_registry *registry)
     free(registry);
 }
 
+/* Who had the entries before may have died with some in use. */
+static void forget_predecessor(const struct aio_instruments *instruments)
+{
+    for (uint32_t i = 0; i < instruments->n_coroutines; i++)
+        if (instruments->coroutines[i].id != 0)
+            atomic_store_release(&instruments->coroutines[i].id, (uint64_t)0); /* LIST */
+}
+
 struct co_registry *co_registry_new(const struct aio_instruments *instruments)
 {
     uint32_t n = instruments->n_coroutines;
@@ -64,6 +72,7 @@ struct co_registry *co_registry_new(const struct aio_instruments *instruments)
     }
     for (uint32_t i = 0; i < n; i++)
         registry->slots[i] = n - 1 - i;
+    forget_predecessor(instruments);
     return registry;
 }
 

@@ -34,6 +34,8 @@
  *   JUDGED   verdicts, counters   n_verdicts,      store release, acquire   a report of the death lacks
  *                                 judged_incarn.   in death_report.c        some of it
  *   WHO      supervisor's death   a look at pids   release there, acquire   one that lives is judged dead
+ *   HERE     a child's own pid    supervisor's     see member.c             the same
+ *                                 death
  */
 #include "shard/judge.h"
 
@@ -273,13 +275,21 @@ void judge_peer(struct mesh *mesh, uint32_t peer, uint32_t incarnation, bool fai
 
 /* ---- without a supervisor ---- */
 
-static bool peer_is_gone(const struct mesh *mesh, uint32_t peer)
+static bool process_is_gone(int32_t pid)
 {
-    int32_t pid = atomic_load_acquire(&segment_control(&mesh->seg, peer)->pid); /* WHO */
-
     uint64_t ticks;
 
     return pid <= 0 || process_start_ticks(pid, &ticks) == -ESRCH; /* a zombie is gone, too */
+}
+
+/* The supervisor may have died between the fork and its note of it: who serves has noted itself. */
+static bool peer_is_gone(const struct mesh *mesh, uint32_t peer)
+{
+    const struct peer_control *control = segment_control(&mesh->seg, peer);
+    const struct part_head *part = segment_part(&mesh->seg, peer);
+
+    return process_is_gone(atomic_load_acquire(&control->pid)) && /* WHO */
+           process_is_gone(atomic_load_acquire(&part->pid));      /* HERE */
 }
 
 void mesh_orphaned(struct mesh *mesh)
@@ -296,5 +306,5 @@ void mesh_orphaned(struct mesh *mesh)
         judge_peer(mesh, peer, segment_control(&mesh->seg, peer)->incarnation, true);
     }
     /* And those that were away from home when it came to this, and can't go back to answer. */
-    judge_away(mesh, mesh->self);
+    judge_away(mesh, mesh->self, mesh->incarnation);
 }

@@ -22,6 +22,9 @@
  *                                                     supervisor's acquire    calls in flight
  *   FOLLOW what an order changes    part.order        store release,          a client that was told
  *                                                     supervisor's acquire    "resumed" is refused
+ *   HERE   own pid                  a look whether   full fence; orphans     an orphan takes one
+ *                                   the supervisor   look after its end      that serves for dead
+ *                                   lives            (judge.c)
  *   LEVEL: see supervisor.c
  */
 #include "shard/member.h"
@@ -173,7 +176,8 @@ static void on_supervisor_exit(void *opaque)
     become_orphan(member);
 }
 
-/* A pid may have been used again by the time it is opened, but not while it is our parent's. */
+/* A pid may have been used again by the time it is opened, but not while it is our parent's. One
+ * that comes too late has nobody who would tell its peers that it lives, so it does not begin. */
 static int watch_supervisor(struct member *member)
 {
     int fd;
@@ -186,8 +190,7 @@ static int watch_supervisor(struct member *member)
     if (fd < 0 || getppid() != member->env->supervisor_pid) {
         if (fd >= 0)
             close(fd);
-        become_orphan(member);
-        return 0;
+        return -ESRCH;
     }
     member->supervisor_fd = fd;
     return aio_set_fd_handler(member->ctx, fd, on_supervisor_exit, NULL, NULL, NULL, member);
@@ -311,7 +314,9 @@ static int begin(struct member *member, void *const *states)
     r = mesh_new(&config, &member->mesh);
     if (r == 0)
         r = watch_supervisor(member);
-    if (r < 0)
+    if (r == -ESRCH)
+        log_line(env->log, LOG_LEVEL_ERROR, "can't begin: the supervisor is gone");
+    else if (r < 0)
         log_line(env->log, LOG_LEVEL_ERROR, "can't begin: %s", strerror(-r));
     return r;
 }
@@ -330,7 +335,9 @@ int member_new(const struct child_env *env, void *const *states, struct member *
     member->part = segment_part(env->segment, env->peer);
     member->control = segment_control(env->segment, env->peer);
     atomic_store_release(
-        &member->part->order, (uint32_t)ORDER_RUN); /* FOLLOW: not its predecessor's */
+        &member->part->order, (uint32_t)ORDER_RUN);              /* FOLLOW: not its predecessor's */
+    atomic_store_release(&member->part->pid, (int32_t)getpid()); /* HERE */
+    atomic_full_fence();                                         /* HERE */
     member->head = segment_supervisor(env->segment);
     watch_for_crashes(member);
     r = begin(member, states);

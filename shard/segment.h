@@ -302,7 +302,7 @@ SEGMENT_STRUCT(redo_record, REDO_RECORD_FIELDS);
     X(r, uint64_t, running, , word,                                                                \
         "running_word() of the call whose coroutine is on the CPU; 0: none is")                    \
     X(r, uint32_t, order, , word, "enum peer_order that it follows now")                           \
-    X(r, uint8_t, pad0, [4], spare, "")                                                            \
+    X(r, int32_t, pid, , integer, "its own; a child may live of which the supervisor noted none")  \
     X(r, uint64_t, served_ns, , time, "CLOCK_MONOTONIC, of its first method's end; 0: none yet")   \
     X(r, struct redo_record, redo, , record, "the transition under way; a cache line of its own")  \
     X(r, char, engine, [16], text, "disk engine, for status")                                      \

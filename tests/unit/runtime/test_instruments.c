@@ -72,6 +72,22 @@ static void what_was_counted_outlives_the_context(void **state)
     free(memory);
 }
 
+/* It died with coroutines; who comes after it has none of them. */
+static void what_is_taken_over_of_a_dead_context_lists_no_coroutine(void **state)
+{
+    struct handed *memory = calloc(1, sizeof *memory);
+    struct aio_instruments in = hand_over(memory);
+    AioContext *ctx;
+
+    memory->coroutines[0].id = 77;
+    memory->counters.co_alive = 1;
+    assert_int_equal(aio_context_new(&(struct aio_config){.instruments = &in}, &ctx), 0);
+    assert_int_equal(memory->coroutines[0].id, 0);
+    assert_int_equal(memory->counters.co_alive, 0);
+    aio_context_unref(ctx);
+    free(memory);
+}
+
 static void the_recorder_keeps_the_newest_events(void **state)
 {
     struct handed *memory = calloc(1, sizeof *memory);
@@ -146,6 +162,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_program_reads_what_its_context_counts),
         cmocka_unit_test(what_was_counted_outlives_the_context),
+        cmocka_unit_test(what_is_taken_over_of_a_dead_context_lists_no_coroutine),
         cmocka_unit_test(the_recorder_keeps_the_newest_events),
     };
     const struct CMUnitTest cases[] = {

@@ -390,13 +390,28 @@ static void check_wrong(struct crash_instance *instance, const char *what)
             atomic_load(&instance->board->n_wrong) - 1);
 }
 
+static void run_audit(struct crash_instance *instance, const char *what)
+{
+    struct audit_result result;
+    struct segment_view view;
+    struct audit *audit;
+    const char *why;
+
+    if (segment_view_on(instance->seg.base, instance->seg.bytes, &view, &why) < 0 ||
+        audit_new(&view, &audit, &why) < 0)
+        fail(instance, what, "no audit: %s", why);
+    audit_run(audit, on_finding, instance->board, &result);
+    audit_free(audit);
+    segment_view_close(&view);
+    if (result.under_way + result.portable + result.flights + result.heap_pages > 0)
+        fail(instance, what, "the audit finds something under way");
+}
+
 static void check_counts(struct crash_instance *instance, const char *what)
 {
     const struct segment *seg = &instance->seg;
-    struct audit_result result;
 
-    if (audit_run(seg, on_finding, instance->board, &result) < 0)
-        fail(instance, what, "audit: no memory");
+    run_audit(instance, what);
     for (uint32_t peer = 0; peer < seg->n_peers; peer++)
         if (segment_control(seg, peer)->crashes > 0)
             fail(instance, what, "peer %u crashed", peer);
@@ -472,6 +487,12 @@ void crash_instance_round(struct crash_instance *instance, const char *what, boo
 
 /* ---- without a supervisor ---- */
 
+/* In order; killed; or too late to begin. */
+static bool may_end_so(int status)
+{
+    return WIFSIGNALED(status) ? WTERMSIG(status) == SIGKILL : WEXITSTATUS(status) <= 1;
+}
+
 bool crash_instance_wait_for_death(struct crash_instance *instance)
 {
     int64_t deadline_ns = aio_clock_ns() + DEADLINE_NS;
@@ -493,8 +514,7 @@ void crash_instance_wait_for_orphans(struct crash_instance *instance, const char
     int status;
 
     while ((pid = waitpid(-1, &status, WNOHANG)) >= 0) {
-        if (pid > 0 && pid != instance->supervisor && status != 0 &&
-            !(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL))
+        if (pid > 0 && !may_end_so(status))
             fail(instance, what, "an orphan ended with status %d", status);
         if (aio_clock_ns() > deadline_ns)
             fail(instance, what, "orphans do not leave");
