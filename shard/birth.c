@@ -85,6 +85,7 @@ void birth_describe(const struct child *child, char *comm, struct spawn *ret_spa
         .supervisor_pid = segment_supervisor(&s->segment)->pid,
         .engine = s->config.engine,
         .io_depth = s->io_depth,
+        .scan_mode = s->config.scan_mode,
         .life_fd = child->life_fd,
         .listen_url = s->config.listen_url,
         .token_file = s->config.token_file,

@@ -294,6 +294,11 @@ static void show_engine(struct member *member)
         log_line(member->env->log, LOG_LEVEL_DEBUG, "engine %s: %s", name, flags);
 }
 
+static void report_scan(const char *text, void *opaque)
+{
+    log_line(opaque, LOG_LEVEL_WARNING, "%s", text);
+}
+
 static int begin(struct member *member, void *const *states)
 {
     const struct child_env *env = member->env;
@@ -303,7 +308,8 @@ static int begin(struct member *member, void *const *states)
         .bell_fds = env->bell_fds,
         .registry = env->registry,
         .states = states,
-        .letters_dir = env->runtime_dir};
+        .letters_dir = env->runtime_dir,
+        .scan = {.mode = env->scan_mode, .report = report_scan, .opaque = env->log}};
     int r;
 
     r = make_context(member);

@@ -29,6 +29,7 @@ struct child_env {
     int32_t supervisor_pid;
     enum aio_engine engine;
     uint32_t io_depth;
+    enum scan_mode scan_mode;
     int life_fd;            /* for its context (sherd/aio.h), which consumes it */
     const char *listen_url; /* gateway: NULL or tcp://… */
     const char *token_file;

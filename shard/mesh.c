@@ -463,6 +463,8 @@ int mesh_new(const struct mesh_config *config, struct mesh **ret_mesh)
     r = mesh->self == segment_gateway(&mesh->seg) ? 0 : lock_end_new(mesh, &mesh->locks);
     if (r == 0 && mesh->self != segment_gateway(&mesh->seg))
         r = portable_end_new(mesh, &mesh->portables);
+    if (r == 0 && config->scan.mode != SCAN_OFF)
+        r = private_scan_new(&config->scan, &mesh->seg, &mesh->scan);
     if (r < 0) {
         mesh_free(mesh);
         return r;
@@ -488,6 +490,7 @@ void mesh_free(struct mesh *mesh)
         serve_deinit(mesh, peer);
     }
     portable_end_free(mesh->portables);
+    private_scan_free(mesh->scan);
     lock_end_free(mesh->locks);
     heap_deinit(&mesh->heap);
     code_ranges_deinit(&mesh->code);

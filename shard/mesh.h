@@ -18,6 +18,7 @@
 
 #include "runtime/aio.h"
 #include "shard/heap.h"
+#include "shard/private_scan.h"
 #include "shard/registry.h"
 #include "shard/segment.h"
 
@@ -32,6 +33,7 @@ struct mesh_config {
     const struct registry *registry;
     void *const *states;     /* by service number: what its start() made; NULL in the gateway */
     const char *letters_dir; /* where dead letters are kept; NULL: nowhere */
+    struct scan_config scan; /* of what leaves with a portable coroutine */
 };
 
 /* Takes over the peer's part: what the predecessor had sent is judged, and every ring is looked

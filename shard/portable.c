@@ -18,6 +18,9 @@
  * A wait is the same without a target: SUSPENDED, and a wake makes it QUEUED. Nothing of a process is
  * in a coroutine that is SUSPENDED or QUEUED, so any other may go on with it.
  *
+ * Before it leaves, or waits where another shard may wake it, private_scan.c may look at what it
+ * takes along.
+ *
  * What a move needs here is taken before it yields, so that nothing fails once it is on its way.
  */
 #include <errno.h>
@@ -192,7 +195,7 @@ void portable_run(
     uint8_t *low;
 
     arena_stack(&mesh->seg, co, &low);
-    *p = (struct portable){.co = co, .mesh = mesh, .run = entry, .opaque = opaque};
+    *p = (struct portable){.co = co, .mesh = mesh, .began = mesh, .run = entry, .opaque = opaque};
     p->coroutine = co_portable_create(low, (size_t)((uint8_t *)p - low), run, p, name, on_ended, p);
     co_portable_begins_in(p->coroutine, (const void *)(uintptr_t)entry);
     show_slot(mesh, p, name);
@@ -289,14 +292,54 @@ static void show_leaving(const struct portable *p, uint32_t n_moves)
     atomic_store_relaxed(&slot->n_moves, slot->n_moves + n_moves);
 }
 
+/* What the mesh's own frames hold, and what of a service is another in each shard, is of no harm:
+ * it is set anew on arrival. */
+static bool passes_scan(const struct portable *p, const char *name)
+{
+    const struct mesh *mesh = p->mesh;
+    const void *const known[] = {mesh, p->began, mesh->ctx, mesh->portables, mesh->registry,
+        mesh->states, p->opaque, p->notice};
+    struct scan_of of = {.co = p->co,
+        .name = name,
+        .known = known,
+        .n_known = sizeof(known) / sizeof(known[0]),
+        .states = (const void *const *)mesh->states,
+        .n_states = mesh->states ? registry_n_services(mesh->registry) : 0,
+        .harmless = p->harmless,
+        .n_harmless = PORTABLE_MARKS,
+        .has_memory = p->has_memory};
+    const void *end;
+
+    of.low = co_portable_position(p->coroutine, &end);
+    of.end = end;
+    return private_scan_passes(mesh->scan, &of);
+}
+
+/* On the loop's stack. Where it may not leave it goes on here, and is told. */
+static bool may_leave(struct portable *p)
+{
+    const struct arena_slot *slot = segment_arena(&p->mesh->seg, arena_slot_of(p->co));
+
+    if (!p->mesh->scan || p->unseen ||
+        passes_scan(p, (const char *)(uintptr_t)atomic_load_relaxed(&slot->name)))
+        return true;
+    p->status = -EFAULT;
+    aio_co_schedule(p->mesh->ctx, p->coroutine);
+    return false;
+}
+
 static void publish_move(Coroutine *co, void *opaque)
 {
-    const struct portable *p = opaque;
+    struct portable *p = opaque;
     struct notice *notice = p->notice;
     struct mesh *mesh = p->mesh;
     uint32_t target = p->target;
     arena_co name = p->co;
 
+    if (!may_leave(p)) {
+        give_notice(mesh->portables, notice);
+        return;
+    }
     show_leaving(p, 1);
     co_portable_leave(co);
     if (!arena_move(&mesh->seg, name, mesh->self, target))
@@ -306,10 +349,12 @@ static void publish_move(Coroutine *co, void *opaque)
 
 static void publish_wait(Coroutine *co, void *opaque)
 {
-    const struct portable *p = opaque;
+    struct portable *p = opaque;
     struct mesh *mesh = p->mesh;
     arena_co name = p->co;
 
+    if (!may_leave(p))
+        return;
     show_leaving(p, 0);
     co_portable_leave(co);
     if (arena_suspend(&mesh->seg, name, mesh->self))
@@ -346,9 +391,8 @@ const char *coroutine_fn shard_co_holds(void)
     return co_portable_check(&why) < 0 ? why : NULL;
 }
 
-int coroutine_fn shard_co_move(struct mesh **mesh, uint32_t target)
+static int coroutine_fn move_to(struct mesh **mesh, struct portable *self, uint32_t target)
 {
-    struct portable *self = self_in(__func__);
     const char *why;
     int r = check_target(*mesh, target);
 
@@ -364,6 +408,42 @@ int coroutine_fn shard_co_move(struct mesh **mesh, uint32_t target)
     co_yield_then("move", publish_move, self);
     *mesh = self->mesh;
     return self->status;
+}
+
+int coroutine_fn shard_co_move(struct mesh **mesh, uint32_t target)
+{
+    return move_to(mesh, self_in(__func__), target);
+}
+
+int coroutine_fn portable_go_home(struct mesh **mesh, uint32_t target)
+{
+    struct portable *self = self_in(__func__);
+    int r;
+
+    self->unseen = true;
+    r = move_to(mesh, self, target);
+    self->unseen = false;
+    return r;
+}
+
+static bool change_mark(const void **marks, const void *from, const void *to)
+{
+    for (uint32_t i = 0; i < PORTABLE_MARKS; i++)
+        if (marks[i] == from) {
+            marks[i] = to;
+            return true;
+        }
+    return false;
+}
+
+int coroutine_fn shard_co_mark(const void *word)
+{
+    return change_mark(self_in(__func__)->harmless, NULL, word) ? 0 : -ENOSPC;
+}
+
+void coroutine_fn shard_co_unmark(const void *word)
+{
+    change_mark(self_in(__func__)->harmless, word, NULL);
 }
 
 int coroutine_fn shard_co_wait(struct mesh **mesh, const char *why)

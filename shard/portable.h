@@ -36,7 +36,8 @@ int portable_start(
  * The running portable coroutine goes on in shard target. 0: it is there; it was there already.
  * Else it goes on where it was: -ENODEV: no such shard. -EHOSTDOWN: that one is given up, maybe
  * while this was on its way; or the supervisor is gone. -EBUSY: it holds what is of this shard;
- * shard_co_holds() says what. -ENOTSUP: a sanitizer can't follow. -ENOMEM. *mesh is right in any
+ * shard_co_holds() says what. -EFAULT: the scan is to refuse what has a pointer into this shard's own
+ * memory (docs/portable.md), and the log says where. -ENOTSUP: a sanitizer can't follow. -ENOMEM. *mesh is right in any
  * case.
  */
 int coroutine_fn shard_co_move(struct mesh **mesh, uint32_t target);
@@ -55,6 +56,13 @@ int shard_co_schedule(struct mesh *mesh, arena_co co, uint32_t target);
 
 /* The running portable coroutine; 0: what runs is none. */
 arena_co shard_co_self(void);
+
+/* The word at this address, of its stack or of its memory, is known to look like a pointer into this
+ * process, and is harmless: the scan passes over it until it is unmarked, or the coroutine ends. 0;
+ * -ENOSPC: PORTABLE_MARKS words are marked. Unmarking one that is not marked does nothing. */
+#define PORTABLE_MARKS 8
+int coroutine_fn shard_co_mark(const void *word);
+void coroutine_fn shard_co_unmark(const void *word);
 
 /* Why the running one can't move now; NULL: it can. */
 const char *coroutine_fn shard_co_holds(void);

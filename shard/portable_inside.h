@@ -8,8 +8,7 @@
 #include "runtime/co_portable.h"
 #include "shard/mesh_inside.h"
 #include "shard/portable.h"
-
-#define PORTABLE_LISTS 7 /* of free blocks, by powers of two */
+#include "shard/shard_block.h"
 
 struct free_block;
 
@@ -17,17 +16,21 @@ struct free_block;
 struct portable {
     arena_co co;
     Coroutine *coroutine;
-    struct mesh *mesh; /* where it is: set by who enters it */
+    struct mesh *mesh;        /* where it is: set by who enters it */
+    const struct mesh *began; /* where it began: the frames there may still have it, unused */
     portable_fn *run;
     void *opaque;          /* valid until it first waits */
     struct notice *notice; /* with a move under way: of the shard it leaves */
     uint32_t target;
-    int32_t status; /* what the move or wait that has ended returns */
+    int32_t status;                       /* what the move or wait that has ended returns */
+    bool unseen;                          /* this move is not scanned */
+    bool has_memory;                      /* shard_alloc.c's: any was ever given to it */
+    const void *harmless[PORTABLE_MARKS]; /* NULL: free */
 
     /* shard_alloc.c's */
     uint8_t *page; /* what is left of the newest */
     uint32_t page_left;
-    struct free_block *free_blocks[PORTABLE_LISTS];
+    struct free_block *free_blocks[SHARD_BLOCK_LISTS];
 };
 
 struct portable_end;
@@ -48,6 +51,9 @@ uint32_t portable_n_here(const struct mesh *mesh);
 /* Peer's deaths are judged, or this shard begins: enters what is queued here and nobody may tell of
  * any more, and takes back what can't arrive. */
 void portable_judge(struct mesh *mesh, uint32_t peer, bool failed);
+
+/* As shard_co_move(), of a coroutine of which nothing but the mesh's own frames is left. */
+int coroutine_fn portable_go_home(struct mesh **mesh, uint32_t target);
 
 /* The one that runs; NULL: what runs is none. */
 struct portable *portable_self(void);

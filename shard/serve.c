@@ -243,19 +243,24 @@ static void note_home(struct service_call *call, bool is_here)
     mesh->n_served += is_here ? 1 : UINT64_MAX;
 }
 
-int coroutine_fn serve_move(struct service_call *call, uint32_t shard)
+static int coroutine_fn move_to(struct service_call *call, uint32_t shard, bool at_end)
 {
     uint32_t service;
     int r;
 
     note_home(call, false);
-    r = shard_co_move(&call->mesh, shard);
+    r = at_end ? portable_go_home(&call->mesh, shard) : shard_co_move(&call->mesh, shard);
     note_home(call, true);
     if (is_dropped(call))
         call->abandoned = true; /* it was told so while it was away */
     mesh_method(call->mesh, call->method_number, &service);
     call->state = call->mesh->states ? call->mesh->states[service] : NULL;
     return r;
+}
+
+int coroutine_fn serve_move(struct service_call *call, uint32_t shard)
+{
+    return move_to(call, shard, false);
 }
 
 /* An error's text is memory of the process that it failed in, and travels on the stack. False where
@@ -271,7 +276,7 @@ static bool coroutine_fn come_home(struct service_call *call)
         strncpy(text, call->error_text, sizeof(text) - 1);
     free(call->error_text);
     call->error_text = NULL;
-    while ((r = serve_move(call, call->home)) == -ENOMEM)
+    while ((r = move_to(call, call->home, true)) == -ENOMEM)
         co_sleep_ns(NO_MEMORY_NS);
     if (r == -EBUSY)
         bug("method %s returns away from home, and %s", call->method->name, shard_co_holds());

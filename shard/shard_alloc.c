@@ -15,26 +15,17 @@
 #include "runtime/atomic.h"
 #include "runtime/bug.h"
 #include "shard/portable_inside.h"
-
-#define MIN_SHIFT  5 /* 32 bytes, with the header */
-#define MAX_CHUNKS 16u
-#define LARGE      0x80u
-
-/* In front of each block. */
-struct header {
-    arena_co co;
-    uint32_t kind; /* list, or LARGE */
-    uint32_t n_chunks;
-};
+#include "shard/shard_block.h"
 
 struct free_block {
-    struct header header;
+    struct shard_block header;
     struct free_block *next;
 };
 
-static_assert(sizeof(struct header) == 16, "blocks are at multiples of 16");
+static_assert(sizeof(struct shard_block) == 16, "blocks are at multiples of 16");
 static_assert(
-    (UINT32_C(1) << (MIN_SHIFT + PORTABLE_LISTS - 1)) == ARENA_CHUNK_BYTES / 2, "then pages");
+    (UINT32_C(1) << (SHARD_BLOCK_MIN_SHIFT + SHARD_BLOCK_LISTS - 1)) == ARENA_CHUNK_BYTES / 2,
+    "then pages");
 
 /* ---- pages ---- */
 
@@ -87,18 +78,19 @@ static uint8_t *take_chunks(const struct portable *self, uint32_t n)
 
 static void *begin_block(const struct portable *self, void *at, uint32_t kind, uint32_t n_chunks)
 {
-    struct header *header = at;
+    struct shard_block *header = at;
 
-    *header = (struct header){.co = self->co, .kind = kind, .n_chunks = n_chunks};
+    ((struct portable *)(uintptr_t)self)->has_memory = true;
+    *header = (struct shard_block){.co = self->co, .kind = kind, .n_chunks = n_chunks};
     return header + 1;
 }
 
 static void *alloc_large(struct portable *self, size_t whole)
 {
     uint32_t n = (uint32_t)((whole + ARENA_CHUNK_BYTES - 1) / ARENA_CHUNK_BYTES);
-    void *at = n <= MAX_CHUNKS ? take_chunks(self, n) : NULL;
+    void *at = n <= SHARD_BLOCK_MAX_CHUNKS ? take_chunks(self, n) : NULL;
 
-    return at ? begin_block(self, at, LARGE, n) : NULL;
+    return at ? begin_block(self, at, SHARD_BLOCK_LARGE, n) : NULL;
 }
 
 /* The rest of a page that is left is too small for this one, and lost until the end. */
@@ -116,7 +108,7 @@ static bool begin_page(struct portable *self)
 static void *alloc_small(struct portable *self, uint32_t list)
 {
     struct free_block *block = self->free_blocks[list];
-    uint32_t bytes = UINT32_C(1) << (MIN_SHIFT + list);
+    uint32_t bytes = UINT32_C(1) << (SHARD_BLOCK_MIN_SHIFT + list);
 
     if (block) {
         self->free_blocks[list] = block->next;
@@ -134,12 +126,12 @@ static void *alloc_small(struct portable *self, uint32_t list)
 void *shard_alloc(size_t bytes)
 {
     struct portable *self = portable_self();
-    size_t whole = bytes + sizeof(struct header);
+    size_t whole = bytes + sizeof(struct shard_block);
 
     if (!self || bytes == 0 || bytes > SHARD_ALLOC_MAX)
         return NULL;
-    for (uint32_t list = 0; list < PORTABLE_LISTS; list++)
-        if (whole <= (size_t)1 << (MIN_SHIFT + list))
+    for (uint32_t list = 0; list < SHARD_BLOCK_LISTS; list++)
+        if (whole <= (size_t)1 << (SHARD_BLOCK_MIN_SHIFT + list))
             return alloc_small(self, list);
     return alloc_large(self, whole);
 }
@@ -151,11 +143,11 @@ void shard_free(void *memory)
 
     if (!memory)
         return;
-    block = (struct free_block *)((struct header *)memory - 1);
+    block = (struct free_block *)((struct shard_block *)memory - 1);
     if (!self || block->header.co != self->co)
         bug("shard_free() of memory that is not the running coroutine's");
     const struct segment *seg = &self->mesh->seg;
-    if (block->header.kind == LARGE) {
+    if (block->header.kind == SHARD_BLOCK_LARGE) {
         uint32_t first = (uint32_t)(((uint8_t *)block - segment_chunk(seg, 0)) / ARENA_CHUNK_BYTES);
         uint32_t n = block->header.n_chunks;
 

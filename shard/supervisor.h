@@ -57,7 +57,8 @@ struct supervisor_config {
                                 machine's */
     uint64_t spin_ns;      /* how long a shard looks for work before it sleeps, at most; 0: never */
     bool wake_latency_low; /* the caller holds it (shard/wake_latency.h): for status alone */
-    const int *service_fds; /* fds that services opened, which every child keeps */
+    enum scan_mode scan_mode; /* of what leaves with a portable coroutine */
+    const int *service_fds;   /* fds that services opened, which every child keeps */
     uint32_t n_service_fds;
     child_main_fn *shard_main, *gateway_main;
     void (*reload)(void *opaque); /* SIGHUP: may change log->level and *limits; NULL: none */

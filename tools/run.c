@@ -177,6 +177,7 @@ static int make_supervisor(struct run *run, struct supervisor **ret, char **ret_
         .topology = &run->topology,
         .pin = !options->no_pin,
         .engine = options->engine,
+        .scan_mode = options->scan_mode,
         .registry = run->registry,
         .log = &run->log,
         .listen_url = options->listen,

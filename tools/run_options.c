@@ -97,6 +97,11 @@ static const char *parse_setting(const char *text, void *field)
     return command_list(text, field);
 }
 
+static const char *parse_scan_mode(const char *text, void *field)
+{
+    return scan_mode_parse(text, field) < 0 ? "off, report, refuse or abort" : NULL;
+}
+
 #define FIELD(name) offsetof(struct run_options, name)
 
 static const struct command_option table[] = {
@@ -131,6 +136,10 @@ static const struct command_option table[] = {
     {"spin", 0, "US",
         "how long a shard looks for work before it sleeps, at most, in us (default: 20; 0: never)",
         parse_spin, FIELD(spin_us)},
+    {"scan-moves", 0, "WHAT",
+        "on pointers into one process that a moving coroutine takes along: off, report, refuse or "
+        "abort",
+        parse_scan_mode, FIELD(scan_mode)},
     {"stall-report", 0, "SECONDS", "record a callback that runs longer (default: 0.5; 0: never)",
         command_seconds, FIELD(stall_report_ns)},
     {"stall-limit", 0, "SECONDS",
@@ -171,6 +180,7 @@ static struct run_options defaults(int argc, char **argv)
     return (struct run_options){
         .instance = "default",
         .engine = AIO_ENGINE_AUTO,
+        .scan_mode = scan_mode_default,
         .drain_limit_ns = DRAIN_LIMIT_NS,
         .crash_limit = limits.crashes,
         .crash_window_ns = (int64_t)limits.window_ns,
@@ -398,6 +408,7 @@ static bool lists_differ(const struct command_list *a, const struct command_list
     X("user", texts_differ(a->user, b->user))                                  \
     X("wake-latency", a->wake_latency_low != b->wake_latency_low)              \
     X("spin", a->spin_us != b->spin_us)                                        \
+    X("scan-moves", a->scan_mode != b->scan_mode)                              \
     X("no-pin", a->no_pin != b->no_pin)
 
 /* For free(); NULL: nothing, or no memory to say it. */

@@ -20,6 +20,7 @@
 #include <stdint.h>
 
 #include "runtime/aio.h"
+#include "shard/private_scan.h"
 #include "shard/log.h"
 #include "tools/command.h"
 
@@ -31,6 +32,7 @@ struct run_options {
     struct command_list roots;    /* "DIR" or "DIR:rw" */
     const char *config;           /* NULL: none */
     enum aio_engine engine;
+    enum scan_mode scan_mode;
     const char *listen; /* NULL: none */
     const char *token_file;
     uint64_t segment_bytes; /* 0: the default */

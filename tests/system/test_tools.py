@@ -330,6 +330,11 @@ class Looking(harness.TestCase):
         crash = json.loads(self.assertDone(instance.command("postmortem", "--json")).stdout)["processes"][1]["crash"]
         self.assertTrue(crash["overflow"])
 
+    def test_what_moves_is_looked_through_for_pointers_into_one_process(self):
+        instance = self.start("--shards", "3", "--scan-moves", "refuse")
+        self.assertEqual(self.assertDone(instance.command("submit", "sys.wander", "--shard", "1", "100")).stdout, "300")
+        self.assertNotIn("pointer into this process", instance.log())
+
     def test_a_bench_counts_each_end_once_through_deaths_of_shards_and_the_gateway(self):
         instance = self.start("--shards", "2", *ROOTS)
         bench = instance.popen("bench", "mixed", "--clients", "2", "--depth", "16", "--seconds", "1.5",

@@ -60,7 +60,8 @@ static void begin(struct rig_end *end)
         .incarnation = segment_control(&rig->seg, end->peer)->incarnation,
         .bell_fds = rig->bells,
         .registry = rig->registry,
-        .letters_dir = rig->letters_dir};
+        .letters_dir = rig->letters_dir,
+        .scan = rig->scan};
 
     segment_instruments(&rig->seg, end->peer, &instruments);
     assert(aio_context_new(

@@ -29,6 +29,12 @@
 #define IN_PROCESSES true
 #endif
 
+#if defined(CO_WITH_ASAN) || defined(CO_WITH_TSAN)
+#define SANITIZED true
+#else
+#define SANITIZED false
+#endif
+
 enum {
     WORD_DONE,
     WORD_HOPS,

@@ -9,12 +9,6 @@
 #include "shard/crash_handler.h"
 #include "tests/unit/shard/portable_fixture.h"
 
-#if defined(CO_WITH_ASAN) || defined(CO_WITH_TSAN)
-#define SANITIZED true /* which has signal handlers of its own */
-#else
-#define SANITIZED false
-#endif
-
 static int coroutine_fn run_nothing(struct service_call *call)
 {
     (void)call;
