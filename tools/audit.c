@@ -178,7 +178,7 @@ int audit_command(int argc, char **argv)
         return command_exit_status(n);
     if (values.count == 0)
         return command_usage(&command, "--count must be at least 1");
-    if (look_open(values.instance, values.wait_ns, &look))
+    if (look_open(values.instance, values.wait_ns, LOOK_THERE_OR_DEAD, &look))
         return EXIT_WORK_FAILED;
     if (audit_new(&look.view, &audit, &why) == 0) {
         status = audit_instance(&look, audit, &values);

@@ -245,7 +245,7 @@ int co_command(int argc, char **argv)
     int status = EXIT_DONE, n = command_parse(&command, argc, argv, &values, &operands);
     if (n < 0)
         return command_exit_status(n);
-    if (look_open(values.instance, values.wait_ns, &look))
+    if (look_open(values.instance, values.wait_ns, LOOK_THERE_OR_DEAD, &look))
         return EXIT_WORK_FAILED;
     struct listing listing = {
         .look = &look, .symbols = look_symbols(&look), .now_ns = (uint64_t)clock_now_ns()};

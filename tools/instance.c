@@ -1,11 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * Figures made of words with different writers are differences of words read at different moments,
- * so each is clamped to what it can be.
- *
- * Orderings: none. Every word read here is a figure for people, valid by itself; relaxed loads keep
- * it from being torn.
- */
 #include "tools/instance.h"
 
 #include <errno.h>
@@ -83,43 +76,4 @@ const char *instance_peer_name(
     else
         snprintf(buf, INSTANCE_PEER_NAME, "shard %u", peer);
     return buf;
-}
-
-uint64_t instance_ring_slots(const struct instance *in, uint32_t from, uint32_t to)
-{
-    uint64_t slots = 0;
-    for (enum mesh_lane lane = 0; lane < N_LANES; lane++)
-        slots += segment_ring_slots(&in->segment, from, to, lane);
-    return slots;
-}
-
-uint64_t instance_lane_depth(
-    const struct instance *in, uint32_t from, uint32_t to, enum mesh_lane lane)
-{
-    const struct segment *seg = &in->segment;
-    uint64_t slots = segment_ring_slots(seg, from, to, lane);
-    if (!slots)
-        return 0;
-    uint64_t head = atomic_load_relaxed(segment_head(seg, from, to, lane));
-    uint64_t tail = atomic_load_relaxed(segment_tail(seg, from, to, lane));
-    uint64_t depth = tail > head ? tail - head : 0;
-    return depth < slots ? depth : slots;
-}
-
-uint64_t instance_depth(const struct instance *in, uint32_t from, uint32_t to)
-{
-    uint64_t depth = 0;
-    for (enum mesh_lane lane = 0; lane < N_LANES; lane++)
-        depth += instance_lane_depth(in, from, to, lane);
-    return depth;
-}
-
-uint64_t instance_calls_under_way(const struct instance *in, uint32_t from, uint32_t to)
-{
-    const struct pair_stats *pair = segment_pair(&in->segment, from, to);
-    uint64_t ended = 0;
-    for (int end = 0; end < N_CALL_ENDS; end++)
-        ended += atomic_load_relaxed(&pair->ends[end]);
-    uint64_t submitted = atomic_load_relaxed(&pair->calls_submitted);
-    return submitted > ended ? submitted - ended : 0;
 }

@@ -16,23 +16,42 @@
 #include "shard/segment.h"
 #include "tools/command.h"
 
-/* The directory of an instance that is there, or that left its segment behind. */
-static int find(const char *name, int64_t wait_ns, char **ret_path)
+/* The directory of an instance that left its segment behind. */
+static bool find_dead(const char *name, char **ret_path)
 {
-    char *error = NULL, *segment = NULL, *path = NULL;
-    int r = rundir_find(name, wait_ns, 0, ret_path, &error);
-    if (r == -ENOENT && rundir_path(name, &path, NULL) == 0 &&
-        asprintf(&segment, "%s/segment", path) >= 0 && access(segment, R_OK) == 0) {
+    char *segment = NULL, *path = NULL;
+    bool found = rundir_path(name, &path, NULL) == 0 &&
+                 asprintf(&segment, "%s/segment", path) >= 0 && access(segment, R_OK) == 0;
+    if (found)
         *ret_path = path;
-        path = NULL;
-        r = 0;
-    }
-    if (r)
-        command_error_text(error, name, r);
     else
-        free(error);
+        free(path);
     free(segment);
-    free(path);
+    return found;
+}
+
+static bool find_unready(const char *name, char **ret_path)
+{
+    char *ignored = NULL;
+    int r = rundir_find(name, 0, 0, ret_path, &ignored);
+    free(ignored);
+    return r == 0;
+}
+
+static int find(const char *name, int64_t wait_ns, enum look_for what, char **ret_path)
+{
+    char *error = NULL;
+    int r = rundir_find(name, wait_ns, what == LOOK_READY, ret_path, &error);
+    bool found = r == 0;
+    if (!found && what == LOOK_READY)
+        found = find_unready(name, ret_path);
+    else if (r == -ENOENT)
+        found = find_dead(name, ret_path);
+    if (found) {
+        free(error);
+        return 0;
+    }
+    command_error_text(error, name, r);
     return r;
 }
 
@@ -72,22 +91,26 @@ static int open_view(char *name, char *path, struct look *ret)
     return 0;
 }
 
-int look_open(const char *name, int64_t wait_ns, struct look *ret)
+int look_open(const char *name, int64_t wait_ns, enum look_for what, struct look *ret)
 {
     char *dir, *path, *copy = strdup(name ? name : "default");
-    int r = copy ? find(copy, wait_ns, &dir) : -ENOMEM;
+    int r = copy ? find(copy, wait_ns, what, &dir) : -ENOMEM;
     if (r) {
         free(copy);
         return r;
     }
-    if (asprintf(&path, "%s/segment", dir) < 0)
-        path = NULL;
-    free(dir);
-    if (path)
-        return open_view(copy, path, ret);
-    free(copy);
-    command_error("no memory");
-    return -ENOMEM;
+    if (asprintf(&path, "%s/segment", dir) < 0) {
+        free(copy);
+        free(dir);
+        command_error("no memory");
+        return -ENOMEM;
+    }
+    r = open_view(copy, path, ret);
+    if (r)
+        free(dir);
+    else
+        ret->dir = dir;
+    return r;
 }
 
 int look_open_file(const char *path, struct look *ret)
@@ -114,6 +137,7 @@ void look_close(struct look *look)
     segment_view_close(&look->view);
     free(look->name);
     free(look->path);
+    free(look->dir);
 }
 
 const char *look_peer_name(const struct look *look, uint32_t peer, char buf[static LOOK_NAME])
@@ -123,6 +147,23 @@ const char *look_peer_name(const struct look *look, uint32_t peer, char buf[stat
     else
         snprintf(buf, LOOK_NAME, "shard %u", peer);
     return buf;
+}
+
+/* They stand there once for all, before the first process is forked. */
+const char *look_method(const struct look *look, uint32_t method, char buf[static LOOK_METHOD])
+{
+    struct view_record row;
+    for (uint32_t i = 0; segment_view_at(&look->view, "control", 0, "methods", 0, i, &row); i++)
+        if (look_word(&row, "number") == method && view_text(&row, "name", buf, LOOK_METHOD) &&
+            *buf)
+            return buf;
+    snprintf(buf, LOOK_METHOD, "%u", method);
+    return buf;
+}
+
+bool look_is_alive(const struct look *look)
+{
+    return living_supervisor(&look->view) != 0;
 }
 
 uint64_t look_word(const struct view_record *record, const char *field)

@@ -23,14 +23,21 @@
 struct look {
     char *name;
     char *path; /* of the segment */
+    char *dir;  /* of the instance; NULL: a segment alone is looked at */
     struct segment_view view;
     int32_t supervisor;   /* pid of one that lives and has the image mapped; 0: none does */
     bool is_same_version; /* enums and packed words mean here what they mean there */
 };
 
-/* NULL: the instance called default. One that died, and whose segment its directory still links to,
- * is opened after wait_ns. 0, or -errno after an error was printed. */
-int look_open(const char *name, int64_t wait_ns, struct look *ret);
+enum look_for {
+    LOOK_THERE_OR_DEAD, /* one that died, and whose segment its directory still links to, is opened
+                           after the wait */
+    LOOK_READY, /* it lives, and is ready for work; where it does not get ready in time, it is
+                           opened all the same */
+};
+
+/* NULL: the instance called default. 0, or -errno after an error was printed. */
+int look_open(const char *name, int64_t wait_ns, enum look_for what, struct look *ret);
 
 /* A segment's file. As above. */
 int look_open_file(const char *path, struct look *ret);
@@ -43,6 +50,20 @@ int look_refuse(const struct look *look, const char *why);
 
 /* "gateway", "shard 3" */
 const char *look_peer_name(const struct look *look, uint32_t peer, char buf[static LOOK_NAME]);
+
+/* Which peer stands in the n-th place where all are listed: the gateway in the first, then
+ * shards. */
+static inline uint32_t look_listed_peer(const struct look *look, uint32_t n)
+{
+    return n ? n - 1 : look->view.n_shards;
+}
+
+/* "sys.ping", or the number where the segment has no name for it. */
+#define LOOK_METHOD 80u
+const char *look_method(const struct look *look, uint32_t method, char buf[static LOOK_METHOD]);
+
+/* Whether its supervisor still lives. */
+bool look_is_alive(const struct look *look);
 
 /* A constant string of the image by its address; false where no process can be asked. */
 bool look_string(const struct look *look, uint64_t address, char *ret_text, size_t size);

@@ -421,7 +421,7 @@ static int open_what(
         return look_open_file(file, ret);
     if (values->crashed)
         return open_crashed(values, dir, ret);
-    return look_open(values->instance, values->wait_ns, ret);
+    return look_open(values->instance, values->wait_ns, LOOK_THERE_OR_DEAD, ret);
 }
 
 static int show(const struct values *values, const char *file, const char *dir)

@@ -1,98 +1,97 @@
 /* SPDX-License-Identifier: MIT */
 #include "tools/queue_entries.h"
 /*
- * A message is copied, and counts where its place still holds the same position before and after:
- * its writer may use the place again as soon as the receiver has freed it. What a call is for
- * stands in its caller's slot, which may have gone on to the next call by then: it is told where
- * the generation is still the message's.
- *
- * Orderings: PUB, see ring.c.
+ * A message counts where its place still holds the same position after it was read: its writer may
+ * use the place again as soon as the receiver has freed it. What a call is for stands in its caller's
+ * slot, which may have gone on to the next call by then: it is told where the generation is still the
+ * message's.
  */
 #include <inttypes.h>
 #include <stdio.h>
-#include <string.h>
 
-#include "runtime/atomic.h"
 #include "tools/json.h"
 #include "tools/table.h"
+#include "tools/text.h"
 
 struct queue_entry {
-    uint32_t from, to;
-    enum mesh_lane lane;
-    struct message message;
-    bool has_call; /* the slot still has what the message is about */
+    uint32_t from, to, lane;
+    uint32_t kind, slot;
+    uint64_t generation;
+    uint64_t age_ns; /* 0: not known */
+    bool has_call;   /* the slot still has what the message is about */
     uint32_t method, args_len;
 };
 
 typedef void queue_entry_fn(void *opaque, const struct queue_entry *entry);
 
-static const char *kind_text(uint32_t kind)
+static const char *kind_text(const struct queue_reader *reader, uint32_t kind)
 {
     static const char *const texts[] = {
 #define X(name, text) text,
         MESSAGE_KINDS(X)
 #undef X
     };
-    return kind < sizeof texts / sizeof *texts ? texts[kind] : "unknown";
-}
-
-/* False: the place holds something else by now. */
-static bool copy_message(const struct ring_slot *slot, uint64_t position, struct message *ret)
-{
-    uint64_t words[sizeof slot->payload / sizeof(uint64_t)];
-    const uint64_t *from = (const uint64_t *)slot->payload;
-    uint64_t seq = atomic_load_acquire(&slot->seq); /* PUB */
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
-        words[i] = atomic_load_relaxed(&from[i]);
-    memcpy(ret, words, sizeof *ret);
-    return seq == position + 1 && atomic_load_relaxed(&slot->seq) == seq;
+    return reader->look->is_same_version && kind < sizeof texts / sizeof *texts ? texts[kind]
+                                                                                : "unknown";
 }
 
 /* A call's message comes from its caller, as does word that its answer was taken. */
-static void look_up_call(const struct segment *seg, struct queue_entry *e)
+static void look_up_call(const struct queue_reader *reader, struct queue_entry *e)
 {
-    bool by_caller = e->message.kind == MESSAGE_CALL || e->message.kind == MESSAGE_ANSWER_TAKEN ||
-                     e->message.kind == MESSAGE_ABANDONED;
+    bool by_caller =
+        e->kind == MESSAGE_CALL || e->kind == MESSAGE_ANSWER_TAKEN || e->kind == MESSAGE_ABANDONED;
     uint32_t caller = by_caller ? e->from : e->to, callee = by_caller ? e->to : e->from;
-    if (e->message.slot >= segment_call_slots(seg, caller, callee))
+    struct view_record call;
+    if (!reader->look->is_same_version ||
+        !segment_view_of_peer(&reader->look->view, caller, "calls", callee, e->slot, &call))
         return;
-    const struct call_slot *call = segment_call(seg, caller, callee, e->message.slot);
-    uint32_t method = atomic_load_relaxed(&call->method);
-    uint32_t args_len = atomic_load_relaxed(&call->args_len);
-    e->has_call =
-        (atomic_load_relaxed(&call->word) >> 8 & CALL_GENERATION_MASK) == e->message.generation;
-    e->method = method;
-    e->args_len = args_len;
+    e->method = (uint32_t)look_word(&call, "method");
+    e->args_len = (uint32_t)look_word(&call, "args_len");
+    e->has_call = (look_word(&call, "word") >> 8 & CALL_GENERATION_MASK) == e->generation;
 }
 
-static void visit_ring(const struct segment *seg, uint32_t from, uint32_t to, enum mesh_lane lane,
+/* False: the place holds something else by now. */
+static bool read_entry(const struct queue_reader *reader, const struct view_record *slot,
+    uint64_t position, struct queue_entry *e)
+{
+    struct view_record message;
+    if (look_word(slot, "seq") != position + 1 || !view_inner(slot, "payload", &message))
+        return false;
+    e->kind = (uint32_t)look_word(&message, "kind");
+    e->slot = (uint32_t)look_word(&message, "slot");
+    e->generation = look_word(&message, "generation");
+    e->age_ns = queue_view_age_ns(reader, &message);
+    return look_word(slot, "seq") == position + 1;
+}
+
+static void visit_ring(const struct queue_reader *reader, uint32_t from, uint32_t to, uint32_t lane,
     queue_entry_fn *visit, void *opaque)
 {
-    uint64_t n = segment_ring_slots(seg, from, to, lane);
-    uint64_t head = atomic_load_relaxed(segment_head(seg, from, to, lane));
-    uint64_t tail = atomic_load_relaxed(segment_tail(seg, from, to, lane));
-    const struct ring_slot *ring = n ? segment_ring(seg, from, to, lane) : NULL;
-    for (uint64_t at = head; n && at - head < n && at < tail; at++) {
+    struct pair_view pair = queue_view_pair(reader, from, to, lane);
+    uint64_t head = view_column_load(&reader->heads, to, from, lane, 0);
+    struct view_record slot;
+    for (uint64_t at = head; at - head < pair.depth; at++) {
         struct queue_entry e = {.from = from, .to = to, .lane = lane};
-        if (!copy_message(&ring[at & (n - 1)], at, &e.message))
+        if (!queue_view_slot(reader, from, to, lane, at, &slot) ||
+            !read_entry(reader, &slot, at, &e))
             continue;
-        look_up_call(seg, &e);
+        look_up_call(reader, &e);
         visit(opaque, &e);
     }
 }
 
-static void visit_all(const struct segment *seg, queue_entry_fn *visit, void *opaque)
+static void visit_all(const struct queue_reader *reader, queue_entry_fn *visit, void *opaque)
 {
-    for (uint32_t from = 0; from < seg->n_peers; from++)
-        for (uint32_t to = 0; to < seg->n_peers; to++)
-            for (enum mesh_lane lane = 0; from != to && lane < N_LANES; lane++)
-                visit_ring(seg, from, to, lane, visit, opaque);
+    for (uint32_t from = 0; from < reader->n_peers; from++)
+        for (uint32_t to = 0; to < reader->n_peers; to++)
+            for (uint32_t lane = 0; from != to && lane < N_LANES; lane++)
+                visit_ring(reader, from, to, lane, visit, opaque);
 }
 
 /* ---- output ---- */
 
 struct listing {
-    const struct instance *in;
+    const struct queue_reader *reader;
     struct table table;
     json_t *array;
 };
@@ -100,32 +99,31 @@ struct listing {
 static void add_row(void *opaque, const struct queue_entry *e)
 {
     struct listing *l = opaque;
-    char name[INSTANCE_PEER_NAME];
-    table_cell(&l->table, "%s", instance_peer_name(l->in, e->from, name));
-    table_cell(&l->table, "%s", instance_peer_name(l->in, e->to, name));
-    table_cell(&l->table, "%s", mesh_lane_text(e->lane));
-    table_cell(&l->table, "%s", kind_text(e->message.kind));
-    table_cell(&l->table, "%u", e->message.slot);
-    table_cell(&l->table, "%" PRIu64, e->message.generation);
+    char name[LOOK_METHOD], figure[TEXT_FIGURE];
+    struct table *t = &l->table;
+    table_cell(t, "%s", look_peer_name(l->reader->look, e->from, name));
+    table_cell(t, "%s", look_peer_name(l->reader->look, e->to, name));
+    table_cell(t, "%s", mesh_lane_text(e->lane));
+    table_cell(t, "%s", kind_text(l->reader, e->kind));
+    table_cell(t, "%u", e->slot);
+    table_cell(t, "%" PRIu64, e->generation);
+    table_cell(t, "%s", e->age_ns ? text_duration(e->age_ns, figure) : "-");
     if (e->has_call)
-        table_cell(&l->table, "%u", e->method);
+        table_cell(t, "%u", e->args_len);
     else
-        table_cell(&l->table, "-");
-    if (e->has_call)
-        table_cell(&l->table, "%u", e->args_len);
-    else
-        table_cell(&l->table, "-");
+        table_cell(t, "-");
+    table_cell(t, "%s", e->has_call ? look_method(l->reader->look, e->method, name) : "-");
 }
 
-void queue_entries_print(const struct instance *in)
+void queue_entries_print(const struct queue_reader *reader)
 {
     static const char *const headers[] = {
-        "FROM", "TO", "LANE", "MESSAGE", "SLOT", "GENERATION", "METHOD", "BYTES"};
-    struct listing l = {.in = in};
-    table_init(&l.table, "<<<<>>>>");
+        "FROM", "TO", "LANE", "MESSAGE", "SLOT", "GENERATION", "AGE", "BYTES", "METHOD"};
+    struct listing l = {.reader = reader};
+    table_init(&l.table, "<<<<>>>><");
     for (size_t i = 0; i < sizeof headers / sizeof *headers; i++)
         table_cell(&l.table, "%s", headers[i]);
-    visit_all(&in->segment, add_row, &l);
+    visit_all(reader, add_row, &l);
     if (table_rows(&l.table) > 1)
         table_print(&l.table, stdout);
     else
@@ -136,22 +134,24 @@ void queue_entries_print(const struct instance *in)
 static void add_json(void *opaque, const struct queue_entry *e)
 {
     struct listing *l = opaque;
-    char name[INSTANCE_PEER_NAME];
+    char name[LOOK_METHOD];
     json_t *o = json_object();
-    json_set_text(o, "from", instance_peer_name(l->in, e->from, name));
-    json_set_text(o, "to", instance_peer_name(l->in, e->to, name));
+    json_set_text(o, "from", look_peer_name(l->reader->look, e->from, name));
+    json_set_text(o, "to", look_peer_name(l->reader->look, e->to, name));
     json_set_text(o, "lane", mesh_lane_text(e->lane));
-    json_set_text(o, "message", kind_text(e->message.kind));
-    json_set_u64(o, "slot", e->message.slot);
-    json_set_u64(o, "generation", e->message.generation);
-    json_object_set_new(o, "method", e->has_call ? json_integer(e->method) : json_null());
+    json_set_text(o, "message", kind_text(l->reader, e->kind));
+    json_set_u64(o, "slot", e->slot);
+    json_set_u64(o, "generation", e->generation);
+    json_object_set_new(o, "age_s", e->age_ns ? json_real((double)e->age_ns / 1e9) : json_null());
+    json_object_set_new(o, "method",
+        e->has_call ? json_string(look_method(l->reader->look, e->method, name)) : json_null());
     json_object_set_new(o, "bytes", e->has_call ? json_integer(e->args_len) : json_null());
     json_array_append_new(l->array, o);
 }
 
-json_t *queue_entries_json(const struct instance *in)
+json_t *queue_entries_json(const struct queue_reader *reader)
 {
-    struct listing l = {.in = in, .array = json_array()};
-    visit_all(&in->segment, add_json, &l);
+    struct listing l = {.reader = reader, .array = json_array()};
+    visit_all(reader, add_json, &l);
     return l.array;
 }

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 /*
- * queue_entries - what stands in an instance's rings, message by message
+ * queue_entries - the messages that stand in an instance's rings now, one by one
  *
- * Use:         queue_entries_print(in);  or  json_object_set_new(o, "entries", queue_entries_json(in));
- * Concurrency: the rings' ends go on meanwhile: what was taken while it was read is left out
+ * Concurrency: the rings' owners go on; what is taken while it is read is left out
+ * Not here:    how many, and since when (queue_view.h)
  */
 #include <jansson.h>
 
-#include "tools/instance.h"
+#include "tools/queue_view.h"
 
-void queue_entries_print(const struct instance *in);
-json_t *queue_entries_json(const struct instance *in);
+void queue_entries_print(const struct queue_reader *reader);
+json_t *queue_entries_json(const struct queue_reader *reader);

@@ -1,37 +1,29 @@
 /* SPDX-License-Identifier: MIT */
 #include "tools/queue_rates.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 
-#include "runtime/atomic.h"
 #include "tools/clock.h"
-#include "tools/table.h"
-#include "tools/text.h"
+
+struct queue_rate {
+    uint64_t pushed; /* when last looked at */
+    uint64_t per_second;
+};
 
 struct queue_rates {
     int64_t at_ns;
-    uint64_t pushed[]; /* by sender, then receiver */
+    uint32_t n_peers;
+    struct queue_rate pairs[]; /* by sender, then receiver */
 };
 
-static uint64_t count(const struct instance *in, uint32_t from, uint32_t to)
+struct queue_rates *queue_rates_new(const struct queue_reader *reader)
 {
-    const struct pair_stats *stats = segment_pair(&in->segment, from, to);
-    uint64_t sum = 0;
-    for (enum mesh_lane lane = 0; lane < N_LANES; lane++)
-        sum += atomic_load_relaxed(&stats->pushed[lane]);
-    return sum;
-}
-
-struct queue_rates *queue_rates_new(const struct instance *in)
-{
-    uint32_t n = in->segment.n_peers;
-    struct queue_rates *rates = calloc(1, sizeof *rates + (size_t)n * n * sizeof *rates->pushed);
+    size_t n = reader->n_peers;
+    struct queue_rates *rates = calloc(1, sizeof *rates + n * n * sizeof *rates->pairs);
     if (!rates)
         return NULL;
-    rates->at_ns = clock_now_ns();
-    for (uint32_t pair = 0; pair < n * n; pair++)
-        rates->pushed[pair] = count(in, pair / n, pair % n);
+    rates->n_peers = reader->n_peers;
+    queue_rates_look(rates, reader);
     return rates;
 }
 
@@ -40,32 +32,23 @@ void queue_rates_free(struct queue_rates *rates)
     free(rates);
 }
 
-static void add_row(
-    struct table *t, const struct instance *in, uint32_t from, uint32_t to, double rate)
+void queue_rates_look(struct queue_rates *rates, const struct queue_reader *reader)
 {
-    char name[INSTANCE_PEER_NAME], figure[TEXT_FIGURE];
-    table_cell(t, "%s", instance_peer_name(in, from, name));
-    table_cell(t, "%s", instance_peer_name(in, to, name));
-    table_cell(t, "%s", text_count((uint64_t)rate, figure));
-}
-
-void queue_rates_print(struct queue_rates *rates, const struct instance *in)
-{
-    uint32_t n = in->segment.n_peers;
     int64_t now_ns = clock_now_ns();
     double seconds = (double)(now_ns - rates->at_ns) / 1e9;
-    struct table t;
-    table_init(&t, "<<>");
-    table_cell(&t, "FROM");
-    table_cell(&t, "TO");
-    table_cell(&t, "MESSAGES A SECOND");
-    for (uint32_t pair = 0; pair < n * n; pair++) {
-        uint64_t pushed = count(in, pair / n, pair % n), before = rates->pushed[pair];
-        if (pushed > before && seconds > 0)
-            add_row(&t, in, pair / n, pair % n, (double)(pushed - before) / seconds);
-        rates->pushed[pair] = pushed;
+    for (uint32_t from = 0; from < rates->n_peers; from++) {
+        for (uint32_t to = 0; to < rates->n_peers; to++) {
+            struct queue_rate *rate = &rates->pairs[(size_t)from * rates->n_peers + to];
+            uint64_t pushed = queue_view_pushed(reader, from, to);
+            uint64_t passed = pushed > rate->pushed ? pushed - rate->pushed : 0;
+            rate->per_second = seconds > 0 ? (uint64_t)((double)passed / seconds) : 0;
+            rate->pushed = pushed;
+        }
     }
     rates->at_ns = now_ns;
-    table_print(&t, stdout);
-    table_deinit(&t);
+}
+
+uint64_t queue_rates_of(const struct queue_rates *rates, uint32_t from, uint32_t to)
+{
+    return rates->pairs[(size_t)from * rates->n_peers + to].per_second;
 }

@@ -15,29 +15,42 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "runtime/atomic.h"
 #include "tools/clock.h"
 #include "tools/command.h"
 #include "tools/commands.h"
-#include "tools/instance.h"
 #include "tools/json.h"
-#include "tools/pair_figures.h"
+#include "tools/look.h"
 #include "tools/queue_entries.h"
+#include "tools/queue_json.h"
 #include "tools/queue_rates.h"
 #include "tools/table.h"
 #include "tools/text.h"
 
 #define MATRIX_MAX_SHARDS 16u /* beyond it, a list */
 #define LINE_WIDTH        100u
+#define DEFAULT_WINDOW_NS (100 * NS_PER_MS)
 
 struct values {
     const char *instance;
     int64_t wait_ns;
-    int64_t watch_ns; /* 0: not given */
+    int64_t watch_ns;  /* 0: not given */
+    int64_t window_ns; /* negative: not given */
+    uint32_t lane;
     bool list;
     bool entries;
     bool json;
 };
+
+static const char *parse_lane(const char *text, void *field)
+{
+    for (uint32_t lane = 0; lane < N_LANES; lane++) {
+        if (!strcmp(text, mesh_lane_text(lane))) {
+            *(uint32_t *)field = lane;
+            return NULL;
+        }
+    }
+    return "normal or urgent";
+}
 
 static const struct command_option options[] = {
     COMMAND_INSTANCE_OPTIONS(struct values),
@@ -45,6 +58,11 @@ static const struct command_option options[] = {
         offsetof(struct values, list)},
     {"watch", 0, "SECONDS", "again and again, with rates, until interrupted", command_seconds,
         offsetof(struct values, watch_ns)},
+    {"window", 0, "SECONDS",
+        "how long rates are measured; 0: not at all (default: 0.1, with --json 0)", command_seconds,
+        offsetof(struct values, window_ns)},
+    {"lane", 0, "LANE", "of one lane alone: normal or urgent (default: both)", parse_lane,
+        offsetof(struct values, lane)},
     {"entries", 0, NULL, "each message that waits now, instead", command_flag,
         offsetof(struct values, entries)},
     {"json", 0, NULL, "print JSON, with every counter of every pair", command_flag,
@@ -56,7 +74,7 @@ static const struct command_example examples[] = {
     {"sherd queues --instance demo", "what waits now, and what passed since the start"},
     {"sherd queues --instance demo --list", "the same, a line for each pair that ever spoke"},
     {"sherd queues --instance demo --entries", "what waits now, message by message"},
-    {"sherd queues --instance demo --watch 1", "each second, and how much passed in it"},
+    {"sherd queues --instance demo --watch 1", "again each second"},
     {"sherd queues --instance demo --json", "every counter, for programs"},
     {0},
 };
@@ -73,53 +91,41 @@ static const struct command command = {
     .examples = examples,
 };
 
-/* ---- a pair ---- */
+/* X(member of struct pair_view, how it is written, title): the matrices, in their order */
+#define MATRICES(X)                                   \
+    X(depth, text_count, "WAITING NOW")               \
+    X(oldest_ns, text_age, "OLDEST OF THESE")         \
+    X(high_water, text_count, "MOST WAITING AT ONCE") \
+    X(pushed, text_count, "MESSAGES SENT")            \
+    X(per_second, text_count, "MESSAGES A SECOND")    \
+    X(call_slots_free, text_count, "CALL SLOTS FREE") \
+    X(rings_sent, text_count, "RINGS SENT")           \
+    X(rings_saved, text_count, "RINGS SAVED")
 
-struct pair_view {
-    uint64_t depth;
-    uint64_t calls_under_way;
-#define X(name, side, text) uint64_t name;
-    PAIR_FIGURES(X)
-#undef X
-    uint64_t ends[N_CALL_ENDS];
-};
+typedef const char *figure_text_fn(uint64_t value, char buf[static TEXT_FIGURE]);
 
-static uint64_t all_lanes(const uint64_t *figures, size_t bytes)
+static const char *text_age(uint64_t ns, char buf[static TEXT_FIGURE])
 {
-    uint64_t sum = 0;
-    for (size_t i = 0; i < bytes / sizeof(*figures); i++)
-        sum += atomic_load_relaxed(&figures[i]);
-    return sum;
+    return ns ? text_duration(ns, buf) : "-";
 }
 
-/* A figure of a pair, or the sum of one that is counted for each lane. */
-#define FIGURE(field) all_lanes((const uint64_t *)&(field), sizeof(field))
+/* What is shown: queues, how fast they are, and of which lane. */
+struct queues {
+    const struct queue_reader *reader;
+    const struct queue_rates *rates; /* NULL: not measured */
+    uint32_t lane;                   /* ALL_LANES: both */
+};
 
-static struct pair_view read_pair(const struct instance *in, uint32_t from, uint32_t to)
+static struct pair_view read_pair(const struct queues *q, uint32_t from, uint32_t to)
 {
-    const struct pair_stats *sender = segment_pair(&in->segment, from, to);
-    const struct pair_stats *receiver = segment_pair(&in->segment, to, from);
-    struct pair_view view = {.depth = instance_depth(in, from, to),
-        .calls_under_way = instance_calls_under_way(in, from, to),
-#define X(name, side, text) .name = FIGURE(side->name),
-        PAIR_FIGURES(X)
-#undef X
-    };
-    for (int end = 0; end < N_CALL_ENDS; end++)
-        view.ends[end] = atomic_load_relaxed(&sender->ends[end]);
+    struct pair_view view = queue_view_pair(q->reader, from, to, q->lane);
+    view.per_second = q->rates && from != to ? queue_rates_of(q->rates, from, to) : 0;
     return view;
 }
 
-/* X(member of struct pair_view, title): the matrices, in their order */
-#define MATRICES(X)                       \
-    X(depth, "WAITING NOW")               \
-    X(high_water, "MOST WAITING AT ONCE") \
-    X(pushed, "MESSAGES SENT")            \
-    X(rings_sent, "RINGS SENT")           \
-    X(rings_saved, "RINGS SAVED")
-
 struct matrix {
     const char *title;
+    figure_text_fn *text;
     size_t member; /* offset in struct pair_view */
     struct table table;
 };
@@ -131,27 +137,32 @@ static uint64_t member_of(const struct pair_view *view, size_t member)
 
 /* ---- for people ---- */
 
-static void fill_matrix(const struct instance *in, struct matrix *matrix)
+static void fill_head(const struct queues *q, struct matrix *matrix)
 {
-    char name[INSTANCE_PEER_NAME], figure[TEXT_FIGURE];
-    uint32_t n_peers = in->segment.n_peers;
     table_cell(&matrix->table, "from \\ to");
-    for (uint32_t n = 0; n < n_peers; n++)
+    for (uint32_t n = 0; n < q->reader->n_peers; n++)
         if (n)
-            table_cell(&matrix->table, "%u", instance_listed_peer(in, n));
+            table_cell(&matrix->table, "%u", look_listed_peer(q->reader->look, n));
         else
             table_cell(&matrix->table, "gw");
-    for (uint32_t row = 0; row < n_peers; row++) {
-        uint32_t from = instance_listed_peer(in, row);
-        table_cell(&matrix->table, "%s", instance_peer_name(in, from, name));
-        for (uint32_t column = 0; column < n_peers; column++) {
-            uint32_t to = instance_listed_peer(in, column);
-            struct pair_view view = read_pair(in, from, to);
-            uint64_t value = member_of(&view, matrix->member);
+}
+
+static void fill_matrix(const struct queues *q, struct matrix *matrix)
+{
+    const struct look *look = q->reader->look;
+    char name[LOOK_NAME], figure[TEXT_FIGURE];
+    fill_head(q, matrix);
+    for (uint32_t row = 0; row < q->reader->n_peers; row++) {
+        uint32_t from = look_listed_peer(look, row);
+        table_cell(&matrix->table, "%s", look_peer_name(look, from, name));
+        for (uint32_t column = 0; column < q->reader->n_peers; column++) {
+            uint32_t to = look_listed_peer(look, column);
+            struct pair_view view = read_pair(q, from, to);
             if (from == to)
                 table_cell(&matrix->table, "-");
             else
-                table_cell(&matrix->table, "%s", text_count(value, figure));
+                table_cell(
+                    &matrix->table, "%s", matrix->text(member_of(&view, matrix->member), figure));
         }
     }
 }
@@ -184,19 +195,20 @@ static size_t print_band(const struct matrix *m, size_t n)
     return in_band;
 }
 
-static void print_matrices(const struct instance *in)
+static void print_matrices(const struct queues *q)
 {
     struct matrix matrices[] = {
-#define X(name, text) {.title = text, .member = offsetof(struct pair_view, name)},
+#define X(name, text_, title_) \
+    {.title = title_, .text = text_, .member = offsetof(struct pair_view, name)},
         MATRICES(X)
 #undef X
     };
     size_t n = sizeof matrices / sizeof *matrices;
     char alignment[MATRIX_MAX_SHARDS + 3] = "<";
-    memset(alignment + 1, '>', in->segment.n_peers);
+    memset(alignment + 1, '>', q->reader->n_peers);
     for (size_t i = 0; i < n; i++) {
         table_init(&matrices[i].table, alignment);
-        fill_matrix(in, &matrices[i]);
+        fill_matrix(q, &matrices[i]);
     }
     for (size_t i = 0; i < n;)
         i += print_band(&matrices[i], n - i);
@@ -204,29 +216,35 @@ static void print_matrices(const struct instance *in)
         table_deinit(&matrices[i].table);
 }
 
-static void print_list(const struct instance *in)
+static void add_pair(const struct queues *q, struct table *t, uint32_t from, uint32_t to)
 {
+    struct pair_view view = read_pair(q, from, to);
+    char name[LOOK_NAME], figure[TEXT_FIGURE];
+    if (from == to || (!view.pushed && !view.popped))
+        return;
+    table_cell(t, "%s", look_peer_name(q->reader->look, from, name));
+    table_cell(t, "%s", look_peer_name(q->reader->look, to, name));
+    table_cell(t, "%" PRIu64, view.depth);
+    table_cell(t, "%s", text_age(view.oldest_ns, figure));
+    table_cell(t, "%" PRIu64, view.high_water);
+    table_cell(t, "%" PRIu64, view.pushed);
+    table_cell(t, "%" PRIu64, view.per_second);
+    table_cell(t, "%" PRIu64, view.call_slots_free);
+    table_cell(t, "%" PRIu64, view.rings_sent);
+    table_cell(t, "%" PRIu64, view.rings_saved);
+}
+
+static void print_list(const struct queues *q)
+{
+    static const char *const headers[] = {"FROM", "TO", "WAITING", "OLDEST", "MOST", "MESSAGES",
+        "A SECOND", "SLOTS FREE", "RINGS SENT", "SAVED"};
     struct table t;
-    char name[INSTANCE_PEER_NAME];
-    table_init(&t, "<<>>>>>");
-    static const char *const headers[] = {
-        "FROM", "TO", "WAITING", "MOST", "MESSAGES", "RINGS SENT", "SAVED"};
+    table_init(&t, "<<>>>>>>>>");
     for (size_t i = 0; i < sizeof headers / sizeof *headers; i++)
         table_cell(&t, "%s", headers[i]);
-    for (uint32_t from = 0; from < in->segment.n_peers; from++) {
-        for (uint32_t to = 0; to < in->segment.n_peers; to++) {
-            struct pair_view view = read_pair(in, from, to);
-            if (from == to || (!view.pushed && !view.popped))
-                continue;
-            table_cell(&t, "%s", instance_peer_name(in, from, name));
-            table_cell(&t, "%s", instance_peer_name(in, to, name));
-            table_cell(&t, "%" PRIu64, view.depth);
-            table_cell(&t, "%" PRIu64, view.high_water);
-            table_cell(&t, "%" PRIu64, view.pushed);
-            table_cell(&t, "%" PRIu64, view.rings_sent);
-            table_cell(&t, "%" PRIu64, view.rings_saved);
-        }
-    }
+    for (uint32_t from = 0; from < q->reader->n_peers; from++)
+        for (uint32_t to = 0; to < q->reader->n_peers; to++)
+            add_pair(q, &t, from, to);
     table_print(&t, stdout);
     putchar('\n');
     table_deinit(&t);
@@ -234,32 +252,7 @@ static void print_list(const struct instance *in)
 
 /* ---- who did how much ---- */
 
-struct shard_view {
-    uint64_t started, under_way, read_bytes, write_bytes;
-    uint64_t ends[N_CALL_ENDS];
-};
-
-/* What a shard did for everybody: ends are counted by those who called. */
-static struct shard_view read_shard(const struct instance *in, uint32_t shard)
-{
-    const struct aio_counters *counters = segment_counters(&in->segment, shard);
-    struct shard_view view = {
-        .read_bytes = atomic_load_relaxed(&counters->io_read_bytes),
-        .write_bytes = atomic_load_relaxed(&counters->io_write_bytes),
-    };
-    for (uint32_t caller = 0; caller < in->segment.n_peers; caller++) {
-        struct pair_view pair = read_pair(in, caller, shard);
-        if (caller == shard)
-            continue;
-        view.started += pair.calls_started;
-        view.under_way += pair.calls_under_way;
-        for (int end = 0; end < N_CALL_ENDS; end++)
-            view.ends[end] += pair.ends[end];
-    }
-    return view;
-}
-
-static void print_shards(const struct instance *in)
+static void print_shards(const struct queue_reader *reader)
 {
     char figure[TEXT_FIGURE];
     struct table t;
@@ -273,8 +266,8 @@ static void print_shards(const struct instance *in)
     static_assert(sizeof headers / sizeof *headers == 11, "a column for each header");
     for (size_t i = 0; i < sizeof headers / sizeof *headers; i++)
         table_cell(&t, "%s", headers[i]);
-    for (uint32_t shard = 0; shard < in->segment.geometry.n_shards; shard++) {
-        struct shard_view view = read_shard(in, shard);
+    for (uint32_t shard = 0; shard < reader->n_shards; shard++) {
+        struct shard_view view = queue_view_shard(reader, shard);
         table_cell(&t, "shard %u", shard);
         table_cell(&t, "%" PRIu64, view.started);
 #define X(name, number, text) table_cell(&t, "%" PRIu64, view.ends[CALL_END_##name]);
@@ -288,125 +281,90 @@ static void print_shards(const struct instance *in)
     table_deinit(&t);
 }
 
-/* ---- for programs ---- */
+/* ---- the command ---- */
 
-static json_t *ends_json(const uint64_t ends[N_CALL_ENDS])
+static json_t *queues_json(const struct queues *q, bool entries)
 {
     json_t *o = json_object();
-#define X(name, number, text) json_set_u64(o, text, ends[CALL_END_##name]);
-    CALL_ENDS(X)
-#undef X
-    json_set_u64(o, "abandoned", ends[CALL_END_NONE]);
+    json_set_text(o, "instance", q->reader->look->name);
+    json_object_set_new(o, "live", json_boolean(q->reader->look->supervisor != 0));
+    if (entries) {
+        json_object_set_new(o, "entries", queue_entries_json(q->reader));
+        return o;
+    }
+    json_object_set_new(o, "pairs", queue_pairs_json(q->reader, q->rates));
+    json_object_set_new(o, "shards", queue_shards_json(q->reader));
     return o;
 }
 
-/* What is counted for each lane. */
-static json_t *lane_json(const struct instance *in, uint32_t from, uint32_t to, enum mesh_lane lane)
-{
-    const struct pair_stats *sender = segment_pair(&in->segment, from, to);
-    const struct pair_stats *receiver = segment_pair(&in->segment, to, from);
-    json_t *o = json_object();
-    json_set_u64(o, "slots", segment_ring_slots(&in->segment, from, to, lane));
-    json_set_u64(o, "depth", instance_lane_depth(in, from, to, lane));
-    json_set_u64(o, "pushed", atomic_load_relaxed(&sender->pushed[lane]));
-    json_set_u64(o, "popped", atomic_load_relaxed(&receiver->popped[lane]));
-    json_set_u64(o, "high_water", atomic_load_relaxed(&receiver->high_water[lane]));
-    return o;
-}
-
-static json_t *pair_json(const struct instance *in, uint32_t from, uint32_t to)
-{
-    struct pair_view view = read_pair(in, from, to);
-    char name[INSTANCE_PEER_NAME];
-    json_t *o = json_object();
-    json_set_text(o, "from", instance_peer_name(in, from, name));
-    json_set_text(o, "to", instance_peer_name(in, to, name));
-    json_set_u64(o, "slots", instance_ring_slots(in, from, to));
-    json_set_u64(o, "depth", view.depth);
-#define X(name, side, text) json_set_u64(o, #name, view.name);
-    PAIR_FIGURES(X)
-#undef X
-    json_set_u64(o, "calls_under_way", view.calls_under_way);
-    json_object_set_new(o, "ends", ends_json(view.ends));
-    for (enum mesh_lane lane = 0; lane < N_LANES; lane++)
-        json_object_set_new(o, mesh_lane_text(lane), lane_json(in, from, to, lane));
-    return o;
-}
-
-static json_t *shard_json(const struct instance *in, uint32_t shard)
-{
-    struct shard_view view = read_shard(in, shard);
-    json_t *o = json_object();
-    json_set_u64(o, "shard", shard);
-    json_set_u64(o, "calls_started", view.started);
-    json_set_u64(o, "calls_under_way", view.under_way);
-    json_set_u64(o, "read_bytes", view.read_bytes);
-    json_set_u64(o, "write_bytes", view.write_bytes);
-    json_object_set_new(o, "ends", ends_json(view.ends));
-    return o;
-}
-
-static json_t *entries_json(const struct instance *in)
-{
-    json_t *o = json_object();
-    json_set_text(o, "instance", in->name);
-    json_object_set_new(o, "entries", queue_entries_json(in));
-    return o;
-}
-
-static json_t *queues_json(const struct instance *in)
-{
-    json_t *o = json_object(), *pairs = json_array(), *shards = json_array();
-    json_set_text(o, "instance", in->name);
-    for (uint32_t from = 0; from < in->segment.n_peers; from++)
-        for (uint32_t to = 0; to < in->segment.n_peers; to++)
-            if (from != to)
-                json_array_append_new(pairs, pair_json(in, from, to));
-    for (uint32_t shard = 0; shard < in->segment.geometry.n_shards; shard++)
-        json_array_append_new(shards, shard_json(in, shard));
-    json_object_set_new(o, "pairs", pairs);
-    json_object_set_new(o, "shards", shards);
-    return o;
-}
-
-static void print_people(const struct instance *in, const struct values *values)
+static void print_people(const struct queues *q, const struct values *values)
 {
     if (values->entries) {
-        queue_entries_print(in);
+        queue_entries_print(q->reader);
         return;
     }
-    if (values->list || in->segment.geometry.n_shards > MATRIX_MAX_SHARDS)
-        print_list(in);
+    if (values->list || q->reader->n_shards > MATRIX_MAX_SHARDS)
+        print_list(q);
     else
-        print_matrices(in);
-    print_shards(in);
+        print_matrices(q);
+    print_shards(q->reader);
 }
 
-static bool supervisor_lives(const struct instance *in)
+static int print_once(const struct queues *q, const struct values *values)
 {
-    int fd = instance_open_supervisor(in);
-    if (fd >= 0)
-        close(fd);
-    return fd != -ESRCH;
+    if (values->json)
+        return json_print(queues_json(q, values->entries));
+    print_people(q, values);
+    return command_finish_output();
+}
+
+static void pass(int64_t ns)
+{
+    struct timespec pause = clock_timespec(ns);
+    nanosleep(&pause, NULL);
 }
 
 /* Until the instance ends, or nobody reads any more. */
-static int watch(const struct instance *in, const struct values *values)
+static int watch(struct queues *q, struct queue_rates *rates, const struct values *values)
 {
-    struct queue_rates *rates = queue_rates_new(in);
-    struct timespec pause = clock_timespec(values->watch_ns);
     int status = EXIT_DONE;
-    if (!rates)
-        return command_error("queues: no memory");
-    while (status == EXIT_DONE && !ferror(stdout) && supervisor_lives(in)) {
+    while (status == EXIT_DONE && !ferror(stdout) && look_is_alive(q->reader->look)) {
+        struct queue_reader reader;
+        pass(values->watch_ns);
+        queue_reader_init(&reader, q->reader->look);
+        queue_rates_look(rates, &reader);
         if (isatty(STDOUT_FILENO))
             fputs("\033[H\033[2J", stdout);
-        print_people(in, values);
-        putchar('\n');
-        queue_rates_print(rates, in);
+        print_people(&(struct queues){&reader, rates, q->lane}, values);
         putchar('\n');
         status = command_finish_output();
-        nanosleep(&pause, NULL);
+    }
+    return status;
+}
+
+/* What is dead has no rates. */
+static int show(const struct look *look, const struct values *values)
+{
+    int64_t window_ns = values->window_ns >= 0 ? values->window_ns
+                        : values->json         ? 0
+                                               : DEFAULT_WINDOW_NS;
+    struct queue_reader reader;
+    queue_reader_init(&reader, look);
+    struct queue_rates *rates = queue_rates_new(&reader);
+    struct queues q = {.reader = &reader, .lane = values->lane};
+    int status;
+    if (!rates)
+        return command_error("queues: no memory");
+    if (values->watch_ns) {
+        status = watch(&q, rates, values);
+    } else {
+        if (window_ns && look->supervisor && !values->entries) {
+            pass(window_ns);
+            queue_rates_look(rates, &reader);
+            q.rates = rates;
+        }
+        queue_reader_init(&reader, look);
+        status = print_once(&q, values);
     }
     queue_rates_free(rates);
     return status;
@@ -414,23 +372,17 @@ static int watch(const struct instance *in, const struct values *values)
 
 int queues_command(int argc, char **argv)
 {
-    struct values values = {.wait_ns = COMMAND_WAIT_NS};
-    struct instance in;
+    struct values values = {.wait_ns = COMMAND_WAIT_NS, .window_ns = -1, .lane = ALL_LANES};
+    struct look look;
     char **operands;
     int n = command_parse(&command, argc, argv, &values, &operands);
     if (n < 0)
         return command_exit_status(n);
     if (values.watch_ns && values.json)
         return command_usage(&command, "--watch and --json exclude each other");
-    if (instance_open(values.instance, values.wait_ns, INSTANCE_READY, &in))
+    if (look_open(values.instance, values.wait_ns, LOOK_THERE_OR_DEAD, &look))
         return EXIT_WORK_FAILED;
-    int status = EXIT_DONE;
-    if (values.json)
-        status = json_print(values.entries ? entries_json(&in) : queues_json(&in));
-    else if (values.watch_ns)
-        status = watch(&in, &values);
-    else
-        print_people(&in, &values);
-    instance_close(&in);
-    return status ? status : command_finish_output();
+    int status = show(&look, &values);
+    look_close(&look);
+    return status;
 }

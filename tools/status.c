@@ -14,14 +14,15 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "runtime/atomic.h"
+#include "runtime/instruments.h"
 #include "shard/stall.h"
 #include "tools/build_config.h"
 #include "tools/clock.h"
 #include "tools/command.h"
 #include "tools/commands.h"
-#include "tools/instance.h"
 #include "tools/json.h"
+#include "tools/look.h"
+#include "tools/queue_view.h"
 #include "tools/table.h"
 #include "tools/text.h"
 
@@ -75,6 +76,7 @@ struct process_view {
     uint32_t restarts;
     uint32_t stall; /* enum stall_state */
     uint32_t stalls;
+    uint64_t quiet_incarnation;
     uint64_t stall_ns;
     uint64_t uptime_ns;
     double busy;                  /* share of the window; negative: not measured */
@@ -84,9 +86,10 @@ struct process_view {
 };
 
 struct view {
-    const struct instance *in;
-    bool is_orphaned; /* the supervisor is dead */
-    struct supervisor_head head;
+    const struct look *look;
+    bool is_orphaned;               /* the supervisor is dead */
+    struct view_record super, head; /* of the segment, of the supervisor */
+    uint32_t state;                 /* the supervisor's */
     struct process_view *processes; /* the supervisor, then by peer, the gateway first */
     size_t n_processes;
 };
@@ -97,98 +100,94 @@ static uint64_t age_ns(uint64_t since_ns)
     return since_ns && since_ns < now_ns ? now_ns - since_ns : 0;
 }
 
-/* A name in the segment, which its writer may be changing: cut at its room, and printable. */
-static void read_name(const char *from, size_t bytes, char *ret)
-{
-    for (size_t i = 0; i < bytes; i++) {
-        char c = i + 1 < bytes ? atomic_load_relaxed(&from[i]) : 0;
-        ret[i] = c && (c < 32 || c == 127) ? '?' : c;
-        if (!c)
-            break;
-    }
-}
-
 static void read_supervisor(struct view *view)
 {
-    const struct supervisor_head *head = segment_supervisor(&view->in->segment);
-    view->head = (struct supervisor_head){
-        .pid = atomic_load_relaxed(&head->pid),
-        .state = atomic_load_relaxed(&head->state),
-        .started_ns = atomic_load_relaxed(&head->started_ns),
-        .ready_ns = atomic_load_relaxed(&head->ready_ns),
-        .redo_finished = atomic_load_relaxed(&head->redo_finished),
-        .knocks = atomic_load_relaxed(&head->knocks),
-        .wake_latency_low = atomic_load_relaxed(&head->wake_latency_low),
-        .spin_ns = atomic_load_relaxed(&head->spin_ns),
-    };
-    int fd = instance_open_supervisor(view->in);
-    view->is_orphaned = fd == -ESRCH;
-    if (fd >= 0)
-        close(fd);
+    view->is_orphaned = !view->look->supervisor;
+    view->state = (uint32_t)look_word(&view->head, "state");
     view->processes[0] = (struct process_view){
         .role = ROLE_SUPERVISOR,
-        .pid = view->head.pid,
-        .state = view->is_orphaned ? "dead" : peer_state_text(view->head.state),
+        .pid = (int32_t)look_word(&view->head, "pid"),
+        .state = view->is_orphaned ? "dead" : peer_state_text(view->state),
         .incarnation = 1,
         .core = -1,
-        .uptime_ns = view->is_orphaned ? 0 : age_ns(view->head.started_ns),
+        .uptime_ns = view->is_orphaned ? 0 : age_ns(look_word(&view->head, "started_ns")),
         .busy = -1,
         .engine = "epoll",
     };
 }
 
-static void read_peer(const struct instance *in, uint32_t peer, struct process_view *ret)
+static void count_calls(const struct queue_reader *reader, uint32_t peer, struct process_view *ret)
 {
-    const struct segment *seg = &in->segment;
-    const struct peer_control *control = segment_control(seg, peer);
-    const struct part_head *part = segment_part(seg, peer);
-    *ret = (struct process_view){
-        .role = peer == segment_gateway(seg) ? ROLE_GATEWAY : ROLE_SHARD,
-        .peer = peer,
-        .pid = atomic_load_relaxed(&control->pid),
-        .state = peer_state_text(atomic_load_relaxed(&control->state)),
-        .incarnation = atomic_load_relaxed(&control->incarnation),
-        .core = atomic_load_relaxed(&control->core),
-        .deaths = atomic_load_relaxed(&control->deaths),
-        .crashes = atomic_load_relaxed(&control->crashes),
-        .restarts = atomic_load_relaxed(&control->restarts),
-        .stall = atomic_load_relaxed(&control->stall),
-        .stalls = atomic_load_relaxed(&control->stalls),
-        .stall_ns = age_ns(atomic_load_relaxed(&control->stall_since_ns)),
-        .uptime_ns = age_ns(atomic_load_relaxed(&control->forked_ns)),
-        .busy = -1,
-    };
-    for (uint32_t other = 0; other < seg->n_peers; other++) {
+    for (uint32_t other = 0; other < reader->n_peers; other++) {
         if (other == peer)
             continue;
-        if (other != segment_gateway(seg))
-            ret->calls_out += instance_calls_under_way(in, peer, other);
+        if (other < reader->n_shards)
+            ret->calls_out += queue_view_pair(reader, peer, other, ALL_LANES).calls_under_way;
         if (ret->role == ROLE_SHARD)
-            ret->calls_in += instance_calls_under_way(in, other, peer);
+            ret->calls_in += queue_view_pair(reader, other, peer, ALL_LANES).calls_under_way;
     }
-    read_name(part->engine, sizeof ret->engine, ret->engine);
-    read_name(part->engine_flags, sizeof ret->engine_flags, ret->engine_flags);
 }
 
-static uint64_t busy_ns(const struct segment *seg, uint32_t peer)
+static void read_peer(const struct look *look, const struct queue_reader *reader, uint32_t peer,
+    struct process_view *ret)
 {
-    return atomic_load_relaxed(&segment_counters(seg, peer)->busy_ns);
+    const struct segment_view *view = &look->view;
+    struct view_record control, part;
+    *ret = (struct process_view){.role = peer == view->n_shards ? ROLE_GATEWAY : ROLE_SHARD,
+        .peer = peer,
+        .state = "unknown",
+        .core = -1,
+        .busy = -1};
+    count_calls(reader, peer, ret);
+    if (segment_view_of_peer(view, peer, "head", 0, 0, &part)) {
+        view_text(&part, "engine", ret->engine, sizeof ret->engine);
+        view_text(&part, "engine_flags", ret->engine_flags, sizeof ret->engine_flags);
+    }
+    if (!segment_view_at(view, "control", 0, "peers", peer, 0, &control))
+        return;
+    ret->pid = (int32_t)look_word(&control, "pid");
+    ret->state = peer_state_text((uint32_t)look_word(&control, "state"));
+    ret->incarnation = (uint32_t)look_word(&control, "incarnation");
+    ret->core = (int32_t)look_word(&control, "core");
+    ret->deaths = (uint32_t)look_word(&control, "deaths");
+    ret->crashes = (uint32_t)look_word(&control, "crashes");
+    ret->restarts = (uint32_t)look_word(&control, "restarts");
+    ret->stall = (uint32_t)look_word(&control, "stall");
+    ret->stalls = (uint32_t)look_word(&control, "stalls");
+    ret->stall_ns = age_ns(look_word(&control, "stall_since_ns"));
+    ret->uptime_ns = age_ns(look_word(&control, "forked_ns"));
+    ret->quiet_incarnation = look_word(&control, "quiet_incarnation");
 }
 
-static int read_view(const struct instance *in, int64_t window_ns, struct view *ret)
+static uint64_t busy_ns(const struct look *look, uint32_t peer)
 {
-    const struct segment *seg = &in->segment;
-    uint64_t *busy_before = calloc(seg->n_peers, sizeof *busy_before);
-    ret->in = in;
-    ret->n_processes = seg->n_peers + 1;
+    struct view_record counters;
+    return segment_view_of_peer(&look->view, peer, "counters", 0, 0, &counters)
+               ? look_word(&counters, "busy_ns")
+               : 0;
+}
+
+/* What every instance has, whatever its version. */
+static bool find_heads(struct view *view)
+{
+    return segment_view_at(&view->look->view, "super", 0, "super", 0, 0, &view->super) &&
+           segment_view_at(&view->look->view, "control", 0, "supervisor", 0, 0, &view->head);
+}
+
+static int read_view(const struct look *look, int64_t window_ns, struct view *ret)
+{
+    uint32_t n_peers = look->view.n_shards + 1;
+    uint64_t *busy_before = calloc(n_peers, sizeof *busy_before);
+    struct queue_reader reader;
+    ret->n_processes = n_peers + 1;
     ret->processes = calloc(ret->n_processes, sizeof *ret->processes);
     if (!busy_before || !ret->processes) {
         free(busy_before);
         free(ret->processes);
         return -ENOMEM;
     }
-    for (uint32_t peer = 0; peer < seg->n_peers; peer++)
-        busy_before[peer] = busy_ns(seg, peer);
+    for (uint32_t peer = 0; peer < n_peers; peer++)
+        busy_before[peer] = busy_ns(look, peer);
     int64_t since_ns = clock_now_ns();
     if (window_ns) {
         struct timespec window = clock_timespec(window_ns);
@@ -197,11 +196,12 @@ static int read_view(const struct instance *in, int64_t window_ns, struct view *
     int64_t measured_ns = clock_now_ns() - since_ns;
 
     read_supervisor(ret);
-    for (uint32_t n = 0; n < seg->n_peers; n++) {
-        uint32_t peer = instance_listed_peer(in, n);
+    queue_reader_init(&reader, look);
+    for (uint32_t n = 0; n < n_peers; n++) {
+        uint32_t peer = look_listed_peer(look, n);
         struct process_view *process = &ret->processes[n + 1];
-        read_peer(in, peer, process);
-        double busy = (double)(busy_ns(seg, peer) - busy_before[peer]) / (double)measured_ns;
+        read_peer(look, &reader, peer, process);
+        double busy = (double)(busy_ns(look, peer) - busy_before[peer]) / (double)measured_ns;
         if (window_ns && measured_ns > 0)
             process->busy = busy < 1 ? busy : 1;
     }
@@ -215,22 +215,21 @@ static const char *summary_state(const struct view *view)
 {
     if (view->is_orphaned)
         return "its supervisor is dead, its processes leave within 5 s";
-    return peer_state_text(view->head.state);
+    return peer_state_text(view->state);
 }
 
 static void print_header(const struct view *view)
 {
-    const struct segment_super *super = segment_super(&view->in->segment);
+    uint32_t n_shards = view->look->view.n_shards;
     char bytes[TEXT_FIGURE], age[TEXT_FIGURE], started[64] = "";
-    time_t created = (time_t)(super->created_ns / NS_PER_S);
+    time_t created = (time_t)(look_word(&view->super, "created_ns") / NS_PER_S);
     struct tm local;
     if (localtime_r(&created, &local))
         strftime(started, sizeof started, "%Y-%m-%d %H:%M:%S", &local);
     printf("instance %s: %s; %u shard%s, segment %s, started %s (%s ago), sherd %s\n\n",
-        view->in->name, summary_state(view), view->in->segment.geometry.n_shards,
-        view->in->segment.geometry.n_shards == 1 ? "" : "s",
-        text_bytes(view->in->segment.bytes, bytes), started,
-        text_duration(age_ns(view->head.started_ns), age), SHERD_VERSION);
+        view->look->name, summary_state(view), n_shards, n_shards == 1 ? "" : "s",
+        text_bytes(view->look->view.bytes, bytes), started,
+        text_duration(age_ns(look_word(&view->head, "started_ns")), age), SHERD_VERSION);
 }
 
 static void print_row(struct table *t, const struct process_view *p)
@@ -279,41 +278,53 @@ static void print_people(const struct view *view)
 
 /* ---- for programs ---- */
 
-static json_t *counters_json(const struct aio_counters *counters)
+static json_t *counters_json(const struct look *look, uint32_t peer)
 {
+    struct view_record counters;
     json_t *o = json_object();
-#define X(name, kind, unit, help) json_set_u64(o, #name, atomic_load_relaxed(&counters->name));
+    if (!segment_view_of_peer(&look->view, peer, "counters", 0, 0, &counters))
+        return o;
+#define X(name, kind, unit, help) json_set_u64(o, #name, look_word(&counters, #name));
     AIO_COUNTERS(X)
 #undef X
     return o;
 }
 
-static json_t *heap_json(const struct part_head *part)
+/* X(key, field of a part's head) */
+#define HEAP_FIGURES(X)                          \
+    X(used_bytes, heap_used_bytes)               \
+    X(high_bytes, heap_high_bytes)               \
+    X(waits, heap_waits)                         \
+    X(quarantined_bytes, heap_quarantined_bytes) \
+    X(copied_bytes, payload_copied_bytes)        \
+    X(in_place_bytes, payload_in_place_bytes)
+
+#define CLIENT_FIGURES(X)                     \
+    X(sessions, sessions)                     \
+    X(requests_in_flight, requests_in_flight) \
+    X(requests_accepted, requests_accepted)   \
+    X(requests_ended, requests_ended)
+
+#define SET_FIGURE(key, field) json_set_u64(o, #key, look_word(part, #field));
+
+static json_t *heap_json(const struct view_record *part)
 {
     json_t *o = json_object();
-    json_set_u64(o, "used_bytes", atomic_load_relaxed(&part->heap_used_bytes));
-    json_set_u64(o, "high_bytes", atomic_load_relaxed(&part->heap_high_bytes));
-    json_set_u64(o, "waits", atomic_load_relaxed(&part->heap_waits));
-    json_set_u64(o, "quarantined_bytes", atomic_load_relaxed(&part->heap_quarantined_bytes));
-    json_set_u64(o, "copied_bytes", atomic_load_relaxed(&part->payload_copied_bytes));
-    json_set_u64(o, "in_place_bytes", atomic_load_relaxed(&part->payload_in_place_bytes));
+    HEAP_FIGURES(SET_FIGURE)
     return o;
 }
 
-static json_t *clients_json(const struct part_head *part)
+static json_t *clients_json(const struct view_record *part)
 {
     json_t *o = json_object();
-    json_set_u64(o, "sessions", atomic_load_relaxed(&part->sessions));
-    json_set_u64(o, "requests_in_flight", atomic_load_relaxed(&part->requests_in_flight));
-    json_set_u64(o, "requests_accepted", atomic_load_relaxed(&part->requests_accepted));
-    json_set_u64(o, "requests_ended", atomic_load_relaxed(&part->requests_ended));
+    CLIENT_FIGURES(SET_FIGURE)
     return o;
 }
 
 static json_t *process_json(const struct view *view, const struct process_view *p)
 {
     static const char *const roles[] = {"supervisor", "gateway", "shard"};
-    const struct segment *seg = &view->in->segment;
+    struct view_record part;
     json_t *o = json_object();
     json_set_text(o, "role", roles[p->role]);
     if (p->role == ROLE_SHARD)
@@ -331,8 +342,7 @@ static json_t *process_json(const struct view *view, const struct process_view *
     json_set_u64(o, "deaths", p->deaths);
     json_set_u64(o, "crashes", p->crashes);
     json_set_u64(o, "restarts", p->restarts);
-    json_set_u64(o, "quiet_incarnation",
-        atomic_load_relaxed(&segment_control(seg, p->peer)->quiet_incarnation));
+    json_set_u64(o, "quiet_incarnation", p->quiet_incarnation);
     json_object_set_new(
         o, "stall", p->stall ? json_string(stall_state_text(p->stall)) : json_null());
     json_object_set_new(
@@ -340,30 +350,35 @@ static json_t *process_json(const struct view *view, const struct process_view *
     json_set_u64(o, "stalls", p->stalls);
     json_set_u64(o, "calls_in", p->calls_in);
     json_set_u64(o, "calls_out", p->calls_out);
-    json_object_set_new(o, "counters", counters_json(segment_counters(seg, p->peer)));
-    json_object_set_new(o, "heap", heap_json(segment_part(seg, p->peer)));
+    json_object_set_new(o, "counters", counters_json(view->look, p->peer));
+    if (!segment_view_of_peer(&view->look->view, p->peer, "head", 0, 0, &part))
+        return o;
+    json_object_set_new(o, "heap", heap_json(&part));
     if (p->role == ROLE_GATEWAY)
-        json_object_set_new(o, "clients", clients_json(segment_part(seg, p->peer)));
+        json_object_set_new(o, "clients", clients_json(&part));
     return o;
 }
 
 static json_t *view_json(const struct view *view)
 {
-    const struct segment_super *super = segment_super(&view->in->segment);
+    const struct look *look = view->look;
     json_t *o = json_object();
-    json_set_text(o, "instance", view->in->name);
+    json_set_text(o, "instance", look->name);
     json_set_text(o, "version", SHERD_VERSION);
     json_set_text(o, "state", view->processes[0].state);
-    json_set_u64(o, "shards", view->in->segment.geometry.n_shards);
-    json_set_u64(o, "segment_bytes", view->in->segment.bytes);
-    json_set_text(o, "directory", view->in->path);
-    json_object_set_new(o, "started_unix_s", json_real((double)super->created_ns / 1e9));
-    json_object_set_new(o, "uptime_s", json_real((double)age_ns(view->head.started_ns) / 1e9));
-    json_object_set_new(o, "ready", json_boolean(view->head.ready_ns != 0));
-    json_set_u64(o, "redo_finished", view->head.redo_finished);
-    json_set_u64(o, "knocks", view->head.knocks);
-    json_set_text(o, "wake_latency", view->head.wake_latency_low ? "low" : "default");
-    json_set_u64(o, "spin_ns", view->head.spin_ns);
+    json_set_u64(o, "shards", look->view.n_shards);
+    json_set_u64(o, "segment_bytes", look->view.bytes);
+    json_set_text(o, "directory", look->dir ? look->dir : "");
+    json_object_set_new(
+        o, "started_unix_s", json_real((double)look_word(&view->super, "created_ns") / 1e9));
+    json_object_set_new(
+        o, "uptime_s", json_real((double)age_ns(look_word(&view->head, "started_ns")) / 1e9));
+    json_object_set_new(o, "ready", json_boolean(look_word(&view->head, "ready_ns") != 0));
+    json_set_u64(o, "redo_finished", look_word(&view->head, "redo_finished"));
+    json_set_u64(o, "knocks", look_word(&view->head, "knocks"));
+    json_set_text(
+        o, "wake_latency", look_word(&view->head, "wake_latency_low") ? "low" : "default");
+    json_set_u64(o, "spin_ns", look_word(&view->head, "spin_ns"));
     json_t *processes = json_array();
     for (size_t i = 0; i < view->n_processes; i++)
         json_array_append_new(processes, process_json(view, &view->processes[i]));
@@ -374,24 +389,26 @@ static json_t *view_json(const struct view *view)
 /* For scripts: what an operator has to look after is no success. */
 static bool is_whole(const struct view *view)
 {
-    return !view->is_orphaned && view->head.state != PEER_DEGRADED;
+    return !view->is_orphaned && view->state != PEER_DEGRADED;
 }
 
 int status_command(int argc, char **argv)
 {
     struct values values = {.wait_ns = COMMAND_WAIT_NS, .window_ns = -1};
-    struct instance in;
-    struct view view;
+    struct look look;
+    struct view view = {.look = &look};
     char **operands;
     int n = command_parse(&command, argc, argv, &values, &operands);
     if (n < 0)
         return command_exit_status(n);
-    if (instance_open(values.instance, values.wait_ns, INSTANCE_READY, &in))
+    if (look_open(values.instance, values.wait_ns, LOOK_READY, &look))
         return EXIT_WORK_FAILED;
     int status = EXIT_DONE, worst = EXIT_DONE;
     if (values.window_ns < 0)
         values.window_ns = values.json ? 0 : DEFAULT_WINDOW_NS;
-    if (read_view(&in, values.window_ns, &view)) {
+    if (!find_heads(&view)) {
+        status = look_refuse(&look, "its description lacks what every instance has");
+    } else if (read_view(&look, values.window_ns, &view)) {
         status = command_error("status: no memory");
     } else {
         worst = is_whole(&view) ? EXIT_DONE : EXIT_WORK_FAILED;
@@ -401,7 +418,7 @@ int status_command(int argc, char **argv)
             print_people(&view);
         free(view.processes);
     }
-    instance_close(&in);
+    look_close(&look);
     if (!status)
         status = command_finish_output();
     return status ? status : worst;

@@ -222,16 +222,17 @@ class Looking(harness.TestCase):
 
     def test_queues_are_watched_until_the_instance_ends(self):
         instance = self.start("--shards", "2")
-        watcher = instance.popen("queues", "--watch", "0.02", stdout=subprocess.PIPE, text=True)
+        watcher = instance.popen("queues", "--list", "--watch", "0.02", stdout=subprocess.PIPE, text=True)
         load = instance.popen("submit", "--shard", "1", "sys.ping", "--count", "100000", stdout=subprocess.DEVNULL)
-        n_shown = 0
+        n_shown, has_rate = 0, False
         for line in watcher.stdout:  # ends, at the latest, with the instance
-            n_shown += line.startswith("WAITING NOW")
-            if re.match(r"gateway +shard 1 +[1-9][0-9.]*[kM]?$", line):
+            n_shown += line.startswith("FROM ")
+            if re.match(r"gateway +shard 1 +\d+ +\S+( \S+)? +\d+ +\d+ +[1-9]\d* ", line):
+                has_rate = True
+            if has_rate and n_shown >= 2:
                 break
         else:
             self.fail(f"no rate, shown {n_shown} times")
-        self.assertGreaterEqual(n_shown, 2)
         self.assertEqual(load.wait(4 * harness.DEADLINE), 0)
         stopped = instance.popen("stop")
         watcher.communicate(timeout=harness.DEADLINE)
@@ -252,9 +253,9 @@ class Looking(harness.TestCase):
         finally:
             instance.kill(pid, signal.SIGCONT)
         self.assertEqual(waiter.wait(harness.DEADLINE), 0)
-        self.assertEqual([(e["from"], e["to"], e["lane"], e["message"], e["bytes"]) for e in entries],
-                         [("gateway", "shard 1", "normal", "call", 5)])
-        self.assertRegex(people, r"(?m)^gateway +shard 1 +normal +call ")
+        self.assertEqual([(e["from"], e["to"], e["lane"], e["message"], e["method"], e["bytes"])
+                          for e in entries], [("gateway", "shard 1", "normal", "call", "sys.echo", 5)])
+        self.assertRegex(people, r"(?m)^gateway +shard 1 +normal +call .* sys\.echo$")
 
     def test_the_accounts_balance_under_load_and_after_deaths(self):
         instance = self.start("--shards", "2")
