@@ -2,9 +2,9 @@
 #include "tools/queue_entries.h"
 /*
  * A message counts where its place still holds the same position after it was read: its writer may
- * use the place again as soon as the receiver has freed it. What a call is for stands in its caller's
- * slot, which may have gone on to the next call by then: it is told where the generation is still the
- * message's.
+ * use the place again as soon as the receiver has freed it. A call says what it is for; of all else that
+ * stands in the caller's slot, which may have gone on to the next call by then: it is told where the
+ * generation is still the message's.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -35,14 +35,14 @@ static const char *kind_text(const struct queue_reader *reader, uint32_t kind)
                                                                                 : "unknown";
 }
 
-/* A call's message comes from its caller, as does word that its answer was taken. */
+/* Word that an answer was taken, or is not wanted, comes from the caller. */
 static void look_up_call(const struct queue_reader *reader, struct queue_entry *e)
 {
     bool by_caller =
         e->kind == MESSAGE_CALL || e->kind == MESSAGE_ANSWER_TAKEN || e->kind == MESSAGE_ABANDONED;
     uint32_t caller = by_caller ? e->from : e->to, callee = by_caller ? e->to : e->from;
     struct view_record call;
-    if (!reader->look->is_same_version ||
+    if (e->has_call || !reader->look->is_same_version ||
         !segment_view_of_peer(&reader->look->view, caller, "calls", callee, e->slot, &call))
         return;
     e->method = (uint32_t)look_word(&call, "method");
@@ -61,6 +61,9 @@ static bool read_entry(const struct queue_reader *reader, const struct view_reco
     e->slot = (uint32_t)look_word(&message, "slot");
     e->generation = look_word(&message, "generation");
     e->age_ns = queue_view_age_ns(reader, &message);
+    e->has_call = reader->look->is_same_version && e->kind == MESSAGE_CALL;
+    e->method = (uint32_t)look_word(&message, "method");
+    e->args_len = (uint32_t)look_word(&message, "len");
     return look_word(slot, "seq") == position + 1;
 }
 
