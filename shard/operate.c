@@ -55,9 +55,14 @@ static void end(struct supervisor *s, enum order_state state)
 
     log_line(s->config.log, state == ORDER_DONE ? LOG_LEVEL_NOTICE : LOG_LEVEL_WARNING,
         "%s by order: %s", order_kind_text(o->order.kind), order_state_text(state));
+    if (o->renews)
+        log_line(s->config.log, state <= ORDER_CUT ? LOG_LEVEL_NOTICE : LOG_LEVEL_ERROR,
+            state <= ORDER_CUT ? "all shards have the new settings"
+                               : "not all shards have the new settings");
     show(&o->note->n_cut, o->n_cut);
     atomic_store_release(&o->note->state, (uint32_t)state); /* NOTED */
     o->order.kind = ORDER_KIND_NONE;
+    o->renews = false;
 }
 
 static uint64_t limit_ns(const struct supervisor *s)
@@ -298,8 +303,27 @@ void operate_take(struct supervisor *s, uint64_t word)
         begin(s, word, &order);
 }
 
+void operate_renew(struct supervisor *s)
+{
+    s->operation.renewal_due = true;
+}
+
+static void begin_renewal(struct supervisor *s)
+{
+    const struct order order = {.kind = ORDER_KIND_RESTART, .target = ORDER_ALL_SHARDS};
+
+    s->operation.renewal_due = false;
+    s->operation.renews = true;
+    log_line(s->config.log, LOG_LEVEL_NOTICE,
+        "settings have changed that shards are forked with: all are replaced, one after the other");
+    begin(s, order_word(&order), &order);
+}
+
 void operate_turn(struct supervisor *s)
 {
+    if (s->operation.renewal_due && s->operation.order.kind == ORDER_KIND_NONE &&
+        s->stage == STAGE_RUNNING)
+        begin_renewal(s);
     switch (s->operation.order.kind) {
     case ORDER_KIND_RESTART:
         turn_restart(s);
@@ -318,5 +342,7 @@ void operate_turn(struct supervisor *s)
 
 uint64_t operate_next_look_ns(const struct supervisor *s)
 {
-    return s->operation.order.kind == ORDER_KIND_NONE ? NEVER : supervisor_now_ns() + LOOK_NS;
+    bool idle = s->operation.order.kind == ORDER_KIND_NONE && !s->operation.renewal_due;
+
+    return idle ? NEVER : supervisor_now_ns() + LOOK_NS;
 }

@@ -205,19 +205,53 @@ int registry_load(struct registry *registry, const char *path, char **ret_error)
     return r;
 }
 
-int registry_configure(struct registry *registry, const char *name, const char *key,
-    const char *value, char **ret_error)
+static int find_configurable(
+    const struct registry *registry, const char *name, struct entry **ret, char **ret_error)
 {
     struct entry *entry = find_service(registry, name, strlen(name));
     if (!entry)
         return explain(ret_error, -ENOENT, "there is no service named %s", name);
     if (!entry->service->configure)
         return explain(ret_error, -ENOENT, "service %s takes no settings", name);
+    *ret = entry;
+    return 0;
+}
+
+static int configure(const struct service *service, void **config, const char *key,
+    const char *value, char **ret_error)
+{
     char *why = NULL;
-    int r = entry->service->configure(&entry->config, key, value, &why);
+    int r = service->configure(config, key, value, &why);
     if (r < 0)
-        explain(ret_error, r, "%s.%s=%s: %s", name, key, value, why ? why : strerrordesc_np(-r));
+        explain(ret_error, r, "%s.%s=%s: %s", service->name, key, value,
+            why ? why : strerrordesc_np(-r));
     free(why);
+    return r;
+}
+
+int registry_configure(struct registry *registry, const char *name, const char *key,
+    const char *value, char **ret_error)
+{
+    struct entry *entry;
+    int r = find_configurable(registry, name, &entry, ret_error);
+    return r < 0 ? r : configure(entry->service, &entry->config, key, value, ret_error);
+}
+
+int registry_configure_anew(struct registry *registry, const char *name,
+    const struct registry_setting *settings, size_t n, char **ret_error)
+{
+    struct entry *entry;
+    void *fresh = NULL, *stale;
+    int r = find_configurable(registry, name, &entry, ret_error);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; r == 0 && i < n; i++)
+        r = configure(entry->service, &fresh, settings[i].key, settings[i].value, ret_error);
+    stale = r == 0 ? entry->config : fresh;
+    if (r == 0)
+        entry->config = fresh;
+    if (entry->service->discard)
+        entry->service->discard(stale);
     return r;
 }
 

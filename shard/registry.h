@@ -6,7 +6,8 @@
  * Why:         a method travels as a number, which is the same in every process forked from one
  *              image.
  * Use:         supervisor, before the first fork: registry_new(), registry_add() and
- *              registry_load(), registry_configure(); from then on it is read only.
+ *              registry_load(), registry_configure(); from then on it is read only, but for
+ *              registry_configure_anew().
  *              shard, in its loop: registry_start() before the first call, registry_stop() after
  *              the last.
  * Concurrency: filled by one thread of the supervisor, constant after the first fork: any process.
@@ -43,6 +44,15 @@ int registry_load(struct registry *registry, const char *path, char **ret_error)
  * what its configure() returned. */
 int registry_configure(struct registry *registry, const char *name, const char *key,
     const char *value, char **ret_error);
+
+struct registry_setting {
+    const char *key, *value;
+};
+
+/* Replaces all that service `name` was ever told by these, for shards forked from now on. On
+ * failure, as of registry_configure(), it stays as it was. */
+int registry_configure_anew(struct registry *registry, const char *name,
+    const struct registry_setting *settings, size_t n, char **ret_error);
 
 void registry_enable_test_methods(struct registry *registry);
 

@@ -409,8 +409,8 @@ static void reload(struct supervisor *s)
     struct supervisor_head *head = segment_supervisor(&s->segment);
 
     notify_reloading();
-    if (s->config.reload)
-        s->config.reload(s->config.opaque);
+    if (s->config.reload && s->config.reload(s->config.opaque))
+        operate_renew(s);
     atomic_store_relaxed(&head->log_level, (uint32_t)s->config.log->level); /* LEVEL */
     for (uint32_t peer = 0; peer < s->segment.n_peers; peer++) {
         struct doorbell bell = {

@@ -82,6 +82,8 @@ struct operation {
     uint32_t incarnation; /* its, before */
     uint64_t n_cut;       /* calls in flight when limits came */
     bool was_cut;
+    bool renewal_due; /* what shards are forked with has changed: all are to be replaced */
+    bool renews;      /* the order under way is that */
 };
 
 struct supervisor {
@@ -229,6 +231,9 @@ void leave_at_start(struct supervisor *supervisor);
 
 /* An order came. */
 void operate_take(struct supervisor *supervisor, uint64_t word);
+
+/* Replaces all shards, one after the other, as soon as no order is under way. */
+void operate_renew(struct supervisor *supervisor);
 
 /* Carries on with the one that is under way. */
 void operate_turn(struct supervisor *supervisor);

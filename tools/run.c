@@ -37,6 +37,7 @@ struct run {
     struct supervisor_limits limits;
     int latency_fd; /* -1: not held */
     struct fd_list service_fds;
+    bool roots_changed; /* at the last SIGHUP */
     char *runtime_dir;
     int lock_fd;
 };
@@ -75,19 +76,30 @@ static int configure_setting(struct run *run, const char *setting, char **ret_er
     return r;
 }
 
-/* The registry names the setting; who typed --root has never seen it. */
-static int configure_root(struct run *run, const char *root, char **ret_error)
+/* What follows "file.root=", or NULL. */
+static const char *after_root(const char *text)
 {
     static const char setting[] = "file.root=";
-    int r = registry_configure(run->registry, "file", "root", root, ret_error);
+
+    return strncmp(text, setting, strlen(setting)) == 0 ? text + strlen(setting) : NULL;
+}
+
+/* The registry names the setting; who typed --root has never seen it. */
+static int name_root(int error, char **ret_error)
+{
     char *text;
 
-    if (r < 0 && *ret_error && strncmp(*ret_error, setting, strlen(setting)) == 0 &&
-        asprintf(&text, "--root %s", *ret_error + strlen(setting)) >= 0) {
+    if (error < 0 && *ret_error && after_root(*ret_error) &&
+        asprintf(&text, "--root %s", after_root(*ret_error)) >= 0) {
         free(*ret_error);
         *ret_error = text;
     }
-    return r;
+    return error;
+}
+
+static int configure_root(struct run *run, const char *root, char **ret_error)
+{
+    return name_root(registry_configure(run->registry, "file", "root", root, ret_error), ret_error);
 }
 
 static int configure_services(struct run *run, char **ret_error)
@@ -144,12 +156,35 @@ static void set_limits(struct run *run)
     };
 }
 
-static void reload(void *opaque)
+/* Shards forked from now on have these roots, and those of --set file.root=… as before. */
+static int change_roots(void *opaque, const struct command_list *roots, char **ret_error)
+{
+    struct run *run = opaque;
+    const struct command_list *set = &run->options.settings;
+    struct registry_setting *settings = calloc(roots->n + set->n + 1, sizeof(*settings));
+    size_t n = 0;
+    int r;
+
+    if (!settings)
+        return -ENOMEM;
+    for (; n < roots->n; n++)
+        settings[n] = (struct registry_setting){"root", roots->items[n]};
+    for (size_t i = 0; i < set->n; i++)
+        if (after_root(set->items[i]))
+            settings[n++] = (struct registry_setting){"root", after_root(set->items[i])};
+    r = registry_configure_anew(run->registry, "file", settings, n, ret_error);
+    free(settings);
+    run->roots_changed = r == 0;
+    return name_root(r, ret_error);
+}
+
+static bool reload(void *opaque)
 {
     struct run *run = opaque;
     char *error = NULL, *refused = NULL;
 
-    if (run_options_reload(&run->options, &refused, &error)) {
+    run->roots_changed = false;
+    if (run_options_reload(&run->options, change_roots, run, &refused, &error)) {
         run->log.level = run->options.log_level;
         set_limits(run);
         if (refused)
@@ -161,6 +196,7 @@ static void reload(void *opaque)
     }
     free(refused);
     free(error);
+    return run->roots_changed;
 }
 
 static int make_supervisor(struct run *run, struct supervisor **ret, char **ret_error)

@@ -168,7 +168,7 @@ static const struct command command = {
     .summary = "Runs an instance in the foreground: a supervisor, a gateway and shards.",
     .details =
         "SIGTERM or SIGINT: take nothing new, finish what is in flight, leave; a second one: "
-        "leave at once.\nSIGHUP: read the log level and limits from --config again.",
+        "leave at once.\nSIGHUP: read the log level, limits and roots from --config again.",
     .options = table,
     .examples = examples,
 };
@@ -193,6 +193,13 @@ static struct run_options defaults(int argc, char **argv)
     };
 }
 
+static void free_roots(struct run_options *options)
+{
+    for (size_t i = 0; options->owns_roots && i < options->roots.n; i++)
+        free((char *)options->roots.items[i]);
+    free(options->roots.items);
+}
+
 void run_options_deinit(struct run_options *options)
 {
     for (size_t i = 0; i < options->kept.n; i++)
@@ -200,7 +207,7 @@ void run_options_deinit(struct run_options *options)
     free(options->kept.items);
     free(options->services.items);
     free(options->settings.items);
-    free(options->roots.items);
+    free_roots(options);
 }
 
 /* Makes text, which fields may point to from now on, the options' own. False, and it is freed: no
@@ -399,7 +406,6 @@ static bool lists_differ(const struct command_list *a, const struct command_list
     X("shards", a->shards != b->shards)                                        \
     X("service", lists_differ(&a->services, &b->services))                     \
     X("set", lists_differ(&a->settings, &b->settings))                         \
-    X("root", lists_differ(&a->roots, &b->roots))                              \
     X("engine", a->engine != b->engine)                                        \
     X("listen", texts_differ(a->listen, b->listen))                            \
     X("token-file", texts_differ(a->token_file, b->token_file))                \
@@ -427,14 +433,43 @@ static char *name_refused(const struct run_options *a, const struct run_options 
     return names;
 }
 
-bool run_options_reload(struct run_options *options, char **ret_refused, char **ret_error)
+/* Copies, for those of `again` go with its texts. False: no memory. */
+static bool take_roots(struct run_options *options, const struct command_list *roots)
+{
+    struct run_options fresh = {
+        .roots.items = calloc(roots->n + 1, sizeof(*roots->items)), .owns_roots = true};
+
+    while (fresh.roots.items && fresh.roots.n < roots->n &&
+           (fresh.roots.items[fresh.roots.n] = strdup(roots->items[fresh.roots.n])))
+        fresh.roots.n++;
+    if (!fresh.roots.items || fresh.roots.n < roots->n) {
+        free_roots(&fresh);
+        return false;
+    }
+    free_roots(options);
+    options->roots = fresh.roots;
+    options->owns_roots = true;
+    return true;
+}
+
+static bool reload_roots(struct run_options *options, const struct run_options *again,
+    run_options_roots_fn *change_roots, void *opaque, char **ret_error)
+{
+    return !lists_differ(&options->roots, &again->roots) ||
+           (change_roots(opaque, &again->roots, ret_error) == 0 &&
+               take_roots(options, &again->roots));
+}
+
+bool run_options_reload(struct run_options *options, run_options_roots_fn *change_roots,
+    void *opaque, char **ret_refused, char **ret_error)
 {
     struct run_options again = defaults(options->argc, options->argv);
     char **operands;
 
     if (!options->config)
         return true;
-    if (read_file(&again, options->config, ret_error) < 0 || parse_line(&again, &operands) < 0) {
+    if (read_file(&again, options->config, ret_error) < 0 || parse_line(&again, &operands) < 0 ||
+        !reload_roots(options, &again, change_roots, opaque, ret_error)) {
         run_options_deinit(&again);
         return false;
     }

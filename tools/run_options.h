@@ -50,6 +50,7 @@ struct run_options {
     int argc; /* for run_options_reload() */
     char **argv;
     struct command_list kept; /* texts of the file, which fields above point to */
+    bool owns_roots;          /* roots.items are copies */
 };
 
 /* 0, or negative for command_exit_status(): help or an error was printed. */
@@ -57,7 +58,11 @@ int run_options_parse(int argc, char **argv, struct run_options *ret);
 
 void run_options_deinit(struct run_options *options);
 
-/* Reads the file again for what may change while the instance runs: the log level and limits.
+/* Where the roots are others than before: 0, or -errno with a text, and they stay. */
+typedef int run_options_roots_fn(void *opaque, const struct command_list *roots, char **ret_error);
+
+/* Reads the file again for what may change while the instance runs: the log level, limits, roots.
  * *ret_refused (free() it; NULL: none) names what else is different there. False, and nothing is
- * changed, where the file has an error; ret_error (free() it) says which. */
-bool run_options_reload(struct run_options *options, char **ret_refused, char **ret_error);
+ * changed, where the file has an error, or the roots are refused; ret_error (free() it) says which. */
+bool run_options_reload(struct run_options *options, run_options_roots_fn *change_roots,
+    void *opaque, char **ret_refused, char **ret_error);

@@ -276,13 +276,91 @@ class Degraded(harness.TestCase):
                 config.flush()
             write("shards = 2\ncrash-limit = 9\n")
             instance = self.start("--config", config.name)
-            write("shards = 3\ncrash-limit = 1\nroot = /usr\n")
+            write("shards = 3\ncrash-limit = 1\nengine = threads\n")
             instance.kill(instance.supervisor.pid, signal.SIGHUP)
-            instance.wait_for_log("need a restart: shards, root")
+            instance.wait_for_log("need a restart: shards, engine")
             instance.wait_for_log("reloaded")
             instance.kill(instance.shard(0), signal.SIGSEGV)
             instance.wait_for_shard(0, state="failed")
             self.assertIn("crash 1 within 60 s", instance.log())
+
+
+class Reload(harness.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = tempfile.TemporaryDirectory(prefix="sherd-reload-")
+        self.addCleanup(self.folder.cleanup)
+        self.roots = [os.path.join(self.folder.name, name) for name in ("one", "two")]
+        for root in self.roots:
+            os.mkdir(root)
+            with open(os.path.join(root, "file"), "w") as file:
+                file.write("text")
+        self.config = os.path.join(self.folder.name, "config")
+
+    def write(self, *lines):
+        with open(self.config, "w") as config:
+            config.write("\n".join(["shards = 2", *lines, ""]))
+
+    def reload(self, instance):
+        n_before = instance.log().count("reloaded: log level")
+        instance.kill(instance.supervisor.pid, signal.SIGHUP)
+        wait_until(lambda: instance.log().count("reloaded: log level") > n_before, "it to be read again")
+
+    def reads(self, instance):
+        """Which roots can be reached, in each shard."""
+        return [[instance.command("submit", "--shard", str(shard), "file.stat", root + "/file").returncode == 0
+                 for root in self.roots] for shard in (0, 1)]
+
+    def wait_for_settings(self, instance, times):
+        wait_until(lambda: instance.log().count("all shards have the new settings") == times, "the new settings")
+
+    def test_roots_come_and_go_by_a_sighup_and_no_request_fails(self):
+        self.write(f"root = {self.roots[0]}")
+        instance = self.start("--config", self.config)
+        load = Load(instance, "submit", "--unordered", "sys.sleep", *["5"] * 50)
+        load.start()
+        try:
+            self.assertEqual(self.reads(instance), [[True, False]] * 2)
+            self.write(*(f"root = {root}" for root in self.roots))
+            self.reload(instance)
+            self.wait_for_settings(instance, 1)
+            self.assertEqual(self.reads(instance), [[True, True]] * 2)
+            self.write(f"root = {self.roots[1]}")
+            self.reload(instance)
+            self.wait_for_settings(instance, 2)
+            self.assertEqual(self.reads(instance), [[False, True]] * 2)
+        finally:
+            load.ends.set()
+            load.join()
+        self.assertEqual(load.failures, [])
+        self.assertEqual([(instance.shard(n)["deaths"], instance.shard(n)["restarts"]) for n in (0, 1)], [(0, 2)] * 2)
+        self.assertEqual(instance.stop(), 0)
+
+    def test_a_root_that_is_not_there_changes_nothing(self):
+        self.write(f"root = {self.roots[0]}", "crash-limit = 9")
+        instance = self.start("--config", self.config)
+        self.write(f"root = {self.roots[1]}", "root = /nonexistent", "crash-limit = 1")
+        self.reload(instance)
+        instance.wait_for_log("nothing reloaded: --root /nonexistent: ")
+        instance.kill_and_wait("shard", 0, signal.SIGSEGV)  # the old limit
+        self.assertEqual(self.reads(instance), [[True, False]] * 2)  # and the old roots, in the new shard too
+        self.assertEqual(instance.shard(1)["restarts"], 0)
+        self.assertEqual(instance.stop(), 0)
+
+    def test_roots_that_change_while_an_order_is_carried_out_wait_for_its_end(self):
+        self.write(f"root = {self.roots[0]}")
+        instance = self.start("--config", self.config)
+        with instance.popen("submit", "--shard", "0", "sys.sleep", "500", stdout=subprocess.DEVNULL) as sleeper:
+            wait_until(lambda: instance.shard(0)["calls_in"], "the sleep to begin")
+            with instance.popen("restart", "0") as restart:
+                instance.wait_for_shard(0, state="restarting")
+                self.write(f"root = {self.roots[1]}")
+                self.reload(instance)
+                self.assertEqual(restart.wait(harness.DEADLINE), 0)
+            self.assertEqual(sleeper.wait(harness.DEADLINE), 0)
+        self.wait_for_settings(instance, 1)
+        self.assertEqual(self.reads(instance), [[False, True]] * 2)
+        self.assertEqual(instance.stop(), 0)
 
 
 class Notifications:

@@ -199,11 +199,40 @@ static void settings_are_kept_for_start_and_freed_once(void **state)
     registry_free(registry);
 }
 
+static void expect_started_with(const struct registry *registry, const char *expected)
+{
+    void *states[2];
+
+    assert_int_equal(registry_start(registry, 7, states, NULL), 0);
+    assert_string_equal(states[1], expected);
+    registry_stop(registry, states);
+}
+
+static void settings_made_anew_replace_the_old_ones_or_change_nothing(void **state)
+{
+    static const struct registry_setting wrong[] = {{"good", "new"}, {"bad", "new"}};
+    struct registry *registry = registry_of(&first, &living);
+    char *why = NULL;
+
+    assert_int_equal(registry_configure(registry, "living", "good", "old", &why), 0);
+    assert_int_equal(registry_configure_anew(registry, "living", wrong, 2, &why), -EINVAL);
+    assert_string_equal(why, "living.bad=new: only good");
+    free(why);
+    expect_started_with(registry, "7 old");
+    assert_int_equal(registry_configure_anew(registry, "living", wrong, 1, &why), 0);
+    expect_started_with(registry, "7 new");
+    assert_int_equal(registry_configure_anew(registry, "living", NULL, 0, &why), 0);
+    expect_started_with(registry, "7 -");
+    registry_free(registry);
+}
+
 static void settings_that_nobody_takes_are_refused(void **state)
 {
     struct registry *registry = registry_of(&first, &living);
     char *why = NULL;
 
+    assert_int_equal(registry_configure_anew(registry, "nobody", NULL, 0, &why), -ENOENT);
+    free(why);
     assert_int_equal(registry_configure(registry, "nobody", "k", "v", &why), -ENOENT);
     assert_string_equal(why, "there is no service named nobody");
     free(why);
@@ -258,6 +287,7 @@ int main(void)
         cmocka_unit_test(services_that_are_not_as_they_must_be_are_refused),
         cmocka_unit_test(library_that_is_no_service_is_refused_by_name),
         cmocka_unit_test(settings_are_kept_for_start_and_freed_once),
+        cmocka_unit_test(settings_made_anew_replace_the_old_ones_or_change_nothing),
         cmocka_unit_test(settings_that_nobody_takes_are_refused),
         cmocka_unit_test(start_that_fails_stops_those_before_it),
         cmocka_unit_test(hash_is_asked_with_the_methods_place_in_its_service),
