@@ -23,11 +23,11 @@
  */
 #include <assert.h>
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "shard/builtin.h"
+#include "shard/call_end.h"
 #include "shard/mesh_inside.h"
 #include "shard/poison.h"
 
@@ -212,6 +212,13 @@ static void publish(struct mesh *mesh, struct mesh_call *call)
     }
 }
 
+static bool is_given_up(const struct mesh *mesh, uint32_t peer)
+{
+    const struct peer_control *control = segment_control(&mesh->seg, peer);
+
+    return mesh->orphaned || atomic_load_acquire(&control->state) == PEER_FAILED; /* STATE */
+}
+
 static void on_heap_ready(struct heap_waiter *waiter, uint64_t off)
 {
     struct mesh_call *call =
@@ -221,6 +228,13 @@ static void on_heap_ready(struct heap_waiter *waiter, uint64_t off)
 
     out->args_off = off;
     out->args_len = (uint32_t)call->args_len;
+    if (is_given_up(mesh, call->target)) {
+        /* That was judged while it waited, and nobody would end it any more. */
+        put_free(mesh, call->target, call->slot);
+        end_later(mesh, call, CALL_END_NOT_STARTED, -EHOSTDOWN);
+        give_back_args(mesh, out);
+        return;
+    }
     memcpy(mesh->seg.base + off, call->args, call->args_len);
     mesh_count_payload(mesh, true, call->args_len);
     publish(mesh, call);
@@ -290,28 +304,6 @@ void caller_pump(struct mesh *mesh, uint32_t peer)
 
 /* ---- ending ---- */
 
-/* A text for an end that the callee did not tell. */
-static size_t explain_end(
-    const struct mesh *mesh, const struct mesh_answer *answer, char *text, size_t size)
-{
-    int n = 0;
-
-    text[0] = '\0';
-    if (answer->status == -EHOSTDOWN && mesh->orphaned)
-        n = snprintf(text, size, "the supervisor of the instance is gone");
-    else if (answer->status == -EHOSTDOWN)
-        n = snprintf(text, size,
-            "shard %u is given up after too many crashes; see its log, then `sherd restart %u`",
-            answer->shard, answer->shard);
-    else if (answer->status == -EOWNERDEAD)
-        n = snprintf(text, size,
-            "shard %u died while it ran this, which must not be run twice: look what was done",
-            answer->shard);
-    else if (answer->status == -EPROTO)
-        n = snprintf(text, size, "what shard %u sent makes no sense", answer->shard);
-    return (size_t)n;
-}
-
 void caller_finish(struct mesh *mesh, struct mesh_call *call, const struct mesh_answer *answer)
 {
     struct mesh_answer told = *answer;
@@ -319,7 +311,7 @@ void caller_finish(struct mesh *mesh, struct mesh_call *call, const struct mesh_
 
     if (!told.data && told.status < 0) {
         told.data = text;
-        told.len = explain_end(mesh, answer, text, sizeof(text));
+        told.len = call_end_explain(answer, mesh->orphaned, text, sizeof(text));
     }
     timer_del(&call->timer);
     call->where = CALL_NOWHERE;
@@ -438,9 +430,7 @@ int mesh_call_start(struct mesh *mesh, struct mesh_call *call)
     call->poison = NULL;
     mesh->n_under_way++;
     aio_timer_init(mesh->ctx, &call->timer, on_deadline, call);
-    if (mesh->orphaned ||
-        atomic_load_acquire(&segment_control(&mesh->seg, call->target)->state) == /* STATE */
-            PEER_FAILED) {
+    if (is_given_up(mesh, call->target)) {
         end_later(mesh, call, CALL_END_NOT_STARTED, -EHOSTDOWN);
         return 0;
     }
