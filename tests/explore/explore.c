@@ -67,6 +67,11 @@ static void run_scenario(const struct scenario *scenario)
         tell_failure(scenario, &report);
 }
 
+static bool is_for_today(const struct scenario *scenario)
+{
+    return !scenario->only_long || o.longer;
+}
+
 static bool is_named(const char *group, char **names)
 {
     if (!*names)
@@ -83,7 +88,7 @@ static void run_groups(char **names)
         for (const struct scenario *scenario = scenario_groups[i].scenarios; scenario->name;
              scenario++)
             if (o.scenario ? strcmp(o.scenario, scenario->name) == 0
-                           : is_named(scenario_groups[i].name, names))
+                           : is_named(scenario_groups[i].name, names) && is_for_today(scenario))
                 run_scenario(scenario);
 }
 

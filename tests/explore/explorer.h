@@ -66,6 +66,7 @@ struct scenario {
     struct explorer_bounds bounds;      /* for every day: some ten thousand runs */
     struct explorer_bounds long_bounds; /* by --long */
     struct explorer_thread threads[EXPLORER_MAX_THREADS];
+    bool only_long; /* too much for every day, whatever its bounds */
 };
 
 /* ---- claims ---- */

@@ -10,22 +10,52 @@
  *   world.c     what stands for the kernel and the heap
  *   trace.c     the steps of a run, for people
  */
+#include <string.h>
+
 #include "runtime/atomic_shim.h"
 #include "tests/explore/explorer.h"
 
 #define MAX_FIBERS    (EXPLORER_MAX_THREADS + 1) /* the first one is begin() and end() */
-#define MAX_LOCATIONS 128
+#define MAX_LOCATIONS 384
 #define SETUP         0
 
 /* What a fiber has come to know. */
 struct knowledge {
-    uint16_t seen[MAX_LOCATIONS]; /* by location: it can't see an older store than this one */
+    uint32_t n;                   /* of seen[]: as many as there were locations; the others are 0 */
     uint16_t epochs[MAX_FIBERS];  /* by fiber: it comes after all that this one did until then */
+    uint16_t seen[MAX_LOCATIONS]; /* by location: it can't see an older store than this one */
 };
+
+static inline void know_of(struct knowledge *k, uint32_t n)
+{
+    if (k->n >= n)
+        return;
+    memset(&k->seen[k->n], 0, (n - k->n) * sizeof k->seen[0]);
+    k->n = n;
+}
+
+static inline uint16_t knows(const struct knowledge *k, uint32_t location)
+{
+    return location < k->n ? k->seen[location] : 0;
+}
+
+static inline void know(struct knowledge *k, uint32_t location, uint32_t position)
+{
+    know_of(k, location + 1);
+    k->seen[location] = (uint16_t)position;
+}
+
+static inline void know_the_same(struct knowledge *k, const struct knowledge *from)
+{
+    k->n = from->n;
+    memcpy(k->epochs, from->epochs, sizeof k->epochs);
+    memcpy(k->seen, from->seen, from->n * sizeof k->seen[0]);
+}
 
 static inline void learn_stores(struct knowledge *k, const struct knowledge *from)
 {
-    for (size_t i = 0; i < MAX_LOCATIONS; i++)
+    know_of(k, from->n);
+    for (size_t i = 0; i < from->n; i++)
         k->seen[i] = k->seen[i] < from->seen[i] ? from->seen[i] : k->seen[i];
 }
 

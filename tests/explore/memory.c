@@ -18,7 +18,7 @@
 #include "tests/explore/mutant.h"
 
 #define MAX_STORES    8192
-#define N_BUCKETS     512 /* a power of two, well above MAX_LOCATIONS */
+#define N_BUCKETS     1024 /* a power of two, well above MAX_LOCATIONS */
 #define NO_LOCATION   UINT32_MAX
 #define MAX_CONSTANTS 64
 #define N_SITES       1024
@@ -74,12 +74,27 @@ static struct {
     uint32_t n_constants;
 } m;
 
+static void know_nothing(struct knowledge *k)
+{
+    k->n = 0;
+    memset(k->epochs, 0, sizeof k->epochs);
+}
+
+static void forget(struct fiber_memory *f)
+{
+    know_nothing(&f->now);
+    know_nothing(&f->by_fence);
+    know_nothing(&f->last_fence);
+    f->held.site = NULL;
+}
+
 void memory_reset(bool x86)
 {
     m.n_stores = m.n_locations = 0;
     memset(m.buckets, 0, sizeof m.buckets);
-    memset(m.fibers, 0, sizeof m.fibers);
-    memset(&m.fences, 0, sizeof m.fences);
+    for (uint32_t f = 0; f < MAX_FIBERS; f++)
+        forget(&m.fibers[f]);
+    know_nothing(&m.fences);
     m.fences_hash = 0;
     m.x86 = x86;
     m.n_constants = 0;
@@ -113,7 +128,7 @@ struct knowledge *memory_knowledge(uint32_t fiber)
 
 void memory_begin_fiber(uint32_t fiber)
 {
-    m.fibers[fiber].now = m.fibers[SETUP].now;
+    know_the_same(&m.fibers[fiber].now, &m.fibers[SETUP].now);
     m.fibers[fiber].now.epochs[fiber] = 1;
 }
 
@@ -143,9 +158,11 @@ static struct store *add_store(struct location *at, uint64_t value)
         explorer_fail("more than %u stores in one run", MAX_STORES);
     struct store *store = &m.stores[m.n_stores];
 
-    *store = (struct store){.value = value,
-        .older = at->newest,
-        .position = at->newest < MAX_STORES ? m.stores[at->newest].position + 1 : 1};
+    store->value = value;
+    store->hash = 0;
+    store->older = at->newest;
+    store->position = at->newest < MAX_STORES ? m.stores[at->newest].position + 1 : 1;
+    know_nothing(&store->released);
     at->newest = m.n_stores++;
     return store;
 }
@@ -188,8 +205,8 @@ static uint32_t locate(const volatile void *p, unsigned size, bool writes)
     if (plain_take_dirty(p) && m.stores[at->newest].value != read_memory(p, size)) {
         struct store *store = add_store(at, read_memory(p, size));
 
-        store->released = self()->now;
-        store->released.seen[l] = self()->now.seen[l] = (uint16_t)store->position;
+        know(&self()->now, l, store->position);
+        know_the_same(&store->released, &self()->now);
     }
     return l;
 }
@@ -209,7 +226,7 @@ static void see(uint32_t l, const struct store *store, enum order order)
 {
     struct fiber_memory *f = self();
 
-    f->now.seen[l] = (uint16_t)store->position;
+    know(&f->now, l, store->position);
     if (order & ACQUIRE)
         learn(&f->now, &store->released);
     else
@@ -220,10 +237,9 @@ static uint64_t do_load(const volatile void *p, unsigned size, enum order order,
 {
     uint32_t l = locate(p, size, false);
     const struct store *store = &m.stores[m.locations[l].newest];
-    uint32_t n = 1 + store->position - self()->now.seen[l];
+    uint32_t oldest = knows(&self()->now, l);
+    uint32_t n = store->position - oldest + (oldest > 0);
 
-    if (self()->now.seen[l] == 0)
-        n--;
     *ret_age = run_self() != SETUP && n > 1 && run_may_be_stale() ? search_choose(n) : 0;
     for (uint32_t i = 0; i < *ret_age; i++)
         store = &m.stores[store->older];
@@ -245,8 +261,8 @@ static void write_newest(uint32_t l, uint64_t value, enum order order, const str
     struct store *store = add_store(at, value);
     struct fiber_memory *f = self();
 
-    f->now.seen[l] = (uint16_t)store->position;
-    store->released = order & RELEASE ? f->now : f->last_fence;
+    know(&f->now, l, store->position);
+    know_the_same(&store->released, order & RELEASE ? &f->now : &f->last_fence);
     if (chained)
         learn(&store->released, &chained->released);
     store->hash = run_note(mix(value, at->address));
@@ -298,8 +314,8 @@ static void do_fence(void)
 
     learn(&f->now, &f->by_fence);
     learn_stores(&f->now, &m.fences);
-    m.fences = f->now;
-    f->last_fence = f->now;
+    know_the_same(&m.fences, &f->now);
+    know_the_same(&f->last_fence, &f->now);
     run_note(m.fences_hash);
     uint64_t hash = run_note(1);
 

@@ -122,7 +122,8 @@ static const char *who_notices(const char *file)
 {
     for (size_t i = 0; i < scenario_n_groups; i++)
         for (const struct scenario *s = scenario_groups[i].scenarios; s->name; s++)
-            if (may_meet(scenario_groups[i].name, file) && !scenario_is_wrong(s) && notices(s))
+            if (may_meet(scenario_groups[i].name, file) && !scenario_is_wrong(s) && !s->only_long &&
+                notices(s))
                 return s->name;
     return NULL;
 }

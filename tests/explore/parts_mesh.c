@@ -14,7 +14,7 @@
 #include "shard/portable_inside.h"
 #include "tests/explore/explorer.h"
 
-#define N_COROUTINES 24
+#define N_COROUTINES 8 /* of a thread at a time */
 #define STACK_BYTES  (24 * 1024)
 
 struct co {
@@ -32,11 +32,12 @@ static struct {
     const struct service_method *methods;
     uint32_t n_methods;
     parts_mesh_peek_fn *peek;
-    struct co coroutines[N_COROUTINES];
+    struct co coroutines[EXPLORER_MAX_THREADS + 1][N_COROUTINES];
     struct co *running[EXPLORER_MAX_THREADS + 1];
 } p;
 
-static char stacks[N_COROUTINES][STACK_BYTES] __attribute__((aligned(64)));
+static char stacks[EXPLORER_MAX_THREADS + 1][N_COROUTINES][STACK_BYTES]
+    __attribute__((aligned(64)));
 
 void parts_mesh_reset(const struct service_method *methods, uint32_t n)
 {
@@ -239,12 +240,14 @@ static void run_coroutine(void *opaque)
 Coroutine *coroutine_create_full(
     CoroutineEntry *entry, void *opaque, const char *name, size_t stack_bytes)
 {
+    uint32_t self = explorer_self() + 1;
+
     for (uint32_t i = 0; i < N_COROUTINES; i++) {
-        struct co *co = &p.coroutines[i];
+        struct co *co = &p.coroutines[self][i];
         if (co->taken)
             continue;
         *co = (struct co){.entry = entry, .opaque = opaque, .taken = true};
-        co->inside = co_switch_prepare(stacks[i], STACK_BYTES, run_coroutine, co);
+        co->inside = co_switch_prepare(stacks[self][i], STACK_BYTES, run_coroutine, co);
         return (Coroutine *)co;
     }
     explorer_fail("more than %d coroutines", N_COROUTINES);

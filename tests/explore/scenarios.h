@@ -10,6 +10,7 @@
 
 #define SCENARIO_GROUPS(X) \
     X(bh)                  \
+    X(circle)              \
     X(co_mutex)            \
     X(co_rwlock)           \
     X(co_semaphore)        \
