@@ -19,6 +19,7 @@
     X(lockcnt)             \
     X(memory)              \
     X(mesh)                \
+    X(move)                \
     X(ring)
 
 #define X(name) extern const struct scenario name##_scenarios[];

@@ -157,15 +157,58 @@ void stage_serve(struct stage *stage, struct stage_end *end)
     explorer_check(end->mesh->heap.n_used == 0);
 }
 
-void stage_is_over(struct stage *stage)
+static void knock_all(struct stage *stage)
 {
-    explorer_may_crash(false);
-    atomic_store_release(&stage->over, 1);
     for (uint32_t peer = 0; peer < stage->seg.geometry.n_shards; peer++) {
         struct doorbell bell = bell_of(stage, peer);
 
         doorbell_knock(&bell);
     }
+}
+
+void stage_is_over(struct stage *stage)
+{
+    explorer_may_crash(false);
+    atomic_store_release(&stage->over, 1);
+    knock_all(stage);
+}
+
+static bool has_calls(const struct stage *stage, uint32_t caller)
+{
+    for (uint32_t callee = 0; callee < stage->seg.geometry.n_shards; callee++)
+        if (callee != caller && stage_has_calls(stage, caller, callee))
+            return true;
+    return false;
+}
+
+static bool all_are_quiet(struct stage *stage)
+{
+    for (uint32_t peer = 0; peer < stage->seg.geometry.n_shards; peer++)
+        if (!atomic_load_acquire(&stage->quiet[peer]))
+            return false;
+    return true;
+}
+
+/* The last one tells the others. */
+void stage_is_quiet(struct stage *stage, uint32_t peer)
+{
+    atomic_store_release(&stage->quiet[peer], 1);
+    atomic_full_fence();
+    if (all_are_quiet(stage))
+        knock_all(stage);
+}
+
+void stage_serve_to_the_last(struct stage *stage, struct stage_end *end)
+{
+    while (!atomic_load_acquire(&stage->over))
+        parts_mesh_turn(&end->loop, true);
+    explorer_may_crash(false);
+    while (has_calls(stage, end->mesh->self))
+        parts_mesh_turn(&end->loop, true);
+    stage_is_quiet(stage, end->mesh->self);
+    while (!all_are_quiet(stage))
+        parts_mesh_turn(&end->loop, true);
+    parts_mesh_turn(&end->loop, false);
 }
 
 /* ---- the supervisor ---- */
@@ -225,6 +268,8 @@ static void check_pair(const struct stage *stage, uint32_t caller, uint32_t call
 
     for (int end = 0; end < N_CALL_ENDS; end++)
         n_ended += stats->ends[end];
+    if (segment_control(&stage->seg, caller)->state == PEER_FAILED)
+        return; /* nobody takes over what it had under way */
     explorer_check(!stage_has_calls(stage, caller, callee));
     explorer_check(stats->calls_submitted == n_ended);
 }

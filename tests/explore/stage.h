@@ -41,6 +41,7 @@ struct stage {
     struct segment seg;
     struct stage_plan plan;
     uint32_t over;
+    uint32_t quiet[STAGE_SHARDS]; /* has nothing under way any more */
     /* What is done wrong. */
     bool tells_first;
     bool sets_no_bit;
@@ -62,6 +63,10 @@ static inline void stage_flush(struct stage_end *end)
 
 /* Turns until it is over. */
 void stage_serve(struct stage *stage, struct stage_end *end);
+/* The same; then goes on until no end has a call under way any more: for calls that the mesh makes
+ * by itself. Whoever is given up is said to be quiet by its supervisor. */
+void stage_serve_to_the_last(struct stage *stage, struct stage_end *end);
+void stage_is_quiet(struct stage *stage, uint32_t peer);
 /* All may leave. From here on the running thread does not crash. */
 void stage_is_over(struct stage *stage);
 
