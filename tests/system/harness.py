@@ -22,6 +22,7 @@ Where: $SHERD is the program under test; without it, the one in $MESON_BUILD_ROO
 import contextlib
 import ctypes
 import errno
+import functools
 import json
 import os
 import shutil
@@ -107,6 +108,32 @@ def send_signal(pid, signum):
     if pid < 0:
         raise ValueError(f"{pid} is no process")
     os.kill(pid, signum)
+
+
+@functools.cache
+def own_tmpfs(megabytes):
+    """A command before another that gives it a /dev/shm of that size; None where this user can't have one."""
+    script = f'mount -t tmpfs -o size={megabytes}m,mode=1777 tmpfs /dev/shm && exec "$@"'
+    flags = "-m" if os.geteuid() == 0 else "-rm"
+    command = ["unshare", flags, "sh", "-c", script, "sh"]
+    works = shutil.which("unshare") and subprocess.run([*command, "true"], capture_output=True).returncode == 0
+    return command if works else None
+
+
+def enter_namespaces(pid):
+    """A command before another that has it run where own_tmpfs() put that process."""
+    flags = ["-m"] if os.geteuid() == 0 else ["-U", "-m", "--preserve-credentials"]
+    return ["nsenter", "-t", str(pid), *flags, "--"]
+
+
+def children_of(pid):
+    """Names of a process's children, by pid."""
+    names = {}
+    with open(f"/proc/{pid}/task/{pid}/children") as children:
+        for child in children.read().split():
+            with open(f"/proc/{child}/comm") as comm:
+                names[int(child)] = comm.read().strip()
+    return names
 
 
 def n_fds(pid):

@@ -6,7 +6,6 @@ import os
 import re
 import resource
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,17 +18,6 @@ import segment
 from harness import wait_until
 
 NOT_ROOT = os.geteuid() != 0
-
-
-def own_tmpfs(megabytes):
-    """A command before another that gives it a /dev/shm of that size."""
-    script = f'mount -t tmpfs -o size={megabytes}m,mode=1777 tmpfs /dev/shm && exec "$@"'
-    return ["unshare", "-m", "sh", "-c", script, "sh"]
-
-
-def can_mount():
-    return not NOT_ROOT and shutil.which("unshare") and subprocess.run(
-        [*own_tmpfs(1), "true"], capture_output=True).returncode == 0
 
 
 def field(pid, name):
@@ -296,21 +284,10 @@ class Refusals(harness.TestCase):
         self.assertIn("gateway could not start", instance.log())
         self.assertEqual(instance.segments(), [])
 
-    @unittest.skipUnless(can_mount(), "can't mount a tmpfs here")
-    def test_full_dev_shm_is_an_error_that_says_what_to_do(self):
-        instance = self.instance()
-        instance.run("--shards", "2", prefix=own_tmpfs(4))
-        self.assertEqual(instance.wait_exit(), 1)
-        self.assertIn("needs 16.0 MiB", instance.log())
-        self.assertIn("4.0 MiB are free", instance.log())
-        self.assertIn("--segment-size", instance.log())
-        instance.run("--shards", "2", "--segment-size", "4M", prefix=own_tmpfs(4))
-        instance.wait_for_log("ready in")
-
-    @unittest.skipUnless(can_mount(), "can't mount a tmpfs here")
+    @unittest.skipUnless(harness.own_tmpfs(1), "can't mount a tmpfs here")
     def test_the_64_mib_of_a_container_are_enough(self):
         instance = self.instance()
-        instance.run("--shards", "8", prefix=own_tmpfs(64))
+        instance.run("--shards", "8", prefix=harness.own_tmpfs(64))
         instance.wait_for_log("ready in")
         instance.supervisor.send_signal(signal.SIGTERM)
         self.assertEqual(instance.wait_exit(), 0)

@@ -37,6 +37,7 @@ struct worker {
     struct tally *tally;
     uint32_t number;
     enum fuse_role role;
+    const char *file; /* its points alone; "": all */
 };
 
 typedef void worker_fn(struct worker *worker);
@@ -48,13 +49,13 @@ static uint32_t n_samples(uint32_t otherwise)
     return text ? (uint32_t)atoi(text) : otherwise;
 }
 
-static bool is_wanted(const struct fuse_point *point)
+static bool is_wanted(const struct worker *worker, const struct fuse_point *point)
 {
     const char *at = getenv("SHERD_CRASH_AT");
     char name[256];
 
     snprintf(name, sizeof(name), "%s:%d", point->file, point->line);
-    return !at || strstr(name, at);
+    return strstr(name, worker->file) && (!at || strstr(name, at));
 }
 
 /* The i-th of n hits that are spread over all; the same as the one before, where there are fewer. */
@@ -107,7 +108,7 @@ static void at_each_point(struct worker *worker, uint32_t n, death_fn *dies)
         uint64_t last = 0;
         uint32_t n_died = 0;
 
-        if (!is_wanted(point))
+        if (!is_wanted(worker, point))
             continue;
         for (uint32_t k = 0; k < n; k++) {
             uint64_t hit = hit_of_sample(point, k, n);
@@ -128,7 +129,7 @@ static void die_at_each_point(struct worker *worker)
 
     crash_instance_start(instance);
     find_points(instance);
-    at_each_point(worker, n_samples(5), dies_at);
+    at_each_point(worker, n_samples(worker->file[0] ? 12 : 5), dies_at);
     crash_instance_stop(instance);
 }
 
@@ -179,10 +180,8 @@ static void die_at_each_point_of_mending(struct worker *worker)
 
 /* ---- workers ---- */
 
-static pid_t fork_worker(
-    worker_fn *work, enum fuse_role role, uint32_t number, struct tally *tally, const char *dir)
+static pid_t fork_worker(struct worker worker, worker_fn *work, const char *dir)
 {
-    struct worker worker = {.tally = tally, .number = number, .role = role};
     char name[32];
     pid_t pid;
 
@@ -190,14 +189,14 @@ static pid_t fork_worker(
     pid = fork();
     if (pid != 0)
         return pid;
-    snprintf(name, sizeof(name), "worker-%u", number);
+    snprintf(name, sizeof(name), "worker-%u", worker.number);
     crash_instance_prepare(&worker.instance, dir, name);
     work(&worker);
     crash_instance_discard(&worker.instance);
     _exit(0);
 }
 
-static void run_workers(void **state, worker_fn *work, enum fuse_role role)
+static void run_workers(void **state, worker_fn *work, enum fuse_role role, const char *file)
 {
     struct tally *tally =
         mmap(NULL, sizeof(*tally), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -206,7 +205,9 @@ static void run_workers(void **state, worker_fn *work, enum fuse_role role)
 
     assert_true(tally != MAP_FAILED);
     for (uint32_t number = 0; number < N_WORKERS; number++)
-        pids[number] = fork_worker(work, role, number, tally, *state);
+        pids[number] = fork_worker(
+            (struct worker){.tally = tally, .number = number, .role = role, .file = file}, work,
+            *state);
     for (uint32_t number = 0; number < N_WORKERS; number++) {
         int status;
         assert_int_equal(waitpid(pids[number], &status, 0), pids[number]);
@@ -222,17 +223,23 @@ static void run_workers(void **state, worker_fn *work, enum fuse_role role)
 
 static void a_shard_that_dies_at_any_store_loses_nothing_and_leaves_nothing(void **state)
 {
-    run_workers(state, die_at_each_point, FUSE_SHARD);
+    run_workers(state, die_at_each_point, FUSE_SHARD, "");
 }
 
 static void a_gateway_that_dies_at_any_store_loses_nothing_and_leaves_nothing(void **state)
 {
-    run_workers(state, die_at_each_point, FUSE_GATEWAY);
+    run_workers(state, die_at_each_point, FUSE_GATEWAY, "");
 }
 
 static void a_supervisor_that_dies_while_it_mends_leaves_nobody_waiting(void **state)
 {
-    run_workers(state, die_at_each_point_of_mending, FUSE_SUPERVISOR);
+    run_workers(state, die_at_each_point_of_mending, FUSE_SUPERVISOR, "");
+}
+
+/* Between the bytes of a message, the word that publishes it, and the tail that counts it. */
+static void a_sender_killed_between_payload_and_tail_has_sent_all_or_nothing(void **state)
+{
+    run_workers(state, die_at_each_point, FUSE_SHARD, "runtime/ring.c");
 }
 
 #define CASE(f) cmocka_unit_test_setup_teardown(f, scratch_make, scratch_remove)
@@ -242,6 +249,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         CASE(a_shard_that_dies_at_any_store_loses_nothing_and_leaves_nothing),
+        CASE(a_sender_killed_between_payload_and_tail_has_sent_all_or_nothing),
         CASE(a_gateway_that_dies_at_any_store_loses_nothing_and_leaves_nothing),
         CASE(a_supervisor_that_dies_while_it_mends_leaves_nobody_waiting),
     };
