@@ -1,28 +1,18 @@
 # SPDX-License-Identifier: MIT
 """Control groups, version 1 and 2: limits at the start, a kill for want of memory, CPUs that come and go. Groups made by
 hand, in a file system of their own before the real ones; and real ones, where the machine lets us make them."""
-import contextlib
 import json
 import os
 import shutil
 import subprocess
 import unittest
 
+import cgroups
 import harness
+from cgroups import MIB, MOUNT
 from harness import wait_until
 
-MOUNT = "/sys/fs/cgroup"
-MIB = 1 << 20
 LIMIT = 96 * MIB
-
-
-def own_groups():
-    """By controller ("" for version 2), the path of our own group."""
-    with open("/proc/self/cgroup") as lines:
-        for line in lines:
-            _, controllers, path = line.rstrip("\n").split(":", 2)
-            for controller in controllers.split(","):
-                yield controller, path
 
 
 def report(instance, number):
@@ -53,7 +43,7 @@ class ByHand(harness.TestCase):
 
     def versions(self, controller, v1, v2):
         """The files that say the same in each version that /proc/self/cgroup has."""
-        names = [name for name, _ in own_groups()]
+        names = [name for name, _ in cgroups.own_groups()]
         if controller in names:
             yield {f"{controller}/{name}": text for name, text in v1.items()}
         if "" in names:
@@ -103,90 +93,47 @@ class ByHand(harness.TestCase):
 
 # ---- real ones ----
 
-@contextlib.contextmanager
-def group(controller, settings):
-    """The folder of a new group below our own; skips the case where there can be none. settings: what is written where,
-    by version; files that the kernel does not have are left out."""
-    groups = dict(own_groups())
-    version = 1 if controller in groups else 2
-    folder = os.path.join(MOUNT, controller if version == 1 else "", groups.get(controller, groups.get("", "/")).lstrip("/"),
-                          f"sherd-test-{os.getpid()}")
-    try:
-        os.mkdir(folder)
-    except OSError as error:
-        raise unittest.SkipTest(f"no control group can be made here: {error}")
-    try:
-        for name, text in settings[version].items():
-            try:
-                write(folder, name, text)
-            except FileNotFoundError:
-                if name == next(iter(settings[version])):
-                    raise unittest.SkipTest(f"there is no controller {controller} in {folder}")
-            except OSError as error:
-                raise unittest.SkipTest(f"{folder}/{name}: {error}")
-        yield folder
-    finally:
-        # A group goes once its last process is reaped.
-        wait_until(lambda: remove(folder), f"{folder} to be empty")
-
-
-def write(folder, name, text):
-    path = os.path.join(folder, name)
-    if not os.path.exists(path):
-        raise FileNotFoundError(path)
-    with open(path, "w") as file:
-        file.write(text)
-
-
-def remove(folder):
-    with contextlib.suppress(OSError):
-        os.rmdir(folder)
-    return not os.path.exists(folder)
-
-
 class Real(harness.TestCase):
     def start_in(self, folder, *arguments):
-        return self.start(*arguments, preexec_fn=lambda: write(folder, "cgroup.procs", str(os.getpid())))
+        return self.start(*arguments, preexec_fn=cgroups.enter(folder))
 
     @unittest.skipIf(harness.SANITIZED, "a sanitizer's memory is in it")
     def test_a_shard_that_eats_all_memory_is_killed_replaced_and_told_from_other_kills(self):
-        settings = {1: {"memory.limit_in_bytes": str(LIMIT), "memory.memsw.limit_in_bytes": str(LIMIT)},
-                    2: {"memory.max": str(LIMIT), "memory.swap.max": "0"}}
-        with group("memory", settings) as folder:
-            instance = self.start_in(folder, "--shards", "2", "--enable-test-methods")
-            instance.kill_and_wait("shard", 1)
-            self.assertRefused(instance.command("submit", "--shard", "1", "sys.eat", "1024"), "in doubt")
-            shard = instance.wait_for_shard(1, incarnation=3)
-            self.assertEqual((shard["deaths"], shard["crashes"]), (2, 1))
-            self.assertEqual([instance.shard(0)["deaths"], instance.gateway()["deaths"]], [0, 0])
-            told = [report(instance, number) for number in (0, 1)]
-            self.assertEqual([death["out_of_memory"] for death in told], [False, True])
-            self.assertEqual(told[1]["running"]["method"], "sys.eat")
-            self.assertIn("its cgroup had no memory left", instance.log())
-            self.assertDone(instance.command("submit", "--shard", "1", "sys.ping"))
-            self.assertDone(instance.command("audit"))
-            self.assertEqual(instance.stop(), 0)
+        folder = self.enterContext(cgroups.memory(LIMIT))
+        instance = self.start_in(folder, "--shards", "2", "--enable-test-methods")
+        instance.kill_and_wait("shard", 1)
+        self.assertRefused(instance.command("submit", "--shard", "1", "sys.eat", "1024"), "in doubt")
+        shard = instance.wait_for_shard(1, incarnation=3)
+        self.assertEqual((shard["deaths"], shard["crashes"]), (2, 1))
+        self.assertEqual([instance.shard(0)["deaths"], instance.gateway()["deaths"]], [0, 0])
+        told = [report(instance, number) for number in (0, 1)]
+        self.assertEqual([death["out_of_memory"] for death in told], [False, True])
+        self.assertEqual(told[1]["running"]["method"], "sys.eat")
+        self.assertIn("its cgroup had no memory left", instance.log())
+        self.assertDone(instance.command("submit", "--shard", "1", "sys.ping"))
+        self.assertDone(instance.command("audit"))
+        self.assertEqual(instance.stop(), 0)
 
     @unittest.skipIf(len(os.sched_getaffinity(0)) < 2, "needs two CPUs")
     def test_shards_follow_the_cpus_of_their_group(self):
         cpus = sorted(os.sched_getaffinity(0))[:2]
         both = f"{cpus[0]},{cpus[1]}"
         settings = {1: {"cpuset.cpus": both, "cpuset.mems": "0"}, 2: {"cpuset.cpus": both}}
-        with group("cpuset", settings) as folder:
-            instance = self.start_in(folder, "--shards", "2")
-            self.assertEqual([instance.shard(n)["core"] for n in (0, 1)], cpus)
-            write(folder, "cpuset.cpus", str(cpus[0]))
-            instance.wait_for_log("1 core for 2 shards")
-            for number in (0, 1):
-                shard = instance.wait_for_shard(number, core=None)
-                self.assertEqual(os.sched_getaffinity(shard["pid"]), {cpus[0]})
-            self.assertEqual(instance.status()["spin_ns"], 0)
-            write(folder, "cpuset.cpus", both)
-            instance.wait_for_log("2 cores for 2 shards")
-            for number in (0, 1):
-                self.assertEqual(os.sched_getaffinity(instance.wait_for_shard(number, core=cpus[number])["pid"]),
-                                 {cpus[number]})
-            self.assertEqual(instance.stop(), 0)
+        folder = self.enterContext(cgroups.group("cpuset", settings))
+        instance = self.start_in(folder, "--shards", "2")
+        self.assertEqual([instance.shard(n)["core"] for n in (0, 1)], cpus)
+        cgroups.write(folder, "cpuset.cpus", str(cpus[0]))
+        instance.wait_for_log("1 core for 2 shards")
+        for number in (0, 1):
+            shard = instance.wait_for_shard(number, core=None)
+            self.assertEqual(os.sched_getaffinity(shard["pid"]), {cpus[0]})
+        self.assertEqual(instance.status()["spin_ns"], 0)
+        cgroups.write(folder, "cpuset.cpus", both)
+        instance.wait_for_log("2 cores for 2 shards")
+        for number in (0, 1):
+            self.assertEqual(os.sched_getaffinity(instance.wait_for_shard(number, core=cpus[number])["pid"]),
+                             {cpus[number]})
+        self.assertEqual(instance.stop(), 0)
 
 
 if __name__ == "__main__":

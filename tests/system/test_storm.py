@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""A mixed load of calls from all shards to all and of file reads, while shards and the gateway are killed, crash, and are
-stopped and continued, at random: each request ends exactly once by the clients' own count, the accounts balance, and
-nothing leaks. SHERD_TEST_LONG=1 makes it longer, SHERD_TEST_SECONDS as long as one likes; SHERD_TEST_SEED repeats the
+"""A mixed load of calls from all shards to all, of moves and of file reads, while shards and the gateway are killed, crash,
+run out of memory, and are stopped and continued, and the supervisor is killed, at random: each request ends exactly once by
+the clients' own count, the accounts balance, and nothing leaks. SHERD_TEST_LONG=1 makes it longer, SHERD_TEST_SECONDS as long as one likes; SHERD_TEST_SEED repeats the
 dice, not how the processes meet."""
 import contextlib
 import json
@@ -9,13 +9,16 @@ import os
 import random
 import signal
 import subprocess
-import unittest
+import time
 
+import cgroups
 import harness
 
 SECONDS = float(os.environ.get("SHERD_TEST_SECONDS", "30" if harness.LONG else "5"))
 SEED = int(os.environ.get("SHERD_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
-CRASHES_MAX = 2  # of each process: fewer than the limit at which it is given up
+CRASHES_MAX = 3  # of each process in a minute: fewer than the limit at which it is given up
+MINUTE = 60
+MEMORY = 384 * cgroups.MIB
 RESTARTS = 1000 if harness.LONG else 100
 
 
@@ -49,27 +52,53 @@ class Bench:
 
 
 class Dice:
-    """What is done to whom; every process is left running in the end."""
+    """What is done to whom; every process is left running in the end. again: starts the instance once more."""
 
-    def __init__(self, instance, n_shards, chance):
-        self.instance, self.chance = instance, chance
+    def __init__(self, instance, n_shards, chance, again=None, memory=False):
+        self.instance, self.chance, self.again = instance, chance, again
         self.roles = [("shard", number) for number in range(n_shards)] + [("gateway", None)]
-        self.n_crashes = dict.fromkeys(self.roles, 0)
-        self.n_done = {"killed": 0, "stopped": 0, "crashed": 0}
+        self.crashes = {role: [] for role in self.roles}  # when
+        self.chances = {"killed": 14, "stopped": 4, "crashed": 2, "starved": 2 if memory else 0,
+                        "orphaned": 1 if again else 0}
+        self.n_done = dict.fromkeys(self.chances, 0)
+
+    def may_crash(self, who):
+        self.crashes[who] = [at for at in self.crashes[who] if time.monotonic() - at < MINUTE]
+        return len(self.crashes[who]) < CRASHES_MAX
 
     def throw(self):
         who = self.chance.choice(self.roles)
-        what = self.chance.choices(("killed", "stopped", "crashed"), (7, 2, 1))[0]
+        what = self.chance.choices(list(self.chances), self.chances.values())[0]
         process = self.instance.wait_for(*who, state="up")
-        if what == "crashed" and self.n_crashes[who] == CRASHES_MAX:
-            what = "killed"
-        with contextlib.suppress(ProcessLookupError):  # its last death is not in the status yet
-            if what == "stopped":
-                self.stop_for_a_while(process)
+        if what in ("crashed", "starved"):
+            if not self.may_crash(who) or (what == "starved" and who[0] == "gateway"):
+                what = "killed"
             else:
-                self.instance.kill(process, signal.SIGSEGV if what == "crashed" else signal.SIGKILL)
-                self.n_crashes[who] += what == "crashed"
+                self.crashes[who].append(time.monotonic())
+        with contextlib.suppress(ProcessLookupError):  # its last death is not in the status yet
+            getattr(self, "be_" + what)(process)
             self.n_done[what] += 1
+
+    def be_killed(self, process):
+        self.instance.kill(process)
+
+    def be_crashed(self, process):
+        self.instance.kill(process, signal.SIGSEGV)
+
+    def be_starved(self, process):
+        """It takes more memory than there is, and is killed for it."""
+        self.instance.command("submit", "--shard", str(process["shard"]), "--timeout", "10", "sys.eat",
+                              str(2 * MEMORY // cgroups.MIB))
+
+    def be_orphaned(self, _):
+        """The supervisor dies: the others leave, and the next start waits for that."""
+        self.instance.kill(self.instance.supervisor.pid)
+        self.instance.wait_exit()
+        self.crashes = {role: [] for role in self.roles}
+        self.again()
+
+    def be_stopped(self, process):
+        self.stop_for_a_while(process)
 
     def stop_for_a_while(self, process):
         """Another dies meanwhile; now and then it is killed where it stopped."""
@@ -97,11 +126,15 @@ class Storm(StormCase):
             return result.returncode == 0 and audit["under_way"] == 0 and audit["requests_in_flight"] == 0
         harness.wait_until(balanced, "accounts that balance with nothing under way")
 
-    def storm(self, n_shards, *arguments):
-        instance = self.start("--shards", str(n_shards), "--root", os.path.dirname(__file__), "--enable-test-methods",
-                              *arguments)
+    def storm(self, n_shards, *arguments, ends=False, memory=False, **options):
+        instance = self.instance()
+
+        def start():
+            instance.start("--shards", str(n_shards), "--root", os.path.dirname(__file__), "--enable-test-methods",
+                           *arguments, **options)
+        start()
         n_fds = harness.n_fds(instance.supervisor.pid)
-        dice = Dice(instance, n_shards, random.Random(SEED))
+        dice = Dice(instance, n_shards, random.Random(SEED), start if ends else None, memory)
         bench = Bench(instance, "--clients", "3", "--depth", "32", "--file", __file__)
         try:
             while bench.runs():
@@ -120,6 +153,13 @@ class Storm(StormCase):
 
     def test_three_shards(self):
         self.storm(3)
+
+    def test_the_supervisor_dies_too_and_the_instance_is_started_again(self):
+        self.storm(2, ends=True)
+
+    def test_memory_runs_out_too(self):
+        folder = self.enterContext(cgroups.memory(MEMORY))
+        self.storm(2, memory=True, preexec_fn=cgroups.enter(folder))
 
     def test_more_shards_than_cores(self):
         self.storm(9, "--engine", "threads")
