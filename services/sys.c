@@ -22,11 +22,9 @@
 #define WANDER_MAX   1000u
 #define NS_PER_MS    1000000LL
 
-/* The arguments as a number of at most max. False: they are something else. */
-static bool parse_number(const struct service_call *call, uint32_t max, uint32_t *ret)
+/* Digits that make up a number of at most max. False: they are something else. */
+static bool parse_digits(const char *text, size_t len, uint32_t max, uint32_t *ret)
 {
-    size_t len;
-    const char *text = service_args(call, &len);
     uint64_t number = 0;
     for (size_t i = 0; i < len; i++) {
         if (text[i] < '0' || text[i] > '9')
@@ -37,6 +35,14 @@ static bool parse_number(const struct service_call *call, uint32_t max, uint32_t
     }
     *ret = (uint32_t)number;
     return len > 0;
+}
+
+/* All of the arguments. */
+static bool parse_number(const struct service_call *call, uint32_t max, uint32_t *ret)
+{
+    size_t len;
+    const char *text = service_args(call, &len);
+    return parse_digits(text, len, max, ret);
 }
 
 static int coroutine_fn run_ping(struct service_call *call)
@@ -267,36 +273,55 @@ static int coroutine_fn run_relay(struct service_call *call)
     return r;
 }
 
+/* "ROUNDS MS", either left out; false: something else. */
+static bool parse_wander(const struct service_call *call, uint32_t *rounds, uint32_t *ms)
+{
+    size_t len, word;
+    const char *text = service_args(call, &len);
+    const char *space = len ? memchr(text, ' ', len) : NULL;
+    word = space ? (size_t)(space - text) : len;
+    return (len == 0 || parse_digits(text, word, WANDER_MAX, rounds)) &&
+           (!space || parse_digits(space + 1, len - word - 1, SLEEP_MAX_MS, ms));
+}
+
+static int coroutine_fn hop(struct service_call *call, uint32_t shard, uint64_t *n_moves)
+{
+    uint32_t before = service_shard(call);
+    int r = service_move(call, shard % service_n_shards(call));
+    *n_moves += service_shard(call) != before;
+    return r == -EHOSTDOWN || r == -ENOTSUP ? 0 : r;
+}
+
 /*
- * Goes round all shards, ROUNDS times, and answers from home with how often it moved. What it keeps
- * on its stack has to come along: where it does not, the answer is an error. A shard that is given up
- * is passed over; where nothing can move at all, it stays.
+ * Goes round all shards, ROUNDS times, sleeps in the next, and answers from home with how often it
+ * moved. What it keeps on its stack has to come along: where it does not, the answer is an error. A
+ * shard that is given up is passed over; where nothing can move at all, it stays.
  */
 static int coroutine_fn run_wander(struct service_call *call)
 {
-    uint32_t rounds = 1, n_shards = service_n_shards(call), home = service_shard(call);
+    uint32_t rounds = 1, ms = 0, n_shards = service_n_shards(call), home = service_shard(call);
     volatile uint32_t luggage[16];
     uint64_t n_moves = 0;
-    size_t len;
     char text[24];
-    service_args(call, &len);
-    if (len > 0 && !parse_number(call, WANDER_MAX, &rounds))
+    int r = 0;
+    if (!parse_wander(call, &rounds, &ms))
         return service_fail(call, -EINVAL,
-            "sys.wander: the argument is how often it goes round, "
-            "0 to %u",
+            "sys.wander: the arguments are how often it goes round, 0 to %u, and for how many "
+            "milliseconds it stays in the next shard",
             WANDER_MAX);
     for (uint32_t i = 0; i < 16; i++)
         luggage[i] = home + i;
-    for (uint64_t hop = 1; hop <= (uint64_t)rounds * n_shards && service_is_wanted(call); hop++) {
-        uint32_t before = service_shard(call);
-        int r = service_move(call, (uint32_t)((home + hop) % n_shards));
-        if (r < 0 && r != -EHOSTDOWN && r != -ENOTSUP)
-            return r;
-        n_moves += service_shard(call) != before;
-    }
+    for (uint32_t n = 1; n <= rounds * n_shards && r == 0 && service_is_wanted(call); n++)
+        r = hop(call, home + n, &n_moves);
+    if (ms > 0 && r == 0)
+        r = hop(call, home + 1, &n_moves);
+    if (ms > 0 && r == 0)
+        r = service_sleep_ns(call, ms * NS_PER_MS);
     for (uint32_t i = 0; i < 16; i++)
         if (luggage[i] != home + i)
             return service_fail(call, -EILSEQ, "sys.wander: its stack has changed on its way");
+    if (r < 0)
+        return r;
     int n = snprintf(text, sizeof(text), "%llu", (unsigned long long)n_moves);
     return service_reply(call, text, (size_t)n);
 }
@@ -307,7 +332,7 @@ static const struct service_method methods[] = {
     {"sleep", run_sleep, SERVICE_IDEMPOTENT, "MS: answers after MS milliseconds"},
     {"relay", run_relay, SERVICE_IDEMPOTENT, "SHARD BYTES: answers with what that shard echoes"},
     {"wander", run_wander, SERVICE_IDEMPOTENT | SERVICE_PORTABLE,
-        "[ROUNDS]: goes on in one shard after the other, and answers with how often it moved"},
+        "[ROUNDS [MS]]: goes on in one shard after the other, and answers with how often it moved"},
     {"methods", run_methods, SERVICE_IDEMPOTENT, "lists the methods: name, kind, help"},
     {"crash", run_crash, SERVICE_TEST | SERVICE_PORTABLE,
         "[abort|segv|fault|...]: ends the shard so"},

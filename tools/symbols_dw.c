@@ -110,6 +110,41 @@ const char *symbols_name(struct symbols *s, uint64_t address, char *buf, size_t 
     return buf;
 }
 
+/* ---- constants ---- */
+
+/* The bytes at an address of a section that the file has; NULL: none. */
+static const char *bytes_at(Elf *elf, uint64_t address, size_t *ret_left)
+{
+    Elf_Scn *section = NULL;
+    GElf_Shdr header;
+    while ((section = elf_nextscn(elf, section))) {
+        if (!gelf_getshdr(section, &header) || header.sh_type != SHT_PROGBITS ||
+            !(header.sh_flags & SHF_ALLOC) || header.sh_flags & SHF_WRITE ||
+            address < header.sh_addr || address - header.sh_addr >= header.sh_size)
+            continue;
+        Elf_Data *data = elf_rawdata(section, NULL);
+        uint64_t off = address - header.sh_addr;
+        if (!data || !data->d_buf || off >= data->d_size)
+            return NULL;
+        *ret_left = data->d_size - off;
+        return (const char *)data->d_buf + off;
+    }
+    return NULL;
+}
+
+bool symbols_string(struct symbols *s, uint64_t address, char *ret_text, size_t size)
+{
+    Dwfl_Module *module = s && address ? dwfl_addrmodule(s->dwfl, address) : NULL;
+    GElf_Addr bias = 0;
+    Elf *elf = module ? dwfl_module_getelf(module, &bias) : NULL;
+    size_t left = 0, n = 0;
+    const char *from = elf ? bytes_at(elf, address - bias, &left) : NULL;
+    for (; from && n < left && n + 1 < size && from[n]; n++)
+        ret_text[n] = from[n] >= 32 && from[n] < 127 ? from[n] : '?';
+    ret_text[n] = '\0';
+    return n > 0;
+}
+
 /* ---- backtraces ---- */
 
 #define FRAMES_MAX 64u /* what goes on and on is no stack */

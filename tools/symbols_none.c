@@ -47,3 +47,12 @@ const char *symbols_name(struct symbols *s, uint64_t address, char *buf, size_t 
     snprintf(buf, size, "0x%" PRIx64, address);
     return buf;
 }
+
+bool symbols_string(struct symbols *s, uint64_t address, char *ret_text, size_t size)
+{
+    (void)s;
+    (void)address;
+    if (size)
+        *ret_text = '\0';
+    return false;
+}

@@ -291,6 +291,40 @@ class Looking(harness.TestCase):
         self.assertEqual([c["id"] for c in told["coroutines"] if c["id"] == found[0]["id"]
                           and c["process"] == "shard 1"], [found[0]["id"]])
 
+    @unittest.skipIf(harness.SANITIZED, "a coroutine stays where it is")
+    def test_backtraces_are_shown_of_both_kinds_live_and_of_portable_ones_after_a_crash(self):
+        instance = self.start("--shards", "2")
+        sleepers = [instance.popen("submit", "--shard", "0", method, arguments, stderr=subprocess.DEVNULL)
+                    for method, arguments in (("sys.wander", "1 600000"), ("sys.sleep", "600000"))]
+
+        def waiting(*arguments):
+            told = json.loads(self.assertDone(
+                instance.command("co", "--json", "--backtrace", *arguments)).stdout)
+            return {c["kind"]: c for c in told["coroutines"] if c["state"] == "waits"}
+        found = harness.wait_until(
+            lambda: len(waiting()) == 2 and waiting(), "both to wait")
+        portable, local = found["portable"], found["local"]
+        self.assertEqual((portable["process"], portable["name"], portable["moves"]), ("shard 1", "wander", 3))
+        self.assertEqual((local["process"], local["name"]), ("shard 0", "sleep"))
+        for one, function in ((portable, "run_wander"), (local, "run_sleep")):
+            if one["backtrace"]:
+                names = [frame.split()[0] for frame in one["backtrace"]]
+                self.assertTrue(any(name.startswith(function) for name in names), one)
+                self.assertGreater(one["stack_used"], 100)
+            else:
+                self.assertIn("ptrace is forbidden", one["backtrace_why"])
+        self.assertRegex(self.assertDone(instance.command("co", "--backtrace")).stdout,
+                         r"(?m)^shard 1 p\d+ wander: waits for sleep, .* old\n    #0 ")
+        instance.kill_all()
+        for sleeper in sleepers:
+            sleeper.kill()
+            sleeper.wait(harness.DEADLINE)
+        dead = waiting("--wait", "0")
+        self.assertEqual(dead["portable"]["backtrace"], portable["backtrace"])
+        self.assertEqual(dead["portable"]["waits_for"], portable["waits_for"])
+        self.assertEqual(dead["local"]["backtrace"], [])
+        self.assertIn("gone", dead["local"]["backtrace_why"])
+
     @unittest.skipIf(harness.SANITIZED, "signals of crashes are the sanitizer's")
     def test_a_crash_is_explained_while_the_instance_lives_and_after_it_died(self):
         instance = self.start("--shards", "2", "--enable-test-methods")

@@ -154,9 +154,15 @@ static void wander_goes_round_and_passes_over_the_dead(void **state)
     assert_int_equal(call.status, 0);
     assert_string_equal((char *)call.reply, "20"); /* of three shards one is dead */
     call_deinit(&call);
-    call = run(*state, registry, "sys.wander", "1001");
-    assert_int_equal(call.status, -EINVAL);
+    call = run(*state, registry, "sys.wander", "0 1");
+    assert_string_equal((char *)call.reply, "1");
     call_deinit(&call);
+    static const char *const wrong[] = {"1001", "x", "1 ", " 1", "1 2 3"};
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        call = run(*state, registry, "sys.wander", wrong[i]);
+        assert_int_equal(call.status, -EINVAL);
+        call_deinit(&call);
+    }
     call = (struct service_call){
         .registry = registry, .method = "sys.wander", .args = "", .may_not_move = true};
     run_co(*state, call_body, &call);
