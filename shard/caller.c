@@ -253,14 +253,19 @@ static void with_slot(struct mesh *mesh, struct mesh_call *call)
 /*
  * A shard that is to be restarted by order finishes what it has; new calls to it wait in line for
  * its replacement, whose judgement pumps the line. A call from within one that this shard itself
- * serves, here or further out, is part of what it has to finish.
+ * serves, here or further out, is part of what it has to finish; a lock given back may be, too.
  */
+static bool goes_on(const struct mesh_call *call)
+{
+    return path_has(call->path, call->target) || call->method == BUILTIN_LOCK;
+}
+
 static bool is_held(const struct mesh *mesh, const struct mesh_call *call)
 {
     const struct peer_control *control = segment_control(&mesh->seg, call->target);
 
     return atomic_load_acquire(&control->state) == PEER_RESTARTING && /* STATE */
-           !path_has(call->path, call->target);
+           !goes_on(call);
 }
 
 /* A slot of its class is free. */
@@ -277,9 +282,7 @@ static bool goes_at_once(
 {
     if (!class->free_slots)
         return false;
-    if (class->line.first)
-        return path_has(call->path, call->target);
-    return !is_held(mesh, call);
+    return class->line.first ? goes_on(call) : !is_held(mesh, call);
 }
 
 static void pump_class(struct mesh *mesh, struct call_class *class)
@@ -623,8 +626,7 @@ static bool args_are_held(
            started_generation(atomic_load_acquire(&serve->started)) != generation; /* GONE, TAKEN */
 }
 
-/* It died before it had published the call: the message is not in the ring. That is known only until
- * something else is sent. */
+/* Else its message is not in the ring; to be asked before anything else is sent. */
 static bool was_published(const struct link *link, uint32_t slot)
 {
     return link->calls[slot].position < link->tx[segment_slot_lane(link->n_out, slot)].next;
