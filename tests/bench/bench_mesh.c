@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a call to another process costs, and a coroutine's move there, both sides awake, against two bare rings between the same
- * two cores in the same run.
+ * What a call to another process costs, and a coroutine's move there, both sides awake, against two
+ * bare rings between the same two cores in the same run.
  *
  * Both sides poll without ever sleeping, in processes of their own, on the first two cores this
- * process may use.
+ * process may use; the bare rings take their turn before each round of calls, in the same two.
  *
  * bench_mesh [one] [many] [move]: these alone, for a profile.
  */
@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "runtime/atomic.h"
@@ -57,22 +56,24 @@ struct bare {
     struct ring_slot there[RING_SLOTS];
     struct ring_slot back[RING_SLOTS];
     uint64_t words[4 * 8]; /* tail and head of each, a cache line apart */
-    uint32_t leave;
+    uint32_t is_on;        /* written by the caller */
+    uint32_t is_off;       /* and by the other end, once it echoes no more */
 };
 
-static void bare_echo(struct bare *bare)
+static struct bare *bare;
+
+/* Echoes as long as the caller measures that. */
+static void bare_echo(void)
 {
     struct ring_rx rx;
     struct ring_tx tx;
     uint8_t payload[RING_PAYLOAD_BYTES];
 
-    pin_to(1);
     ring_rx_init(&rx, bare->there, &bare->words[8], RING_SLOTS);
     ring_tx_init(&tx, bare->back, &bare->words[16], &bare->words[24], RING_SLOTS);
-    while (!atomic_load_acquire(&bare->leave))
+    while (atomic_load_acquire(&bare->is_on))
         while (ring_pop(&rx, payload))
             ring_push(&tx, payload);
-    _exit(0);
 }
 
 static double bare_ns(struct ring_tx *tx, struct ring_rx *rx, uint32_t n, uint32_t in_flight)
@@ -174,8 +175,13 @@ static double move_ns(struct rig_end *end, uint32_t n)
 static void serve_awake(struct rig_end *end)
 {
     pin_to(1);
-    while (!atomic_load(&end->rig->board->leave))
+    while (!atomic_load(&end->rig->board->leave)) {
         aio_poll(end->ctx, false);
+        if (!atomic_load_acquire(&bare->is_on))
+            continue;
+        bare_echo();
+        atomic_store_release(&bare->is_off, 1);
+    }
 }
 
 static struct figures *figures;
@@ -183,11 +189,30 @@ static struct {
     bool one, many, move;
 } wanted;
 
+static void measure_bare(uint32_t round)
+{
+    struct ring_tx tx;
+    struct ring_rx rx;
+
+    atomic_store_release(&bare->is_off, 0);
+    atomic_store_release(&bare->is_on, 1);
+    ring_tx_init(&tx, bare->there, &bare->words[0], &bare->words[8], RING_SLOTS);
+    ring_rx_init(&rx, bare->back, &bare->words[24], RING_SLOTS);
+    bare_ns(&tx, &rx, ONE_BY_ONE / 100, 1);
+    figures[0].one[round] = bare_ns(&tx, &rx, ONE_BY_ONE, 1);
+    figures[0].many[round] = bare_ns(&tx, &rx, MANY, MANY_FLIGHT);
+    figures[0].move[round] = figures[0].one[round] / 2;
+    atomic_store_release(&bare->is_on, 0);
+    while (!atomic_load_acquire(&bare->is_off))
+        atomic_pause();
+}
+
 static void call_awake(struct rig_end *end)
 {
     pin_to(0);
     calls_ns(end, ONE_BY_ONE / 10, 1);
     for (uint32_t i = 0; i < ROUNDS; i++) {
+        measure_bare(i);
         if (wanted.one)
             figures[1].one[i] = calls_ns(end, ONE_BY_ONE, 1);
         if (wanted.many)
@@ -197,26 +222,6 @@ static void call_awake(struct rig_end *end)
     }
 }
 
-static void measure_bare(struct bare *bare, struct figures *ret)
-{
-    struct ring_rx rx;
-    struct ring_tx tx;
-    pid_t pid = fork();
-
-    if (pid == 0)
-        bare_echo(bare);
-    pin_to(0);
-    ring_tx_init(&tx, bare->there, &bare->words[0], &bare->words[8], RING_SLOTS);
-    ring_rx_init(&rx, bare->back, &bare->words[24], RING_SLOTS);
-    for (uint32_t i = 0; i < ROUNDS; i++) {
-        ret->one[i] = bare_ns(&tx, &rx, ONE_BY_ONE, 1);
-        ret->many[i] = bare_ns(&tx, &rx, MANY, MANY_FLIGHT);
-        ret->move[i] = ret->one[i] / 2;
-    }
-    atomic_store_release(&bare->leave, 1);
-    waitpid(pid, NULL, 0);
-}
-
 static int ascending(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -224,12 +229,19 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static void print_row(const char *what, double *ours, double *bare)
+static void print_row(const char *what, double *ours, double *theirs)
 {
+    double ratios[ROUNDS];
+
+    for (uint32_t i = 0; i < ROUNDS; i++)
+        ratios[i] = ours[i] / theirs[i];
+    qsort(ratios, ROUNDS, sizeof *ratios, ascending);
     qsort(ours, ROUNDS, sizeof *ours, ascending);
-    qsort(bare, ROUNDS, sizeof *bare, ascending);
-    printf("%-34s %8.1f ns (least %.1f)   bare rings %8.1f ns (least %.1f)   ratio %.2f\n", what,
-        ours[ROUNDS / 2], ours[0], bare[ROUNDS / 2], bare[0], ours[ROUNDS / 2] / bare[ROUNDS / 2]);
+    qsort(theirs, ROUNDS, sizeof *theirs, ascending);
+    printf("%-26s %7.1f ns (least %.1f)   bare rings %7.1f ns (least %.1f)   ratio %.2f (least "
+           "%.2f)\n",
+        what, ours[ROUNDS / 2], ours[0], theirs[ROUNDS / 2], theirs[0], ratios[ROUNDS / 2],
+        ratios[0]);
 }
 
 static const struct service_method methods[] = {
@@ -256,16 +268,15 @@ static bool is_wanted(char **names, const char *name)
 int main(int argc, char **argv)
 {
     static struct rig rig;
-    struct bare *bare = map_shared(sizeof *bare);
 
     (void)argc;
     wanted.one = is_wanted(argv + 1, "one");
     wanted.many = is_wanted(argv + 1, "many");
     wanted.move = is_wanted(argv + 1, "move");
     sched_getaffinity(0, sizeof all, &all);
+    bare = map_shared(sizeof *bare);
     figures = map_shared(2 * sizeof *figures);
     hopper = map_shared(sizeof *hopper);
-    measure_bare(bare, &figures[0]);
     rig_open(&rig, 2, &bench_service);
     rig_fork(&rig, 1, serve_awake);
     rig_fork(&rig, 0, call_awake);
