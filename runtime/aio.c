@@ -239,7 +239,8 @@ static bool run_completions(AioContext *ctx)
 
     progress |= aio_sqe_dispatch(ctx);
     progress |= sources_dispatch(ctx);
-    context_flush(ctx);
+    if (progress)
+        context_flush(ctx);
     return progress;
 }
 

@@ -66,19 +66,33 @@ void ring_tx_init(struct ring_tx *tx, struct ring_slot *slots, uint64_t *tail, c
     tx_refresh_head(tx);
 }
 
-bool ring_push(struct ring_tx *tx, const void *payload)
+void *ring_room(struct ring_tx *tx)
 {
     if (tx_is_full(tx)) {
         tx_refresh_head(tx);
         if (tx_is_full(tx))
-            return false;
+            return NULL;
     }
+    return tx->slots[tx->next & tx->mask].payload;
+}
+
+void ring_publish(struct ring_tx *tx)
+{
     struct ring_slot *slot = &tx->slots[tx->next & tx->mask];
 
-    memcpy(slot->payload, payload, RING_PAYLOAD_BYTES);
     tx->next++;
     atomic_store_release(&slot->seq, tx->next); /* PUB */
     atomic_store_release(tx->tail, tx->next);   /* TAIL */
+}
+
+bool ring_push(struct ring_tx *tx, const void *payload)
+{
+    void *room = ring_room(tx);
+
+    if (!room)
+        return false;
+    memcpy(room, payload, RING_PAYLOAD_BYTES);
+    ring_publish(tx);
     return true;
 }
 

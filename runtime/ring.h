@@ -70,6 +70,11 @@ static inline bool ring_has(const struct ring_rx *rx)
  * known to be freed; false where there are not so many. Context: the producer. */
 bool ring_tx_peek_at(const struct ring_tx *tx, uint64_t n, void *ret_payload);
 
+/* The same in two steps: room of RING_PAYLOAD_BYTES for the next payload, NULL where the ring is
+ * full; and its publication. Whoever fills it in place saves a copy. Context: the producer. */
+void *ring_room(struct ring_tx *tx);
+void ring_publish(struct ring_tx *tx);
+
 /* Copies the oldest payload out without freeing its slot; false where there is none. Context: the
  * consumer. */
 bool ring_peek(const struct ring_rx *rx, void *ret_payload);

@@ -154,30 +154,40 @@ static int told_status(const struct waiting_call *waiting)
     return -ETIMEDOUT;
 }
 
+/* Field by field, without zeroing the rest, which is the mesh's own: that took longer than all else. */
+static void coroutine_fn fill_in(struct waiting_call *waiting, const struct call_request *request,
+    struct call_answer *ret_answer)
+{
+    struct mesh_call *call = &waiting->call;
+
+    call->target = request->target;
+    call->method = request->method;
+    call->args = request->args;
+    call->args_len = request->args_len;
+    call->deadline_ns = call_deadline_ns(request->deadline_ns);
+    call->depth = request->depth;
+    call->path = request->path;
+    call->lane = request->lane;
+    call->origin = 0;
+    call->done = on_done;
+    waiting->wait.withdraw = withdraw;
+    waiting->co = coroutine_self();
+    waiting->answer = ret_answer;
+    waiting->in_place = request->in_place;
+    waiting->withdrawn = false;
+}
+
 int coroutine_fn shard_call(
     struct mesh *mesh, const struct call_request *request, struct call_answer *ret_answer)
 {
-    struct waiting_call waiting = {
-        .call = {.target = request->target,
-            .method = request->method,
-            .args = request->args,
-            .args_len = request->args_len,
-            .deadline_ns = call_deadline_ns(request->deadline_ns),
-            .depth = request->depth,
-            .path = request->path,
-            .lane = request->lane,
-            .done = on_done},
-        .wait.withdraw = withdraw,
-        .co = coroutine_self(),
-        .answer = ret_answer,
-        .in_place = request->in_place,
-    };
+    struct waiting_call waiting;
     int r;
 
-    if (mesh->reading && call_is_reading(mesh, waiting.co))
+    if (mesh->reading && call_is_reading(mesh, coroutine_self()))
         return refused(-EDEADLK, ret_answer);
     if (request->target == mesh->self)
         return call_self(mesh, request, ret_answer);
+    fill_in(&waiting, request, ret_answer);
     r = mesh_call_start(mesh, &waiting.call);
     if (r < 0)
         return refused(r, ret_answer);

@@ -35,10 +35,7 @@
 
 static struct call_class *class_of_slot(struct mesh *mesh, uint32_t peer, uint32_t slot)
 {
-    struct link *link = &mesh->links[peer];
-    uint32_t depth = segment_slot_depth(&mesh->seg, mesh->self, peer, slot);
-
-    return &link->classes[segment_slot_lane(link->n_out, slot)][depth];
+    return mesh->links[peer].out[slot].class;
 }
 
 static struct call_class *class_of_call(struct mesh *mesh, const struct mesh_call *call)
@@ -72,7 +69,13 @@ int caller_init(struct mesh *mesh, uint32_t peer)
     link->calls = segment_call(&mesh->seg, mesh->self, peer, 0);
     link->served = segment_serve(&mesh->seg, peer, mesh->self, 0);
     link->out = calloc(link->n_out, sizeof(link->out[0]));
-    return link->out ? 0 : -ENOMEM;
+    if (!link->out)
+        return -ENOMEM;
+    for (uint32_t slot = 0; slot < link->n_out; slot++) {
+        uint32_t depth = segment_slot_depth(&mesh->seg, mesh->self, peer, slot);
+        link->out[slot].class = &link->classes[segment_slot_lane(link->n_out, slot)][depth];
+    }
+    return 0;
 }
 
 void caller_deinit(struct mesh *mesh, uint32_t peer)
@@ -135,10 +138,16 @@ void caller_free_slot(struct mesh *mesh, uint32_t peer, uint32_t slot, enum call
     put_free(mesh, peer, slot);
 }
 
+void caller_stop_timer(struct mesh_call *call)
+{
+    if (call->deadline_ns != INT64_MAX)
+        timer_del(&call->timer);
+}
+
 /* Ends a call that is in nobody's list, from the bottom half. */
 static void end_later(struct mesh *mesh, struct mesh_call *call, enum call_end end, int status)
 {
-    timer_del(&call->timer);
+    caller_stop_timer(call);
     call->where = CALL_OVER;
     call->end = end;
     call->status = status;
@@ -168,7 +177,6 @@ static bool push_call(struct mesh *mesh, const struct mesh_call *call, uint64_t 
 static void fill_slot(struct mesh *mesh, const struct mesh_call *call, struct call_slot *shared)
 {
     const struct out_slot *out = &mesh->links[call->target].out[call->slot];
-    const struct service_method *method = mesh_method(mesh, call->method, NULL);
 
     shared->position = mesh->links[call->target].tx[call->lane].next;
     shared->deadline_ns = (uint64_t)call->deadline_ns;
@@ -178,7 +186,7 @@ static void fill_slot(struct mesh *mesh, const struct mesh_call *call, struct ca
     shared->depth = call->depth;
     shared->path = call->path;
     shared->origin = call->origin;
-    shared->flags = method && method->flags & SERVICE_IDEMPOTENT ? CALL_IDEMPOTENT : 0;
+    shared->flags = call->callee->flags & SERVICE_IDEMPOTENT ? CALL_IDEMPOTENT : 0;
     if (!out->args_off && call->args_len)
         memcpy(shared->inline_args, call->args, call->args_len);
 }
@@ -316,9 +324,10 @@ void caller_finish(struct mesh *mesh, struct mesh_call *call, const struct mesh_
         told.data = text;
         told.len = call_end_explain(answer, mesh->orphaned, text, sizeof(text));
     }
-    timer_del(&call->timer);
+    caller_stop_timer(call);
     call->where = CALL_NOWHERE;
-    poison_forget(call);
+    if (call->n_crashes)
+        poison_forget(call);
     mesh->n_under_way--;
     call->done(call, &told);
 }
@@ -403,7 +412,7 @@ void caller_run_again(struct mesh *mesh, struct mesh_call *call)
 
 /* ---- starting ---- */
 
-static int check_call(const struct mesh *mesh, const struct mesh_call *call)
+static int check_call(const struct mesh *mesh, struct mesh_call *call)
 {
     if (call->target >= mesh->seg.geometry.n_shards || call->target == mesh->self)
         return -ENODEV;
@@ -416,9 +425,8 @@ static int check_call(const struct mesh *mesh, const struct mesh_call *call)
         return -EINVAL;
     if (call->args_len > SEGMENT_PAYLOAD_MAX)
         return -EMSGSIZE;
-    if (!mesh_method(mesh, call->method, NULL))
-        return -ENOENT;
-    return 0;
+    call->callee = mesh_method(mesh, call->method, NULL);
+    return call->callee ? 0 : -ENOENT;
 }
 
 int mesh_call_start(struct mesh *mesh, struct mesh_call *call)
@@ -432,7 +440,8 @@ int mesh_call_start(struct mesh *mesh, struct mesh_call *call)
     call->n_crashes = 0;
     call->poison = NULL;
     mesh->n_under_way++;
-    aio_timer_init(mesh->ctx, &call->timer, on_deadline, call);
+    if (call->deadline_ns != INT64_MAX)
+        aio_timer_init(mesh->ctx, &call->timer, on_deadline, call);
     if (is_given_up(mesh, call->target)) {
         end_later(mesh, call, CALL_END_NOT_STARTED, -EHOSTDOWN);
         return 0;

@@ -47,20 +47,40 @@ static enum mesh_lane lane_of(const struct link *link, const struct message *mes
     return segment_slot_lane(of_caller == to_peer ? link->n_out : link->n_in, message->slot);
 }
 
+/* Field by field, as the caller has stored them a moment ago: a load of several of these at once has
+ * to wait until they have left the core. */
+static void write_message(struct message *to, const struct message *from, const AioContext *ctx)
+{
+    to->kind = from->kind;
+    to->end = from->end;
+    to->depth = from->depth;
+    to->spare = 0;
+    to->slot = from->slot;
+    to->generation = from->generation;
+    to->sent = (uint32_t)(context_coarse_ns(ctx) >> MESSAGE_SENT_SHIFT);
+    to->withdrawals = from->withdrawals;
+    to->status = from->status;
+    to->method = from->method;
+    to->len = from->len;
+    to->path = from->path;
+    to->off = from->off;
+    to->deadline_ns = from->deadline_ns;
+}
+
 bool mesh_push(struct mesh *mesh, uint32_t peer, const struct message *message)
 {
     struct link *link = &mesh->links[peer];
     enum mesh_lane lane = lane_of(link, message, true);
-    struct message stamped = *message;
-
-    stamped.sent = (uint32_t)(context_coarse_ns(mesh->ctx) >> MESSAGE_SENT_SHIFT);
+    struct message *room = ring_room(&link->tx[lane]);
 
     /* There is room for all that can be under way (regions.c), so a full ring means that the peer's
      * head is not to be trusted. The message is lost to that peer alone, and counted. */
-    if (!ring_push(&link->tx[lane], &stamped)) {
+    if (!room) {
         counter_add(&link->stats->dropped, 1);
         return false;
     }
+    write_message(room, message, mesh->ctx);
+    ring_publish(&link->tx[lane]);
     counter_add(&link->stats->pushed[lane], 1);
     if (!link->dirty) {
         link->dirty = true;

@@ -85,6 +85,7 @@ struct mesh_call {
 
     /* The mesh's own. */
     struct mesh *mesh;
+    const struct service_method *callee;
     struct mesh_call *prev, *next;
     uint32_t slot;
     uint32_t where;    /* enum mesh_call_where */

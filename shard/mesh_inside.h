@@ -24,8 +24,9 @@ enum mesh_call_where {
 
 /* The private side of a call slot. */
 struct out_slot {
-    struct mesh_call *call; /* NULL: free, or nobody waits any more */
-    uint64_t args_off;      /* held in the heap; 0: none */
+    struct mesh_call *call;   /* NULL: free, or nobody waits any more */
+    struct call_class *class; /* constant */
+    uint64_t args_off;        /* held in the heap; 0: none */
     uint32_t args_len;
     uint32_t next_free; /* index + 1; 0: the last */
     enum call_end end;  /* of one whose answer is being read */
@@ -187,6 +188,9 @@ void caller_free_slot(struct mesh *mesh, uint32_t peer, uint32_t slot, enum call
  * arguments lay in our heap for the method to read, and so maybe for a disk, they stay out of use
  * until that one is quiet. */
 void caller_leave_args(struct mesh *mesh, uint32_t peer, uint32_t slot, uint32_t dead);
+
+/* No deadline of it comes any more. */
+void caller_stop_timer(struct mesh_call *call);
 
 /* Tells the caller of a published call how it ended. */
 void caller_finish(struct mesh *mesh, struct mesh_call *call, const struct mesh_answer *answer);

@@ -188,7 +188,7 @@ void poison_park(struct mesh *mesh, struct mesh_call *call)
     int r = parking ? 0 : -ENOMEM;
 
     counter_add(&mesh->part->n_poisoned, 1);
-    timer_del(&call->timer);
+    caller_stop_timer(call);
     call->where = CALL_OVER;
     if (!mesh->letters_dir) {
         tell_end(mesh, call, "dead letters are not kept here");

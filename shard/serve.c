@@ -196,15 +196,38 @@ static int coroutine_fn run_method(struct service_call *call)
     return status;
 }
 
-static void service_call_init(struct service_call *call, struct mesh *mesh, uint32_t method)
+/* Field by field: a compiler zeroes a struct of this size by a loop that costs more than all else
+ * here. */
+static void service_call_init(struct service_call *call, struct mesh *mesh, uint32_t method,
+    const struct service_method *callee, uint32_t service)
 {
-    uint32_t service;
-
-    *call = (struct service_call){.mesh = mesh,
-        .home = mesh->self,
-        .method = mesh_method(mesh, method, &service),
-        .method_number = method};
+    call->mesh = mesh;
+    call->method = callee;
     call->state = mesh->states && !builtin_is(method) ? mesh->states[service] : NULL;
+    call->deadline_ns = INT64_MAX;
+    call->depth = 0;
+    call->path = 0;
+    call->method_number = method;
+    call->local = false;
+    call->home = mesh->self;
+    call->from = mesh->self;
+    call->slot = 0;
+    call->generation = 0;
+    call->abandoned = false;
+    call->sleeper = NULL;
+    call->lock_wait = NULL;
+    call->replied = false;
+    call->reply_off = 0;
+    call->reply_len = 0;
+    call->local_reply = NULL;
+    call->has_room = false;
+    call->room_off = 0;
+    call->room_len = 0;
+    call->error_text = NULL;
+    call->args_in_place = false;
+    call->args = NULL;
+    call->args_len = 0;
+    call->args_copy = NULL;
 }
 
 /* ---- away from home ---- */
@@ -264,14 +287,13 @@ int coroutine_fn serve_move(struct service_call *call, uint32_t shard)
 }
 
 /* An error's text is memory of the process that it failed in, and travels on the stack. False where
- * its home is given up, and nobody waits for the answer any more. */
-static bool coroutine_fn come_home(struct service_call *call)
+ * its home is given up, and nobody waits for the answer any more. Not inlined: who is at home needs
+ * no such frame. */
+static __attribute__((noinline)) bool coroutine_fn go_home(struct service_call *call)
 {
     char text[1024] = "";
     int r;
 
-    if (call->mesh->self == call->home)
-        return true;
     if (call->error_text)
         strncpy(text, call->error_text, sizeof(text) - 1);
     free(call->error_text);
@@ -283,6 +305,11 @@ static bool coroutine_fn come_home(struct service_call *call)
     if (r == 0 && text[0])
         call->error_text = strdup(text);
     return r == 0;
+}
+
+static bool coroutine_fn come_home(struct service_call *call)
+{
+    return call->mesh->self == call->home || go_home(call);
 }
 
 /* ---- a call from another peer ---- */
@@ -304,6 +331,7 @@ struct incoming {
     const uint8_t *args; /* in the segment */
     void *args_copy;     /* of those that are not small; the serving coroutine's to free */
     const struct service_method *callee; /* NULL: there is no such method */
+    uint32_t service;                    /* whose it is */
     enum call_end end; /* CALL_END_NONE: it is to be run; else how it ended at once */
     int status;
 };
@@ -327,7 +355,7 @@ static void coroutine_fn serve_entry(void *opaque)
     uint8_t small[SEGMENT_INLINE_BYTES];
     struct service_call call;
 
-    service_call_init(&call, mesh, in->method);
+    service_call_init(&call, mesh, in->method, in->callee, in->service);
     call.from = in->peer;
     call.slot = in->slot;
     call.generation = in->generation;
@@ -382,7 +410,7 @@ static void read_message(const struct message *message, struct incoming *in)
 /* Finds the method and the arguments. False where what was read makes no sense. */
 static bool make_sense(const struct mesh *mesh, struct incoming *in)
 {
-    in->callee = mesh_method(mesh, in->method, NULL);
+    in->callee = mesh_method(mesh, in->method, &in->service);
     if (in->args_off)
         in->args = in->args_len <= SEGMENT_PAYLOAD_MAX
                        ? segment_heap_at(&mesh->seg, in->peer, in->args_off, in->args_len)
@@ -447,7 +475,7 @@ static void run_notice(struct mesh *mesh, const struct incoming *in)
         answer_at_once(mesh, in, CALL_END_NOT_STARTED, -EPROTO);
         return;
     }
-    service_call_init(&call, mesh, in->method);
+    service_call_init(&call, mesh, in->method, in->callee, in->service);
     call.from = in->peer;
     call.args = memcpy(args, in->args, in->args_len);
     call.args_len = in->args_len;
@@ -707,8 +735,10 @@ int coroutine_fn serve_local(struct mesh *mesh, uint32_t method, const void *arg
     void **ret_data)
 {
     struct service_call call;
+    uint32_t service;
+    const struct service_method *callee = mesh_method(mesh, method, &service);
 
-    service_call_init(&call, mesh, method);
+    service_call_init(&call, mesh, method, callee, service);
     call.local = true;
     call.from = mesh->self;
     call.deadline_ns = deadline_ns;

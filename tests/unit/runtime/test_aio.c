@@ -623,7 +623,7 @@ static void sources_are_taken_off_in_any_order(void **state)
     }
     aio_remove_source(loop->ctx, &sources[1]);
     aio_poll(loop->ctx, false);
-    assert_memory_equal(trace.text, "..ss..", 6);
+    assert_string_equal(trace.text, "..ss"); /* which did nothing: nothing more is flushed */
     aio_remove_source(loop->ctx, &sources[2]);
     aio_remove_source(loop->ctx, &sources[0]);
     assert_null(loop->ctx->sources);
