@@ -264,7 +264,7 @@ void hang_forget(struct child *child);
 
 /* ---- watch.c ---- */
 
-/* Once a second, at watch_ns: looks for who sleeps though messages wait for it. */
+/* Twice a second, at watch_ns: looks for who sleeps though messages wait for it. */
 void watch_turn(struct supervisor *supervisor, uint64_t now_ns);
 
 /* Whether its bell has been rung since it last looked. */

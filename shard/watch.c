@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The backstop of the wake-up protocol. Once a second the supervisor looks whether somebody sleeps
+ * The backstop of the wake-up protocol. Twice a second the supervisor looks whether somebody sleeps
  * though something waits for it and nobody has rung: a bit is set in its bitmap, or a ring to it is
  * not empty; its part says that it is asleep; its eventfd is not readable; and it has not taken a
- * turn since the last look. Found so twice, its wake-up was lost; its bits are set, it is knocked
- * at, and counted. The protocol (runtime/doorbell.h) does not lose any, so the count is 0 unless
- * something else has written to the commons, of which none but the bitmap is believed here.
+ * turn since the last look. Found so twice, its wake-up was lost, within the last second; its bits are
+ * set, it is knocked at, and counted. The protocol (runtime/doorbell.h) does not lose any, so the
+ * count is 0 unless something else has written to the commons, of which none but the bitmap is
+ * believed here.
  *
  * A stopped or starved process that was rung has a readable eventfd, and is left alone.
  *
@@ -13,8 +14,8 @@
  * run since they were all found empty. An idle instance costs a few loads a process.
  *
  * Orderings    first     then     ordered by                 if broken
- *   GLANCE     nothing   nothing  nothing: two looks, a      a knock too many, which is harmless
- *                                 second apart, must agree
+ *   GLANCE     nothing   nothing  nothing: two looks, half   a knock too many, which is harmless
+ *                                 a second apart, must agree
  *   FOUND      bit      eventfd  the bit's full barrier,    it wakes, sees no bit and sleeps on
  *                                write() and wait
  */
@@ -25,6 +26,8 @@
 
 #include "runtime/atomic.h"
 #include "runtime/doorbell.h"
+
+#define WATCH_NS (UINT64_C(500) * 1000 * 1000)
 
 /* By receiver: whose rings to it are not empty. */
 struct waiting {
@@ -92,7 +95,8 @@ static void knock(struct child *child, const struct waiting *waiting)
 
     show(&head->knocks, head->knocks + 1);
     log_line(s->config.log, LOG_LEVEL_ERROR,
-        "%s slept for a second with messages waiting, and was knocked at: the shared memory was "
+        "%s slept for half a second with messages waiting, and was knocked at: the shared memory "
+        "was "
         "damaged, or this is a bug",
         child->process);
     for (uint32_t word = 0; word < SEGMENT_BITMAP_WORDS; word++)
@@ -123,7 +127,7 @@ void watch_turn(struct supervisor *s, uint64_t now_ns)
 
     if (now_ns < s->watch_ns)
         return;
-    s->watch_ns = supervisor_next_second(now_ns);
+    s->watch_ns = (now_ns / WATCH_NS + 1) * WATCH_NS; /* at whole seconds, with others' looks */
     memset(&waiting, 0, sizeof waiting);
     for (uint32_t peer = 0; peer < s->segment.n_peers; peer++)
         look_into_rings(&s->children[peer], &waiting);

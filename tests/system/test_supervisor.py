@@ -8,6 +8,7 @@ import resource
 import select
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -442,6 +443,27 @@ class Deaths(harness.TestCase):
             instance.kill(process, signal.SIGCONT)
             self.assertEqual(ping.wait(harness.DEADLINE), 0)
         self.assertEqual(instance.status()["knocks"], 1)
+
+    def test_a_message_whose_bell_was_broken_is_found_within_a_second(self):
+        """The receiver sleeps, and its words say that it is awake: nobody rings."""
+        instance = self.start("--shards", "2")
+        with open(os.path.join(instance.runtime_dir, "test", "segment"), "r+b") as file, \
+                mmap.mmap(file.fileno(), 0) as memory:
+            bell, _ = segment.place(memory, "commons", 0, "bells", 0, 0, "words")
+            for _ in range(20):  # a shard that takes a turn meanwhile makes it whole
+                before = instance.status()["knocks"]
+                wait_until(lambda: struct.unpack_from("<I", memory, bell)[0] != 0, "shard 0 to sleep")
+                struct.pack_into("<I", memory, bell, 0)
+                begin = time.monotonic()
+                self.assertDone(instance.command("submit", "--shard", "0", "sys.ping"))
+                served_s = time.monotonic() - begin
+                if instance.status()["knocks"] > before:
+                    break
+            else:
+                self.fail("no wake-up was lost in 20 tries")
+        print(f"found and served within {served_s:.2f} s")
+        self.assertIn("shard 0 slept", instance.log())
+        self.assertEqual(instance.stop(), 0)
 
     def test_stopped_peer_does_not_keep_another_from_being_replaced(self):
         instance = self.start("--shards", "2")
