@@ -5,22 +5,13 @@
  */
 #include "shard/call.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/co_wait.h"
 #include "shard/mesh_inside.h"
-
-struct waiting_call {
-    struct mesh_call call; /* first: on_done() gets a pointer to it */
-    struct co_wait wait;
-    Coroutine *co;
-    struct call_answer *answer;
-    int status;
-    bool in_place;
-    bool withdrawn; /* by the end of a scope */
-};
+#include "shard/service.h"
 
 /* An answer that is read in place is in the mesh's list, so that its reader is known. */
 static void begin_reading(struct mesh *mesh, const struct mesh_answer *from, Coroutine *reader,
@@ -80,7 +71,7 @@ static int copy_answer(const struct mesh_answer *from, struct call_answer *answe
 
 static void on_done(struct mesh_call *call, const struct mesh_answer *answer)
 {
-    struct waiting_call *waiting = (struct waiting_call *)call;
+    struct call_wait *waiting = (struct call_wait *)call;
 
     if (waiting->in_place && answer->hold && answer->end == CALL_END_DONE) {
         *waiting->answer = (struct call_answer){.end = answer->end};
@@ -91,7 +82,9 @@ static void on_done(struct mesh_call *call, const struct mesh_answer *answer)
         if (answer->hold)
             mesh_count_payload(call->mesh, true, answer->len);
     }
-    aio_co_wake(waiting->co);
+    waiting->is_over = true;
+    if (waiting->waits)
+        aio_co_wake(waiting->co);
 }
 
 static int refused(int r, struct call_answer *ret_answer)
@@ -136,8 +129,8 @@ int64_t call_deadline_ns(int64_t deadline_ns)
 
 static bool withdraw(struct co_wait *wait)
 {
-    struct waiting_call *waiting =
-        (struct waiting_call *)((char *)wait - offsetof(struct waiting_call, wait));
+    struct call_wait *waiting =
+        (struct call_wait *)((char *)wait - offsetof(struct call_wait, wait));
 
     waiting->withdrawn = true;
     mesh_call_cancel(waiting->call.mesh, &waiting->call);
@@ -145,7 +138,7 @@ static bool withdraw(struct co_wait *wait)
 }
 
 /* A call that a scope took back ended for the scope's reason. */
-static int told_status(const struct waiting_call *waiting)
+static int told_status(const struct call_wait *waiting)
 {
     if (!waiting->withdrawn || waiting->answer->end != CALL_END_CANCELLED ||
         co_scope_status() != -ETIMEDOUT)
@@ -155,8 +148,8 @@ static int told_status(const struct waiting_call *waiting)
 }
 
 /* Field by field, without zeroing the rest, which is the mesh's own: that took longer than all else. */
-static void coroutine_fn fill_in(struct waiting_call *waiting, const struct call_request *request,
-    struct call_answer *ret_answer)
+static void coroutine_fn fill_in(
+    struct call_wait *waiting, const struct call_request *request, struct call_answer *ret_answer)
 {
     struct mesh_call *call = &waiting->call;
 
@@ -169,18 +162,19 @@ static void coroutine_fn fill_in(struct waiting_call *waiting, const struct call
     call->path = request->path;
     call->lane = request->lane;
     call->origin = 0;
+    call->ready = NULL;
     call->done = on_done;
     waiting->wait.withdraw = withdraw;
     waiting->co = coroutine_self();
     waiting->answer = ret_answer;
     waiting->in_place = request->in_place;
-    waiting->withdrawn = false;
+    waiting->withdrawn = waiting->waits = waiting->is_over = false;
 }
 
 int coroutine_fn shard_call(
     struct mesh *mesh, const struct call_request *request, struct call_answer *ret_answer)
 {
-    struct waiting_call waiting;
+    struct call_wait waiting;
     int r;
 
     if (mesh->reading && call_is_reading(mesh, coroutine_self()))
@@ -191,6 +185,117 @@ int coroutine_fn shard_call(
     r = mesh_call_start(mesh, &waiting.call);
     if (r < 0)
         return refused(r, ret_answer);
+    waiting.waits = true;
     co_wait(&waiting.wait, "call");
     return told_status(&waiting);
+}
+
+/* ---- arguments filled in place ---- */
+
+static void on_room(struct mesh_call *call, void *data)
+{
+    struct call_wait *waiting = (struct call_wait *)call;
+    struct call_room *room =
+        (struct call_room *)((char *)waiting - offsetof(struct call_room, waiting));
+
+    room->data = data;
+    if (waiting->waits)
+        aio_co_wake(waiting->co);
+}
+
+/* For a call to this shard itself. */
+static int local_room(struct call_room *room)
+{
+    size_t whole = (room->len + SERVICE_ROOM_ALIGN - 1) / SERVICE_ROOM_ALIGN * SERVICE_ROOM_ALIGN;
+
+    if (!room->len || room->len > SEGMENT_PAYLOAD_MAX)
+        return -EMSGSIZE;
+    room->data = aligned_alloc(SERVICE_ROOM_ALIGN, whole);
+    return room->data ? 0 : -ENOMEM;
+}
+
+/* Waits for the room, or for the call's end. */
+static int coroutine_fn wait_for_room(struct call_room *room)
+{
+    struct call_wait *waiting = &room->waiting;
+    int r = mesh_call_start(room->mesh, &waiting->call);
+
+    if (r < 0 || room->data)
+        return r;
+    waiting->waits = true;
+    co_wait(&waiting->wait, "room for a call");
+    waiting->waits = false;
+    if (!waiting->is_over)
+        return 0;
+    r = told_status(waiting);
+    call_answer_deinit(&room->refusal);
+    return r;
+}
+
+int coroutine_fn shard_call_room(
+    struct mesh *mesh, const struct call_request *request, struct call_room *ret_room)
+{
+    int r;
+
+    *ret_room = (struct call_room){.mesh = mesh, .request = *request, .len = request->args_len};
+    fill_in(&ret_room->waiting, request, &ret_room->refusal);
+    ret_room->waiting.call.ready = on_room;
+    if (mesh->reading && call_is_reading(mesh, ret_room->waiting.co))
+        return -EDEADLK;
+    r = request->target == mesh->self ? local_room(ret_room) : wait_for_room(ret_room);
+    if (r < 0)
+        ret_room->data = NULL;
+    return r;
+}
+
+static int coroutine_fn call_self_filled(
+    struct call_room *room, size_t len, struct call_answer *ret_answer)
+{
+    int r;
+
+    room->request.args = room->data;
+    room->request.args_len = len;
+    r = call_self(room->mesh, &room->request, ret_answer);
+    free(room->data);
+    return r;
+}
+
+int coroutine_fn shard_call_filled(
+    struct call_room *room, size_t len, struct call_answer *ret_answer)
+{
+    struct call_wait *waiting = &room->waiting;
+    int r;
+
+    assert(room->data && len <= room->len);
+    if (room->request.target == room->mesh->self) {
+        r = call_self_filled(room, len, ret_answer);
+    } else {
+        waiting->answer = ret_answer;
+        waiting->call.args_len = len;
+        mesh_call_send(room->mesh, &waiting->call);
+        waiting->waits = true;
+        co_wait(&waiting->wait, "call");
+        r = told_status(waiting);
+    }
+    room->data = NULL;
+    return r;
+}
+
+void shard_call_room_drop(struct call_room *room)
+{
+    if (!room->data)
+        return;
+    if (room->request.target == room->mesh->self)
+        free(room->data);
+    else
+        mesh_call_drop(room->mesh, &room->waiting.call);
+    room->data = NULL;
+}
+
+void call_room_free(struct call_room **room)
+{
+    if (*room)
+        shard_call_room_drop(*room);
+    free(*room);
+    *room = NULL;
 }

@@ -12,6 +12,7 @@
  *              back: CANCELLED and -ECANCELED, or EXPIRED and -ETIMEDOUT; its deadline is the
  *              call's too. A call to the own shard runs in the calling coroutine.
  */
+#include "runtime/co_wait.h"
 #include "runtime/coroutine.h"
 #include "shard/mesh.h"
 
@@ -53,6 +54,54 @@ int64_t call_deadline_ns(int64_t deadline_ns);
 
 /* Whether co reads an answer in place. Owner loop. */
 bool call_is_reading(const struct mesh *mesh, const Coroutine *co);
+
+/*
+ * A call whose arguments are filled in place, by a disk read or otherwise, and reach the callee
+ * without a copy:
+ *
+ *     struct call_room room;
+ *     r = shard_call_room(mesh, &request, &room);     waits for a slot and a buffer of args_len bytes
+ *     n = co_pread(fd, room.data, room.len, 0);
+ *     r = shard_call_filled(&room, n, &answer);       or shard_call_room_drop(&room)
+ *
+ * Until then the coroutine may wait for disks and time, and makes no other call. The room begins on a
+ * page; its bytes are whatever was there before. It lies in this shard's part, and once sent it is
+ * not written to any more; shard/mesh.h says whose it is when, and what a death leaves of it.
+ */
+struct call_room {
+    void *data;
+    size_t len;
+
+    /* The call's own; it is not to be moved or copied while it is filled. */
+    struct call_wait {
+        struct mesh_call call; /* first: on_done() gets a pointer to it */
+        struct co_wait wait;
+        Coroutine *co;
+        struct call_answer *answer;
+        int status;
+        bool in_place;
+        bool withdrawn; /* by the end of a scope */
+        bool waits;     /* for ready() or done() */
+        bool is_over;   /* done() has come */
+    } waiting;
+    struct mesh *mesh;
+    struct call_request request;
+    struct call_answer refusal; /* how it ended before it was filled */
+};
+
+/* 0, with ret_room; else as shard_call(), with no room. -EMSGSIZE: args_len is 0, or too large. */
+int coroutine_fn shard_call_room(
+    struct mesh *mesh, const struct call_request *request, struct call_room *ret_room);
+
+/* Sends the first len bytes, and ends as shard_call(). */
+int coroutine_fn shard_call_filled(
+    struct call_room *room, size_t len, struct call_answer *ret_answer);
+
+/* Gives it back. Owner loop. */
+void shard_call_room_drop(struct call_room *room);
+
+/* The same for one that malloc() gave, or for none; *room is NULL after it. Owner loop. */
+void call_room_free(struct call_room **room);
 
 /* 0 where end is DONE, else -errno with ret_answer->end; both set on every return. What
  * mesh_call_start() refuses ends as NOT_STARTED, and so does a call of a coroutine that reads an

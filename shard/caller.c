@@ -18,8 +18,6 @@
  *   STATE    peer given up, or     its bit with us    supervisor's release, our   none: a call too many is
  *            to be restarted                        acquire                     judged a turn later, or
  *                                                                               is served first
- *   TAKEN    callee's copy         buffer used again  the ring's push and pop     callee copies another
- *                                                                                 call's arguments
  */
 #include <assert.h>
 #include <errno.h>
@@ -83,16 +81,6 @@ void caller_deinit(struct mesh *mesh, uint32_t peer)
     free(mesh->links[peer].out);
 }
 
-static void give_back_args(struct mesh *mesh, struct out_slot *out)
-{
-    uint64_t off = out->args_off;
-
-    if (!off)
-        return;
-    out->args_off = 0;
-    heap_put(&mesh->heap, off, out->args_len);
-}
-
 static void redo_note(struct mesh *mesh, const struct redo_record *note)
 {
     struct redo_record *redo = &mesh->part->redo;
@@ -134,7 +122,8 @@ void caller_free_slot(struct mesh *mesh, uint32_t peer, uint32_t slot, enum call
     atomic_store_release(&shared->word, word);            /* REDO */
     atomic_store_release(&link->stats->ends[end], ended); /* REDO */
     redo_clear(mesh);
-    give_back_args(mesh, &link->out[slot]);
+    if (link->out[slot].args.off)
+        caller_give_back_args(mesh, peer, slot);
     put_free(mesh, peer, slot);
 }
 
@@ -144,8 +133,7 @@ void caller_stop_timer(struct mesh_call *call)
         timer_del(&call->timer);
 }
 
-/* Ends a call that is in nobody's list, from the bottom half. */
-static void end_later(struct mesh *mesh, struct mesh_call *call, enum call_end end, int status)
+void caller_end_later(struct mesh *mesh, struct mesh_call *call, enum call_end end, int status)
 {
     caller_stop_timer(call);
     call->where = CALL_OVER;
@@ -170,7 +158,7 @@ static bool push_call(struct mesh *mesh, const struct mesh_call *call, uint64_t 
             .method = call->method,
             .len = (uint32_t)call->args_len,
             .path = call->path,
-            .off = link->out[call->slot].args_off,
+            .off = link->out[call->slot].args.off,
             .deadline_ns = (uint64_t)call->deadline_ns});
 }
 
@@ -180,14 +168,14 @@ static void fill_slot(struct mesh *mesh, const struct mesh_call *call, struct ca
 
     shared->position = mesh->links[call->target].tx[call->lane].next;
     shared->deadline_ns = (uint64_t)call->deadline_ns;
-    atomic_store_relaxed(&shared->args_off, out->args_off);            /* SLOT */
+    atomic_store_relaxed(&shared->args_off, out->args.off);            /* SLOT */
     atomic_store_relaxed(&shared->args_len, (uint32_t)call->args_len); /* SLOT */
     shared->method = call->method;
     shared->depth = call->depth;
     shared->path = call->path;
     shared->origin = call->origin;
     shared->flags = call->callee->flags & SERVICE_IDEMPOTENT ? CALL_IDEMPOTENT : 0;
-    if (!out->args_off && call->args_len)
+    if (!out->args.off && call->args_len)
         memcpy(shared->inline_args, call->args, call->args_len);
 }
 
@@ -216,11 +204,11 @@ static void publish(struct mesh *mesh, struct mesh_call *call)
     call->where = CALL_OUT;
     if (!push_call(mesh, call, generation)) {
         caller_free_slot(mesh, call->target, call->slot, CALL_END_FAILED);
-        end_later(mesh, call, CALL_END_FAILED, -EPROTO);
+        caller_end_later(mesh, call, CALL_END_FAILED, -EPROTO);
     }
 }
 
-static bool is_given_up(const struct mesh *mesh, uint32_t peer)
+bool caller_is_given_up(const struct mesh *mesh, uint32_t peer)
 {
     const struct peer_control *control = segment_control(&mesh->seg, peer);
 
@@ -232,25 +220,37 @@ static void on_heap_ready(struct heap_waiter *waiter, uint64_t off)
     struct mesh_call *call =
         (struct mesh_call *)((char *)waiter - offsetof(struct mesh_call, waiter));
     struct mesh *mesh = call->mesh;
-    struct out_slot *out = &mesh->links[call->target].out[call->slot];
+    struct args_buffer args = {.off = off, .len = (uint32_t)call->args_len};
 
-    out->args_off = off;
-    out->args_len = (uint32_t)call->args_len;
-    if (is_given_up(mesh, call->target)) {
+    if (caller_is_given_up(mesh, call->target)) {
         /* That was judged while it waited, and nobody would end it any more. */
         put_free(mesh, call->target, call->slot);
-        end_later(mesh, call, CALL_END_NOT_STARTED, -EHOSTDOWN);
-        give_back_args(mesh, out);
+        caller_end_later(mesh, call, CALL_END_NOT_STARTED, -EHOSTDOWN);
+        heap_put(&mesh->heap, off, args.len);
         return;
     }
+    if (call->ready) {
+        caller_stop_timer(call); /* it is looked at when the room is sent */
+        call->where = CALL_FILLING;
+        call->room = args;
+        flight_begin(&mesh->flights, off, args.len);
+        call->ready(call, mesh->seg.base + off);
+        return;
+    }
+    mesh->links[call->target].out[call->slot].args = args;
     memcpy(mesh->seg.base + off, call->args, call->args_len);
     mesh_count_payload(mesh, true, call->args_len);
     publish(mesh, call);
 }
 
-static void with_slot(struct mesh *mesh, struct mesh_call *call)
+/* A room that was filled already is sent a second time as it is. */
+void caller_with_slot(struct mesh *mesh, struct mesh_call *call)
 {
-    if (call->args_len <= SEGMENT_INLINE_BYTES) {
+    bool is_large = call->args_len > SEGMENT_INLINE_BYTES;
+
+    if (is_large && call->room.off)
+        mesh->links[call->target].out[call->slot].args = call->room;
+    if (call->room.off || (!is_large && !call->ready)) {
         publish(mesh, call);
         return;
     }
@@ -281,7 +281,7 @@ static void take_slot(struct mesh *mesh, struct call_class *class, struct mesh_c
 {
     call->slot = class->free_slots - 1;
     class->free_slots = mesh->links[call->target].out[call->slot].next_free;
-    with_slot(mesh, call);
+    caller_with_slot(mesh, call);
 }
 
 /* Where a slot is free and somebody stands in line all the same, the line is held. */
@@ -313,6 +313,12 @@ void caller_pump(struct mesh *mesh, uint32_t peer)
             pump_class(mesh, &mesh->links[peer].classes[lane][class]);
 }
 
+void caller_leave_slot(struct mesh *mesh, const struct mesh_call *call)
+{
+    put_free(mesh, call->target, call->slot);
+    caller_pump(mesh, call->target);
+}
+
 /* ---- ending ---- */
 
 void caller_finish(struct mesh *mesh, struct mesh_call *call, const struct mesh_answer *answer)
@@ -326,6 +332,8 @@ void caller_finish(struct mesh *mesh, struct mesh_call *call, const struct mesh_
     }
     caller_stop_timer(call);
     call->where = CALL_NOWHERE;
+    if (call->room.off)
+        caller_drop_room(mesh, call);
     if (call->n_crashes)
         poison_forget(call);
     mesh->n_under_way--;
@@ -360,16 +368,17 @@ static void take_back(struct mesh *mesh, struct mesh_call *call)
         call_list_remove(&class_of_call(mesh, call)->line, call);
         break;
     case CALL_FOR_HEAP:
-        put_free(mesh, call->target, call->slot);
         heap_cancel(&mesh->heap, &call->waiter);
-        caller_pump(mesh, call->target);
+        caller_leave_slot(mesh, call);
         break;
     case CALL_OUT:
+        caller_inherit_room(mesh, call);
         link->out[call->slot].call = NULL;
         abandon(mesh, call->target, call->slot);
         push_abandoned(mesh, call->target, call->slot);
         break;
     case CALL_NOWHERE:
+    case CALL_FILLING:
     case CALL_OVER:
         break;
     }
@@ -380,15 +389,15 @@ static void on_deadline(void *opaque)
     struct mesh_call *call = opaque;
 
     take_back(call->mesh, call);
-    end_later(call->mesh, call, CALL_END_EXPIRED, -ETIMEDOUT);
+    caller_end_later(call->mesh, call, CALL_END_EXPIRED, -ETIMEDOUT);
 }
 
 void mesh_call_cancel(struct mesh *mesh, struct mesh_call *call)
 {
-    if (call->where == CALL_NOWHERE || call->where == CALL_OVER)
+    if (call->where == CALL_NOWHERE || call->where == CALL_OVER || call->where == CALL_FILLING)
         return;
     take_back(mesh, call);
-    end_later(mesh, call, CALL_END_CANCELLED, -ECANCELED);
+    caller_end_later(mesh, call, CALL_END_CANCELLED, -ECANCELED);
 }
 
 void caller_end_line(struct mesh *mesh, uint32_t peer, enum call_end end, int status)
@@ -399,7 +408,7 @@ void caller_end_line(struct mesh *mesh, uint32_t peer, enum call_end end, int st
             while (line->first) {
                 struct mesh_call *call = line->first;
                 call_list_remove(line, call);
-                end_later(mesh, call, end, status);
+                caller_end_later(mesh, call, end, status);
             }
         }
 }
@@ -423,7 +432,7 @@ static int check_call(const struct mesh *mesh, struct mesh_call *call)
         return -ELOOP;
     if (call->lane >= N_LANES)
         return -EINVAL;
-    if (call->args_len > SEGMENT_PAYLOAD_MAX)
+    if (call->args_len > SEGMENT_PAYLOAD_MAX || (call->ready && !call->args_len))
         return -EMSGSIZE;
     call->callee = mesh_method(mesh, call->method, NULL);
     return call->callee ? 0 : -ENOENT;
@@ -437,13 +446,14 @@ int mesh_call_start(struct mesh *mesh, struct mesh_call *call)
     if (r < 0)
         return r;
     call->mesh = mesh;
+    call->room.off = 0;
     call->n_crashes = 0;
     call->poison = NULL;
     mesh->n_under_way++;
     if (call->deadline_ns != INT64_MAX)
         aio_timer_init(mesh->ctx, &call->timer, on_deadline, call);
-    if (is_given_up(mesh, call->target)) {
-        end_later(mesh, call, CALL_END_NOT_STARTED, -EHOSTDOWN);
+    if (caller_is_given_up(mesh, call->target)) {
+        caller_end_later(mesh, call, CALL_END_NOT_STARTED, -EHOSTDOWN);
         return 0;
     }
     if (call->deadline_ns != INT64_MAX)
@@ -474,37 +484,6 @@ static struct call_slot *slot_of_message(
         word_state(shared->word) == CALL_FREE)
         return NULL;
     return shared;
-}
-
-/* Whether the callee leaves arguments that are not small where they lie. */
-static bool args_are_read_in_place(const struct mesh *mesh, uint32_t peer, uint32_t slot)
-{
-    const struct service_method *method =
-        mesh_method(mesh, slot_at(mesh, peer, slot)->method, NULL);
-
-    return method && method->flags & SERVICE_IN_PLACE;
-}
-
-/* The incarnations of the dead all came before the one that it has now. */
-void caller_leave_args(struct mesh *mesh, uint32_t peer, uint32_t slot, uint32_t dead)
-{
-    struct out_slot *out = &mesh->links[peer].out[slot];
-    uint64_t off = out->args_off;
-
-    if (!off || !args_are_read_in_place(mesh, peer, slot))
-        return;
-    out->args_off = 0;
-    flight_leave(&mesh->flights, off, out->args_len, dead,
-        atomic_load_acquire(&segment_control(&mesh->seg, dead)->incarnation) - 1); /* QUIET */
-}
-
-void caller_on_args_taken(struct mesh *mesh, uint32_t peer, const struct message *message)
-{
-    if (!slot_of_message(mesh, peer, message)) {
-        counter_add(&mesh->links[peer].stats->dropped, 1);
-        return;
-    }
-    give_back_args(mesh, &mesh->links[peer].out[message->slot]); /* TAKEN */
 }
 
 static bool answer_makes_sense(const struct message *message, const uint8_t *bytes)
@@ -573,6 +552,8 @@ static void read_large_answer(
             ? segment_heap_at(&mesh->seg, peer, message->off, message->len)
             : NULL);
 
+    if (call && call->room.off)
+        out->args = (struct args_buffer){0}; /* the call's, whatever the callee said of them */
     answer.hold = answer.data ? &hold : NULL;
     out->end = call ? answer.end : CALL_END_NONE;
     out->call = NULL;
@@ -631,7 +612,7 @@ static bool args_are_held(
 {
     const struct serve_slot *serve = &mesh->links[peer].served[slot];
 
-    return args_are_read_in_place(mesh, peer, slot) ||
+    return caller_args_in_place(mesh, peer, slot) ||
            started_generation(atomic_load_acquire(&serve->started)) != generation; /* GONE, TAKEN */
 }
 
@@ -649,8 +630,13 @@ static void recover_slot(struct mesh *mesh, uint32_t peer, uint32_t slot)
 
     if (shared->args_off && args_are_held(mesh, peer, slot, generation) &&
         heap_mark(&mesh->heap, peer, shared->args_off, shared->args_len)) {
-        link->out[slot].args_off = shared->args_off;
-        link->out[slot].args_len = shared->args_len;
+        /* An incarnation of peer's before this one may have begun it, too. */
+        link->out[slot].args = (struct args_buffer){.off = shared->args_off,
+            .len = shared->args_len,
+            .is_left = caller_args_in_place(mesh, peer, slot),
+            .left_by =
+                atomic_load_acquire(&segment_control(&mesh->seg, peer)->incarnation) - /* QUIET */
+                1};
     }
 }
 

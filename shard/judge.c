@@ -98,7 +98,7 @@ struct verdict {
 static void give_back(struct mesh *mesh, const struct verdict *v, enum call_end end)
 {
     if (v->started)
-        caller_leave_args(mesh, v->peer, v->slot, v->dead);
+        caller_leave_args(mesh, v->peer, v->slot);
     caller_free_slot(mesh, v->peer, v->slot, end);
     caller_note_withdrawal(mesh, v->peer); /* its message may still be in the ring */
     /* A buffer that the dead one had filled for it, if it had got so far. */

@@ -69,6 +69,15 @@ struct mesh_answer {
 
 struct mesh_call;
 typedef void mesh_done_fn(struct mesh_call *call, const struct mesh_answer *answer);
+typedef void mesh_ready_fn(struct mesh_call *call, void *room);
+
+/* Where arguments lie in the caller's heap. */
+struct args_buffer {
+    uint64_t off; /* 0: nowhere */
+    uint32_t len;
+    uint32_t left_by; /* an incarnation of the callee, that died while it read them in place: */
+    bool is_left;     /* its I/O may go on */
+};
 
 /* Embed it; set the first group. It and args stay valid until done() has been called. */
 struct mesh_call {
@@ -82,8 +91,12 @@ struct mesh_call {
     uint32_t lane;       /* enum mesh_lane; LANE_URGENT: not stuck behind bulk work */
     uint64_t origin;     /* 0, or origin_word() of the client's request that it is */
     mesh_done_fn *done;
+    /* NULL: args are copied. Else there are none yet: a room of args_len bytes is to be filled in
+     * place, and this is told of it once there is a slot and a buffer. */
+    mesh_ready_fn *ready;
 
     /* The mesh's own. */
+    struct args_buffer room; /* of a call whose arguments are filled in place */
     struct mesh *mesh;
     const struct service_method *callee;
     struct mesh_call *prev, *next;
@@ -105,9 +118,29 @@ struct mesh_call {
  */
 int mesh_call_start(struct mesh *mesh, struct mesh_call *call);
 
+/*
+ * A call whose arguments are filled in place (ready is set): mesh_call_start() gets a slot, then a
+ * buffer, and calls ready(), before it returns or later; then the room may be filled by whatever
+ * takes its time, but waits for no call and no other buffer. mesh_call_send() publishes the first
+ * args_len bytes of it (which may be fewer by then); mesh_call_drop() gives it up, with no done().
+ * done() may come instead of ready(), and always comes after mesh_call_send(), out of it never.
+ *
+ *     the room is …                      whose              what a death of the caller leaves
+ *     being filled                       the caller's       out of use, until its I/O is over
+ *     sent, and not begun                the call's         the slot's, until the callee has it
+ *     being run                          the call's, for it may have to be run again: the slot's
+ *                                        where it is read in place, else given back
+ *     done() has been called             given back; where the callee died reading it in place, out
+ *                                        of use until its I/O is over
+ *
+ * Context: owner loop.
+ */
+void mesh_call_send(struct mesh *mesh, struct mesh_call *call);
+void mesh_call_drop(struct mesh *mesh, struct mesh_call *call);
+
 /* Nobody waits any more: done() comes with CANCELLED in the next turn at the latest, and the
- * callee's answer, if it still comes, is dropped. A call that has ended: nothing. Context: owner
- * loop. */
+ * callee's answer, if it still comes, is dropped. A call that has ended, or whose room is being
+ * filled: nothing. Context: owner loop. */
 void mesh_call_cancel(struct mesh *mesh, struct mesh_call *call);
 
 /*

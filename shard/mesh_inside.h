@@ -18,6 +18,7 @@ enum mesh_call_where {
     CALL_NOWHERE,
     CALL_IN_LINE,  /* waits for a slot */
     CALL_FOR_HEAP, /* has a slot, waits for a shared buffer */
+    CALL_FILLING,  /* has both: its arguments are being filled in place */
     CALL_OUT,      /* published */
     CALL_OVER,     /* ended; done() is to come from the bottom half */
 };
@@ -26,11 +27,10 @@ enum mesh_call_where {
 struct out_slot {
     struct mesh_call *call;   /* NULL: free, or nobody waits any more */
     struct call_class *class; /* constant */
-    uint64_t args_off;        /* held in the heap; 0: none */
-    uint32_t args_len;
-    uint32_t next_free; /* index + 1; 0: the last */
-    enum call_end end;  /* of one whose answer is being read */
-    bool told;          /* a predecessor has sent word that it is abandoned */
+    struct args_buffer args;  /* that it names; the call's where that has a room */
+    uint32_t next_free;       /* index + 1; 0: the last */
+    enum call_end end;        /* of one whose answer is being read */
+    bool told;                /* a predecessor has sent word that it is abandoned */
 };
 
 /* Calls of one lane and depth: the slots for them, and who waits for one. */
@@ -175,7 +175,6 @@ void caller_recover(struct mesh *mesh, uint32_t peer);
 /* The message at the head of rx, a ring from peer, which this advances. */
 void caller_on_answer(
     struct mesh *mesh, uint32_t peer, struct ring_rx *rx, const struct message *message);
-void caller_on_args_taken(struct mesh *mesh, uint32_t peer, const struct message *message);
 
 /* Each time after a call to peer is taken back whose message may not have been seen: until it knows
  * of it, the callee looks at no slot. */
@@ -183,11 +182,6 @@ void caller_note_withdrawal(struct mesh *mesh, uint32_t peer);
 
 /* Makes slot free again, counted as `end` (CALL_END_NONE: nobody was told an end). */
 void caller_free_slot(struct mesh *mesh, uint32_t peer, uint32_t slot, enum call_end end);
-
-/* The slot's call was started by an incarnation of dead, a shard that has died since. Where its
- * arguments lay in our heap for the method to read, and so maybe for a disk, they stay out of use
- * until that one is quiet. */
-void caller_leave_args(struct mesh *mesh, uint32_t peer, uint32_t slot, uint32_t dead);
 
 /* No deadline of it comes any more. */
 void caller_stop_timer(struct mesh_call *call);
@@ -203,6 +197,40 @@ void caller_end_line(struct mesh *mesh, uint32_t peer, enum call_end end, int st
 
 /* Starts who waits in line for peer, as far as there are slots. */
 void caller_pump(struct mesh *mesh, uint32_t peer);
+
+/* Calls to peer fail, unless they were begun: it is given up for good, or the supervisor is gone. */
+bool caller_is_given_up(const struct mesh *mesh, uint32_t peer);
+
+/* Sends a call that has a slot, or waits for a buffer for its arguments first. */
+void caller_with_slot(struct mesh *mesh, struct mesh_call *call);
+
+/* Gives back a slot that nothing was sent by, to whom it serves next. */
+void caller_leave_slot(struct mesh *mesh, const struct mesh_call *call);
+
+/* Ends a call that is in nobody's list, from the bottom half. */
+void caller_end_later(struct mesh *mesh, struct mesh_call *call, enum call_end end, int status);
+
+/* ---- caller_args.c ---- */
+
+void caller_on_args_taken(struct mesh *mesh, uint32_t peer, const struct message *message);
+
+/* Whether the method that the slot asks for leaves arguments that are not small where they lie. */
+bool caller_args_in_place(const struct mesh *mesh, uint32_t peer, uint32_t slot);
+
+/* The slot names no buffer any more; its own, if it has one, is given back. */
+void caller_give_back_args(struct mesh *mesh, uint32_t peer, uint32_t slot);
+
+/* The slot's call was started by an incarnation of peer that has died since. Where its arguments lay
+ * in our heap for the method to read, and so maybe for a disk, they will be out of use, once they
+ * are given back, until that one is quiet. */
+void caller_leave_args(struct mesh *mesh, uint32_t peer, uint32_t slot);
+
+/* The call, which is out, ends without an answer: its room, if it has one, is the slot's where the
+ * callee may read it still, else it is given back. */
+void caller_inherit_room(struct mesh *mesh, struct mesh_call *call);
+
+/* Gives back the room of a call that nobody reads any more, if it has one. */
+void caller_drop_room(struct mesh *mesh, struct mesh_call *call);
 
 /* ---- serve.c ---- */
 

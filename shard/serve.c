@@ -38,6 +38,7 @@
 #include "runtime/co_sleep.h"
 #include "runtime/context.h"
 #include "shard/builtin.h"
+#include "shard/call.h"
 #include "shard/lock_inside.h"
 #include "shard/heap_co.h"
 #include "shard/mesh_inside.h"
@@ -188,6 +189,7 @@ static int coroutine_fn run_method(struct service_call *call)
     recorder_note_at(&mesh->instruments, context_note_ns(mesh->ctx), RECORDER_CALL_START,
         call->method_number, whose(call));
     status = call->method->run(call);
+    call_room_free(&call->calling);
     mesh = call->mesh; /* it may have moved */
     if (__builtin_expect(mesh->part->served_ns == 0, 0))
         counter_set(&mesh->part->served_ns, (uint64_t)aio_clock_ns());

@@ -37,6 +37,7 @@ struct service_call {
     uint64_t room_off; /* in the heap; 0: none */
     size_t room_len;
     char *error_text;
+    struct call_room *calling; /* a call whose arguments are being filled; or NULL */
 
     bool args_in_place;
     const uint8_t *args; /* in the frame that runs the method, args_copy, or the caller's heap */

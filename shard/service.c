@@ -113,7 +113,7 @@ int coroutine_fn service_move(struct service_call *call, uint32_t shard)
         return 0;
     if (call->local || !shard_co_self())
         return -ENOTSUP;
-    if (call->room_off || call->reply_off || call->error_text)
+    if (call->room_off || call->reply_off || call->error_text || call->calling)
         return -EBUSY;
     return serve_move(call, shard);
 }
@@ -161,7 +161,7 @@ int coroutine_fn service_reply(struct service_call *call, const void *data, size
         return -EMSGSIZE;
     if (call->replied)
         return -EALREADY;
-    if (call->args_in_place && len > SEGMENT_INLINE_BYTES)
+    if ((call->args_in_place || call->calling) && len > SEGMENT_INLINE_BYTES)
         return -EDEADLK;
     if (!call->local) {
         int r = service_move(call, call->home);
@@ -187,7 +187,7 @@ int coroutine_fn service_reply_room(struct service_call *call, size_t len, void 
         return -EMSGSIZE;
     if (call->replied)
         return -EALREADY;
-    if (call->args_in_place)
+    if (call->args_in_place || call->calling)
         return -EDEADLK;
     int r = service_move(call, call->home);
     if (r < 0)
@@ -232,28 +232,89 @@ int service_fail(struct service_call *call, int error, const char *format, ...)
     return error;
 }
 
-int coroutine_fn service_call_shard(struct service_call *call, uint32_t shard, const char *name,
-    const void *args, size_t len, void **ret_data, size_t *ret_len)
+/* ---- calls to shards ---- */
+
+/* Then it waits for no other buffer, and for no call. */
+static bool holds_buffer(const struct service_call *call)
 {
-    struct call_request request = {.target = shard,
-        .args = args,
-        .args_len = len,
+    return call->has_room || call->args_in_place || call->calling;
+}
+
+static int request_of(
+    const struct service_call *call, uint32_t shard, const char *name, struct call_request *ret)
+{
+    *ret = (struct call_request){.target = shard,
         .deadline_ns = call->deadline_ns,
         .depth = call->depth + 1,
         .path = path_within(call->path, call->depth, call->mesh->self)};
+    int r = registry_find(call->mesh->registry, name, strlen(name), &ret->method);
+
+    return r == 0 && holds_buffer(call) ? -EDEADLK : r;
+}
+
+int coroutine_fn service_call_shard(struct service_call *call, uint32_t shard, const char *name,
+    const void *args, size_t len, void **ret_data, size_t *ret_len)
+{
+    struct call_request request;
     struct call_answer answer;
-    int r = registry_find(call->mesh->registry, name, strlen(name), &request.method);
+    int r = request_of(call, shard, name, &request);
 
     *ret_data = NULL;
     *ret_len = 0;
-    if (r == 0 && (call->has_room || call->args_in_place))
-        r = -EDEADLK;
     if (r < 0)
         return r;
+    request.args = args;
+    request.args_len = len;
     r = shard_call(call->mesh, &request, &answer);
     *ret_len = answer.len;
     *ret_data = answer.copy;
     return r;
+}
+
+int coroutine_fn service_call_room(
+    struct service_call *call, uint32_t shard, const char *name, size_t len, void **ret_room)
+{
+    struct call_request request;
+    struct call_room *room;
+    int r = request_of(call, shard, name, &request);
+
+    if (r < 0)
+        return r;
+    room = malloc(sizeof(*room));
+    if (!room)
+        return -ENOMEM;
+    request.args_len = len;
+    r = shard_call_room(call->mesh, &request, room);
+    if (r < 0) {
+        free(room);
+        return r;
+    }
+    call->calling = room;
+    *ret_room = room->data;
+    return 0;
+}
+
+int coroutine_fn service_call_filled(
+    struct service_call *call, size_t len, void **ret_data, size_t *ret_len)
+{
+    struct call_room *room = call->calling;
+    struct call_answer answer;
+
+    *ret_data = NULL;
+    *ret_len = 0;
+    if (!room || len > room->len)
+        return -EINVAL;
+    call->calling = NULL;
+    int r = shard_call_filled(room, len, &answer);
+    *ret_len = answer.len;
+    *ret_data = answer.copy;
+    free(room);
+    return r;
+}
+
+void service_call_drop(struct service_call *call)
+{
+    call_room_free(&call->calling);
 }
 
 /* ---- many at a time ---- */
@@ -287,7 +348,7 @@ int coroutine_fn service_gather(struct service_call *call, const char *name,
     int r =
         calls ? registry_find(call->mesh->registry, name, strlen(name), &request.method) : -ENOMEM;
 
-    if (r == 0 && call->has_room)
+    if (r == 0 && holds_buffer(call))
         r = -EDEADLK;
     for (size_t i = 0; i < n; i++) {
         parts[i].status = r;

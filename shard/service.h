@@ -181,10 +181,30 @@ int service_fail(struct service_call *call, int error, const char *format, ...)
  * "service.method". On 0, *ret_data (free() it) holds the answer; on failure the error's text,
  * which may be NULL. -ENOENT: no such method. -ENODEV: no such shard. -ELOOP: nested too deep.
  * -EMSGSIZE. -EOWNERDEAD: in doubt, the shard died while it ran and the method is not idempotent.
- * -EDEADLK: it has room for an answer that is not done, or arguments in the caller's memory. -ETIMEDOUT: the deadline of the call that is being served has passed. -ECANCELED. -EHOSTDOWN:
+ * -EDEADLK: it has room for an answer that is not done, or for another call, or arguments in the
+ * caller's memory. -ETIMEDOUT: the deadline of the call that is being served has passed. -ECANCELED. -EHOSTDOWN:
  * that shard is given up. coroutine_fn. */
 int coroutine_fn service_call_shard(struct service_call *call, uint32_t shard, const char *name,
     const void *args, size_t len, void **ret_data, size_t *ret_len);
+
+/*
+ * The same with arguments that are filled in place, by a disk read or otherwise, and reach the other
+ * shard without a copy: room for len bytes, of which service_call_filled() sends the first, and
+ * waits. In between the method may wait for disks and time; it calls no shard, makes no large reply
+ * and takes no other room (-EDEADLK). It begins at a multiple of SERVICE_ROOM_ALIGN bytes; its bytes
+ * are whatever was there before. It is given back by service_call_drop(), and else when the method
+ * returns: no I/O may be under way on it then, or when it is sent. Once sent it is not written to
+ * any more. Where the shard dies while it has it, the method is run again with the same bytes, if it
+ * is idempotent; where this one dies, nobody gets the room before its I/O is over.
+ *
+ * As service_call_shard(); -EMSGSIZE also where len is 0. service_call_filled() also -EINVAL: there
+ * is no room, or not as large. Both may wait. coroutine_fn.
+ */
+int coroutine_fn service_call_room(
+    struct service_call *call, uint32_t shard, const char *name, size_t len, void **ret_room);
+int coroutine_fn service_call_filled(
+    struct service_call *call, size_t len, void **ret_data, size_t *ret_len);
+void service_call_drop(struct service_call *call);
 
 /* One of the calls that service_gather() makes. */
 struct service_part {
