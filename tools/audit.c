@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "shard/audit.h"
+#include "tools/audit_json.h"
 #include "tools/command.h"
 #include "tools/commands.h"
 #include "tools/json.h"
@@ -55,20 +56,6 @@ struct report {
     json_t *findings; /* NULL: for people */
 };
 
-static json_t *finding_json(const struct look *look, const struct audit_finding *f)
-{
-    char name[LOOK_NAME];
-    json_t *o = json_object();
-
-    json_set_text(o, "from", look_peer_name(look, f->from, name));
-    json_set_text(o, "to", look_peer_name(look, f->to, name));
-    json_set_text(o, "expected_is", audit_expected_text(f->account));
-    json_set_u64(o, "expected", f->expected);
-    json_set_text(o, "found_is", audit_found_text(f->account));
-    json_set_u64(o, "found", f->found);
-    return o;
-}
-
 static void print_finding(const struct look *look, const struct audit_finding *f)
 {
     char from[LOOK_NAME], to[LOOK_NAME], who[2 * LOOK_NAME + 8];
@@ -85,7 +72,7 @@ static void on_finding(void *opaque, const struct audit_finding *finding)
     const struct report *report = opaque;
 
     if (report->findings)
-        json_array_append_new(report->findings, finding_json(report->look, finding));
+        json_array_append_new(report->findings, audit_finding_json(report->look, finding));
     else
         print_finding(report->look, finding);
 }
@@ -117,25 +104,11 @@ static void print_counted(const struct audit_result *result)
     puts(result->n_findings ? "The accounts do not balance." : "The accounts balance.");
 }
 
-static json_t *counted_json(
-    const struct look *look, const struct audit_result *result, json_t *findings)
+static int print_json(const struct look *look, const struct audit_result *result, json_t *findings)
 {
-    json_t *o = json_object(), *ends = json_object();
-
+    json_t *o = audit_result_json(result, findings);
     json_set_text(o, "instance", look->name);
-    json_object_set_new(o, "balanced", json_boolean(result->n_findings == 0));
-    json_set_u64(o, "submitted", result->submitted);
-#define X(name, number, text) json_set_u64(ends, text, result->ended[CALL_END_##name]);
-    CALL_ENDS(X)
-#undef X
-    json_set_u64(ends, "abandoned", result->ended[CALL_END_NONE]);
-    json_object_set_new(o, "ends", ends);
-    json_set_u64(o, "under_way", result->under_way);
-#define X(name, help) json_set_u64(o, #name, result->name);
-    AUDIT_COUNTS(X)
-#undef X
-    json_object_set_new(o, "findings", findings);
-    return o;
+    return json_print(o);
 }
 
 /* ---- the command ---- */
@@ -157,7 +130,7 @@ static int audit_instance(const struct look *look, struct audit *audit, const st
 
     audit_often(audit, &report, values->count, &result);
     if (values->json)
-        status = json_print(counted_json(look, &result, report.findings));
+        status = print_json(look, &result, report.findings);
     else
         print_counted(&result);
     if (status == EXIT_DONE)

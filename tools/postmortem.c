@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * sherd postmortem - what the dead left: registers and stack of the last crash, what was running,
- * the last events, calls that were under way, dead letters
+ * the last events, calls that were under way, coroutines, queues, accounts, reports of deaths, dead
+ * letters
  *
  * It reads the segment of an instance that lives, that died, or that was kept after a crash, by
  * name, so that another version's is read right as far as it goes.
@@ -18,16 +19,22 @@
 #include "shard/rundir.h"
 #include "shard/segment.h"
 #include "shard/segment_file.h"
+#include "tools/audit_json.h"
+#include "tools/co_view.h"
 #include "tools/command.h"
 #include "tools/commands.h"
+#include "tools/death_reports.h"
 #include "tools/json.h"
 #include "tools/look.h"
+#include "tools/postmortem_text.h"
+#include "tools/queue_json.h"
 #include "tools/text.h"
 
 struct values {
     const char *instance;
     int64_t wait_ns;
-    uint32_t crashed; /* 0: the instance as it is */
+    uint32_t crashed;     /* 0: the instance as it is */
+    uint32_t incarnation; /* 0: all that is there */
     uint32_t events;
     bool json;
 };
@@ -36,6 +43,8 @@ static const struct command_option options[] = {
     COMMAND_INSTANCE_OPTIONS(struct values),
     {"crashed", 0, "N", "the instance that crashed before: 1 the last one, 2, 3", command_u32,
         offsetof(struct values, crashed)},
+    {"incarnation", 0, "N", "of each process what its N-th incarnation left", command_u32,
+        offsetof(struct values, incarnation)},
     {"events", 0, "N", "how many events of each process (default: 10)", command_u32,
         offsetof(struct values, events)},
     {"json", 0, NULL, "print JSON", command_flag, offsetof(struct values, json)},
@@ -45,6 +54,7 @@ static const struct command_option options[] = {
 static const struct command_example examples[] = {
     {"sherd postmortem --instance demo", "what the last deaths left"},
     {"sherd postmortem --instance demo --crashed 1", "the instance that crashed before this one"},
+    {"sherd postmortem --instance demo --incarnation 2", "what the second process of each left"},
     {"sherd postmortem /dev/shm/sherd-1000-0123456789abcdef --json", "a segment's file"},
     {0},
 };
@@ -63,7 +73,23 @@ struct post {
     const struct look *look;
     struct symbols *symbols;
     uint32_t n_events;
+    uint32_t incarnation; /* 0: any */
+    bool is_kept;         /* of an instance before; reports of deaths are this one's */
 };
+
+static uint64_t incarnation_of(const struct post *post, uint32_t peer)
+{
+    struct view_record control;
+    return segment_view_at(&post->look->view, "control", 0, "peers", peer, 0, &control)
+               ? look_word(&control, "incarnation")
+               : 0;
+}
+
+/* What stands in its part is that incarnation's. */
+static bool stands_still(const struct post *post, uint32_t peer)
+{
+    return !post->incarnation || incarnation_of(post, peer) == post->incarnation;
+}
 
 /* ---- the crash ---- */
 
@@ -168,7 +194,8 @@ static json_t *crash_json(const struct post *post, uint32_t peer)
     if (!segment_view_of_peer(&post->look->view, peer, "crash", 0, 0, &crash))
         return NULL;
     uint64_t sequence = look_word(&crash, "sequence");
-    if (!sequence || sequence % 2)
+    if (!sequence || sequence % 2 ||
+        (post->incarnation && look_word(&crash, "incarnation") != post->incarnation))
         return NULL;
     json_t *o = json_object(), *registers = registers_json(&crash);
     json_set_text(o, "kind", crash_kind_text((uint32_t)look_word(&crash, "kind")));
@@ -212,22 +239,80 @@ static json_t *event_json(const struct look *look, const struct view_record *eve
     return o;
 }
 
-/* The newest last. */
-static json_t *events_json(const struct post *post, uint32_t peer)
+/* The events that a peer's recorder keeps, by number. */
+struct recorded {
+    const struct segment_view *view;
+    uint32_t peer, n_places;
+    uint64_t first, end;
+};
+
+static bool find_recorded(const struct post *post, uint32_t peer, struct recorded *ret)
 {
     const struct segment_view *view = &post->look->view;
     const struct layout_region *region =
         segment_view_region(view, peer == view->n_shards ? "gateway" : "shard", "events");
-    struct view_record recorded, event;
-    json_t *array = json_array();
+    struct view_record recorded;
     if (!region || !region->n_inner ||
         !segment_view_of_peer(view, peer, "recorded", 0, 0, &recorded))
+        return false;
+    uint64_t end = look_word(&recorded, "value");
+    uint64_t kept = end < region->n_inner ? end : region->n_inner;
+    *ret = (struct recorded){view, peer, region->n_inner, end - kept, end};
+    return true;
+}
+
+static bool event_at(const struct recorded *r, uint64_t number, struct view_record *ret)
+{
+    return segment_view_of_peer(
+        r->view, r->peer, "events", 0, (uint32_t)(number % r->n_places), ret);
+}
+
+/* A recorder goes on over the incarnations: each notes that it is up, and a replacement notes more
+ * before that from the moment it was forked. */
+static bool begins_incarnation(const struct view_record *event, uint64_t *state)
+{
+    if (look_word(event, "kind") != RECORDER_STATE)
+        return false;
+    uint64_t before = *state;
+    *state = look_word(event, "a");
+    return *state == PEER_UP && before != PEER_DRAINING;
+}
+
+/* Leaves what one incarnation noted. Where it noted nothing that is kept, nothing. */
+static void cut_to_incarnation(const struct post *post, struct recorded *r)
+{
+    uint64_t state = PEER_STARTING, begun = 0, first = r->end, last = r->first, own;
+    uint64_t newest = incarnation_of(post, r->peer);
+    struct view_record event;
+    for (uint64_t i = r->first; i < r->end; i++)
+        begun += event_at(r, i, &event) && begins_incarnation(&event, &state);
+    own = newest - begun;
+    state = PEER_STARTING;
+    for (uint64_t i = r->first; i < r->end; i++) {
+        own += event_at(r, i, &event) && begins_incarnation(&event, &state);
+        if (own != post->incarnation)
+            continue;
+        first = i < first ? i : first;
+        last = i + 1;
+    }
+    r->first = first;
+    r->end = last > first ? last : first;
+}
+
+/* The newest last. */
+static json_t *events_json(const struct post *post, uint32_t peer)
+{
+    struct recorded r;
+    struct view_record event;
+    json_t *array = json_array();
+    if (!find_recorded(post, peer, &r))
         return array;
-    uint64_t n = look_word(&recorded, "value"), first = 0;
-    uint64_t kept = n < region->n_inner ? n : region->n_inner;
-    first = n - (kept < post->n_events ? kept : post->n_events);
-    for (uint64_t i = first; i < n; i++)
-        if (segment_view_of_peer(view, peer, "events", 0, (uint32_t)(i % region->n_inner), &event))
+    if (post->incarnation)
+        cut_to_incarnation(post, &r);
+    if (r.end - r.first > post->n_events)
+        r.first = r.end - post->n_events;
+    for (uint64_t i = r.first; i < r.end; i++)
+        if (event_at(&r, i, &event))
             json_array_append_new(array, event_json(post->look, &event));
     return array;
 }
@@ -247,13 +332,14 @@ static json_t *call_json(
     const struct post *post, uint32_t to, uint32_t slot, const struct view_record *call)
 {
     uint64_t word = look_word(call, "word");
-    char name[LOOK_NAME];
+    char name[LOOK_NAME], method[LOOK_METHOD];
     json_t *o = json_object();
     json_set_text(o, "to", look_peer_name(post->look, to, name));
     json_set_u64(o, "slot", slot);
     json_set_u64(o, "generation", word >> 8);
     json_set_text(o, "state", call_state_name(word & 0xff));
-    json_set_u64(o, "method", look_word(call, "method"));
+    json_set_text(
+        o, "method", look_method(post->look, (uint32_t)look_word(call, "method"), method));
     json_set_u64(o, "bytes", look_word(call, "args_len"));
     return o;
 }
@@ -263,7 +349,8 @@ static json_t *calls_json(const struct post *post, uint32_t peer)
     const struct segment_view *view = &post->look->view;
     struct view_record call;
     json_t *array = json_array();
-    for (uint32_t to = 0; post->look->is_same_version && to < view->n_shards; to++)
+    for (uint32_t to = 0;
+         post->look->is_same_version && stands_still(post, peer) && to < view->n_shards; to++)
         for (uint32_t slot = 0; segment_view_of_peer(view, peer, "calls", to, slot, &call); slot++)
             if ((look_word(&call, "word") & 0xff) != CALL_FREE)
                 json_array_append_new(array, call_json(post, to, slot, &call));
@@ -320,6 +407,35 @@ static json_t *letters_json(const struct post *post, const char *dir)
     return array;
 }
 
+/* ---- the views of the other commands ---- */
+
+/* Of processes in which nobody has come after those that are asked about. */
+static json_t *coroutines_json(const struct post *post)
+{
+    struct co_reader *reader = co_reader_new(post->look);
+    json_t *all = reader ? co_reader_json(reader, true) : json_array(), *shown = json_array(), *co;
+    char name[LOOK_NAME];
+    size_t i;
+    json_array_foreach(
+        all, i, co) for (uint32_t peer = 0; peer <= post->look->view.n_shards;
+                         peer++) if (stands_still(post, peer) &&
+                                     !strcmp(json_string_value(json_object_get(co, "process")),
+                                         look_peer_name(post->look, peer, name)))
+        json_array_append(shown, co);
+    json_decref(all);
+    co_reader_free(reader);
+    return shown;
+}
+
+static json_t *queues_json(const struct post *post)
+{
+    struct queue_reader reader;
+    if (post->incarnation)
+        return json_array();
+    queue_reader_init(&reader, post->look);
+    return queue_pairs_json(&reader, NULL);
+}
+
 static json_t *post_json(const struct post *post, const char *dir)
 {
     json_t *o = json_object(), *processes = json_array();
@@ -329,76 +445,13 @@ static json_t *post_json(const struct post *post, const char *dir)
     for (uint32_t peer = 0; peer <= post->look->view.n_shards; peer++)
         json_array_append_new(processes, process_json(post, peer));
     json_object_set_new(o, "processes", processes);
+    json_object_set_new(o, "coroutines", coroutines_json(post));
+    json_object_set_new(o, "queues", queues_json(post));
+    json_object_set_new(o, "deaths",
+        death_reports_read(post->is_kept ? NULL : dir, post->incarnation, post->symbols));
     json_object_set_new(o, "dead_letters", letters_json(post, dir));
+    json_object_set_new(o, "audit", post->incarnation ? json_null() : audit_json(post->look));
     return o;
-}
-
-/* ---- for people: the same, as text ---- */
-
-static const char *text_of(const json_t *o, const char *key)
-{
-    const char *text = json_string_value(json_object_get(o, key));
-    return text ? text : "-";
-}
-
-static json_int_t number_of(const json_t *o, const char *key)
-{
-    return json_integer_value(json_object_get(o, key));
-}
-
-static void print_crash(const json_t *crash)
-{
-    const json_t *served = json_object_get(crash, "served"), *frame;
-    size_t i;
-    printf("  last crash: signal %" JSON_INTEGER_FORMAT
-           ", address %s, incarnation %" JSON_INTEGER_FORMAT ", pid %" JSON_INTEGER_FORMAT "; %s\n",
-        number_of(crash, "signal"), text_of(crash, "fault_address"),
-        number_of(crash, "incarnation"), number_of(crash, "pid"), text_of(crash, "kind"));
-    if (json_is_true(json_object_get(crash, "overflow")))
-        printf("  stack overflow of coroutine %s (%" JSON_INTEGER_FORMAT ") created at %s\n",
-            text_of(crash, "coroutine"), number_of(crash, "coroutine_id"),
-            text_of(crash, "begins_in"));
-    else if (*text_of(crash, "coroutine"))
-        printf("  in coroutine %s (%" JSON_INTEGER_FORMAT ")\n", text_of(crash, "coroutine"),
-            number_of(crash, "coroutine_id"));
-    if (json_is_object(served))
-        printf("  which served a call of %s in slot %" JSON_INTEGER_FORMAT "\n",
-            text_of(served, "by"), number_of(served, "slot"));
-    json_array_foreach(json_object_get(crash, "backtrace"), i, frame)
-        printf("    #%zu %s\n", i, json_string_value(frame));
-}
-
-static void print_process(const json_t *p)
-{
-    const json_t *item;
-    size_t i;
-    printf("%s: %s, incarnation %" JSON_INTEGER_FORMAT ", %" JSON_INTEGER_FORMAT
-           " deaths, %" JSON_INTEGER_FORMAT " of them crashes\n",
-        text_of(p, "process"), text_of(p, "state"), number_of(p, "incarnation"),
-        number_of(p, "deaths"), number_of(p, "crashes"));
-    if (json_is_object(json_object_get(p, "crash")))
-        print_crash(json_object_get(p, "crash"));
-    json_array_foreach(json_object_get(p, "calls"), i, item)
-        printf("  call to %s, slot %" JSON_INTEGER_FORMAT ", method %" JSON_INTEGER_FORMAT ": %s\n",
-            text_of(item, "to"), number_of(item, "slot"), number_of(item, "method"),
-            text_of(item, "state"));
-    json_array_foreach(json_object_get(p, "events"), i, item)
-        printf("  %" JSON_INTEGER_FORMAT ".%06" JSON_INTEGER_FORMAT " s  %s: %s %s\n",
-            number_of(item, "ns") / 1000000000, number_of(item, "ns") / 1000 % 1000000,
-            text_of(item, "what"), text_of(item, "a"), text_of(item, "b"));
-    putchar('\n');
-}
-
-static void print_people(const json_t *o)
-{
-    const json_t *item;
-    size_t i;
-    printf("instance %s (%s), %s\n\n", text_of(o, "instance"), text_of(o, "segment"),
-        json_is_true(json_object_get(o, "live")) ? "which lives" : "which is dead");
-    json_array_foreach(json_object_get(o, "processes"), i, item) print_process(item);
-    json_array_foreach(json_object_get(o, "dead_letters"), i, item) printf(
-        "dead letter %" JSON_INTEGER_FORMAT ": %s, from %s to %s\n", number_of(item, "number"),
-        text_of(item, "method"), text_of(item, "caller"), text_of(item, "callee"));
 }
 
 /* ---- the command ---- */
@@ -429,13 +482,17 @@ static int show(const struct values *values, const char *file, const char *dir)
     struct look look;
     if (open_what(values, file, dir, &look))
         return EXIT_WORK_FAILED;
-    struct post post = {.look = &look, .symbols = look_symbols(&look), .n_events = values->events};
+    struct post post = {.look = &look,
+        .symbols = look_symbols(&look),
+        .n_events = values->events,
+        .incarnation = values->incarnation,
+        .is_kept = values->crashed != 0};
     json_t *told = post_json(&post, file ? NULL : dir);
     int status = EXIT_DONE;
     if (values->json) {
         status = json_print(told);
     } else {
-        print_people(told);
+        postmortem_print(told);
         json_decref(told);
     }
     symbols_free(post.symbols);

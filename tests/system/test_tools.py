@@ -341,6 +341,15 @@ class Looking(harness.TestCase):
         self.assertEqual(shard["crash"]["served"]["by"], "gateway")
         self.assertIsNone(live["processes"][0]["crash"])
         self.assertIn("shard 1: up", self.assertDone(instance.command("postmortem")).stdout)
+        self.assertTrue(live["audit"]["balanced"])
+        self.assertEqual(len(live["queues"]), 6)
+        first = told("--incarnation", str(incarnation))
+        self.assertEqual([(d["process"], d["running"]["method"]) for d in first["deaths"]],
+                         [("shard 1", "sys.crash")])
+        self.assertEqual(first["processes"][1]["crash"], shard["crash"])
+        self.assertTrue(first["processes"][1]["events"][-1]["what"].startswith("method begins"), first)
+        second = told("--incarnation", str(incarnation + 1))
+        self.assertEqual((second["deaths"], second["processes"][1]["crash"]), ([], None))
         segment_file = os.path.realpath(os.path.join(instance.runtime_dir, "test", "segment"))
         for process in instance.processes():
             instance.kill(process)
