@@ -232,7 +232,7 @@ static int configure(const struct service *service, void **config, const char *k
 int registry_configure(struct registry *registry, const char *name, const char *key,
     const char *value, char **ret_error)
 {
-    struct entry *entry;
+    struct entry *entry = NULL;
     int r = find_configurable(registry, name, &entry, ret_error);
     return r < 0 ? r : configure(entry->service, &entry->config, key, value, ret_error);
 }
@@ -240,7 +240,7 @@ int registry_configure(struct registry *registry, const char *name, const char *
 int registry_configure_anew(struct registry *registry, const char *name,
     const struct registry_setting *settings, size_t n, char **ret_error)
 {
-    struct entry *entry;
+    struct entry *entry = NULL;
     void *fresh = NULL, *stale;
     int r = find_configurable(registry, name, &entry, ret_error);
     if (r < 0)

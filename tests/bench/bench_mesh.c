@@ -8,16 +8,15 @@
  *
  * bench_mesh [one] [many] [move]: these alone, for a profile.
  */
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "runtime/atomic.h"
 #include "runtime/ring.h"
 #include "shard/portable.h"
+#include "tests/bench/two_cpus.h"
 #include "tests/unit/shard/mesh_rig.h"
 
 #define ROUNDS      15
@@ -25,30 +24,6 @@
 #define MANY        1000000
 #define MANY_FLIGHT 128
 #define RING_SLOTS  512
-
-/* ---- where to run ---- */
-
-static cpu_set_t all; /* that this process may use, at its start */
-
-static void pin_to(uint32_t which)
-{
-    cpu_set_t one;
-
-    for (uint32_t cpu = 0; cpu < CPU_SETSIZE; cpu++)
-        if (CPU_ISSET(cpu, &all) && which-- == 0) {
-            CPU_ZERO(&one);
-            CPU_SET(cpu, &one);
-            sched_setaffinity(0, sizeof one, &one);
-            return;
-        }
-}
-
-static void *map_shared(size_t bytes)
-{
-    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-
-    return base == MAP_FAILED ? abort(), NULL : base;
-}
 
 /* ---- two bare rings ---- */
 
@@ -174,7 +149,7 @@ static double move_ns(struct rig_end *end, uint32_t n)
 
 static void serve_awake(struct rig_end *end)
 {
-    pin_to(1);
+    two_cpus_pin(1);
     while (!atomic_load(&end->rig->board->leave)) {
         aio_poll(end->ctx, false);
         if (!atomic_load_acquire(&bare->is_on))
@@ -209,7 +184,7 @@ static void measure_bare(uint32_t round)
 
 static void call_awake(struct rig_end *end)
 {
-    pin_to(0);
+    two_cpus_pin(0);
     calls_ns(end, ONE_BY_ONE / 10, 1);
     for (uint32_t i = 0; i < ROUNDS; i++) {
         measure_bare(i);
@@ -273,10 +248,10 @@ int main(int argc, char **argv)
     wanted.one = is_wanted(argv + 1, "one");
     wanted.many = is_wanted(argv + 1, "many");
     wanted.move = is_wanted(argv + 1, "move");
-    sched_getaffinity(0, sizeof all, &all);
-    bare = map_shared(sizeof *bare);
-    figures = map_shared(2 * sizeof *figures);
-    hopper = map_shared(sizeof *hopper);
+    two_cpus_begin();
+    bare = two_cpus_memory(sizeof *bare);
+    figures = two_cpus_memory(2 * sizeof *figures);
+    hopper = two_cpus_memory(sizeof *hopper);
     rig_open(&rig, 2, &bench_service);
     rig_fork(&rig, 1, serve_awake);
     rig_fork(&rig, 0, call_awake);
