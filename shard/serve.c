@@ -414,7 +414,7 @@ static bool make_sense(const struct mesh *mesh, struct incoming *in)
 {
     in->callee = mesh_method(mesh, in->method, &in->service);
     if (in->args_off)
-        in->args = in->args_len <= SEGMENT_PAYLOAD_MAX
+        in->args = in->args_len > SEGMENT_INLINE_BYTES && in->args_len <= SEGMENT_PAYLOAD_MAX
                        ? segment_heap_at(&mesh->seg, in->peer, in->args_off, in->args_len)
                        : NULL;
     else

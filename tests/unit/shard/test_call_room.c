@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Arguments that the caller fills in place: whose the room is at each moment, and what deaths,
- * deadlines and second runs make of it. The ends are processes; the test's own plays supervisor.
+ * deadlines and second runs make of it; and peers that lie about where their buffers are. The ends are processes; the test's own plays supervisor.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -16,7 +17,7 @@
 #include "shard/mesh_inside.h"
 #include "tests/unit/shard/mesh_rig.h"
 
-enum { M_SUM, M_SUM_IN_PLACE, M_HANG_ONCE, M_HANG_ONCE_IN_PLACE, M_RELAY, N_METHODS };
+enum { M_SUM, M_SUM_IN_PLACE, M_HANG_ONCE, M_HANG_ONCE_IN_PLACE, M_RELAY, M_TRAVEL, N_METHODS };
 
 /* Of the board: what ends tell the test, and the test them. */
 enum { WORD_STEP, WORD_GO, WORD_WRONG, WORD_RUNS, WORD_ROOM };
@@ -100,6 +101,7 @@ static const struct service_method methods[N_METHODS] = {
     {"hang_once", run_hang_once, SERVICE_IDEMPOTENT, ""},
     {"hang_once_in_place", run_hang_once, SERVICE_IDEMPOTENT | SERVICE_IN_PLACE, ""},
     {"relay", run_relay, SERVICE_IDEMPOTENT, ""},
+    {"travel", run_sum, SERVICE_IDEMPOTENT | SERVICE_PORTABLE, ""},
 };
 
 static const struct service test_service = {
@@ -489,6 +491,157 @@ static void a_room_that_is_being_filled_at_death_is_not_used_before_that_is_quie
     end_case(&rig);
 }
 
+/* ---- lies ---- */
+
+/* X(offset, length): no buffer of heap, which is that of peer; next is another one's. */
+#define LIES(X)                                              \
+    X(heap, 10)                                              \
+    X(heap, SEGMENT_PAYLOAD_MAX + 1)                         \
+    X(heap, UINT32_MAX)                                      \
+    X(heap - 1, LARGE)                                       \
+    X(heap + seg->geometry.heap_bytes - SEGMENT_PAGE, LARGE) \
+    X(segment_heap_off(seg, 2), LARGE)                       \
+    X(UINT64_MAX, LARGE)                                     \
+    X(UINT64_MAX - LARGE + 1, LARGE)                         \
+    X(0, SEGMENT_INLINE_BYTES + 1)
+
+struct lie {
+    uint64_t off;
+    uint32_t len;
+};
+
+#define X(off, len) +1
+enum { N_LIES = LIES(X) };
+#undef X
+
+static void lies_of(const struct segment *seg, uint32_t peer, struct lie ret[N_LIES])
+{
+    uint64_t heap = segment_heap_off(seg, peer);
+    const struct lie lies[] = {
+#define X(off, len) {off, (uint32_t)(len)},
+        LIES(X)
+#undef X
+    };
+
+    memcpy(ret, lies, sizeof(lies));
+}
+
+static bool is_free(void *opaque)
+{
+    return word_state(((struct call_slot *)opaque)->word) == CALL_FREE;
+}
+
+/* A call as mesh_call_start() makes it, but for where it says that its arguments are. */
+static void send_lie(struct rig_end *end, const struct lie *lie, uint32_t method)
+{
+    struct link *link = &end->mesh->links[1];
+    struct call_slot *slot = &link->calls[0];
+    uint64_t generation = word_generation(slot->word) + 1;
+
+    slot->args_off = lie->off;
+    slot->args_len = lie->len;
+    slot->method = method;
+    slot->deadline_ns = INT64_MAX;
+    atomic_store_release(&slot->word, call_word(generation, CALL_WAITING));
+    link->stats->calls_submitted++;
+    mesh_push(end->mesh, 1,
+        &(struct message){.kind = MESSAGE_CALL,
+            .generation = generation,
+            .method = method,
+            .off = lie->off,
+            .len = lie->len,
+            .deadline_ns = INT64_MAX});
+    rig_poll_until(end, is_free, slot);
+}
+
+static void caller_that_lies(struct rig_end *end)
+{
+    static const uint32_t asked[] = {M_SUM, M_SUM_IN_PLACE, M_TRAVEL};
+    struct lie lies[N_LIES];
+
+    lies_of(&end->rig->seg, 0, lies);
+    end->mesh->links[1].classes[LANE_NORMAL][0].free_slots =
+        end->mesh->links[1].out[0].next_free; /* slot 0 is ours */
+    for (size_t i = 0; i < N_LIES; i++)
+        for (size_t j = 0; j < sizeof(asked) / sizeof(asked[0]); j++)
+            send_lie(end, &lies[i], asked[j]);
+    expect(atomic_load(&board->words[WORD_RUNS]) == 0);
+    ask_sum(end);
+}
+
+static void a_caller_that_lies_about_its_arguments_is_refused(void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    run_case(&rig, caller_that_lies);
+    end_case(&rig);
+}
+
+/* Answers the first call that it finds each time with the next lie, and serves none. */
+static void answer_with_lies(struct rig_end *end)
+{
+    const struct segment *seg = &end->rig->seg;
+    struct doorbell bell = {&segment_bell(seg, 0)->words, end->rig->bells[0]};
+    struct lie lies[N_LIES];
+
+    lies_of(seg, 1, lies);
+    for (uint32_t i = 0; i < N_LIES; i++) {
+        uint64_t word = 0;
+        uint32_t slot = 0;
+
+        for (slot = 0; word_state(word) != CALL_WAITING;
+             slot = (slot + 1) % end->mesh->links[0].n_in)
+            word = atomic_load_acquire(&end->mesh->links[0].peer_calls[slot].word);
+        slot = (slot + end->mesh->links[0].n_in - 1) % end->mesh->links[0].n_in;
+        mesh_push(end->mesh, 0,
+            &(struct message){.kind = MESSAGE_ANSWER,
+                .slot = slot,
+                .generation = word_generation(word),
+                .end = CALL_END_DONE,
+                .off = lies[i].off,
+                .len = lies[i].len});
+        while (atomic_load_acquire(&end->mesh->links[0].peer_calls[slot].word) == word) {
+            atomic_or_seq(&segment_bitmap(seg, 0)->senders[0], UINT64_C(1) << 1);
+            doorbell_knock(&bell);
+            sched_yield();
+        }
+    }
+    while (true)
+        pause();
+}
+
+static void caller_of_a_liar(struct rig_end *end)
+{
+    for (uint32_t i = 0; i < N_LIES; i++) {
+        struct asking asking = new_asking(end, M_SUM, LARGE);
+
+        ask(end, &asking);
+        /* What lies in the liar's heap is its answer, however short. */
+        expect(i == 0 ? asking.status == 0 && asking.answer.len == 10
+                      : asking.status == -EPROTO && asking.answer.end == CALL_END_FAILED);
+        call_answer_deinit(&asking.answer);
+    }
+    expect(heap_used(end) == 0);
+    done_with(end, 2);
+    ask_sum(end);
+}
+
+static void a_callee_that_lies_about_its_answers_is_found_out(void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    open_case(&rig);
+    rig_fork(&rig, 1, answer_with_lies);
+    rig_fork(&rig, 0, caller_of_a_liar);
+    rig_wait_word(&rig, WORD_STEP, 2);
+    rig_kill(&rig, 1, false);
+    rig_fork(&rig, 1, rig_serve);
+    let_go(&rig, 2);
+    end_case(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -501,6 +654,8 @@ int main(void)
         cmocka_unit_test(a_call_is_run_again_with_the_bytes_that_were_filled_in),
         cmocka_unit_test(a_room_that_a_dead_shard_read_in_place_is_kept_until_that_is_quiet),
         cmocka_unit_test(a_room_that_is_being_filled_at_death_is_not_used_before_that_is_quiet),
+        cmocka_unit_test(a_caller_that_lies_about_its_arguments_is_refused),
+        cmocka_unit_test(a_callee_that_lies_about_its_answers_is_found_out),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
