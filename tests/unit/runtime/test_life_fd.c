@@ -4,7 +4,9 @@
  * pipe, held by its context (aio_config.life_fd). A child has 64 reads of 1 MiB in flight into
  * shared memory when it is killed; after the end of file nothing of that memory may change, and
  * where there is no ring nothing after waitpid() either. Where the file system refuses O_DIRECT the
- * reads are of a file that is not in memory.
+ * reads are of a file that is not in memory. The reads are those of sherd/disk.h; with the best flags
+ * also such as are being cancelled, those of the kernel's own worker threads (IOSQE_ASYNC), and such
+ * beside one that would never end by itself.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -24,7 +26,11 @@
 
 #include <cmocka.h>
 
+#include <liburing.h>
+
 #include "runtime/aio_register.h"
+#include "runtime/aio_sqe.h"
+#include "runtime/co_cancel.h"
 #include "runtime/context.h"
 #include "runtime/disk.h"
 
@@ -41,9 +47,13 @@ struct shared {
     _Atomic uint32_t in_flight;
 };
 
+/* What is in flight. */
+enum load { LOAD_READS, LOAD_CANCELLED, LOAD_ASYNC, LOAD_ENDLESS };
+
 struct way {
     enum aio_engine engine;
     uint32_t lesser_flags;
+    enum load load;
 };
 
 struct rig {
@@ -57,6 +67,7 @@ struct rig {
 struct reader {
     struct rig *rig;
     uint32_t number;
+    uint64_t offset;
 };
 
 static void *map_shared(size_t bytes)
@@ -103,6 +114,74 @@ static void coroutine_fn read_entry(void *opaque)
             abort();
 }
 
+/* Each read is given up soon after it has begun, and the next one goes to the same place. */
+static void coroutine_fn cancel_entry(void *opaque)
+{
+    struct reader *reader = opaque;
+    struct rig *rig = reader->rig;
+
+    for (uint64_t i = reader->number;; i++) {
+        CoScope scope;
+        co_scope_begin(&scope, NULL, aio_clock_ns() + (int64_t)(i % 7) * 30000);
+        ssize_t n = co_pread(rig->file, rig->memory + reader->number * READ_BYTES, READ_BYTES,
+            i * READ_BYTES % FILE_BYTES);
+        co_scope_end(&scope);
+        if (n != (ssize_t)READ_BYTES && n != -ETIMEDOUT)
+            abort();
+    }
+}
+
+static void prepare_async(struct io_uring_sqe *sqe, void *opaque)
+{
+    const struct reader *reader = opaque;
+
+    io_uring_prep_read(sqe, reader->rig->file, reader->rig->memory + reader->number * READ_BYTES,
+        (unsigned)READ_BYTES, reader->offset);
+    sqe->flags |= IOSQE_ASYNC;
+}
+
+static void coroutine_fn async_entry(void *opaque)
+{
+    struct reader *reader = opaque;
+
+    for (uint64_t i = reader->number;; i++) {
+        reader->offset = i * READ_BYTES % FILE_BYTES;
+        if (co_uring_op(prepare_async, reader, NULL) <= 0)
+            abort();
+    }
+}
+
+/* From a pipe that nobody writes to: as long as its process lives. */
+static void prepare_endless(struct io_uring_sqe *sqe, void *opaque)
+{
+    const struct reader *reader = opaque;
+    int ends[2];
+
+    if (pipe2(ends, O_CLOEXEC) < 0)
+        abort();
+    io_uring_prep_read(
+        sqe, ends[0], reader->rig->memory + reader->number * READ_BYTES, (unsigned)READ_BYTES, 0);
+    if (reader->number % 2)
+        sqe->flags |= IOSQE_ASYNC;
+}
+
+static void coroutine_fn endless_entry(void *opaque)
+{
+    struct reader *reader = opaque;
+
+    if (reader->number >= 4)
+        read_entry(opaque);
+    co_uring_op(prepare_endless, reader, NULL);
+    abort();
+}
+
+static CoroutineEntry *const entries[] = {
+    [LOAD_READS] = read_entry,
+    [LOAD_CANCELLED] = cancel_entry,
+    [LOAD_ASYNC] = async_entry,
+    [LOAD_ENDLESS] = endless_entry,
+};
+
 static void live(struct rig *rig)
 {
     static struct reader readers[N_READS];
@@ -119,7 +198,7 @@ static void live(struct rig *rig)
     aio_context_set_current(ctx);
     for (uint32_t i = 0; i < N_READS; i++) {
         readers[i] = (struct reader){.rig = rig, .number = i};
-        coroutine_enter(coroutine_create(read_entry, &readers[i]));
+        coroutine_enter(coroutine_create(entries[rig->way->load], &readers[i]));
     }
     aio_poll(ctx, false);
     atomic_store(&rig->shared->in_flight, 1);
@@ -221,20 +300,25 @@ static void nothing_changes_after_the_proof(const struct way *way)
     assert_int_equal(r, 0);
 }
 
-/* X(name of the case, engine, sets of ring flags passed over) */
-#define WAYS(X)                                            \
-    X(single_issuer_defer_taskrun, AIO_ENGINE_IO_URING, 0) \
-    X(coop_taskrun, AIO_ENGINE_IO_URING, 1)                \
-    X(submit_all, AIO_ENGINE_IO_URING, 2)                  \
-    X(plain, AIO_ENGINE_IO_URING, 3)                       \
-    X(linux_aio, AIO_ENGINE_LINUX_AIO, 0)                  \
-    X(threads, AIO_ENGINE_THREADS, 0)
+/* X(name of the case, engine, sets of ring flags passed over, load) */
+#define WAYS(X)                                                           \
+    X(single_issuer_defer_taskrun, AIO_ENGINE_IO_URING, 0, LOAD_READS)    \
+    X(coop_taskrun, AIO_ENGINE_IO_URING, 1, LOAD_READS)                   \
+    X(submit_all, AIO_ENGINE_IO_URING, 2, LOAD_READS)                     \
+    X(plain, AIO_ENGINE_IO_URING, 3, LOAD_READS)                          \
+    X(linux_aio, AIO_ENGINE_LINUX_AIO, 0, LOAD_READS)                     \
+    X(threads, AIO_ENGINE_THREADS, 0, LOAD_READS)                         \
+    X(reads_being_cancelled, AIO_ENGINE_IO_URING, 0, LOAD_CANCELLED)      \
+    X(linux_aio_being_cancelled, AIO_ENGINE_LINUX_AIO, 0, LOAD_CANCELLED) \
+    X(threads_being_cancelled, AIO_ENGINE_THREADS, 0, LOAD_CANCELLED)     \
+    X(reads_by_workers_of_the_kernel, AIO_ENGINE_IO_URING, 0, LOAD_ASYNC) \
+    X(reads_that_never_end, AIO_ENGINE_IO_URING, 0, LOAD_ENDLESS)
 
-#define X(name, engine, lesser_flags)                                         \
-    static void nothing_is_written_after_the_proof_with_##name(void **state)  \
-    {                                                                         \
-        (void)state;                                                          \
-        nothing_changes_after_the_proof(&(struct way){engine, lesser_flags}); \
+#define X(name, engine, lesser_flags, load)                                         \
+    static void nothing_is_written_after_the_proof_with_##name(void **state)        \
+    {                                                                               \
+        (void)state;                                                                \
+        nothing_changes_after_the_proof(&(struct way){engine, lesser_flags, load}); \
     }
 WAYS(X)
 #undef X
@@ -319,7 +403,7 @@ static void files_are_registered_beside_it_and_it_is_never_let_go_of(void **stat
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-#define X(name, engine, lesser_flags) \
+#define X(name, engine, lesser_flags, load) \
     cmocka_unit_test(nothing_is_written_after_the_proof_with_##name),
         WAYS(X)
 #undef X
