@@ -77,27 +77,37 @@ static int coroutine_fn take_all(struct service_call *call, const char *thing)
     return 0;
 }
 
-static int read_thing(struct service_call *call, char thing[NAME_MAX_BYTES + 1])
+/* "NAME" or "NAME MS". */
+static int read_thing(
+    struct service_call *call, char thing[NAME_MAX_BYTES + 1], int64_t *ret_hold_ns)
 {
-    size_t len;
+    size_t len, name_len = 0;
+    int64_t ms = 0;
     const char *args = service_args(call, &len);
-    if (len == 0 || len > NAME_MAX_BYTES)
-        return service_fail(
-            call, -EINVAL, "permits: the argument is a name of 1 to %d bytes", NAME_MAX_BYTES);
-    memcpy(thing, args, len);
-    thing[len] = '\0';
+    while (name_len < len && args[name_len] != ' ')
+        name_len++;
+    for (size_t i = name_len + 1; i < len && ms >= 0; i++)
+        ms = args[i] >= '0' && args[i] <= '9' && ms < INT32_MAX ? ms * 10 + args[i] - '0' : -1;
+    if (name_len == 0 || name_len > NAME_MAX_BYTES || ms < 0)
+        return service_fail(call, -EINVAL,
+            "permits: the argument is a name of 1 to %d bytes, then maybe a space and how many ms",
+            NAME_MAX_BYTES);
+    memcpy(thing, args, name_len);
+    thing[name_len] = '\0';
+    *ret_hold_ns = name_len < len ? ms * 1000000 : HOLD_NS;
     return 0;
 }
 
 static int coroutine_fn run_read(struct service_call *call)
 {
     char thing[NAME_MAX_BYTES + 1];
-    int number = 0, r = read_thing(call, thing);
+    int64_t hold_ns = 0;
+    int number = 0, r = read_thing(call, thing, &hold_ns);
     if (r == 0)
         r = take_one(call, thing, &number);
     if (r < 0)
         return r;
-    r = service_sleep_ns(call, HOLD_NS);
+    r = service_sleep_ns(call, hold_ns);
     struct permit permit = permit_of(thing, number);
     service_unlock(call, permit.name);
     return r;
@@ -106,19 +116,21 @@ static int coroutine_fn run_read(struct service_call *call)
 static int coroutine_fn run_write(struct service_call *call)
 {
     char thing[NAME_MAX_BYTES + 1];
-    int r = read_thing(call, thing);
+    int64_t hold_ns = 0;
+    int r = read_thing(call, thing, &hold_ns);
     if (r == 0)
         r = take_all(call, thing);
     if (r < 0)
         return r;
-    r = service_sleep_ns(call, HOLD_NS);
+    r = service_sleep_ns(call, hold_ns);
     give_back(call, thing, N_PERMITS);
     return r;
 }
 
 static const struct service_method methods[] = {
-    {"read", run_read, SERVICE_IDEMPOTENT, "NAME: holds one of its permits for 20 ms"},
-    {"write", run_write, SERVICE_IDEMPOTENT, "NAME: holds all of its permits for 20 ms"},
+    {"read", run_read, SERVICE_IDEMPOTENT, "NAME [MS]: holds one of its permits for MS ms, or 20"},
+    {"write", run_write, SERVICE_IDEMPOTENT,
+        "NAME [MS]: holds all of its permits for MS ms, or 20"},
 };
 
 const struct service sherd_service = {SERVICE_ABI, "permits", "read-write locks between shards",
