@@ -43,6 +43,7 @@
 #include "shard/heap_co.h"
 #include "shard/mesh_inside.h"
 #include "shard/portable_inside.h"
+#include "shard/shard_alloc.h"
 
 #define NO_MEMORY_NS 1000000 /* until the next try */
 
@@ -349,11 +350,58 @@ static bool stays_in_place(const struct incoming *in)
     return in->args_off && in->callee->flags & SERVICE_IN_PLACE;
 }
 
+static void answer_at_once(
+    struct mesh *mesh, const struct incoming *in, enum call_end end, int status)
+{
+    push_answer(mesh, in->peer,
+        &(struct message){
+            .slot = in->slot, .generation = in->generation, .status = status, .end = end});
+}
+
+/* Those that are not small come along with a portable coroutine in its own memory; where there is
+ * none left they are this shard's, and hold it here. False: there is no memory. */
+static bool coroutine_fn take_args_along(struct service_call *call, const struct incoming *in)
+{
+    void *copy = shard_alloc(in->args_len);
+
+    if (!copy) {
+        copy = call->args_copy = malloc(in->args_len);
+        if (!copy)
+            return false;
+        co_pin("its arguments lie in memory of this shard");
+    }
+    call->args = memcpy(copy, in->args, in->args_len);
+    mesh_count_payload(in->mesh, true, in->args_len);
+    push_args_taken(in->mesh, in->peer, in->slot, in->generation);
+    return true;
+}
+
+/* Where it is in call, private to it. small: room that lasts as long. False: there is no memory. */
+static bool coroutine_fn keep_args(
+    struct service_call *call, const struct incoming *in, uint8_t *small)
+{
+    call->args_len = in->args_len;
+    call->args_in_place = stays_in_place(in);
+    if (call->args_in_place) {
+        call->args = in->args;
+        return true;
+    }
+    if (in->args_len <= SEGMENT_INLINE_BYTES && !in->args_off) {
+        call->args = memcpy(small, in->args, in->args_len);
+        return true;
+    }
+    if (in->co)
+        return take_args_along(call, in);
+    call->args = call->args_copy = in->args_copy;
+    return true;
+}
+
 /* The coroutine of one call. What in points to is gone once this has yielded. */
 static void coroutine_fn serve_entry(void *opaque)
 {
     const struct incoming *in = opaque;
     struct mesh *mesh = in->mesh;
+    bool is_portable = in->co != 0;
     uint8_t small[SEGMENT_INLINE_BYTES];
     struct service_call call;
 
@@ -364,18 +412,17 @@ static void coroutine_fn serve_entry(void *opaque)
     call.deadline_ns = in->deadline_ns;
     call.depth = in->depth;
     call.path = in->path;
-    call.args_len = in->args_len;
-    call.args_copy = in->args_copy;
-    call.args_in_place = stays_in_place(in);
-    if (call.args_in_place)
-        call.args = in->args;
-    else
-        call.args = in->args_copy ? in->args_copy : memcpy(small, in->args, in->args_len);
+    if (!keep_args(&call, in, small)) {
+        answer_at_once(mesh, in, CALL_END_NOT_STARTED, -ENOMEM);
+        return;
+    }
     note_home(&call, true);
     coroutine_set_work(running_word(mesh->self, call.from, call.slot, call.generation));
 
     int status = run_method(&call);
 
+    if (is_portable && call.args_copy)
+        co_unpin();
     lock_drop_all(call.mesh, coroutine_self()); /* before it moves: with a lock it can't */
     if (!come_home(&call))
         return;
@@ -424,14 +471,6 @@ static bool make_sense(const struct mesh *mesh, struct incoming *in)
     return in->args && in->depth < SEGMENT_SLOT_CLASSES;
 }
 
-static void answer_at_once(
-    struct mesh *mesh, const struct incoming *in, enum call_end end, int status)
-{
-    push_answer(mesh, in->peer,
-        &(struct message){
-            .slot = in->slot, .generation = in->generation, .status = status, .end = end});
-}
-
 /* What must be said before a step is run: CALL_END_NONE, go on; else how it ended. */
 static enum call_end refuse(const struct incoming *in, bool sane, uint64_t word, int *ret_status)
 {
@@ -457,7 +496,7 @@ static bool take_args(struct incoming *in)
         mesh_count_payload(in->mesh, false, in->args_len);
         return true;
     }
-    if (in->args_len <= SEGMENT_INLINE_BYTES)
+    if (in->args_len <= SEGMENT_INLINE_BYTES && !in->args_off)
         return true;
     in->args_copy = malloc(in->args_len);
     if (!in->args_copy)
@@ -495,7 +534,7 @@ static void coroutine_fn serve_portable(struct mesh *mesh, void *opaque)
 static void choose_coroutine(struct mesh *mesh, struct incoming *in)
 {
     bool travels = in->end == CALL_END_NONE && in->callee->flags & SERVICE_PORTABLE &&
-                   in->args_len <= SEGMENT_INLINE_BYTES && !stays_in_place(in);
+                   in->args_len <= SHARD_ALLOC_MAX && !stays_in_place(in);
 
     in->co = travels ? portable_take(mesh) : 0;
 }
@@ -507,8 +546,6 @@ static void begin(struct mesh *mesh, struct incoming *in)
         return;
     }
     if (in->co) {
-        if (in->args_off)
-            bug("small arguments of %s are not inline", in->callee->name);
         portable_run(mesh, in->co, serve_portable, in, in->callee->name);
         return;
     }

@@ -50,8 +50,8 @@ enum service_flags {
      * process can write to, but it at any time. What is parsed is copied first. Until the method
      * returns it takes no room, makes no large reply (-EDEADLK) and calls no shard. */
     SERVICE_IN_PLACE = 1u << 8,
-    /* A call from another peer with small arguments (192 bytes) runs in a portable coroutine, as long
-     * as there is one: it may service_move(). */
+    /* A call from another peer runs in a portable coroutine, as long as there is one and its
+     * arguments are no longer than 64 KiB - 16: it may service_move(). */
     SERVICE_PORTABLE = 1u << 9,
 };
 
@@ -124,7 +124,8 @@ int coroutine_fn service_sleep_ns(struct service_call *call, int64_t ns);
  * that shard's, and what else it may hold docs/portable.md says. Answering brings it home first, or
  * to its home's replacement, and so does its return. 0; -ENOTSUP: it does not run in a portable
  * coroutine (SERVICE_PORTABLE). -EBUSY: it holds what is of this shard: room for an answer, a large
- * answer, an error's text, a lock. -ENODEV, -EHOSTDOWN, -ENOMEM. coroutine_fn.
+ * answer, an error's text, a lock; arguments for which the memory that moves did not suffice.
+ * -EFAULT: `sherd run --scan-moves refuse` found a pointer into this shard's own memory. -ENODEV, -EHOSTDOWN, -ENOMEM. coroutine_fn.
  */
 int coroutine_fn service_move(struct service_call *call, uint32_t shard);
 

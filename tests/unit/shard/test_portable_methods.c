@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Methods that move while they serve a call. */
+#include "shard/shard_alloc.h"
 #include "tests/unit/shard/portable_fixture.h"
 
 static int coroutine_fn run_nothing(struct service_call *call)
@@ -8,10 +9,13 @@ static int coroutine_fn run_nothing(struct service_call *call)
     return 0;
 }
 
-enum { M_NOTHING, M_VISIT, M_VISIT_ONCE, M_FAIL_AWAY };
+enum { M_NOTHING, M_VISIT, M_VISIT_ONCE, M_FAIL_AWAY, M_CARRY, M_WITH_LOCK };
 
 static int coroutine_fn run_visit(struct service_call *call);
 static int coroutine_fn run_fail_away(struct service_call *call);
+
+static int coroutine_fn run_carry(struct service_call *call);
+static int coroutine_fn run_with_lock(struct service_call *call);
 
 static const struct service_method methods[] = {
     [M_NOTHING] = {.name = "nothing", .run = run_nothing, .help = "does nothing"},
@@ -27,6 +31,14 @@ static const struct service_method methods[] = {
         .run = run_fail_away,
         .flags = SERVICE_PORTABLE,
         .help = "goes to shard 2 and fails there"},
+    [M_CARRY] = {.name = "carry",
+        .run = run_carry,
+        .flags = SERVICE_PORTABLE,
+        .help = "goes to shard 2 with its arguments, and answers with how many are whole"},
+    [M_WITH_LOCK] = {.name = "with-lock",
+        .run = run_with_lock,
+        .flags = SERVICE_PORTABLE,
+        .help = "takes a lock between shards, and can't move until it has let go of it"},
 };
 static const struct service service = {.abi = SERVICE_ABI,
     .name = "portable",
@@ -186,6 +198,178 @@ static void one_whose_caller_dies_sees_it_wherever_it_is(void **state)
     assert_int_equal(noted(WORD_BAD), 0);
 }
 
+/* ---- large arguments ---- */
+
+#define LARGE 40000
+
+static uint8_t pattern(size_t i)
+{
+    return (uint8_t)(i * 7 + i / 256);
+}
+
+static size_t n_whole(const struct service_call *call)
+{
+    size_t len, i = 0;
+    const uint8_t *args = service_args(call, &len);
+
+    while (i < len && args[i] == pattern(i))
+        i++;
+    return i;
+}
+
+/* The status of its move is what it replies with, beside how many bytes of its arguments are whole
+ * after that, and after whatever has died. */
+static int coroutine_fn run_carry(struct service_call *call)
+{
+    uint64_t reply[2];
+    int r = service_move(call, 2);
+
+    reply[0] = (uint64_t)-r;
+    CHECK(n_whole(call) > 0);
+    atomic_fetch_add(&board->words[WORD_RUNS], 1);
+    while (noted(WORD_GO) == 0 && service_is_wanted(call))
+        co_sleep_ns(1000000);
+    reply[1] = n_whole(call);
+    return service_reply(call, reply, sizeof(reply));
+}
+
+static size_t question_bytes;
+
+static void coroutine_fn ask_carry(void *opaque)
+{
+    uint8_t *args = malloc(question_bytes);
+    struct call_answer answer;
+    uint64_t reply[2] = {0};
+
+    for (size_t i = 0; i < question_bytes; i++)
+        args[i] = pattern(i);
+    CHECK(shard_call(opaque,
+              &(struct call_request){.target = 1,
+                  .method = M_CARRY,
+                  .args = args,
+                  .args_len = question_bytes,
+                  .deadline_ns = INT64_MAX},
+              &answer) == 0);
+    note(WORD_END, answer.end);
+    if (answer.len == sizeof(reply))
+        memcpy(reply, answer.data, sizeof(reply));
+    note(WORD_STATUS, reply[0]);
+    note(WORD_HOPS, reply[1]);
+    call_answer_deinit(&answer);
+    free(args);
+    note(WORD_DONE, 1);
+}
+
+static void large_arguments_come_along(void **state)
+{
+    (void)state;
+    question_bytes = LARGE;
+    note(WORD_GO, 1);
+    let_three_begin(ask_carry);
+    check_end(CALL_END_DONE);
+    assert_int_equal(noted(WORD_STATUS), 0);
+    assert_int_equal(noted(WORD_HOPS), LARGE);
+}
+
+static void large_arguments_outlive_the_shard_that_they_came_to(void **state)
+{
+    (void)state;
+    if (!IN_PROCESSES)
+        skip();
+    question_bytes = LARGE;
+    let_three_begin(ask_carry);
+    rig_wait_word(&rig, WORD_RUNS, 1);
+    rig_kill(&rig, 1, false);
+    rig_fork(&rig, 1, rig_serve);
+    note(WORD_GO, 1);
+    check_end(CALL_END_DONE);
+    assert_int_equal(noted(WORD_HOPS), LARGE);
+    assert_int_equal(noted(WORD_RUNS), 1);
+}
+
+static void arguments_that_are_too_long_to_travel_keep_their_method_at_home(void **state)
+{
+    (void)state;
+    question_bytes = SHARD_ALLOC_MAX + 1;
+    note(WORD_GO, 1);
+    let_three_begin(ask_carry);
+    check_end(CALL_END_DONE);
+    assert_int_equal(noted(WORD_STATUS), ENOTSUP);
+    assert_int_equal(noted(WORD_HOPS), SHARD_ALLOC_MAX + 1);
+}
+
+static void where_memory_that_moves_is_used_up_arguments_stay_and_their_method_too(void **state)
+{
+    arena_co holder = arena_create(&rig.seg, 2, UINT32_MAX);
+
+    (void)state;
+    for (uint32_t chunk = 0; chunk < segment_n_chunks(&rig.seg); chunk++)
+        *segment_chunk_tag(&rig.seg, chunk) = holder;
+    question_bytes = LARGE;
+    note(WORD_GO, 1);
+    let_three_begin(ask_carry);
+    rig_wait_word(&rig, WORD_DONE, 1);
+    assert_int_equal(noted(WORD_STATUS), EBUSY);
+    assert_int_equal(noted(WORD_HOPS), LARGE);
+    arena_end(&rig.seg, holder, 2);
+    check_end(CALL_END_DONE);
+}
+
+static void where_no_portable_coroutine_is_free_a_method_runs_at_home(void **state)
+{
+    uint32_t n = rig.seg.geometry.n_portable;
+    arena_co *all = calloc(n, sizeof(*all));
+
+    (void)state;
+    for (uint32_t i = 0; i < n; i++)
+        assert_true((all[i] = arena_create(&rig.seg, 2, i)) != 0);
+    question_bytes = 10;
+    note(WORD_GO, 1);
+    let_three_begin(ask_carry);
+    rig_wait_word(&rig, WORD_DONE, 1);
+    assert_int_equal(noted(WORD_STATUS), ENOTSUP);
+    assert_int_equal(noted(WORD_HOPS), 10);
+    for (uint32_t i = 0; i < n; i++)
+        arena_end(&rig.seg, all[i], 2);
+    free(all);
+    check_end(CALL_END_DONE);
+}
+
+/* ---- with a lock ---- */
+
+static int coroutine_fn run_with_lock(struct service_call *call)
+{
+    int r = service_lock(call, "it");
+
+    CHECK(r == 0);
+    CHECK(service_move(call, 2) == -EBUSY);
+    CHECK(strstr(shard_co_holds(), "lock") != NULL);
+    CHECK(service_shard(call) == 1);
+    CHECK(service_unlock(call, "it") == 0);
+    r = service_move(call, 2);
+    CHECK(r == 0 && service_lock(call, "it") == 0); /* from there too, and goes home without */
+    return service_unlock(call, "it");
+}
+
+static void coroutine_fn ask_with_lock(void *opaque)
+{
+    struct call_answer answer;
+
+    CHECK(shard_call(opaque,
+              &(struct call_request){.target = 1, .method = M_WITH_LOCK, .deadline_ns = INT64_MAX},
+              &answer) == 0);
+    note(WORD_END, answer.end);
+    call_answer_deinit(&answer);
+    note(WORD_DONE, 1);
+}
+
+static void one_that_holds_a_lock_between_shards_stays_until_it_lets_go(void **state)
+{
+    (void)state;
+    let_three_begin(ask_with_lock);
+    check_end(CALL_END_DONE);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -194,6 +378,12 @@ int main(void)
         CASE(a_method_whose_home_dies_answers_from_the_replacement_and_runs_once),
         CASE(one_that_dies_away_is_in_doubt_or_runs_again_though_its_home_lives),
         CASE(one_whose_caller_dies_sees_it_wherever_it_is),
+        CASE(large_arguments_come_along),
+        CASE(large_arguments_outlive_the_shard_that_they_came_to),
+        CASE(arguments_that_are_too_long_to_travel_keep_their_method_at_home),
+        CASE(where_memory_that_moves_is_used_up_arguments_stay_and_their_method_too),
+        CASE(where_no_portable_coroutine_is_free_a_method_runs_at_home),
+        CASE(one_that_holds_a_lock_between_shards_stays_until_it_lets_go),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
