@@ -35,7 +35,6 @@
 #include <string.h>
 
 #include "runtime/bug.h"
-#include "runtime/co_sleep.h"
 #include "runtime/context.h"
 #include "shard/builtin.h"
 #include "shard/call.h"
@@ -44,8 +43,6 @@
 #include "shard/mesh_inside.h"
 #include "shard/portable_inside.h"
 #include "shard/shard_alloc.h"
-
-#define NO_MEMORY_NS 1000000 /* until the next try */
 
 static struct serve_slot *serve_slot_of(const struct service_call *call)
 {
@@ -233,88 +230,6 @@ static void service_call_init(struct service_call *call, struct mesh *mesh, uint
     call->args_copy = NULL;
 }
 
-/* ---- away from home ---- */
-
-/* Its caller's slot for it, in any process. */
-static uint64_t asked_word(const struct service_call *call)
-{
-    const struct segment *seg = &call->mesh->seg;
-
-    return atomic_load_acquire(
-        &segment_call(seg, call->from, call->home, call->slot)->word); /* SLOT */
-}
-
-static bool is_dropped(const struct service_call *call)
-{
-    uint64_t word = asked_word(call);
-
-    return word_generation(word) != call->generation || word_state(word) != CALL_WAITING;
-}
-
-bool serve_is_abandoned(const struct service_call *call)
-{
-    if (call->local || call->mesh->self == call->home)
-        return call->abandoned;
-    return is_dropped(call);
-}
-
-/* At home it is told of by number, and counted. */
-static void note_home(struct service_call *call, bool is_here)
-{
-    struct mesh *mesh = call->mesh;
-
-    if (mesh->self != call->home)
-        return;
-    mesh->links[call->from].in[call->slot] = is_here ? call : NULL;
-    mesh->n_served += is_here ? 1 : UINT64_MAX;
-}
-
-static int coroutine_fn move_to(struct service_call *call, uint32_t shard, bool at_end)
-{
-    uint32_t service;
-    int r;
-
-    note_home(call, false);
-    r = at_end ? portable_go_home(&call->mesh, shard) : shard_co_move(&call->mesh, shard);
-    note_home(call, true);
-    if (is_dropped(call))
-        call->abandoned = true; /* it was told so while it was away */
-    mesh_method(call->mesh, call->method_number, &service);
-    call->state = call->mesh->states ? call->mesh->states[service] : NULL;
-    return r;
-}
-
-int coroutine_fn serve_move(struct service_call *call, uint32_t shard)
-{
-    return move_to(call, shard, false);
-}
-
-/* An error's text is memory of the process that it failed in, and travels on the stack. False where
- * its home is given up, and nobody waits for the answer any more. Not inlined: who is at home needs
- * no such frame. */
-static __attribute__((noinline)) bool coroutine_fn go_home(struct service_call *call)
-{
-    char text[1024] = "";
-    int r;
-
-    if (call->error_text)
-        strncpy(text, call->error_text, sizeof(text) - 1);
-    free(call->error_text);
-    call->error_text = NULL;
-    while ((r = move_to(call, call->home, true)) == -ENOMEM)
-        co_sleep_ns(NO_MEMORY_NS);
-    if (r == -EBUSY)
-        bug("method %s returns away from home, and %s", call->method->name, shard_co_holds());
-    if (r == 0 && text[0])
-        call->error_text = strdup(text);
-    return r == 0;
-}
-
-static bool coroutine_fn come_home(struct service_call *call)
-{
-    return call->mesh->self == call->home || go_home(call);
-}
-
 /* ---- a call from another peer ---- */
 
 /* Private copy of what the caller wrote. */
@@ -416,7 +331,7 @@ static void coroutine_fn serve_entry(void *opaque)
         answer_at_once(mesh, in, CALL_END_NOT_STARTED, -ENOMEM);
         return;
     }
-    note_home(&call, true);
+    serve_note_home(&call, true);
     coroutine_set_work(running_word(mesh->self, call.from, call.slot, call.generation));
 
     int status = run_method(&call);
@@ -424,7 +339,7 @@ static void coroutine_fn serve_entry(void *opaque)
     if (is_portable && call.args_copy)
         co_unpin();
     lock_drop_all(call.mesh, coroutine_self()); /* before it moves: with a lock it can't */
-    if (!come_home(&call))
+    if (!serve_come_home(&call))
         return;
     mesh = call.mesh;
     mesh->links[call.from].in[call.slot] = NULL;

@@ -62,5 +62,12 @@ bool serve_is_abandoned(const struct service_call *call);
 /* The method, in a portable coroutine, goes on in shard: service_move() says what comes back. */
 int coroutine_fn serve_move(struct service_call *call, uint32_t shard);
 
+/* A call begins or goes on at home, or is about to leave it. Elsewhere: nothing. */
+void serve_note_home(struct service_call *call, bool is_here);
+
+/* Its method has returned: to where it is answered. False where its home is given up, and nobody
+ * waits for the answer any more. */
+bool coroutine_fn serve_come_home(struct service_call *call);
+
 /* Wakes the coroutine that sleeps in the call, if there is one. */
 void serve_wake_sleeper(struct service_call *call);
