@@ -20,7 +20,8 @@
 #include "runtime/atomic.h"
 #include "shard/segment.h"
 
-#define ROWS_MAX 65536u /* of any kind: more is no description */
+#define ROWS_MAX   65536u /* of any kind: more is no description */
+#define SHARDS_MAX 1024u  /* likewise: tools look at each pair of them */
 
 /* ---- copying ---- */
 
@@ -128,6 +129,15 @@ static bool field_is_sane(const struct segment_view *view, const struct layout_r
            (field->record < view->n_records && view->records[field->record].bytes <= field->bytes);
 }
 
+/* There is a part for each. */
+static bool n_shards_is_sane(const struct segment_view *view)
+{
+    for (uint32_t i = 0; i < view->n_areas; i++)
+        if (strcmp(view->areas[i].name, "shard") == 0 && view->areas[i].n != view->n_shards)
+            return false;
+    return view->n_shards >= 1 && view->n_shards <= SHARDS_MAX;
+}
+
 static bool description_is_sane(const struct segment_view *view)
 {
     for (uint32_t i = 0; i < view->n_areas; i++)
@@ -144,7 +154,7 @@ static bool description_is_sane(const struct segment_view *view)
     for (uint32_t i = 0; i < view->n_regions; i++)
         if (!region_is_sane(view, &view->regions[i]))
             return false;
-    return view->n_shards >= 1 && view->n_shards < ROWS_MAX;
+    return n_shards_is_sane(view);
 }
 
 /* ---- opening ---- */
