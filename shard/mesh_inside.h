@@ -232,7 +232,7 @@ void caller_inherit_room(struct mesh *mesh, struct mesh_call *call);
 /* Gives back the room of a call that nobody reads any more, if it has one. */
 void caller_drop_room(struct mesh *mesh, struct mesh_call *call);
 
-/* ---- serve.c ---- */
+/* ---- serve.c, serve_answer.c ---- */
 
 int serve_init(struct mesh *mesh, uint32_t peer);
 void serve_deinit(struct mesh *mesh, uint32_t peer);
@@ -246,6 +246,19 @@ void serve_recover(struct mesh *mesh, uint32_t peer);
  * one at least: by so many it has advanced rx. */
 uint32_t serve_on_calls(struct mesh *mesh, uint32_t peer, struct ring_rx *rx,
     const struct message *messages, uint32_t n);
+
+/* What the status of a method says of its call's end. */
+enum call_end serve_end_of(const struct service_call *call, int status);
+
+/* Sends answer, which its kind becomes. */
+void serve_push_answer(struct mesh *mesh, uint32_t peer, const struct message *answer);
+
+/* Sends what the method of a call from another peer has replied, or why it failed. */
+void coroutine_fn serve_answer(struct service_call *call, int status);
+
+/* Gives back the buffer of the answer that the slot's former call had. */
+void serve_release_answer(struct mesh *mesh, struct serve_slot *serve);
+
 void serve_on_answer_taken(struct mesh *mesh, uint32_t peer, const struct message *message);
 void serve_on_abandoned(struct mesh *mesh, uint32_t peer, const struct message *message);
 

@@ -15,18 +15,12 @@
  * waits until the answers pushed before it have left this core. Only idempotent ones are: should
  * this shard die, they run again, while one that must not would be in doubt without having begun.
  *
- * An answer's bytes lie inline in the serve slot where they are small, else in this shard's heap,
- * recorded beside the started word until the caller says that it has copied them.
- *
  * Orderings    first                 then                   ordered by               if broken
  *   START    started word          look at caller's slot  full fence, both sides   a call both runs and is
  *                                                                                  given back
  *   TAKEN    slot given up         withdrawals            caller's release, acquire  a call is run that was
  *                                                                                 taken back long ago
  *   SLOT     slot's fields, args   word = waiting         word release, acquire    half a call is run
- *   ANSWER   bytes of the answer   its message            the ring's push and pop  an older answer is read
- *   KEPT     answer_off, _len      answer_generation      release store            the replacement marks a
- *                                                                                  buffer that is none
  */
 #include "shard/serve.h"
 
@@ -39,137 +33,9 @@
 #include "shard/builtin.h"
 #include "shard/call.h"
 #include "shard/lock_inside.h"
-#include "shard/heap_co.h"
 #include "shard/mesh_inside.h"
 #include "shard/portable_inside.h"
 #include "shard/shard_alloc.h"
-
-static struct serve_slot *serve_slot_of(const struct service_call *call)
-{
-    return &call->mesh->links[call->from].serves[call->slot];
-}
-
-/* ---- answering ---- */
-
-static void push_answer(struct mesh *mesh, uint32_t peer, const struct message *answer)
-{
-    struct message message = *answer;
-
-    message.kind = MESSAGE_ANSWER;
-    mesh_push(mesh, peer, &message);
-}
-
-/* Gives back the buffer of the answer that the slot's former call had. */
-static void release_answer(struct mesh *mesh, struct serve_slot *serve)
-{
-    uint64_t off = serve->answer_off;
-
-    if (!serve->answer_generation)
-        return;
-    atomic_store_release(&serve->answer_generation, 0); /* KEPT */
-    heap_put(&mesh->heap, off, serve->answer_len);
-}
-
-/* ---- room for an answer, filled in place ---- */
-
-void *coroutine_fn serve_take_room(struct service_call *call, size_t len)
-{
-    call->room_off = heap_get_co(&call->mesh->heap, call->from, len);
-    call->room_len = len;
-    flight_begin(&call->mesh->flights, call->room_off, len);
-    return call->mesh->seg.base + call->room_off;
-}
-
-static void drop_room(struct service_call *call)
-{
-    uint64_t off = call->room_off;
-
-    if (!off)
-        return;
-    call->room_off = 0;
-    flight_end(&call->mesh->flights, off);
-    heap_put(&call->mesh->heap, off, call->room_len);
-}
-
-static void note_answer(struct service_call *call, uint64_t off, size_t len)
-{
-    struct serve_slot *serve = serve_slot_of(call);
-
-    call->reply_off = off;
-    call->reply_len = len;
-    atomic_store_relaxed(&serve->answer_off, off);                     /* KEPT */
-    atomic_store_relaxed(&serve->answer_len, (uint32_t)len);           /* KEPT */
-    atomic_store_release(&serve->answer_generation, call->generation); /* KEPT */
-}
-
-void serve_put_room(struct service_call *call, size_t len)
-{
-    uint64_t off = call->room_off;
-
-    if (len == 0) {
-        drop_room(call);
-        return;
-    }
-    call->room_off = 0;
-    flight_end(&call->mesh->flights, off);
-    note_answer(call, off, len);
-    heap_trim(&call->mesh->heap, off, call->room_len, len);
-    mesh_count_payload(call->mesh, false, len);
-}
-
-/* ---- a copied answer ---- */
-
-void coroutine_fn serve_put_reply(struct service_call *call, const void *data, size_t len)
-{
-    struct serve_slot *serve = serve_slot_of(call);
-
-    call->reply_len = len;
-    if (len <= SEGMENT_INLINE_BYTES) {
-        if (len)
-            memcpy(serve->inline_answer, data, len);
-        return;
-    }
-    uint64_t off = heap_get_co(&call->mesh->heap, call->from, len);
-
-    memcpy(call->mesh->seg.base + off, data, len);
-    note_answer(call, off, len);
-    mesh_count_payload(call->mesh, true, len);
-}
-
-static void coroutine_fn drop_reply(struct service_call *call)
-{
-    if (!call->local && call->reply_off)
-        release_answer(call->mesh, serve_slot_of(call));
-    call->reply_off = 0;
-    call->reply_len = 0;
-}
-
-static enum call_end end_of_status(const struct service_call *call, int status)
-{
-    if (status >= 0)
-        return CALL_END_DONE;
-    if (status == -ETIMEDOUT && aio_clock_ns() >= call->deadline_ns)
-        return CALL_END_EXPIRED;
-    return CALL_END_FAILED;
-}
-
-static void coroutine_fn answer_remote(struct service_call *call, int status)
-{
-    drop_room(call);
-    if (status < 0) {
-        drop_reply(call);
-        if (call->error_text)
-            serve_put_reply(call, call->error_text, strlen(call->error_text));
-    }
-    /* ANSWER: the bytes are there. */
-    push_answer(call->mesh, call->from,
-        &(struct message){.slot = call->slot,
-            .generation = call->generation,
-            .status = status < 0 ? status : 0,
-            .end = end_of_status(call, status),
-            .len = (uint32_t)call->reply_len,
-            .off = call->reply_off});
-}
 
 /* ---- running ---- */
 
@@ -188,6 +54,8 @@ static int coroutine_fn run_method(struct service_call *call)
         call->method_number, whose(call));
     status = call->method->run(call);
     call_room_free(&call->calling);
+    if (call->nests)
+        co_cancel_deinit(&call->unwanted);
     mesh = call->mesh; /* it may have moved */
     if (__builtin_expect(mesh->part->served_ns == 0, 0))
         counter_set(&mesh->part->served_ns, (uint64_t)aio_clock_ns());
@@ -196,38 +64,14 @@ static int coroutine_fn run_method(struct service_call *call)
     return status;
 }
 
-/* Field by field: a compiler zeroes a struct of this size by a loop that costs more than all else
- * here. */
 static void service_call_init(struct service_call *call, struct mesh *mesh, uint32_t method,
     const struct service_method *callee, uint32_t service)
 {
-    call->mesh = mesh;
-    call->method = callee;
-    call->state = mesh->states && !builtin_is(method) ? mesh->states[service] : NULL;
-    call->deadline_ns = INT64_MAX;
-    call->depth = 0;
-    call->path = 0;
-    call->method_number = method;
-    call->local = false;
-    call->home = mesh->self;
-    call->from = mesh->self;
-    call->slot = 0;
-    call->generation = 0;
-    call->abandoned = false;
-    call->sleeper = NULL;
-    call->lock_wait = NULL;
-    call->replied = false;
-    call->reply_off = 0;
-    call->reply_len = 0;
-    call->local_reply = NULL;
-    call->has_room = false;
-    call->room_off = 0;
-    call->room_len = 0;
-    call->error_text = NULL;
-    call->args_in_place = false;
-    call->args = NULL;
-    call->args_len = 0;
-    call->args_copy = NULL;
+    *call = (struct service_call){.mesh = mesh,
+        .home = mesh->self,
+        .method = callee,
+        .method_number = method,
+        .state = mesh->states && !builtin_is(method) ? mesh->states[service] : NULL};
 }
 
 /* ---- a call from another peer ---- */
@@ -268,7 +112,7 @@ static bool stays_in_place(const struct incoming *in)
 static void answer_at_once(
     struct mesh *mesh, const struct incoming *in, enum call_end end, int status)
 {
-    push_answer(mesh, in->peer,
+    serve_push_answer(mesh, in->peer,
         &(struct message){
             .slot = in->slot, .generation = in->generation, .status = status, .end = end});
 }
@@ -345,7 +189,7 @@ static void coroutine_fn serve_entry(void *opaque)
     mesh->links[call.from].in[call.slot] = NULL;
     if (call.args_in_place)
         push_args_taken(mesh, call.from, call.slot, call.generation);
-    answer_remote(&call, status);
+    serve_answer(&call, status);
     mesh->n_served--;
     free(call.error_text);
     free(call.args_copy);
@@ -528,7 +372,7 @@ static void mark_started(struct mesh *mesh, const struct incoming *in)
 {
     struct serve_slot *serve = &mesh->links[in->peer].serves[in->slot];
 
-    release_answer(mesh, serve);
+    serve_release_answer(mesh, serve);
     if (serve->co != in->co)
         atomic_store_relaxed(
             &serve->co, in->co); /* START: that of the call before is none of this */
@@ -637,49 +481,9 @@ void serve_on_abandoned(struct mesh *mesh, uint32_t peer, const struct message *
     if (!call || call->generation != message->generation)
         return; /* it has ended, or was answered `cancelled` */
     call->abandoned = true;
+    if (call->nests)
+        co_cancel(&call->unwanted); /* in a moment: what it has asked others for ends as well */
     serve_wake_sleeper(call);
-}
-
-/* ---- buffers of answers ---- */
-
-void serve_on_answer_taken(struct mesh *mesh, uint32_t peer, const struct message *message)
-{
-    struct serve_slot *serve;
-
-    if (message->slot >= mesh->links[peer].n_in) {
-        counter_add(&mesh->links[peer].stats->dropped, 1);
-        return;
-    }
-    serve = &mesh->links[peer].serves[message->slot];
-    if (serve->answer_generation == message->generation)
-        release_answer(mesh, serve);
-}
-
-static bool answer_is_wanted(const struct mesh *mesh, uint32_t peer, uint32_t slot)
-{
-    const struct serve_slot *serve = &mesh->links[peer].serves[slot];
-    const struct call_slot *shared = &mesh->links[peer].peer_calls[slot];
-    uint64_t word = atomic_load_acquire(&shared->word); /* SLOT */
-
-    return word_generation(word) == serve->answer_generation && word_state(word) != CALL_FREE;
-}
-
-void serve_reclaim(struct mesh *mesh, uint32_t peer)
-{
-    for (uint32_t slot = 0; slot < mesh->links[peer].n_in; slot++)
-        if (!answer_is_wanted(mesh, peer, slot))
-            release_answer(mesh, &mesh->links[peer].serves[slot]);
-}
-
-void serve_recover(struct mesh *mesh, uint32_t peer)
-{
-    for (uint32_t slot = 0; slot < mesh->links[peer].n_in; slot++) {
-        struct serve_slot *serve = &mesh->links[peer].serves[slot];
-        if (serve->answer_generation &&
-            (!answer_is_wanted(mesh, peer, slot) ||
-                !heap_mark(&mesh->heap, peer, serve->answer_off, serve->answer_len)))
-            atomic_store_release(&serve->answer_generation, 0); /* KEPT */
-    }
 }
 
 /* ---- a call from this shard itself ---- */
@@ -702,9 +506,8 @@ int coroutine_fn serve_local(struct mesh *mesh, uint32_t method, const void *arg
     call.args_len = len;
 
     int status = run_method(&call);
-    *ret_answer = (struct mesh_answer){.end = end_of_status(&call, status),
-        .status = status < 0 ? status : 0,
-        .shard = mesh->self};
+    *ret_answer = (struct mesh_answer){
+        .end = serve_end_of(&call, status), .status = status < 0 ? status : 0, .shard = mesh->self};
     if (status < 0) {
         free(call.local_reply);
         *ret_data = call.error_text;

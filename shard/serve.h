@@ -5,6 +5,7 @@
  *
  * Concurrency: owner loop and its coroutines.
  */
+#include "runtime/co_cancel.h"
 #include "shard/mesh.h"
 #include "shard/service.h"
 
@@ -38,6 +39,9 @@ struct service_call {
     size_t room_len;
     char *error_text;
     struct call_room *calling; /* a call whose arguments are being filled; or NULL */
+
+    bool nests;        /* it has called others */
+    CoCancel unwanted; /* then: ends these calls */
 
     bool args_in_place;
     const uint8_t *args; /* in the frame that runs the method, args_copy, or the caller's heap */

@@ -234,6 +234,21 @@ int service_fail(struct service_call *call, int error, const char *format, ...)
 
 /* ---- calls to shards ---- */
 
+/*
+ * What a call asks of others ends when nobody waits for the call itself any more: its caller took it
+ * back, or has died, or its client went. 0, or -ECANCELED where that is so already.
+ */
+static int coroutine_fn begin_nested(struct service_call *call, CoScope *scope)
+{
+    if (serve_is_abandoned(call))
+        return -ECANCELED;
+    if (!call->nests)
+        co_cancel_init(&call->unwanted);
+    call->nests = true;
+    co_scope_begin(scope, &call->unwanted, CO_NO_DEADLINE);
+    return 0;
+}
+
 /* Then it waits for no other buffer, and for no call. */
 static bool holds_buffer(const struct service_call *call)
 {
@@ -257,15 +272,19 @@ int coroutine_fn service_call_shard(struct service_call *call, uint32_t shard, c
 {
     struct call_request request;
     struct call_answer answer;
+    CoScope scope;
     int r = request_of(call, shard, name, &request);
 
     *ret_data = NULL;
     *ret_len = 0;
+    if (r == 0)
+        r = begin_nested(call, &scope);
     if (r < 0)
         return r;
     request.args = args;
     request.args_len = len;
     r = shard_call(call->mesh, &request, &answer);
+    co_scope_end(&scope);
     *ret_len = answer.len;
     *ret_data = answer.copy;
     return r;
@@ -276,6 +295,7 @@ int coroutine_fn service_call_room(
 {
     struct call_request request;
     struct call_room *room;
+    CoScope scope;
     int r = request_of(call, shard, name, &request);
 
     if (r < 0)
@@ -284,7 +304,11 @@ int coroutine_fn service_call_room(
     if (!room)
         return -ENOMEM;
     request.args_len = len;
-    r = shard_call_room(call->mesh, &request, room);
+    r = begin_nested(call, &scope);
+    if (r == 0) {
+        r = shard_call_room(call->mesh, &request, room);
+        co_scope_end(&scope);
+    }
     if (r < 0) {
         free(room);
         return r;
@@ -299,13 +323,20 @@ int coroutine_fn service_call_filled(
 {
     struct call_room *room = call->calling;
     struct call_answer answer;
+    CoScope scope;
 
     *ret_data = NULL;
     *ret_len = 0;
     if (!room || len > room->len)
         return -EINVAL;
     call->calling = NULL;
-    int r = shard_call_filled(room, len, &answer);
+    int r = begin_nested(call, &scope);
+    if (r < 0) {
+        call_room_free(&room);
+        return r;
+    }
+    r = shard_call_filled(room, len, &answer);
+    co_scope_end(&scope);
     *ret_len = answer.len;
     *ret_data = answer.copy;
     free(room);
@@ -345,18 +376,23 @@ int coroutine_fn service_gather(struct service_call *call, const char *name,
         .path = path_within(call->path, call->depth, call->mesh->self),
         .fail_fast = (flags & SERVICE_FAIL_FAST) != 0};
     struct gather_call *calls = calloc(n ? n : 1, sizeof(*calls));
+    CoScope scope;
     int r =
         calls ? registry_find(call->mesh->registry, name, strlen(name), &request.method) : -ENOMEM;
 
     if (r == 0 && holds_buffer(call))
         r = -EDEADLK;
+    if (r == 0)
+        r = begin_nested(call, &scope);
     for (size_t i = 0; i < n; i++) {
         parts[i].status = r;
         parts[i].data = NULL;
         parts[i].len = 0;
     }
-    if (r == 0)
+    if (r == 0) {
         r = gather_parts(call, &request, parts, calls, n);
+        co_scope_end(&scope);
+    }
     free(calls);
     return r;
 }

@@ -183,8 +183,9 @@ int service_fail(struct service_call *call, int error, const char *format, ...)
  * which may be NULL. -ENOENT: no such method. -ENODEV: no such shard. -ELOOP: nested too deep.
  * -EMSGSIZE. -EOWNERDEAD: in doubt, the shard died while it ran and the method is not idempotent.
  * -EDEADLK: it has room for an answer that is not done, or for another call, or arguments in the
- * caller's memory. -ETIMEDOUT: the deadline of the call that is being served has passed. -ECANCELED. -EHOSTDOWN:
- * that shard is given up. coroutine_fn. */
+ * caller's memory. -ETIMEDOUT: the deadline of the call that is being served has passed. -ECANCELED:
+ * nobody waits for that call any more, so this one was taken back too. -EHOSTDOWN: that shard is
+ * given up. coroutine_fn. */
 int coroutine_fn service_call_shard(struct service_call *call, uint32_t shard, const char *name,
     const void *args, size_t len, void **ret_data, size_t *ret_len);
 

@@ -173,6 +173,15 @@ const struct service_method *registry_method(
 
 /* ---- what no scenario has ---- */
 
+/* No method calls others. */
+void co_cancel(CoCancel *token)
+{
+}
+
+void co_cancel_deinit(CoCancel *token)
+{
+}
+
 int coroutine_fn co_sleep_ns(int64_t ns)
 {
     explorer_fail("no memory for a move");

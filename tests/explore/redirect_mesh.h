@@ -42,6 +42,8 @@
 #define co_pin                parts_mesh_pin
 #define co_unpin              parts_mesh_unpin
 #define co_sleep_ns           parts_mesh_co_sleep_ns
+#define co_cancel             parts_mesh_co_cancel
+#define co_cancel_deinit      parts_mesh_co_cancel_deinit
 #define code_ranges_init      parts_mesh_code_ranges_init
 #define code_ranges_deinit    parts_mesh_code_ranges_deinit
 #define code_ranges_has       parts_mesh_code_ranges_has

@@ -20,12 +20,13 @@
 #include "shard/arena.h"
 #include "tests/unit/shard/mesh_rig.h"
 
-enum { M_ECHO, M_NAP, M_NAP_ONCE, M_COUNT };
+enum { M_ECHO, M_NAP, M_NAP_ONCE, M_ASK, M_ASK_MANY, M_COUNT };
 
 /* By call, from WORD_END on: how it ended. Runs are counted by all methods. */
 enum { WORD_RUNS, WORD_STARTED, WORD_WAKE, WORD_GONE, WORD_UNWANTED, WORD_END = 8 };
 
-#define N_CALLS 8
+#define N_CALLS     8
+#define DEADLINE_NS (INT64_C(20) * 1000000000)
 
 static struct rig *rig_of_test; /* for methods, which run in children of the test */
 
@@ -51,9 +52,32 @@ static int coroutine_fn run_nap(struct service_call *call)
     return 0;
 }
 
+/* Asks shard 2 for a nap, and hands on how that ended. */
+static int coroutine_fn run_ask(struct service_call *call)
+{
+    void *data;
+    size_t len;
+    int r = service_call_shard(call, 2, "judge.nap", "", 0, &data, &len);
+
+    free(data);
+    return r;
+}
+
+static int coroutine_fn run_ask_many(struct service_call *call)
+{
+    struct service_part parts[] = {{.shard = 2}, {.shard = 2}};
+    int r = service_gather(call, "judge.nap", parts, 2, 0);
+
+    for (int i = 0; i < 2; i++)
+        free(parts[i].data);
+    return r;
+}
+
 static const struct service_method methods[] = {
     [M_ECHO] = {.name = "echo", .run = run_echo, .help = "args back, not to be run twice"},
     [M_NAP] = {.name = "nap", .run = run_nap, .flags = SERVICE_IDEMPOTENT, .help = "sleeps"},
+    [M_ASK] = {.name = "ask", .run = run_ask, .help = "calls another shard"},
+    [M_ASK_MANY] = {.name = "ask-many", .run = run_ask_many, .help = "twice at a time"},
     [M_NAP_ONCE] = {.name = "nap-once", .run = run_nap, .help = "sleeps, not to be run twice"},
 };
 
@@ -88,6 +112,7 @@ static bool all_have_ended(void *opaque)
 }
 
 static const uint32_t naps[] = {M_NAP, M_NAP_ONCE};
+static const uint32_t asks[] = {M_ASK, M_ASK_MANY};
 static const uint32_t naps_and_echoes[] = {M_NAP, M_NAP_ONCE, M_ECHO, M_ECHO};
 
 static void call_all(struct rig_end *end, const uint32_t *which, uint32_t n)
@@ -116,6 +141,37 @@ static void call_all(struct rig_end *end, const uint32_t *which, uint32_t n)
 static void napping_body(struct rig_end *end)
 {
     call_all(end, naps, 2);
+}
+
+static void asking_body(struct rig_end *end)
+{
+    call_all(end, asks, 2);
+}
+
+static bool three_nap(void *opaque)
+{
+    return atomic_load(&((struct rig *)opaque)->board->words[WORD_RUNS]) == 3;
+}
+
+/* Takes both back once all that they have asked for has begun. */
+static void asking_no_more_body(struct rig_end *end)
+{
+    struct batch *batch = calloc(1, sizeof(*batch));
+
+    batch_of_end = batch;
+    batch->end = end;
+    batch->n_calls = 2;
+    for (uint32_t i = 0; i < 2; i++) {
+        batch->calls[i] = (struct mesh_call){
+            .target = 1, .method = asks[i], .deadline_ns = INT64_MAX, .done = on_done};
+        assert_int_equal(mesh_call_start(end->mesh, &batch->calls[i]), 0);
+    }
+    rig_poll_until(end, three_nap, end->rig);
+    for (uint32_t i = 0; i < 2; i++)
+        mesh_call_cancel(end->mesh, &batch->calls[i]);
+    rig_poll_until(end, all_have_ended, batch);
+    free(batch);
+    rig_serve(end);
 }
 
 static void mixed_body(struct rig_end *end)
@@ -370,6 +426,45 @@ static void a_method_learns_that_its_dead_caller_wants_no_answer(void **state)
     check_all_came_back(&rig);
 }
 
+/* What it had called called others. */
+static void what_a_dead_caller_had_asked_for_ends_all_the_way_down(void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    open_rig(&rig, 3);
+    rig_fork(&rig, 2, rig_serve);
+    rig_fork(&rig, 1, rig_serve);
+    rig_fork(&rig, 0, asking_body);
+    rig_wait_word(&rig, WORD_RUNS, 3);
+    rig_kill(&rig, 0, false);
+    rig_fork(&rig, 0, idle_until_all_is_free_body);
+    rig_wait_word(&rig, WORD_UNWANTED, 3);
+    rig_join(&rig, 0);
+    rig_stop_all(&rig);
+    check_all_came_back(&rig);
+}
+
+static void what_a_call_taken_back_had_asked_for_ends_all_the_way_down(void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    open_rig(&rig, 3);
+    rig_fork(&rig, 2, rig_serve);
+    rig_fork(&rig, 1, rig_serve);
+    rig_fork(&rig, 0, asking_no_more_body);
+    rig_wait_word(&rig, WORD_UNWANTED, 3);
+    for (int64_t deadline_ns = aio_clock_ns() + DEADLINE_NS; rig_slots_in_use(&rig) > 0;) {
+        assert_true(aio_clock_ns() < deadline_ns);
+        sched_yield();
+    }
+    assert_int_equal(end_of(&rig, 0), CALL_END_CANCELLED);
+    assert_int_equal(end_of(&rig, 1), CALL_END_CANCELLED);
+    rig_stop_all(&rig);
+    check_all_came_back(&rig);
+}
+
 static void caller_and_callee_die_at_once(void **state)
 {
     struct rig rig;
@@ -571,6 +666,8 @@ int main(void)
         cmocka_unit_test(a_call_never_sent_comes_back_though_its_place_in_the_ring_is_taken),
         cmocka_unit_test(one_that_dies_again_and_again_fills_no_ring_of_a_peer_that_does_not_look),
         cmocka_unit_test(a_method_learns_that_its_dead_caller_wants_no_answer),
+        cmocka_unit_test(what_a_dead_caller_had_asked_for_ends_all_the_way_down),
+        cmocka_unit_test(what_a_call_taken_back_had_asked_for_ends_all_the_way_down),
         cmocka_unit_test(caller_and_callee_die_at_once),
         cmocka_unit_test(a_call_whose_coroutine_moved_outlives_its_home_and_dies_where_it_is),
         cmocka_unit_test(a_home_given_up_ends_its_calls_wherever_their_coroutines_are),
