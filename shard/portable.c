@@ -28,12 +28,14 @@
 #include <string.h>
 
 #include "runtime/bug.h"
+#include "runtime/co_sleep.h"
 #include "shard/builtin.h"
 #include "shard/lock_inside.h"
 #include "shard/portable_inside.h"
 #include "shard/serve.h"
 
-#define NOTICES_SPARE 64u
+#define NOTICES_SPARE   64u
+#define RESTART_LOOK_NS INT64_C(1000000)
 
 /* A call that tells another shard of a coroutine. */
 struct notice {
@@ -391,6 +393,19 @@ const char *coroutine_fn shard_co_holds(void)
     return co_portable_check(&why) < 0 ? why : NULL;
 }
 
+/* A shard that is to be restarted by order gets no more visitors, or it might never be done: who
+ * wants to go there waits for the replacement where it is. */
+static int coroutine_fn wait_for_target(const struct mesh *mesh, uint32_t target)
+{
+    const struct peer_control *control = segment_control(&mesh->seg, target);
+
+    while (!mesh->orphaned &&
+           atomic_load_acquire(&control->state) == PEER_RESTARTING && /* STATE in caller.c */
+           co_sleep_ns(RESTART_LOOK_NS) == 0) /* else nobody wants it to wait */
+        ;
+    return check_target(mesh, target);
+}
+
 static int coroutine_fn move_to(struct mesh **mesh, struct portable *self, uint32_t target)
 {
     const char *why;
@@ -399,6 +414,8 @@ static int coroutine_fn move_to(struct mesh **mesh, struct portable *self, uint3
     if (r < 0 || target == (*mesh)->self)
         return r;
     r = co_portable_check(&why);
+    if (r == 0)
+        r = wait_for_target(*mesh, target);
     if (r < 0)
         return r;
     self->notice = take_notice((*mesh)->portables);

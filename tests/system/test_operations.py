@@ -62,7 +62,8 @@ class Restart(harness.TestCase):
         instance = self.start("--shards", "3", "--root", files.folder.name)
         loads = [Load(instance, "submit", "file.sha256", *files.names),
                  Load(instance, "submit", "--unordered", "sys.sleep", *["20"] * 100),
-                 Load(instance, "submit", "sys.echo", *["word"] * 200)]
+                 Load(instance, "submit", "sys.echo", *["word"] * 200),
+                 Load(instance, "submit", "--unordered", "sys.wander", *["5"] * 100)]
         for load in loads:
             load.start()
         try:
@@ -80,6 +81,8 @@ class Restart(harness.TestCase):
         for load in loads:
             self.assertEqual(load.failures, [], load.arguments[:3])
         self.assertEqual(loads[0].outputs, {files.hashes()})
+        moves = [int(line) for output in loads[3].outputs for line in output.split()]
+        self.assertGreater(max(moves), 0)  # they did go round
         for number in range(3):
             shard = instance.shard(number)
             self.assertEqual((shard["incarnation"], shard["deaths"], shard["restarts"]), (4, 0, 3))
