@@ -469,6 +469,21 @@ void serve_wake_sleeper(struct service_call *call)
         lock_end_wait(call->lock_wait);
 }
 
+/* Its message would have come before: one whose part was damaged has a slot for a call that it never
+ * made, or lost the message. Its slot comes back with an answer alone. */
+static void answer_what_never_came(struct mesh *mesh, uint32_t peer, const struct message *message)
+{
+    const struct link *link = &mesh->links[peer];
+    uint64_t word = atomic_load_acquire(&link->peer_calls[message->slot].word); /* SLOT */
+
+    if (started_generation(link->serves[message->slot].started) != message->generation &&
+        word == call_word(message->generation, CALL_ABANDONED))
+        answer_at_once(mesh,
+            &(struct incoming){
+                .peer = peer, .slot = message->slot, .generation = message->generation},
+            CALL_END_CANCELLED, -ECANCELED);
+}
+
 void serve_on_abandoned(struct mesh *mesh, uint32_t peer, const struct message *message)
 {
     struct service_call *call;
@@ -478,8 +493,10 @@ void serve_on_abandoned(struct mesh *mesh, uint32_t peer, const struct message *
         return;
     }
     call = mesh->links[peer].in[message->slot];
-    if (!call || call->generation != message->generation)
-        return; /* it has ended, or was answered `cancelled` */
+    if (!call || call->generation != message->generation) {
+        answer_what_never_came(mesh, peer, message); /* else it has ended, or is away */
+        return;
+    }
     call->abandoned = true;
     if (call->nests)
         co_cancel(&call->unwanted); /* in a moment: what it has asked others for ends as well */

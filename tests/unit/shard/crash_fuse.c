@@ -5,8 +5,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "runtime/atomic.h"
-
 /* What the hook knows, which has no argument to get it from. */
 static struct watched {
     struct fuse *fuse; /* NULL: this process is of no role */
@@ -50,14 +48,12 @@ static void burn(struct fuse *fuse, const char *file, int line)
     kill(getpid(), SIGKILL);
 }
 
-void atomic_hook(
-    enum atomic_access access, const volatile void *address, const char *file, int line)
+void fuse_store(const volatile void *address, const char *file, int line)
 {
     const uint8_t *at = (const uint8_t *)(uintptr_t)address;
     struct fuse *fuse = watched.fuse;
 
-    if (!fuse || at < watched.base || at >= watched.base + watched.bytes ||
-        (access != ATOMIC_STORE && access != ATOMIC_RMW) || getpid() != watched.pid)
+    if (!fuse || at < watched.base || at >= watched.base + watched.bytes || getpid() != watched.pid)
         return;
     if (fuse->counts)
         count(fuse, file, line);

@@ -10,7 +10,7 @@
  * Concurrency: one process of each role at a time; the test arms while nobody is armed
  * Not here:    what is checked after the death (crash_instance.h)
  *
- * Needs the sources built with SHERD_ATOMIC_HOOK (runtime/atomic.h).
+ * Burns only where the sources were built with SHERD_ATOMIC_HOOK (crash_hook.c).
  */
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -48,3 +48,6 @@ void fuse_arm(struct fuse *fuse, enum fuse_role role, const struct fuse_point *p
 
 /* True where it did since it was armed. */
 bool fuse_disarm(struct fuse *fuse);
+
+/* The calling process is about to store there. */
+void fuse_store(const volatile void *address, const char *file, int line);

@@ -21,7 +21,7 @@
 #include "shard/rundir.h"
 #include "shard/supervisor_inside.h"
 
-#define DEADLINE_NS (INT64_C(6) * 1000000000)
+#define DEADLINE_NS (INT64_C(20) * 1000000000)
 
 /* What the children's main functions know beside their environment. */
 static struct crash_instance *instance_of_all;
@@ -64,12 +64,23 @@ __attribute__((noreturn, format(printf, 3, 4))) static void fail(
 
 /* ---- processes ---- */
 
+/* Begins what that process is there for. 0 or -errno. */
+static int begin(struct crash_instance *instance, const struct child_env *env, struct mesh *mesh,
+    struct load *load)
+{
+    if (!instance->misbehave || env->peer != CRASH_DOOMED)
+        return load_start(load, mesh, env->peer, instance->board);
+    if (env->incarnation == 1)
+        instance->misbehave(env);
+    return 0; /* its part is what that one made of it: it serves, as far as it can */
+}
+
 static int live(const struct child_env *env, const struct registry *registry, enum fuse_role role)
 {
     struct crash_instance *instance = instance_of_all;
     struct member *member = NULL;
     void *states[1] = {NULL};
-    struct load load;
+    struct load load = {0};
     int status = 1;
 
     prctl(PR_SET_PDEATHSIG, 0);
@@ -77,8 +88,7 @@ static int live(const struct child_env *env, const struct registry *registry, en
         fuse_watch(instance->fuse, role, env->segment);
     if (member_new(env, states, &member) == 0 &&
         (!registry || registry_start(registry, env->peer, states, NULL) == 0) &&
-        load_start(&load, member_mesh(member), env->peer, instance->board) == 0) {
-        member_ready(member);
+        (member_ready(member), begin(instance, env, member_mesh(member), &load)) == 0) {
         status = member_run(member);
         load_check_end(&load);
     }
@@ -279,7 +289,8 @@ static bool is_over(struct crash_instance *instance)
     uint32_t round = atomic_load(&instance->board->round);
 
     for (uint32_t peer = 0; peer < LOAD_PEERS; peer++)
-        if (atomic_load(&instance->board->over[peer]) != round)
+        if (peer + 1 != atomic_load(&instance->board->shunned) &&
+            atomic_load(&instance->board->over[peer]) != round)
             return false;
     return true;
 }
@@ -459,7 +470,7 @@ __attribute__((noreturn)) static void fail_unrest(struct crash_instance *instanc
     for_each_under_way(seg, tell_of_slot);
     tell_of_heaps(seg);
     fail(instance, what,
-        "not at rest after 10 s: all up: %d, load over: %d, %llu calls under way, heaps empty: "
+        "not at rest after 20 s: all up: %d, load over: %d, %llu calls under way, heaps empty: "
         "%d, arena empty: %d, locks free: %d",
         are_all_up(instance), is_over(instance), (unsigned long long)n_under_way(seg),
         heaps_are_empty(seg), arena_is_empty(seg), no_lock_is_held(seg));
@@ -483,6 +494,35 @@ void crash_instance_round(struct crash_instance *instance, const char *what, boo
     if (!wait_for(instance, lists_are_checked))
         fail_unrest(instance, what);
     check_counts(instance, what);
+}
+
+void crash_instance_serve(struct crash_instance *instance, const char *what)
+{
+    int status;
+
+    crash_instance_begin_round(instance);
+    if (!wait_for(instance, is_over) || !wait_for(instance, are_all_up)) {
+        check_wrong(instance, what);
+        fail(instance, what, "it does not serve: all up: %d, load over: %d", are_all_up(instance),
+            is_over(instance));
+    }
+    if (waitpid(instance->supervisor, &status, WNOHANG) != 0)
+        fail(instance, what, "the supervisor ended with status %d", status);
+    for (uint32_t peer = 0; peer < instance->seg.n_peers; peer++)
+        if (segment_control(&instance->seg, peer)->crashes > 0)
+            fail(instance, what, "peer %u crashed", peer);
+}
+
+void crash_instance_destroy(struct crash_instance *instance)
+{
+    kill(instance->supervisor, SIGKILL); /* first, or it would replace the others */
+    waitpid(instance->supervisor, NULL, 0);
+    for (uint32_t peer = 0; peer < instance->seg.n_peers; peer++)
+        if (segment_control(&instance->seg, peer)->pid > 0)
+            kill(segment_control(&instance->seg, peer)->pid, SIGKILL);
+    while (waitpid(-1, NULL, 0) > 0)
+        ;
+    let_go(instance);
 }
 
 /* ---- without a supervisor ---- */

@@ -33,6 +33,8 @@ struct crash_instance {
     pid_t supervisor;
     int log_fd;
     struct segment seg; /* read-only, as a tool has it */
+    /* What the doomed shard does in its first life, instead of its share; NULL: that. */
+    void (*misbehave)(const struct child_env *env);
     uint32_t n_deaths;  /* there should have been */
     int64_t longest_ns; /* round with a death */
 };
@@ -49,6 +51,13 @@ void crash_instance_stop(struct crash_instance *instance);
 /* Has the load run once, in which processes may die, and waits until nothing is under way; then all
  * must be as if nothing had happened. */
 void crash_instance_round(struct crash_instance *instance, const char *what, bool may_die);
+
+/* One in which nothing is looked at but that it comes to its end, that nobody crashes and that the
+ * supervisor lives. */
+void crash_instance_serve(struct crash_instance *instance, const char *what);
+
+/* SIGKILL for all. */
+void crash_instance_destroy(struct crash_instance *instance);
 
 /* Begins a round and does not wait for it. */
 void crash_instance_begin_round(struct crash_instance *instance);

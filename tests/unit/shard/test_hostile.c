@@ -3,14 +3,13 @@
  * A shard that writes nonsense over all that it may write, while two others call each other and it:
  * they never crash, and serve again once it is gone.
  *
- * Its own part and the commons are what it may write (shard/firewall.h), but for the stacks of
- * portable coroutines, which whoever runs one has to trust. What it writes is half noise and half
- * plausible: words that others stored, moved by one; messages of each kind with true generations.
+ * What it writes is hostile_noise.h's.
  *
  * SHERD_HOSTILE_SECONDS says how long, SHERD_HOSTILE_SEED which sequence; it is printed.
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <signal.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -18,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -25,6 +25,7 @@
 #include <cmocka.h>
 
 #include "shard/mesh_inside.h"
+#include "tests/unit/shard/hostile_noise.h"
 #include "tests/unit/shard/mesh_rig.h"
 
 enum { M_ECHO, M_LARGE, M_ONCE, M_RELAY, M_SLEEP, N_METHODS };
@@ -89,184 +90,18 @@ static const struct service service = {.abi = SERVICE_ABI,
     .methods = methods,
     .n_methods = N_METHODS};
 
-/* ---- noise ---- */
-
-struct noise {
-    uint64_t state;
-    const struct segment *seg;
-    uint64_t n_written;
-};
-
-static uint64_t next(struct noise *noise)
-{
-    noise->state ^= noise->state << 13;
-    noise->state ^= noise->state >> 7;
-    noise->state ^= noise->state << 17;
-    return noise->state;
-}
-
-static uint64_t below(struct noise *noise, uint64_t n)
-{
-    return n ? next(noise) % n : 0;
-}
-
-/* What a field may hold that is compared, counted with, or taken for an offset. */
-static uint64_t any_value(struct noise *noise, uint64_t old)
-{
-    switch (below(noise, 8)) {
-    case 0:
-        return 0;
-    case 1:
-        return UINT64_MAX - below(noise, 4);
-    case 2:
-        return old + below(noise, 3) - 1;
-    case 3:
-        return old ^ UINT64_C(1) << below(noise, 64);
-    case 4:
-        return below(noise, 600);
-    case 5:
-        return below(noise, noise->seg->bytes);
-    case 6:
-        return segment_heap_off(noise->seg, HOSTILE) + below(noise, 4) * SEGMENT_PAGE;
-    default:
-        return next(noise);
-    }
-}
-
-static void write_word(struct noise *noise, void *at, unsigned bytes)
-{
-    uint64_t old = 0;
-    uint64_t value;
-
-    memcpy(&old, at, bytes);
-    value = any_value(noise, old);
-    if (bytes == 8)
-        atomic_store_relaxed((uint64_t *)at, value);
-    else
-        atomic_store_relaxed((uint32_t *)at, (uint32_t)value);
-    noise->n_written++;
-}
-
-/* A word anywhere in [first, end). */
-static void scribble(struct noise *noise, uint64_t first, uint64_t end)
-{
-    unsigned bytes = below(noise, 2) ? 8 : 4;
-    uint64_t at = first + below(noise, (end - first) / bytes) * bytes;
-
-    write_word(noise, noise->seg->base + at, bytes);
-}
-
-/* More often its bells and bitmaps than the arena behind them, of which it leaves the stacks out. */
-static void scribble_commons(struct noise *noise)
-{
-    const struct segment *seg = noise->seg;
-    uint64_t first = (uint64_t)((uint8_t *)segment_bell(seg, 0) - seg->base);
-    uint64_t arena = (uint64_t)((uint8_t *)segment_arena(seg, 0) - seg->base);
-    uint64_t stacks = (uint64_t)(segment_stack(seg, 0) - seg->base);
-
-    scribble(noise, first, below(noise, 2) ? arena : stacks);
-}
-
-/* ---- what looks like the protocol ---- */
-
-static uint32_t some_slot(struct noise *noise, uint32_t n)
-{
-    return below(noise, 50) == 0 ? (uint32_t)next(noise) : (uint32_t)below(noise, n + 1);
-}
-
-/* Its calls to an honest one: real methods, arguments anywhere. */
-static uint64_t make_call(struct noise *noise, uint32_t to, uint32_t slot)
-{
-    const struct segment *seg = noise->seg;
-
-    if (slot >= segment_call_slots(seg, HOSTILE, to))
-        return next(noise);
-    struct call_slot *call = segment_call(seg, HOSTILE, to, slot);
-    uint64_t generation = word_generation(call->word) + below(noise, 2);
-
-    call->deadline_ns = below(noise, 4) ? INT64_MAX : any_value(noise, 0);
-    call->method = below(noise, 8) ? (uint32_t)below(noise, N_METHODS) : (uint32_t)next(noise);
-    call->depth = below(noise, 8) ? (uint32_t)below(noise, 5) : (uint32_t)next(noise);
-    call->args_len = (uint32_t)any_value(noise, 100);
-    call->args_off = below(noise, 2) ? 0 : any_value(noise, 0);
-    atomic_store_release(&call->word, call_word(generation, (enum call_state)below(noise, 5)));
-    return generation;
-}
-
-/* The generation of a call of the honest one to it. */
-static uint64_t generation_of_theirs(struct noise *noise, uint32_t to, uint32_t slot)
-{
-    const struct segment *seg = noise->seg;
-
-    if (slot >= segment_call_slots(seg, to, HOSTILE))
-        return next(noise);
-    return word_generation(atomic_load_relaxed(&segment_call(seg, to, HOSTILE, slot)->word));
-}
-
-static void send(struct noise *noise, uint32_t to, enum mesh_lane lane, uint64_t *next_position)
-{
-    const struct segment *seg = noise->seg;
-    uint32_t n = segment_ring_slots(seg, HOSTILE, to, lane);
-    struct ring_slot *slot = &segment_ring(seg, HOSTILE, to, lane)[*next_position % n];
-    struct message message = {.kind = (uint8_t)below(noise, 8),
-        .slot = some_slot(noise, segment_call_slots(seg, to, HOSTILE)),
-        .withdrawals = (uint32_t)below(noise, 3),
-        .depth = (uint8_t)below(noise, 7),
-        .method = (uint32_t)below(noise, 12),
-        .path = (uint32_t)any_value(noise, 0),
-        .deadline_ns = below(noise, 2) ? INT64_MAX : any_value(noise, 0),
-        .status = (int32_t)any_value(noise, 0),
-        .end = (uint8_t)below(noise, 9),
-        .len = (uint32_t)any_value(noise, 100),
-        .off = below(noise, 2) ? 0 : any_value(noise, 0)};
-
-    message.generation = message.kind == MESSAGE_CALL || below(noise, 4) == 0
-                             ? make_call(noise, to, message.slot)
-                             : generation_of_theirs(noise, to, message.slot);
-    memcpy(slot->payload, &message, sizeof(message));
-    atomic_store_release(&slot->seq, *next_position + 1);
-    *next_position += 1;
-    noise->n_written++;
-}
-
-/* As many as the ring may hold, from where the receiver stands; and it is told. */
-static void send_some(struct noise *noise, struct rig *rig)
-{
-    const struct segment *seg = noise->seg;
-    uint32_t to = (uint32_t)below(noise, N_HONEST);
-    enum mesh_lane lane = (enum mesh_lane)below(noise, N_LANES);
-    uint64_t position = atomic_load_relaxed(segment_head(seg, HOSTILE, to, lane));
-    struct doorbell bell = {&segment_bell(seg, to)->words, rig->bells[to]};
-
-    for (uint64_t n = below(noise, 20); n > 0; n--)
-        send(noise, to, lane, &position);
-    atomic_or_seq(&segment_bitmap(seg, to)->senders[0], UINT64_C(1) << HOSTILE);
-    doorbell_ring(&bell);
-}
-
 static void be_hostile(struct rig_end *end)
 {
     struct rig *rig = end->rig;
-    const struct segment *seg = &rig->seg;
-    struct noise noise = {.state = atomic_load(&rig->board->words[63]), .seg = seg};
-    uint64_t first = segment_part_off(seg, HOSTILE);
+    struct noise noise = {.state = atomic_load(&rig->board->words[63]),
+        .seg = &rig->seg,
+        .self = HOSTILE,
+        .n_methods = N_METHODS,
+        .bell_fds = rig->bells};
 
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* it ends with the test, however that ends */
     for (;;)
-        switch (below(&noise, 4)) {
-        case 0:
-            scribble_commons(&noise);
-            break;
-        case 1:
-            scribble(&noise, first, segment_heap_off(seg, HOSTILE));
-            break;
-        case 2:
-            send_some(&noise, rig);
-            break;
-        default:
-            if (below(&noise, 50) == 0)
-                sched_yield();
-        }
+        noise_make(&noise);
 }
 
 /* ---- the honest ---- */
@@ -309,11 +144,12 @@ static void start(struct honest_call *one)
     bool told = atomic_load(&honest->end->rig->board->words[WORD_TOLD]) != 0;
 
     one->call = (struct mesh_call){
-        .target = !told && below(&honest->noise, 3) == 0 ? HOSTILE : !honest->end->peer,
-        .method = (uint32_t)below(&honest->noise, N_METHODS),
+        .target = !told && noise_below(&honest->noise, 3) == 0 ? HOSTILE : !honest->end->peer,
+        .method = (uint32_t)noise_below(&honest->noise, N_METHODS),
         .args = args,
-        .args_len = below(&honest->noise, 2) ? below(&honest->noise, SEGMENT_INLINE_BYTES + 1)
-                                             : below(&honest->noise, LARGE),
+        .args_len = noise_below(&honest->noise, 2)
+                        ? noise_below(&honest->noise, SEGMENT_INLINE_BYTES + 1)
+                        : noise_below(&honest->noise, LARGE),
         .deadline_ns = aio_clock_ns() + DEADLINE_NS,
         .done = on_done};
     honest->n_under_way++;
@@ -367,13 +203,24 @@ static void knock_all(struct rig *rig)
     }
 }
 
+/* Until one of the honest has died, or for so long. */
+static void wait_for_death(const struct rig *rig, int64_t ns)
+{
+    struct pollfd fds[N_HONEST];
+
+    for (uint32_t peer = 0; peer < N_HONEST; peer++)
+        fds[peer] = (struct pollfd){.fd = pidfd_open(rig->ends[peer].pid, 0), .events = POLLIN};
+    assert_true(ppoll(fds, N_HONEST, &(struct timespec){.tv_nsec = ns}, NULL) >= 0);
+    for (uint32_t peer = 0; peer < N_HONEST; peer++)
+        close(fds[peer].fd);
+}
+
 static void watch_for_ns(struct rig *rig, int64_t ns, uint64_t seed)
 {
     int64_t end_ns = aio_clock_ns() + ns;
 
     while (aio_clock_ns() < end_ns) {
-        const struct timespec pause = {.tv_nsec = KNOCK_NS};
-        nanosleep(&pause, NULL);
+        wait_for_death(rig, KNOCK_NS);
         knock_all(rig);
         for (uint32_t peer = 0; peer < N_HONEST; peer++)
             fail_if_dead(rig, peer, seed);
