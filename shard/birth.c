@@ -86,6 +86,7 @@ void birth_describe(const struct child *child, char *comm, struct spawn *ret_spa
         .engine = s->config.engine,
         .io_depth = s->io_depth,
         .scan_mode = s->config.scan_mode,
+        .no_rebalance = s->config.no_rebalance,
         .life_fd = child->life_fd,
         .listen_url = s->config.listen_url,
         .token_file = s->config.token_file,

@@ -309,6 +309,7 @@ static int begin(struct member *member, void *const *states)
         .registry = env->registry,
         .states = states,
         .letters_dir = env->runtime_dir,
+        .no_rebalance = env->no_rebalance,
         .scan = {.mode = env->scan_mode, .report = report_scan, .opaque = env->log}};
     int r;
 

@@ -30,6 +30,7 @@ struct child_env {
     enum aio_engine engine;
     uint32_t io_depth;
     enum scan_mode scan_mode;
+    bool no_rebalance;
     int life_fd;            /* for its context (sherd/aio.h), which consumes it */
     const char *listen_url; /* gateway: NULL or tcp://… */
     const char *token_file;

@@ -489,6 +489,7 @@ int mesh_new(const struct mesh_config *config, struct mesh **ret_mesh)
         mesh_free(mesh);
         return r;
     }
+    mesh->stays = config->no_rebalance;
     hot_init(&mesh->hot, segment_hot(&mesh->seg, mesh->self));
     raise_all_bits(mesh); /* HOT: in the first turn */
     mesh->source = (struct aio_source){

@@ -33,6 +33,7 @@ struct mesh_config {
     const struct registry *registry;
     void *const *states;     /* by service number: what its start() made; NULL in the gateway */
     const char *letters_dir; /* where dead letters are kept; NULL: nowhere */
+    bool no_rebalance;       /* portable coroutines are not handed over to idle shards */
     struct scan_config scan; /* of what leaves with a portable coroutine */
 };
 

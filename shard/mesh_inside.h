@@ -82,6 +82,7 @@ struct mesh {
     uint64_t n_under_way;
     uint64_t n_served;
     struct portable_end *portables; /* NULL in the gateway */
+    bool stays;                     /* portable coroutines are not handed over to idle shards */
     struct private_scan *scan;      /* NULL: what leaves is not looked at */
     uint64_t n_held;                /* answers held in place */
     bool orphaned;

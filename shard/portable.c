@@ -21,7 +21,13 @@
  * Before it leaves, or waits where another shard may wake it, private_scan.c may look at what it
  * takes along.
  *
+ * Who has more to do than others hands over, not who has less takes: a coroutine that computes for
+ * long offers it at moments of its own choice (shard_co_yield()), and then moves as by its own will.
+ *
  * What a move needs here is taken before it yields, so that nothing fails once it is on its way.
+ *
+ * Orderings    first    then    ordered by          if broken
+ *   IDLE       -        -       none: it is a hint  -
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -37,6 +43,11 @@
 #define NOTICES_SPARE   64u
 #define RESTART_LOOK_NS INT64_C(1000000)
 
+/* A shard is idle once it was seen asleep twice, so far apart, and not awake in between; each that is
+ * handed over takes as long again. One that was handed over stays for a while. */
+#define IDLE_NS INT64_C(1000000)
+#define STAY_NS INT64_C(10000000)
+
 /* A call that tells another shard of a coroutine. */
 struct notice {
     struct mesh_call call;
@@ -47,6 +58,9 @@ struct notice {
 struct portable_end {
     struct notice *spare;
     uint32_t n_spare;
+    uint32_t n_ready; /* wait for their turn */
+    uint32_t asleep;  /* a shard; the own one: none */
+    int64_t asleep_ns;
     uint32_t n_free;
     uint32_t free[]; /* slots that were free and ours when last seen: a hint */
 };
@@ -66,6 +80,7 @@ int portable_end_new(struct mesh *mesh, struct portable_end **ret_end)
         if (w.state == ARENA_FREE && w.owner == mesh->self)
             end->free[end->n_free++] = slot;
     }
+    end->asleep = mesh->self;
     *ret_end = end;
     return 0;
 }
@@ -477,6 +492,66 @@ int coroutine_fn shard_co_wait(struct mesh **mesh, const char *why)
     co_yield_then(why, publish_wait, self);
     *mesh = self->mesh;
     return self->status;
+}
+
+/* ---- spreading ---- */
+
+static void publish_turn(Coroutine *co, void *opaque)
+{
+    const struct portable *p = opaque;
+
+    aio_co_schedule(p->mesh->ctx, co);
+}
+
+void coroutine_fn portable_take_turn(struct mesh *mesh)
+{
+    mesh->portables->n_ready++;
+    co_yield_then("its turn", publish_turn, self_in(__func__));
+    mesh->portables->n_ready--;
+}
+
+/* A hint: it may wake the moment after. */
+static bool sleeps(const struct mesh *mesh, uint32_t shard)
+{
+    return shard != mesh->self && check_target(mesh, shard) == 0 &&
+           atomic_load_relaxed(&segment_bell(&mesh->seg, shard)->words.notify_me) != 0; /* IDLE */
+}
+
+static uint32_t find_sleeper(const struct mesh *mesh)
+{
+    uint32_t n = mesh->seg.geometry.n_shards;
+
+    for (uint32_t i = 1; i < n; i++)
+        if (sleeps(mesh, (mesh->self + i) % n))
+            return (mesh->self + i) % n;
+    return mesh->self;
+}
+
+uint32_t portable_choose_shard(struct mesh *mesh)
+{
+    struct portable_end *end = mesh->portables;
+    struct portable *self = self_in(__func__);
+    int64_t now_ns;
+
+    if (mesh->stays || end->n_ready == 0)
+        return mesh->self;
+    now_ns = aio_clock_ns();
+    if (!sleeps(mesh, end->asleep)) {
+        end->asleep = find_sleeper(mesh);
+        end->asleep_ns = now_ns;
+    }
+    if (end->asleep == mesh->self || now_ns - end->asleep_ns < IDLE_NS ||
+        (self->rebalanced_ns && now_ns - self->rebalanced_ns < STAY_NS))
+        return mesh->self;
+    end->asleep_ns = now_ns;
+    self->rebalanced_ns = now_ns;
+    return end->asleep;
+}
+
+int coroutine_fn shard_co_yield(struct mesh **mesh)
+{
+    portable_take_turn(*mesh);
+    return shard_co_move(mesh, portable_choose_shard(*mesh));
 }
 
 /* ---- waking ---- */

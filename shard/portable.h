@@ -57,6 +57,11 @@ int shard_co_schedule(struct mesh *mesh, arena_co co, uint32_t target);
 /* The running portable coroutine; 0: what runs is none. */
 arena_co shard_co_self(void);
 
+/* Lets others run. Then, where portable coroutines of this shard wait for their turn and another shard
+ * sleeps, goes on in that one (docs/portable.md); so what computes for long spreads over the shards. 0;
+ * errors as shard_co_move(), and it goes on where it was. */
+int coroutine_fn shard_co_yield(struct mesh **mesh);
+
 /* The word at this address, of its stack or of its memory, is known to look like a pointer into this
  * process, and is harmless: the scan passes over it until it is unmarked, or the coroutine ends. 0;
  * -ENOSPC: PORTABLE_MARKS words are marked. Unmarking one that is not marked does nothing. */

@@ -23,6 +23,7 @@ struct portable {
     struct notice *notice; /* with a move under way: of the shard it leaves */
     uint32_t target;
     int32_t status;                       /* what the move or wait that has ended returns */
+    int64_t rebalanced_ns;                /* when it last went to where there was less to do */
     bool unseen;                          /* this move is not scanned */
     bool has_memory;                      /* shard_alloc.c's: any was ever given to it */
     const void *harmless[PORTABLE_MARKS]; /* NULL: free */
@@ -54,6 +55,10 @@ void portable_judge(struct mesh *mesh, uint32_t peer, bool failed);
 
 /* As shard_co_move(), of a coroutine of which nothing but the mesh's own frames is left. */
 int coroutine_fn portable_go_home(struct mesh **mesh, uint32_t target);
+
+/* shard_co_yield() in two steps: others run; and the shard to go on in, which may be this one. */
+void coroutine_fn portable_take_turn(struct mesh *mesh);
+uint32_t portable_choose_shard(struct mesh *mesh);
 
 /* The one that runs; NULL: what runs is none. */
 struct portable *portable_self(void);

@@ -7,11 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/co_sleep.h"
 #include "runtime/co_wait.h"
 #include "shard/gather.h"
 #include "shard/lock_inside.h"
 #include "shard/mesh_inside.h"
-#include "shard/portable.h"
+#include "shard/portable_inside.h"
 #include "shard/serve.h"
 
 const void *service_args(const struct service_call *call, size_t *ret_len)
@@ -116,6 +117,16 @@ int coroutine_fn service_move(struct service_call *call, uint32_t shard)
     if (call->room_off || call->reply_off || call->error_text || call->calling)
         return -EBUSY;
     return serve_move(call, shard);
+}
+
+int coroutine_fn service_yield(struct service_call *call)
+{
+    if (call->local || !shard_co_self()) {
+        co_sleep_ns(1);
+        return 0;
+    }
+    portable_take_turn(call->mesh);
+    return service_move(call, portable_choose_shard(call->mesh));
 }
 
 /* ---- locks ---- */

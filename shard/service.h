@@ -129,6 +129,11 @@ int coroutine_fn service_sleep_ns(struct service_call *call, int64_t ns);
  */
 int coroutine_fn service_move(struct service_call *call, uint32_t shard);
 
+/* Lets other calls run. A method that computes for long and may move (SERVICE_PORTABLE) then goes on in
+ * a shard that sleeps, where others wait for their turn here. 0; errors as service_move(), and it goes
+ * on where it was. coroutine_fn. */
+int coroutine_fn service_yield(struct service_call *call);
+
 /*
  * A mutex between the calls of all shards, by name. 0: held. -EOWNERDEAD: held, and who held it
  * before died with it, so that what it guards may be half done: make it whole, and call

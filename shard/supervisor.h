@@ -57,6 +57,7 @@ struct supervisor_config {
                                 machine's */
     uint64_t spin_ns;      /* how long a shard looks for work before it sleeps, at most; 0: never */
     bool wake_latency_low; /* the caller holds it (shard/wake_latency.h): for status alone */
+    bool no_rebalance;     /* portable coroutines are not handed over to idle shards */
     enum scan_mode scan_mode; /* of what leaves with a portable coroutine */
     const int *service_fds;   /* fds that services opened, which every child keeps */
     uint32_t n_service_fds;

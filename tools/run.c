@@ -214,6 +214,7 @@ static int make_supervisor(struct run *run, struct supervisor **ret, char **ret_
         .pin = !options->no_pin,
         .engine = options->engine,
         .scan_mode = options->scan_mode,
+        .no_rebalance = options->no_rebalance,
         .registry = run->registry,
         .log = &run->log,
         .listen_url = options->listen,

@@ -140,6 +140,8 @@ static const struct command_option table[] = {
         "on pointers into one process that a moving coroutine takes along: off, report, refuse or "
         "abort",
         parse_scan_mode, FIELD(scan_mode)},
+    {"no-rebalance", 0, NULL, "do not hand coroutines that may move over to shards that sleep",
+        command_flag, FIELD(no_rebalance)},
     {"stall-report", 0, "SECONDS", "record a callback that runs longer (default: 0.5; 0: never)",
         command_seconds, FIELD(stall_report_ns)},
     {"stall-limit", 0, "SECONDS",
@@ -414,6 +416,7 @@ static bool lists_differ(const struct command_list *a, const struct command_list
     X("user", texts_differ(a->user, b->user))                                  \
     X("wake-latency", a->wake_latency_low != b->wake_latency_low)              \
     X("spin", a->spin_us != b->spin_us)                                        \
+    X("no-rebalance", a->no_rebalance != b->no_rebalance)                      \
     X("scan-moves", a->scan_mode != b->scan_mode)                              \
     X("no-pin", a->no_pin != b->no_pin)
 

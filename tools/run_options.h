@@ -33,6 +33,7 @@ struct run_options {
     const char *config;           /* NULL: none */
     enum aio_engine engine;
     enum scan_mode scan_mode;
+    bool no_rebalance;
     const char *listen; /* NULL: none */
     const char *token_file;
     uint64_t segment_bytes; /* 0: the default */

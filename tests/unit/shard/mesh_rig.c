@@ -61,6 +61,7 @@ static void begin(struct rig_end *end)
         .bell_fds = rig->bells,
         .registry = rig->registry,
         .letters_dir = rig->letters_dir,
+        .no_rebalance = rig->no_rebalance,
         .scan = rig->scan};
 
     segment_instruments(&rig->seg, end->peer, &instruments);

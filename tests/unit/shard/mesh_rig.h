@@ -47,6 +47,7 @@ struct rig {
     struct rig_board *board;
     int bells[RIG_MAX_PEERS + 1];
     const char *letters_dir; /* NULL unless a test sets it */
+    bool no_rebalance;
     struct scan_config scan; /* likewise off */
     struct rig_end ends[RIG_MAX_PEERS];
 };

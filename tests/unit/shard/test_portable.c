@@ -3,6 +3,7 @@
 #include <alloca.h>
 #include <fenv.h>
 
+#include "shard/mesh_inside.h"
 #include "tests/unit/shard/portable_fixture.h"
 
 /* Hops of a torture; SHERD_TORTURE_HOPS says more. */
@@ -268,12 +269,84 @@ static void when_all_are_in_use_no_more_begin_until_one_ends(void **state)
     assert_int_equal(noted(WORD_BAD), 0);
 }
 
+/* ---- who computes for long ---- */
+
+#define N_COMPUTE 4
+
+static bool went_elsewhere(void)
+{
+    return noted(WORD_WHERE) != 0;
+}
+
+/* Yields until one of them is elsewhere; where none ever is, as long as the test says. */
+static void coroutine_fn compute(struct mesh *mesh, void *opaque)
+{
+    (void)opaque;
+    while (!went_elsewhere() && noted(WORD_GO) == 0) {
+        CHECK(shard_co_yield(&mesh) == 0);
+        if (mesh->self != 0)
+            note(WORD_WHERE, mesh->self);
+        atomic_fetch_add(&board->words[WORD_HOPS], 1);
+    }
+    atomic_fetch_add(&board->words[WORD_RUNS], 1);
+}
+
+static void start_computing(struct rig_end *end)
+{
+    for (uint32_t i = 0; i < noted(WORD_READY); i++)
+        CHECK(portable_start(end->mesh, compute, NULL, "compute", NULL) == 0);
+    rig_serve(end);
+}
+
+static void let_compute(uint64_t n)
+{
+    note(WORD_READY, n);
+    begin(1, rig_serve);
+    begin(2, rig_serve);
+    begin(0, start_computing);
+}
+
+static void of_many_that_compute_some_go_to_shards_that_sleep(void **state)
+{
+    (void)state;
+    let_compute(N_COMPUTE);
+    rig_wait_word(&rig, WORD_WHERE, 1);
+    rig_wait_word(&rig, WORD_RUNS, N_COMPUTE);
+    assert_int_equal(noted(WORD_BAD), 0);
+}
+
+static void stays_at_home(uint64_t n)
+{
+    let_compute(n);
+    rig_wait_word(&rig, WORD_HOPS, 20000);
+    note(WORD_GO, 1);
+    rig_wait_word(&rig, WORD_RUNS, n);
+    assert_int_equal(noted(WORD_WHERE), 0);
+    assert_int_equal(noted(WORD_BAD), 0);
+}
+
+static void one_that_computes_alone_stays(void **state)
+{
+    (void)state;
+    stays_at_home(1);
+}
+
+static void where_it_is_off_all_that_compute_stay(void **state)
+{
+    (void)state;
+    rig.no_rebalance = true;
+    stays_at_home(N_COMPUTE);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(one_that_hops_about_keeps_locals_registers_float_control_deep_frames_and_arguments),
         CASE(a_move_that_can_not_be_leaves_it_where_it_is_and_says_why),
         CASE(when_all_are_in_use_no_more_begin_until_one_ends),
+        CASE(of_many_that_compute_some_go_to_shards_that_sleep),
+        CASE(one_that_computes_alone_stays),
+        CASE(where_it_is_off_all_that_compute_stay),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
