@@ -16,6 +16,7 @@
     X(co_semaphore)        \
     X(coroutine)           \
     X(doorbell)            \
+    X(lock)                \
     X(lockcnt)             \
     X(memory)              \
     X(mesh)                \

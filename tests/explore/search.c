@@ -180,7 +180,8 @@ static void search_all(const struct scenario *scenario, const struct search_opti
         forget_states();
         s.n_given = 0;
         do {
-            if (!run(scenario, &bounds, options->x86, report))
+            if (!run(scenario, &bounds, options->x86, report) ||
+                report->n_runs == options->max_runs)
                 return;
         } while (backtrack());
     }

@@ -16,6 +16,7 @@
 struct search_options {
     struct explorer_bounds bounds;
     bool x86;               /* a memory that orders as x86-64 does: only loads overtake stores */
+    uint64_t max_runs;      /* not 0: no more than these, in their order */
     uint64_t n_random_runs; /* not 0: so many at random instead of all, from seed */
     uint64_t seed;
     const char *replay; /* not NULL: this run alone, with a trace: search_report's choices */
