@@ -17,39 +17,48 @@ static const char *const mutation_names[] = {[MUTATION_none] = "none",
 
 #define N_MUTATIONS (sizeof mutation_names / sizeof mutation_names[0])
 
-static const struct {
+/* group: whose scenarios alone come to it in earnest; NULL: any of those that are not the mesh's. */
+static const struct file {
     const char *folder;
     const char *file;
+    const char *group;
 } files[] = {
-    {"runtime", "aio_wait.c"},
-    {"runtime", "bh.c"},
-    {"runtime", "co_mutex.c"},
-    {"runtime", "co_queue.c"},
-    {"runtime", "co_rwlock.c"},
-    {"runtime", "co_schedule.c"},
-    {"runtime", "co_semaphore.c"},
-    {"runtime", "coroutine.c"},
-    {"runtime", "doorbell.c"},
-    {"runtime", "doorbell.h"},
-    {"runtime", "lockcnt.c"},
-    {"runtime", "ring.c"},
-    {"shard", "arena.c"},
-    {"shard", "caller.c"},
-    {"shard", "estate.c"},
-    {"shard", "hot.c"},
-    {"shard", "judge.c"},
-    {"shard", "lock_home.c"},
-    {"shard", "mesh.c"},
-    {"shard", "serve.c"},
+    {"runtime", "aio_wait.c", NULL},
+    {"runtime", "bh.c", NULL},
+    {"runtime", "co_mutex.c", NULL},
+    {"runtime", "co_queue.c", NULL},
+    {"runtime", "co_rwlock.c", NULL},
+    {"runtime", "co_schedule.c", NULL},
+    {"runtime", "co_semaphore.c", NULL},
+    {"runtime", "coroutine.c", NULL},
+    {"runtime", "doorbell.c", NULL},
+    {"runtime", "doorbell.h", NULL},
+    {"runtime", "lockcnt.c", NULL},
+    {"runtime", "ring.c", NULL},
+    {"shard", "arena.c", "move"},
+    {"shard", "caller.c", "mesh"},
+    {"shard", "estate.c", "mesh"},
+    {"shard", "hot.c", "mesh"},
+    {"shard", "judge.c", "mesh"},
+    {"shard", "lock_home.c", "lock"},
+    {"shard", "mesh.c", "mesh"},
+    {"shard", "serve.c", "mesh"},
 };
 #define N_FILES (sizeof files / sizeof files[0])
 
-static bool is_in(const char *file, const char *folder)
+static const struct file *find_file(const char *name)
 {
     for (size_t i = 0; i < N_FILES; i++)
-        if (strcmp(files[i].file, file) == 0)
-            return strcmp(files[i].folder, folder) == 0;
-    return false;
+        if (strcmp(files[i].file, name) == 0)
+            return &files[i];
+    return NULL;
+}
+
+static bool is_in(const char *name, const char *folder)
+{
+    const struct file *file = find_file(name);
+
+    return file && strcmp(file->folder, folder) == 0;
 }
 
 static const struct mutant_row {
@@ -106,17 +115,20 @@ static const struct mutant_row *find_row(
     return NULL;
 }
 
-static bool may_meet(const char *group, const char *file)
+static bool may_meet(const char *group, const char *name)
 {
     static const char *const of_mesh[] = {"circle", "lock", "mesh", "move"};
+    const struct file *file = find_file(name);
 
+    if (file->group)
+        return strcmp(group, file->group) == 0;
     for (size_t i = 0; i < sizeof of_mesh / sizeof of_mesh[0]; i++)
         if (strcmp(group, of_mesh[i]) == 0)
-            return is_in(file, "shard");
-    return is_in(file, "runtime");
+            return false;
+    return true;
 }
 
-#define RUNS_TO_SUGGEST 3000 /* of a scenario, to find out who may notice */
+#define RUNS_TO_SUGGEST 1000 /* of a scenario, to find out who may notice */
 
 /* Whether the scenario fails with the mutant that is set. max_runs: 0: all of them. */
 static bool notices(const struct scenario *scenario, uint64_t max_runs)
@@ -128,7 +140,7 @@ static bool notices(const struct scenario *scenario, uint64_t max_runs)
     return report.failed;
 }
 
-/* The first that does, or NULL. What is in shard/ is met by scenarios of the mesh alone. */
+/* The first that does, or NULL. */
 static const char *who_notices(const char *file, uint64_t max_runs)
 {
     for (size_t i = 0; i < scenario_n_groups; i++)

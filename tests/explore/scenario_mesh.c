@@ -215,14 +215,47 @@ static void give_callee_up(void)
         stage_bury(&s.stage, CALLEE, PEER_FAILED);
 }
 
+static void take_over_caller(struct stage_end *heir)
+{
+    stage_replace(&s.stage, heir, CALLER);
+    wait_for_slots(heir);
+    explorer_check(heir->mesh->heap.n_used == 0);
+}
+
 static void replace_caller(void)
 {
-    if (!explorer_wait_for_crash())
+    if (!explorer_wait_for_crash_of(CALLER))
         return;
     stage_bury(&s.stage, CALLER, PEER_DYING);
-    stage_replace(&s.stage, &s.heirs[0], CALLER);
-    wait_for_slots(&s.heirs[0]);
-    explorer_check(s.heirs[0].mesh->heap.n_used == 0);
+    take_over_caller(&s.heirs[0]);
+}
+
+/* The replacement dies too, maybe before it has taken over. */
+static void replace_caller_and_die(void)
+{
+    explorer_may_crash(false); /* as the supervisor */
+    if (!explorer_wait_for_crash_of(CALLER))
+        return;
+    stage_bury(&s.stage, CALLER, PEER_DYING);
+    explorer_may_crash(true);
+    take_over_caller(&s.heirs[0]);
+}
+
+static void replace_caller_again(void)
+{
+    if (!explorer_wait_for_crash_of(2))
+        return;
+    stage_bury(&s.stage, CALLER, PEER_DYING);
+    take_over_caller(&s.heirs[1]);
+}
+
+static void replace_callee_too(void)
+{
+    if (!explorer_wait_for_crash_of(CALLEE))
+        return;
+    stage_bury(&s.stage, CALLEE, PEER_DYING);
+    stage_replace(&s.stage, &s.heirs[1], CALLEE);
+    stage_serve(&s.stage, &s.heirs[1]);
 }
 
 /* ---- what holds in the end ---- */
@@ -436,6 +469,22 @@ const struct scenario mesh_scenarios[] = {
         LONG_DEAD,
         {{"caller", call_and_wait, .may_crash = true}, {"callee", serve_calls},
             {"heir", replace_caller}}},
+
+    {"caller_and_callee_die_together_and_leave_nothing_behind", begin_large, check_accounts,
+        {.crashes = 2}, {.crashes = 2},
+        {{"caller", call_and_wait, .may_crash = true, .crashes_in = "mesh_flush"},
+            {"callee", serve_calls, .may_crash = true, .crashes_in = "run_started"},
+            {"heir", replace_caller}, {"heir of the callee", replace_callee_too}}},
+    {"caller_and_callee_die_anywhere_and_leave_nothing_behind", begin, check_accounts,
+        {.crashes = 2}, {.crashes = 2},
+        {{"caller", call_and_wait, .may_crash = true}, {"callee", serve_calls, .may_crash = true},
+            {"heir", replace_caller}, {"heir of the callee", replace_callee_too}},
+        .only_long = true},
+    {"a_replacement_may_die_while_it_takes_over", begin_large, check_accounts, {.crashes = 2},
+        {.preemptions = 1, .crashes = 2},
+        {{"caller", call_and_wait, .may_crash = true, .crashes_in = "mesh_flush"},
+            {"callee", serve_calls}, {"heir", replace_caller_and_die, .may_crash = true},
+            {"second heir", replace_caller_again}}},
 
     {"wrong: rings after its sleep", begin, end_done, DAILY, LONG,
         {{"caller", call_late}, {"callee", serve_calls}}},
