@@ -224,17 +224,17 @@ static void end_given_up(void)
     explorer_check(s.lockers[ONE].result == 0 || s.lockers[ONE].result == -EHOSTDOWN);
 }
 
-#define DAILY            \
-    {                    \
-        .preemptions = 1 \
+#define DAILY                              \
+    {                                      \
+        .preemptions = 1, .stale_loads = 1 \
     }
 #define LONG             \
     {                    \
         .preemptions = 2 \
     }
-#define DAILY_DEAD   \
-    {                \
-        .crashes = 1 \
+#define DAILY_DEAD                     \
+    {                                  \
+        .stale_loads = 1, .crashes = 1 \
     }
 #define LONG_DEAD                      \
     {                                  \

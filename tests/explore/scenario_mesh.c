@@ -8,6 +8,7 @@
  */
 #include <string.h>
 
+#include "runtime/atomic.h"
 #include "runtime/doorbell.h"
 #include "tests/explore/explorer.h"
 #include "tests/explore/scenarios.h"
@@ -15,6 +16,7 @@
 
 #define CALLER  0
 #define CALLEE  1
+#define SECOND  2 /* another caller */
 #define N_CALLS STAGE_CALLS
 #define LARGE   200 /* more than is inline */
 
@@ -24,13 +26,17 @@ static struct {
     struct stage stage;
     struct stage_end caller;
     struct stage_end callee;
+    struct stage_end second;
     struct stage_end heirs[2]; /* of whoever died */
     struct mesh_call calls[N_CALLS];
     uint8_t args[LARGE];
     uint32_t n_calls;
     uint32_t method;
     size_t args_len;
-    uint32_t n_ended; /* of these, all the caller's own */
+    struct mesh_call second_call;
+    uint32_t n_second_ended;
+    uint32_t n_to_end; /* callers that have not ended */
+    uint32_t n_ended;  /* of these, all the caller's own */
     uint32_t n_in_doubt;
     uint32_t n_not_done;
     uint32_t n_taken_back;
@@ -66,13 +72,13 @@ static const struct service_method methods[N_METHODS] = {
 
 static bool uses(uint32_t caller, uint32_t callee, uint32_t depth)
 {
-    return caller == CALLER && depth == 0;
+    return callee == CALLEE && depth == 0;
 }
 
-static void begin_with(uint32_t method, uint32_t n_calls, size_t args_len)
+static void begin_stage(uint32_t n_shards, uint32_t method, uint32_t n_calls, size_t args_len)
 {
-    static const struct stage_plan plan = {
-        .n_shards = 2, .methods = methods, .n_methods = N_METHODS, .uses = uses};
+    const struct stage_plan plan = {
+        .n_shards = n_shards, .methods = methods, .n_methods = N_METHODS, .uses = uses};
 
     memset(&s, 0, sizeof s);
     stage_begin(&s.stage, &plan);
@@ -82,6 +88,11 @@ static void begin_with(uint32_t method, uint32_t n_calls, size_t args_len)
     memset(s.args, 7, sizeof s.args);
     stage_open(&s.stage, &s.caller, CALLER);
     stage_open(&s.stage, &s.callee, CALLEE);
+}
+
+static void begin_with(uint32_t method, uint32_t n_calls, size_t args_len)
+{
+    begin_stage(2, method, n_calls, args_len);
     stage_settle(&s.caller);
     stage_settle(&s.callee);
 }
@@ -157,6 +168,41 @@ static void wait_for_slots(struct stage_end *end)
         parts_mesh_turn(&end->loop, true);
     stage_flush(end);
     stage_is_over(&s.stage);
+}
+
+static void on_second_done(struct mesh_call *call, const struct mesh_answer *answer)
+{
+    explorer_check(answer->end == CALL_END_DONE);
+    s.n_second_ended++;
+}
+
+static void note_caller_end(void)
+{
+    if (atomic_add_seq(&s.n_to_end, (uint32_t)-1) == 1)
+        stage_is_over(&s.stage);
+}
+
+/* One of two that call at once. */
+static void call_beside_another(void)
+{
+    start_calls(&s.caller);
+    while (s.n_ended < s.n_calls)
+        parts_mesh_turn(&s.caller.loop, true);
+    note_caller_end();
+}
+
+static void call_as_second(void)
+{
+    s.second_call = (struct mesh_call){.target = CALLEE,
+        .method = s.method,
+        .args = s.args,
+        .args_len = s.args_len,
+        .deadline_ns = INT64_MAX,
+        .done = on_second_done};
+    explorer_check(mesh_call_start(s.second.mesh, &s.second_call) == 0);
+    while (s.n_second_ended == 0)
+        parts_mesh_turn(&s.second.loop, true);
+    note_caller_end();
 }
 
 static void call_and_take_back(void)
@@ -303,6 +349,25 @@ static void begin(void)
     begin_with(M_ECHO, 1, 8);
 }
 
+/* All bits of the callee are set, as they are in its first turn. */
+static void begin_fresh_callee(void)
+{
+    begin_stage(2, M_ECHO, 1, 8);
+    stage_settle(&s.caller);
+}
+
+static void begin_two_callers(void)
+{
+    begin_stage(3, M_ECHO, 1, 8);
+    stage_open(&s.stage, &s.second, SECOND);
+    s.n_to_end = 2;
+    for (uint32_t round = 0; round < 2; round++) {
+        stage_settle(&s.caller);
+        stage_settle(&s.callee);
+        stage_settle(&s.second);
+    }
+}
+
 /* The callee looks into the caller's rings without being told, and ceases to in its next turn. */
 static void begin_hot(void)
 {
@@ -412,9 +477,9 @@ static void begin_giving_back_early(void)
     {                                                    \
         .preemptions = 1, .stale_loads = 0, .crashes = 1 \
     }
-#define UNDISTURBED  \
-    {                \
-        .crashes = 1 \
+#define UNDISTURBED                    \
+    {                                  \
+        .stale_loads = 1, .crashes = 1 \
     }
 #define LONG_DEAD                                        \
     {                                                    \
@@ -426,6 +491,11 @@ const struct scenario mesh_scenarios[] = {
         {{"caller", call_and_wait}, {"callee", serve_calls}}},
     {"two_large_answers_share_a_page_one_after_the_other", begin_two_large, end_done, DAILY, LONG,
         {{"caller", call_and_wait}, {"callee", serve_calls}}},
+    {"a_call_comes_while_its_callee_looks_for_the_first_time", begin_fresh_callee, end_done, DAILY,
+        LONG, {{"caller", call_and_wait}, {"callee", serve_calls}}},
+    {"two_callers_are_both_heard", begin_two_callers, end_done, {.preemptions = 1},
+        {.preemptions = 2},
+        {{"caller", call_beside_another}, {"callee", serve_calls}, {"second", call_as_second}}},
     {"a_peer_that_is_looked_at_no_more_sets_its_bit_again", begin_hot, end_done, DAILY, LONG,
         {{"caller", call_and_wait}, {"callee", serve_calls}}},
     {"who_was_looked_at_by_the_dead_tells_its_heir", begin_hot, end_done, UNDISTURBED, LONG_DEAD,
@@ -452,11 +522,19 @@ const struct scenario mesh_scenarios[] = {
         LONG_DEAD,
         {{"caller", call_and_wait}, {"callee", serve_calls, .may_crash = true},
             {"heir", replace_callee}}},
+    {"what_runs_twice_or_is_in_doubt_is_decided_by_old_words_as_well", begin_once, end_once,
+        UNDISTURBED, LONG_DEAD,
+        {{"caller", call_and_wait}, {"callee", serve_calls, .may_crash = true},
+            {"heir", replace_callee}}},
     {"what_must_not_run_twice_runs_once_or_is_in_doubt", begin_once, end_once, DAILY_DEAD,
         LONG_DEAD,
         {{"caller", call_and_wait}, {"callee", serve_calls, .may_crash = true},
             {"heir", replace_callee}}},
     {"a_callee_given_up_leaves_no_call_hanging", begin, end_ended, DAILY_DEAD, LONG_DEAD,
+        {{"caller", call_and_wait}, {"callee", serve_calls, .may_crash = true},
+            {"supervisor", give_callee_up}}},
+    {"a_callee_given_up_leaves_no_call_hanging_though_that_is_seen_late", begin, end_ended,
+        UNDISTURBED, LONG_DEAD,
         {{"caller", call_and_wait}, {"callee", serve_calls, .may_crash = true},
             {"supervisor", give_callee_up}}},
     {"a_callee_that_dies_twice_is_judged_by_a_slow_caller", begin_once, end_ended,

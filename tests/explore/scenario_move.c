@@ -369,17 +369,17 @@ static void end_any(void)
     stage_check(&s.stage);
 }
 
-#define DAILY            \
-    {                    \
-        .preemptions = 1 \
+#define DAILY                              \
+    {                                      \
+        .preemptions = 1, .stale_loads = 1 \
     }
 #define LONG                               \
     {                                      \
         .preemptions = 2, .stale_loads = 1 \
     }
-#define DAILY_DEAD   \
-    {                \
-        .crashes = 1 \
+#define DAILY_DEAD                     \
+    {                                  \
+        .stale_loads = 1, .crashes = 1 \
     }
 #define LONG_DEAD                      \
     {                                  \
@@ -418,30 +418,31 @@ const struct scenario move_scenarios[] = {
 
     {"a_call_is_served_elsewhere_and_answered_from_home", begin_three, end_told, {.preemptions = 0},
         DAILY, {{"caller", call_there}, {"home", serve_there}, {"away", serve_beyond}}},
-    {"a_call_served_elsewhere_outlives_its_home", begin_once, end_told_once, DAILY_DEAD, LONG_DEAD,
+    {"a_call_served_elsewhere_outlives_its_home", begin_once, end_told_once, {.crashes = 1},
+        LONG_DEAD,
         {{"caller", call_there},
             {"home", serve_there, .may_crash = true, .crashes_in = "ring_push"},
             {"away", serve_beyond}, {"heir", replace_home}}},
-    {"a_call_served_elsewhere_is_run_again_where_that_dies", begin_three, end_told, DAILY_DEAD,
+    {"a_call_served_elsewhere_is_run_again_where_that_dies", begin_three, end_told, {.crashes = 1},
         LONG_DEAD,
         {{"caller", call_there}, {"home", serve_there},
             {"away", serve_beyond, .may_crash = true, .crashes_in = "change_co"},
             {"heir", replace_beyond}}},
-    {"a_call_served_elsewhere_may_lose_its_caller", begin_three, end_any, DAILY_DEAD, LONG_DEAD,
+    {"a_call_served_elsewhere_may_lose_its_caller", begin_three, end_any, {.crashes = 1}, LONG_DEAD,
         {{"caller", call_there, .may_crash = true, .crashes_in = "mesh_flush"},
             {"home", serve_there}, {"away", serve_beyond}, {"heir", replace_caller}}},
-    {"a_call_served_elsewhere_outlives_its_home_anywhere", begin_once, end_told_once, DAILY_DEAD,
-        DAILY_DEAD,
+    {"a_call_served_elsewhere_outlives_its_home_anywhere", begin_once, end_told_once,
+        {.crashes = 1}, {.crashes = 1},
         {{"caller", call_there}, {"home", serve_there, .may_crash = true}, {"away", serve_beyond},
             {"heir", replace_home}},
         .only_long = true},
-    {"a_call_served_elsewhere_is_run_again_wherever_that_dies", begin_three, end_told, DAILY_DEAD,
-        DAILY_DEAD,
+    {"a_call_served_elsewhere_is_run_again_wherever_that_dies", begin_three, end_told,
+        {.crashes = 1}, {.crashes = 1},
         {{"caller", call_there}, {"home", serve_there}, {"away", serve_beyond, .may_crash = true},
             {"heir", replace_beyond}},
         .only_long = true},
-    {"a_call_served_elsewhere_may_lose_its_caller_anywhere", begin_three, end_any, DAILY_DEAD,
-        DAILY_DEAD,
+    {"a_call_served_elsewhere_may_lose_its_caller_anywhere", begin_three, end_any, {.crashes = 1},
+        {.crashes = 1},
         {{"caller", call_there, .may_crash = true}, {"home", serve_there}, {"away", serve_beyond},
             {"heir", replace_caller}},
         .only_long = true},
