@@ -269,4 +269,39 @@ HARMLESS("ring.c", ring_depth, load_acquire, 1, relax,
 HARMLESS("ring.c", ring_depth, load_acquire, 2, relax,
     "it may be stale, and is clamped")
 
+NOTICED("arena.c", change_co, cas_seq, 1, relax,
+    "a_coroutine_is_woken_to_another_shard")
+NOTICED("arena.c", change_co, cas_seq, 1, split,
+    "a_wake_reaches_who_waits_or_is_about_to")
+
+NOTICED("caller.c", redo_note, store_relaxed, 5, swap,
+    "a_caller_that_dies_between_two_ends_keeps_its_counts")
+NOTICED("caller.c", redo_note, store_release, 1, swap,
+    "a_caller_that_dies_between_two_ends_keeps_its_counts")
+NOTICED("caller.c", caller_free_slot, store_release, 2, swap,
+    "a_caller_that_dies_between_two_ends_keeps_its_counts")
+NOTICED("caller.c", publish, store_release, 1, swap,
+    "a_caller_that_dies_between_two_ends_keeps_its_counts")
+NOTICED("caller.c", publish, store_release, 2, swap,
+    "a_caller_that_dies_between_two_ends_keeps_its_counts")
+
+NOTICED("hot.c", drop_quiet, full_fence, 1, drop,
+    "a_peer_that_is_looked_at_no_more_sets_its_bit_again")
+
+NOTICED("lock_home.c", set_word, store_release, 1, swap,
+    "a_lock_is_held_by_one_at_a_time")
+NOTICED("lock_home.c", take_record, store_relaxed, 1, swap,
+    "a_lock_is_held_by_one_at_a_time")
+
+NOTICED("mesh.c", mesh_flush, full_fence, 1, drop,
+    "two_large_answers_share_a_page_one_after_the_other")
+NOTICED("mesh.c", ring_peer, full_fence, 1, drop,
+    "a_call_is_run_once_and_answered_once")
+NOTICED("mesh.c", ring_peer, or_seq, 1, split,
+    "two_callers_are_both_heard")
+NOTICED("mesh.c", take_senders, full_fence, 1, drop,
+    "a_call_comes_while_its_callee_looks_for_the_first_time")
+NOTICED("mesh.c", take_senders, xchg_seq, 1, split,
+    "two_callers_are_both_heard")
+
 /* clang-format on */
