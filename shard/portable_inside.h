@@ -46,7 +46,8 @@ void portable_run(
     struct mesh *mesh, arena_co co, portable_fn *entry, void *opaque, const char *name);
 void portable_give(struct mesh *mesh, arena_co co);
 
-/* Coroutines that this shard runs, or that wait in it or are on their way to it. */
+/* Coroutines that would end with this shard: those that it runs, or that wait in it. One on its way
+ * here goes on in the replacement as well. */
 uint32_t portable_n_here(const struct mesh *mesh);
 
 /* Peer's deaths are judged, or this shard begins: enters what is queued here and nobody may tell of

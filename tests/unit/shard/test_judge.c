@@ -192,6 +192,22 @@ static uint64_t end_of(const struct rig *rig, uint32_t call)
     return atomic_load(&rig->board->words[WORD_END + call]);
 }
 
+/* Two naps are under way in peer 1: one that may run again, and one that may not. */
+static void begin_naps(struct rig *rig)
+{
+    open_rig(rig, 2);
+    rig_fork(rig, 1, rig_serve);
+    rig_fork(rig, 0, napping_body);
+    rig_wait_word(rig, WORD_RUNS, 2);
+}
+
+/* That shard has died, and its replacement was allowed to wake. */
+static void check_naps(const struct rig *rig)
+{
+    assert_int_equal(end_of(rig, 0), CALL_END_DONE);
+    assert_int_equal(end_of(rig, 1), CALL_END_IN_DOUBT);
+}
+
 static void stop(struct rig *rig, uint32_t peer)
 {
     int status;
@@ -220,10 +236,7 @@ static void a_caller_judges_long_after_the_replacement_began(void **state)
     struct rig rig;
 
     (void)state;
-    open_rig(&rig, 2);
-    rig_fork(&rig, 1, rig_serve);
-    rig_fork(&rig, 0, napping_body);
-    rig_wait_word(&rig, WORD_RUNS, 2);
+    begin_naps(&rig);
     stop(&rig, 0);
     rig_kill(&rig, 1, false);
     rig_fork(&rig, 1, rig_serve);
@@ -232,8 +245,7 @@ static void a_caller_judges_long_after_the_replacement_began(void **state)
     rig_wait_word(&rig, WORD_RUNS, 3); /* the idempotent one alone */
     atomic_store(&rig.board->words[WORD_WAKE], 1);
     rig_join(&rig, 0);
-    assert_int_equal(end_of(&rig, 0), CALL_END_DONE);
-    assert_int_equal(end_of(&rig, 1), CALL_END_IN_DOUBT);
+    check_naps(&rig);
     assert_int_equal(atomic_load(&rig.board->words[WORD_RUNS]), 3);
     check_all_came_back(&rig);
 }
@@ -259,8 +271,7 @@ static void a_target_dies_twice_before_a_stopped_caller_judges(void **state)
     rig_wait_word(&rig, WORD_RUNS, 5);
     atomic_store(&rig.board->words[WORD_WAKE], 1);
     rig_join(&rig, 0);
-    assert_int_equal(end_of(&rig, 0), CALL_END_DONE);
-    assert_int_equal(end_of(&rig, 1), CALL_END_IN_DOUBT);
+    check_naps(&rig);
     for (uint32_t echo = 2; echo < 4; echo++)
         assert_true(end_of(&rig, echo) == CALL_END_DONE || end_of(&rig, echo) == CALL_END_IN_DOUBT);
     assert_int_equal(atomic_load(&rig.board->words[WORD_RUNS]), 5);
@@ -414,10 +425,7 @@ static void a_method_learns_that_its_dead_caller_wants_no_answer(void **state)
     struct rig rig;
 
     (void)state;
-    open_rig(&rig, 2);
-    rig_fork(&rig, 1, rig_serve);
-    rig_fork(&rig, 0, napping_body);
-    rig_wait_word(&rig, WORD_RUNS, 2);
+    begin_naps(&rig);
     rig_kill(&rig, 0, false);
     rig_fork(&rig, 0, idle_until_all_is_free_body);
     rig_join(&rig, 0);
@@ -470,10 +478,7 @@ static void caller_and_callee_die_at_once(void **state)
     struct rig rig;
 
     (void)state;
-    open_rig(&rig, 2);
-    rig_fork(&rig, 1, rig_serve);
-    rig_fork(&rig, 0, napping_body);
-    rig_wait_word(&rig, WORD_RUNS, 2);
+    begin_naps(&rig);
     kill(rig.ends[1].pid, SIGKILL);
     rig_kill(&rig, 0, false);
     rig_fork(&rig, 0, idle_until_all_is_free_body); /* judges what its own dead self had asked */
@@ -533,8 +538,7 @@ static void a_call_whose_coroutine_moved_outlives_its_home_and_dies_where_it_is(
     rig_wait_word(&rig, WORD_RUNS, 3);
     atomic_store(&rig.board->words[WORD_WAKE], 1);
     rig_join(&rig, 0);
-    assert_int_equal(end_of(&rig, 0), CALL_END_DONE);
-    assert_int_equal(end_of(&rig, 1), CALL_END_IN_DOUBT);
+    check_naps(&rig);
     check_all_came_back(&rig);
 }
 
@@ -600,10 +604,7 @@ static void a_part_of_garbage_harms_neither_supervisor_nor_replacement(void **st
     (void)state;
     for (uint32_t round = 0; round < 12; round++) {
         struct rig rig;
-        open_rig(&rig, 2);
-        rig_fork(&rig, 1, rig_serve);
-        rig_fork(&rig, 0, napping_body);
-        rig_wait_word(&rig, WORD_RUNS, 2);
+        begin_naps(&rig);
         kill(rig.ends[0].pid, SIGKILL);
         kill(rig.ends[1].pid, SIGKILL);
         rig_join(&rig, 0);

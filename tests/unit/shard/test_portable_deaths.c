@@ -71,6 +71,40 @@ static void one_on_its_way_to_a_dead_shard_goes_on_in_the_replacement(void **sta
     assert_int_equal(noted(WORD_WHERE), rig.ends[1].pid);
 }
 
+static bool one_comes_and_nothing_keeps_it(void *opaque)
+{
+    return noted(WORD_READY) && mesh_is_idle(((struct rig_end *)opaque)->mesh);
+}
+
+static void leaving_body(struct rig_end *end)
+{
+    note(WORD_GO, 1);
+    rig_poll_until(end, one_comes_and_nothing_keeps_it, end);
+}
+
+/* The word that it comes is kept back until the replacement is there (caller.c). */
+static void one_on_its_way_to_a_shard_that_is_to_be_restarted_does_not_keep_it(void **state)
+{
+    struct peer_control *control = segment_control(&rig.seg, 1);
+
+    (void)state;
+    if (!IN_PROCESSES)
+        skip();
+    rig_fork(&rig, 1, leaving_body);
+    rig_wait_word(&rig, WORD_GO, 1);
+    atomic_store_release(&control->state, PEER_RESTARTING);
+    send_one_to_the_dead();
+    rig_join(&rig, 1);
+    assert_int_equal(noted(WORD_DONE), 0);
+    rig_bury(&rig, 1, false);
+    atomic_store_release(&control->state, PEER_UP);
+    rig_fork(&rig, 1, rig_serve);
+    rig_wait_word(&rig, WORD_DONE, 1);
+    assert_int_equal(noted(WORD_STATUS), 0);
+    assert_int_equal(noted(WORD_WHERE), rig.ends[1].pid);
+    wait_until_nothing_is_under_way();
+}
+
 static void one_whose_sender_died_too_goes_on_all_the_same(void **state)
 {
     (void)state;
@@ -280,6 +314,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(one_on_its_way_to_a_dead_shard_goes_on_in_the_replacement),
+        CASE(one_on_its_way_to_a_shard_that_is_to_be_restarted_does_not_keep_it),
         CASE(one_whose_sender_died_too_goes_on_all_the_same),
         CASE(one_on_its_way_to_a_shard_given_up_goes_on_where_it_was),
         CASE(one_that_can_not_arrive_is_taken_back_by_its_senders_replacement),
