@@ -66,8 +66,9 @@ static void begin(struct rig_end *end)
 
     segment_instruments(&rig->seg, end->peer, &instruments);
     assert(aio_context_new(
-               &(struct aio_config){
-                   .engine = AIO_ENGINE_THREADS, .doorbell = &bell, .instruments = &instruments},
+               &(struct aio_config){.engine = rig->engine ? rig->engine : AIO_ENGINE_THREADS,
+                   .doorbell = &bell,
+                   .instruments = &instruments},
                &end->ctx) == 0);
     aio_context_set_current(end->ctx);
     config.ctx = end->ctx;

@@ -48,6 +48,7 @@ struct rig {
     int bells[RIG_MAX_PEERS + 1];
     const char *letters_dir; /* NULL unless a test sets it */
     bool no_rebalance;
+    enum aio_engine engine;  /* threads, unless a benchmark sets it */
     struct scan_config scan; /* likewise off */
     struct rig_end ends[RIG_MAX_PEERS];
 };
