@@ -125,7 +125,7 @@ uint32_t portable_n_here(const struct mesh *mesh)
 
     for (uint32_t slot = 0; slot < mesh->seg.geometry.n_portable; slot++) {
         struct arena_word w = arena_read(&mesh->seg, slot);
-        n += w.state != ARENA_FREE && w.owner == mesh->self;
+        n += w.owner == mesh->self && (w.state == ARENA_RUNNING || w.state == ARENA_SUSPENDED);
     }
     return n;
 }

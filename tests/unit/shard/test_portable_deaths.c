@@ -71,7 +71,7 @@ static void one_on_its_way_to_a_dead_shard_goes_on_in_the_replacement(void **sta
     assert_int_equal(noted(WORD_WHERE), rig.ends[1].pid);
 }
 
-static bool one_comes_and_nothing_keeps_it(void *opaque)
+static bool nothing_keeps_it(void *opaque)
 {
     return noted(WORD_READY) && mesh_is_idle(((struct rig_end *)opaque)->mesh);
 }
@@ -79,11 +79,10 @@ static bool one_comes_and_nothing_keeps_it(void *opaque)
 static void leaving_body(struct rig_end *end)
 {
     note(WORD_GO, 1);
-    rig_poll_until(end, one_comes_and_nothing_keeps_it, end);
+    rig_poll_until(end, nothing_keeps_it, end);
 }
 
-/* The word that it comes is kept back until the replacement is there (caller.c). */
-static void one_on_its_way_to_a_shard_that_is_to_be_restarted_does_not_keep_it(void **state)
+static void one_that_would_go_to_a_shard_that_is_restarted_arrives_in_the_replacement(void **state)
 {
     struct peer_control *control = segment_control(&rig.seg, 1);
 
@@ -103,6 +102,23 @@ static void one_on_its_way_to_a_shard_that_is_to_be_restarted_does_not_keep_it(v
     assert_int_equal(noted(WORD_STATUS), 0);
     assert_int_equal(noted(WORD_WHERE), rig.ends[1].pid);
     wait_until_nothing_is_under_way();
+}
+
+/* Should it leave, the replacement goes on with it. */
+static void one_on_its_way_does_not_keep_the_shard_from_leaving(void **state)
+{
+    struct rig_end end;
+    arena_co co;
+
+    (void)state;
+    rig_begin(&rig, 1, &end);
+    co = arena_create(&rig.seg, 0, 0);
+    assert_true(co != 0 && arena_move(&rig.seg, co, 0, 1));
+    assert_true(mesh_is_idle(end.mesh));
+    assert_true(arena_enter(&rig.seg, co, 1));
+    assert_false(mesh_is_idle(end.mesh));
+    arena_end(&rig.seg, co, 1);
+    rig_finish(&end);
 }
 
 static void one_whose_sender_died_too_goes_on_all_the_same(void **state)
@@ -314,7 +330,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(one_on_its_way_to_a_dead_shard_goes_on_in_the_replacement),
-        CASE(one_on_its_way_to_a_shard_that_is_to_be_restarted_does_not_keep_it),
+        CASE(one_that_would_go_to_a_shard_that_is_restarted_arrives_in_the_replacement),
+        CASE(one_on_its_way_does_not_keep_the_shard_from_leaving),
         CASE(one_whose_sender_died_too_goes_on_all_the_same),
         CASE(one_on_its_way_to_a_shard_given_up_goes_on_where_it_was),
         CASE(one_that_can_not_arrive_is_taken_back_by_its_senders_replacement),
