@@ -52,6 +52,7 @@ static void forget_predecessor(const struct aio_instruments *instruments)
     for (uint32_t i = 0; i < instruments->n_coroutines; i++)
         if (instruments->coroutines[i].id != 0)
             atomic_store_release(&instruments->coroutines[i].id, (uint64_t)0); /* LIST */
+    counter_set(&instruments->counters->co_alive, 0);
 }
 
 struct co_registry *co_registry_new(const struct aio_instruments *instruments)

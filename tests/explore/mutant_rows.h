@@ -244,9 +244,9 @@ NOTICED("lockcnt.c", lockcnt_count, load_acquire, 1, relax,
 
 NOTICED("ring.c", tx_refresh_head, load_acquire, 1, relax,
     "what_is_popped_is_whole_and_in_order")
-NOTICED("ring.c", ring_push, store_release, 1, relax,
+NOTICED("ring.c", ring_publish, store_release, 1, relax,
     "what_is_popped_is_whole_and_in_order")
-NOTICED("ring.c", ring_push, store_release, 1, swap,
+NOTICED("ring.c", ring_publish, store_release, 1, swap,
     "a_producer_that_dies_is_replaced_without_loss_or_doubles")
 NOTICED("ring.c", ring_peek_at, load_acquire, 1, relax,
     "what_is_popped_is_whole_and_in_order")
@@ -258,9 +258,9 @@ HARMLESS("ring.c", ring_tx_init, store_release, 1, relax,
     "the consumer goes by the slots, and ring_depth() is stale at any time")
 HARMLESS("ring.c", ring_tx_init, store_release, 1, swap,
     "the consumer goes by the slots, and ring_depth() is stale at any time")
-HARMLESS("ring.c", ring_push, store_release, 2, relax,
+HARMLESS("ring.c", ring_publish, store_release, 2, relax,
     "the consumer goes by the slots, and so does who replaces a dead producer")
-HARMLESS("ring.c", ring_push, store_release, 2, swap,
+HARMLESS("ring.c", ring_publish, store_release, 2, swap,
     "the consumer goes by the slots, and so does who replaces a dead producer")
 HARMLESS("ring.c", ring_advance_by, store_release, 1, swap,
     "a slot that is freed late is free late")
