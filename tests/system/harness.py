@@ -46,6 +46,13 @@ def program():
     return os.path.abspath(path)
 
 
+def sherd(*arguments, **options):
+    """Runs a command to its end."""
+    options.setdefault("stdin", subprocess.DEVNULL)
+    return subprocess.run([program(), *arguments], capture_output=True, text=True, timeout=4 * DEADLINE,
+                          **options)
+
+
 def wait_until(condition, what, deadline=None):
     """Returns the first true value of condition(); fails after the deadline, saying what it waited for."""
     end = time.monotonic() + (deadline or DEADLINE)
