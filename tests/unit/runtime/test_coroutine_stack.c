@@ -6,18 +6,14 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
 
 #include "runtime/coroutine.h"
 #include "runtime/coroutine_sanitize.h"
 #include "runtime/coroutine_stack.h"
-#include "runtime/kernel.h"
+#include "tests/unit/runtime/guard_markers.h"
 
 #if defined(CO_WITH_ASAN) || defined(CO_WITH_TSAN)
 #define MANY            2000
@@ -378,23 +374,6 @@ static void other_sizes_are_kept_too(void **state)
 }
 
 /* ---- guards by mprotect() ---- */
-
-/* As a kernel before 6.13: no guard markers. */
-static bool refuse_guard_markers(void)
-{
-    struct sock_filter filter[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_madvise, 0, 3),
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, MADV_GUARD_INSTALL, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EINVAL),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = {.len = sizeof filter / sizeof *filter, .filter = filter};
-
-    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
-           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
-}
 
 static void *make_many(void *opaque)
 {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "shard/arena.h"
 
+#include <assert.h>
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -9,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,6 +18,8 @@
 
 #include "runtime/atomic.h"
 #include "shard/firewall.h"
+#include "tests/unit/runtime/death.h"
+#include "tests/unit/runtime/guard_markers.h"
 
 #define N_SHARDS 3
 
@@ -324,6 +328,7 @@ static void every_wait_ends_by_one_wake_however_they_meet(void **state)
 
 static void touch_and_exit(uint8_t *at, bool behind_the_firewall)
 {
+    setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
     signal(SIGSEGV, SIG_DFL);
     signal(SIGBUS, SIG_DFL);
     if (behind_the_firewall && firewall_raise(&seg, 0) < 0)
@@ -339,30 +344,104 @@ static bool survives_a_touch(uint8_t *at, bool behind_the_firewall)
 
     if (pid == 0)
         touch_and_exit(at, behind_the_firewall);
-    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert(waitpid(pid, &status, 0) == pid);
     if (WIFSIGNALED(status)) {
-        assert_true(WTERMSIG(status) == SIGSEGV || WTERMSIG(status) == SIGBUS);
+        assert(WTERMSIG(status) == SIGSEGV || WTERMSIG(status) == SIGBUS);
         return false;
     }
-    assert_int_equal(WEXITSTATUS(status), 0);
+    assert(WEXITSTATUS(status) == 0);
     return true;
 }
 
-static void every_stack_has_a_guard_that_a_child_inherits_and_the_firewall_keeps(void **state)
+/* A marker is an entry of the page table; protection makes the page a map of its own. */
+static bool is_map_of_its_own(const uint8_t *page)
 {
-    (void)state;
-    assert_int_equal(arena_guard(&seg), 0);
-    assert_int_equal(arena_guard(&seg), 0);
-    for (uint32_t slot = 0; slot < seg.geometry.n_portable; slot += 7) {
-        uint8_t *guard = segment_stack(&seg, slot), *low;
+    FILE *f = fopen("/proc/self/maps", "re");
+    unsigned long low, high;
+    char line[512], may[5] = "";
+    bool found = false;
 
-        assert_int_equal(arena_stack(&seg, make(0), &low), seg.geometry.stack_bytes - SEGMENT_PAGE);
+    assert(f);
+    while (!found && fgets(line, sizeof(line), f))
+        found = sscanf(line, "%lx-%lx %4s", &low, &high, may) == 3 && (uintptr_t)page >= low &&
+                (uintptr_t)page < high;
+    fclose(f);
+    assert(found);
+    return strncmp(may, "---", 3) == 0;
+}
+
+/* In this process, or in a child without cmocka. */
+static void check_guards(bool by_protection)
+{
+    assert(arena_guard(&seg) == 0);
+    assert(arena_guard(&seg) == 0);
+    for (uint32_t slot = 0; slot < seg.geometry.n_portable; slot += 7) {
+        uint8_t *guard = segment_stack(&seg, slot);
+
+        assert(is_map_of_its_own(guard) == by_protection);
         for (int firewall = 0; firewall < 2; firewall++) {
-            assert_false(survives_a_touch(guard + SEGMENT_PAGE - 1, firewall));
-            assert_true(survives_a_touch(guard + SEGMENT_PAGE, firewall));
-            assert_true(survives_a_touch(guard + seg.geometry.stack_bytes - 1, firewall));
+            assert(!survives_a_touch(guard + SEGMENT_PAGE - 1, firewall));
+            assert(survives_a_touch(guard + SEGMENT_PAGE, firewall));
+            assert(survives_a_touch(guard + seg.geometry.stack_bytes - 1, firewall));
         }
     }
+}
+
+static void a_stack_begins_above_its_guard(void **state)
+{
+    arena_co co = make(0);
+    uint8_t *low;
+
+    (void)state;
+    assert_int_equal(arena_stack(&seg, co, &low), seg.geometry.stack_bytes - SEGMENT_PAGE);
+    assert_ptr_equal(low, segment_stack(&seg, arena_slot_of(co)) + SEGMENT_PAGE);
+}
+
+/* An emulator may take the advice and do nothing. */
+static bool has_markers(void)
+{
+    void *page =
+        mmap(NULL, SEGMENT_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    bool has;
+
+    assert(page != MAP_FAILED);
+    has = madvise(page, SEGMENT_PAGE, MADV_GUARD_INSTALL) == 0 &&
+          madvise(page, SEGMENT_PAGE, MADV_POPULATE_READ) < 0;
+    munmap(page, SEGMENT_PAGE);
+    return has;
+}
+
+static void guards_are_markers_that_a_child_inherits_and_the_firewall_keeps(void **state)
+{
+    (void)state;
+    if (!has_markers())
+        skip();
+    check_guards(false);
+}
+
+static void guard_without_markers(void)
+{
+    if (!refuse_guard_markers())
+        _exit(77);
+    check_guards(true);
+}
+
+/* As above, but made by protection. */
+static void without_markers_guards_are_protected_pages_that_do_the_same(void **state)
+{
+    char said[4096];
+    int status;
+
+    (void)state;
+    if (!has_markers()) {
+        check_guards(true);
+        return;
+    }
+    status = run_in_child(guard_without_markers, said, sizeof(said));
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+        skip(); /* no filter of system calls here */
+    assert_string_equal(said, "");
+    assert_int_equal(status, 0);
 }
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, open_segment, close_segment)
@@ -380,7 +459,9 @@ int main(void)
         CASE(a_sender_that_dies_before_its_message_leaves_it_for_the_owner_to_find),
         CASE(one_that_is_sent_about_is_never_in_two_hands),
         CASE(every_wait_ends_by_one_wake_however_they_meet),
-        CASE(every_stack_has_a_guard_that_a_child_inherits_and_the_firewall_keeps),
+        CASE(a_stack_begins_above_its_guard),
+        CASE(guards_are_markers_that_a_child_inherits_and_the_firewall_keeps),
+        CASE(without_markers_guards_are_protected_pages_that_do_the_same),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,13 +9,25 @@ static int coroutine_fn run_nothing(struct service_call *call)
     return 0;
 }
 
-enum { M_NOTHING, M_VISIT, M_VISIT_ONCE, M_FAIL_AWAY, M_CARRY, M_WITH_LOCK };
+enum {
+    M_NOTHING,
+    M_VISIT,
+    M_VISIT_ONCE,
+    M_FAIL_AWAY,
+    M_CARRY,
+    M_WITH_LOCK,
+    M_COMPUTE,
+    M_WAIT_HERE
+};
 
 static int coroutine_fn run_visit(struct service_call *call);
 static int coroutine_fn run_fail_away(struct service_call *call);
 
 static int coroutine_fn run_carry(struct service_call *call);
 static int coroutine_fn run_with_lock(struct service_call *call);
+
+static int coroutine_fn run_compute(struct service_call *call);
+static int coroutine_fn run_wait_here(struct service_call *call);
 
 static const struct service_method methods[] = {
     [M_NOTHING] = {.name = "nothing", .run = run_nothing, .help = "does nothing"},
@@ -39,6 +51,13 @@ static const struct service_method methods[] = {
         .run = run_with_lock,
         .flags = SERVICE_PORTABLE,
         .help = "takes a lock between shards, and can't move until it has let go of it"},
+    [M_COMPUTE] = {.name = "compute",
+        .run = run_compute,
+        .flags = SERVICE_PORTABLE,
+        .help = "computes, yielding, until one of its like has gone elsewhere"},
+    [M_WAIT_HERE] = {.name = "wait-here",
+        .run = run_wait_here,
+        .help = "yields until all its like have begun"},
 };
 static const struct service service = {.abi = SERVICE_ABI,
     .name = "portable",
@@ -370,6 +389,79 @@ static void one_that_holds_a_lock_between_shards_stays_until_it_lets_go(void **s
     check_end(CALL_END_DONE);
 }
 
+/* ---- yielding ---- */
+
+#define N_YIELD 4
+
+/* Answers with where it got to. */
+static int coroutine_fn run_compute(struct service_call *call)
+{
+    while (noted(WORD_WHERE) == 0 && service_is_wanted(call)) {
+        CHECK(service_yield(call) == 0);
+        if (service_shard(call) != 1)
+            note(WORD_WHERE, service_shard(call));
+    }
+    atomic_fetch_add(&board->words[WORD_RUNS], 1);
+    return service_reply(call, "there", 5);
+}
+
+/* No method that may move: who yields lets the others of its shard begin. */
+static int coroutine_fn run_wait_here(struct service_call *call)
+{
+    atomic_fetch_add(&board->words[WORD_RUNS], 1);
+    while (noted(WORD_RUNS) < N_YIELD && service_is_wanted(call))
+        CHECK(service_yield(call) == 0 && service_shard(call) == 1);
+    return service_reply(call, "here!", 5);
+}
+
+static uint32_t yielding_method;
+
+static void coroutine_fn ask_one_that_yields(void *opaque)
+{
+    struct call_answer answer;
+
+    CHECK(shard_call(opaque,
+              &(struct call_request){
+                  .target = 1, .method = yielding_method, .deadline_ns = INT64_MAX},
+              &answer) == 0);
+    CHECK(answer.end == CALL_END_DONE && answer.len == 5);
+    call_answer_deinit(&answer);
+    atomic_fetch_add(&board->words[WORD_DONE], 1);
+}
+
+static void ask_many_that_yield(struct rig_end *end)
+{
+    for (int i = 0; i < N_YIELD; i++)
+        coroutine_enter(coroutine_create(ask_one_that_yields, end->mesh));
+    rig_serve(end);
+}
+
+static void let_yield(uint32_t method)
+{
+    yielding_method = method;
+    begin(1, rig_serve);
+    begin(2, rig_serve);
+    begin(0, ask_many_that_yield);
+    rig_wait_word(&rig, WORD_DONE, N_YIELD);
+    assert_int_equal(noted(WORD_RUNS), N_YIELD);
+    assert_int_equal(noted(WORD_BAD), 0);
+    wait_until_nothing_is_under_way();
+    rig_stop_all(&rig);
+    assert_true(rig_balances(&rig));
+}
+
+static void of_methods_that_yield_some_go_on_where_a_shard_sleeps_and_answer_from_home(void **state)
+{
+    (void)state;
+    let_yield(M_COMPUTE);
+}
+
+static void a_method_that_may_not_move_yields_to_the_others_of_its_shard(void **state)
+{
+    (void)state;
+    let_yield(M_WAIT_HERE);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -384,6 +476,8 @@ int main(void)
         CASE(where_memory_that_moves_is_used_up_arguments_stay_and_their_method_too),
         CASE(where_no_portable_coroutine_is_free_a_method_runs_at_home),
         CASE(one_that_holds_a_lock_between_shards_stays_until_it_lets_go),
+        CASE(of_methods_that_yield_some_go_on_where_a_shard_sleeps_and_answer_from_home),
+        CASE(a_method_that_may_not_move_yields_to_the_others_of_its_shard),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
