@@ -421,7 +421,7 @@ const struct scenario move_scenarios[] = {
     {"a_call_served_elsewhere_outlives_its_home", begin_once, end_told_once, {.crashes = 1},
         LONG_DEAD,
         {{"caller", call_there},
-            {"home", serve_there, .may_crash = true, .crashes_in = "ring_push"},
+            {"home", serve_there, .may_crash = true, .crashes_in = "ring_publish"},
             {"away", serve_beyond}, {"heir", replace_home}}},
     {"a_call_served_elsewhere_is_run_again_where_that_dies", begin_three, end_told, {.crashes = 1},
         LONG_DEAD,
