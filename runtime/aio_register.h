@@ -29,8 +29,9 @@
  * AIO_MOST_FIXED_FILES or AIO_MOST_FIXED_BUFFERS; -EBUSY: there is a table already; -ENXIO: there
  * is none, or not that many places; -EBADF: an fd that is none; -EFAULT: a buffer that is not
  * mapped, or is longer than 1 GiB; -ENOMEM, also where RLIMIT_MEMLOCK has no room for a buffer,
- * which holds its pages in memory; -EMFILE: more files than RLIMIT_NOFILE, or, in a shard, than AIO_MOST_GUARDED_FILES; -EAGAIN: the kernel
- * can't take over now what was begun before; later it can. Context: owner loop | coroutine.
+ * which holds its pages in memory; -EMFILE: more files than RLIMIT_NOFILE, or, in a shard, than
+ * AIO_MOST_GUARDED_FILES; -EAGAIN: the kernel can't take over now what was begun before; later
+ * it can. Context: owner loop | coroutine.
  */
 #include <limits.h>
 #include <stdint.h>

@@ -37,8 +37,8 @@ int portable_start(
  * Else it goes on where it was: -ENODEV: no such shard. -EHOSTDOWN: that one is given up, maybe
  * while this was on its way; or the supervisor is gone. -EBUSY: it holds what is of this shard;
  * shard_co_holds() says what. -EFAULT: the scan is to refuse what has a pointer into this shard's own
- * memory (docs/portable.md), and the log says where. -ENOTSUP: a sanitizer can't follow. -ENOMEM. *mesh is right in any
- * case.
+ * memory (docs/portable.md), and the log says where. -ENOTSUP: a sanitizer can't follow.
+ * -ENOMEM. *mesh is right in any case.
  */
 int coroutine_fn shard_co_move(struct mesh **mesh, uint32_t target);
 

@@ -116,7 +116,8 @@ int64_t service_deadline_ns(const struct service_call *call);
 bool service_is_wanted(const struct service_call *call);
 
 /* Sleeps for ns nanoseconds. 0; -ECANCELED as soon as the answer is not wanted any more; -ETIMEDOUT
- * at the deadline; either where a scope of the coroutine ends (sherd/co_cancel.h). One coroutine of a call at a time. coroutine_fn. */
+ * at the deadline; either where a scope of the coroutine ends (sherd/co_cancel.h). One coroutine
+ * of a call at a time. coroutine_fn. */
 int coroutine_fn service_sleep_ns(struct service_call *call, int64_t ns);
 
 /*
@@ -125,13 +126,14 @@ int coroutine_fn service_sleep_ns(struct service_call *call, int64_t ns);
  * to its home's replacement, and so does its return. 0; -ENOTSUP: it does not run in a portable
  * coroutine (SERVICE_PORTABLE). -EBUSY: it holds what is of this shard: room for an answer, a large
  * answer, an error's text, a lock; arguments for which the memory that moves did not suffice.
- * -EFAULT: `sherd run --scan-moves refuse` found a pointer into this shard's own memory. -ENODEV, -EHOSTDOWN, -ENOMEM. coroutine_fn.
+ * -EFAULT: `sherd run --scan-moves refuse` found a pointer into this shard's own memory.
+ * -ENODEV, -EHOSTDOWN, -ENOMEM. coroutine_fn.
  */
 int coroutine_fn service_move(struct service_call *call, uint32_t shard);
 
 /* Lets other calls run. A method that computes for long and may move (SERVICE_PORTABLE) then goes on in
- * a shard that sleeps, where others wait for their turn here. 0; errors as service_move(), and it goes
- * on where it was. coroutine_fn. */
+ * a shard that sleeps, where others wait for their turn here. 0; errors as service_move(), and
+ * it goes on where it was. coroutine_fn. */
 int coroutine_fn service_yield(struct service_call *call);
 
 /*

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Arguments that the caller fills in place: whose the room is at each moment, and what deaths,
- * deadlines and second runs make of it; and peers that lie about where their buffers are. The ends are processes; the test's own plays supervisor.
+ * deadlines and second runs make of it; and peers that lie about where their buffers are. The
+ * ends are processes; the test's own plays supervisor.
  */
 #include <errno.h>
 #include <setjmp.h>
