@@ -5,7 +5,8 @@
 
 /*
  * Blocks are bumped from the front. A piece that does not fit opens a new block, so at most the
- * tail of each block is lost; the first block is of a usual message's size and stays.
+ * tail of each block is lost; the first block is of a usual message's size and stays. A piece of
+ * more than that size has a block to itself, which can be taken out.
  */
 #define BLOCK_BYTES ((size_t)64 * 1024)
 #define ALIGNMENT   ((size_t)16)
@@ -65,6 +66,19 @@ void arena_reset(struct arena *arena)
     if (oldest)
         oldest->used = 0;
     arena->used = 0;
+}
+
+void *arena_take(struct arena *arena, const void *piece)
+{
+    struct arena_block **link = &arena->blocks;
+
+    while (*link && (*link)->data != piece)
+        link = &(*link)->older;
+    struct arena_block *block = *link;
+    if (!block || block->bytes <= BLOCK_BYTES)
+        return NULL;
+    *link = block->older;
+    return block;
 }
 
 void *arena_alloc(struct arena *arena, size_t bytes)

@@ -9,6 +9,7 @@
  *              m = sherd__wire__request__unpack(&arena.allocator, len, bytes);
  *              …                          m is never freed by itself
  *              arena_reset(&arena);       before the next message
+ *              What is long and must live on leaves by arena_take() instead of a copy.
  * Concurrency: one thread
  * Lifetime:    the arena must not move: protobuf-c keeps its address while it unpacks
  */
@@ -30,5 +31,9 @@ void arena_deinit(struct arena *arena);
 /* Aligned for anything. NULL: no memory, or beyond the limit. */
 void *arena_alloc(struct arena *arena, size_t bytes);
 
-/* Everything handed out is gone. */
+/* Takes a piece of more than 64 KiB out of the arena: it lives until free() of what this returns.
+ * NULL: it shares its memory with others, and stays the arena's. */
+void *arena_take(struct arena *arena, const void *piece);
+
+/* Everything handed out is gone, but for what was taken. */
 void arena_reset(struct arena *arena);

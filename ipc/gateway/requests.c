@@ -48,6 +48,7 @@ struct request {
     struct request *prev, *next;           /* of the session */
     struct request *lane_prev, *lane_next; /* in line */
     struct request *hash_next;
+    void *args_block; /* malloc: has the arguments, where they were not copied; else NULL */
     uint8_t args[];
 };
 
@@ -160,6 +161,7 @@ static struct lane *lane_of(const struct request *request)
 static void free_request(struct request *request)
 {
     ended_free(request->ended);
+    free(request->args_block);
     free(request);
 }
 
@@ -321,10 +323,13 @@ static void on_deadline(void *opaque)
 static struct request *new_request(
     struct requests *requests, struct session *session, const struct request_spec *spec)
 {
-    struct request *request = malloc(sizeof(*request) + spec->args_len);
+    void *args_block = arena_take(spec->arena, spec->args);
+    size_t n_copied = args_block ? 0 : spec->args_len;
+    struct request *request = malloc(sizeof(*request) + n_copied);
     struct ended *ended = calloc(1, sizeof(*ended));
 
     if (!request || !ended) {
+        free(args_block);
         free(request);
         free(ended);
         return NULL;
@@ -332,7 +337,7 @@ static struct request *new_request(
     *request = (struct request){
         .call = {.target = spec->shard,
             .method = spec->method,
-            .args = request->args,
+            .args = args_block ? spec->args : request->args,
             .args_len = spec->args_len,
             .deadline_ns = spec->deadline_ns,
             .origin = origin_word(session->number, spec->id),
@@ -342,9 +347,10 @@ static struct request *new_request(
         .ended = ended,
         .id = spec->id,
         .state = REQUEST_IN_LINE,
+        .args_block = args_block,
     };
-    if (spec->args_len > 0)
-        memcpy(request->args, spec->args, spec->args_len);
+    if (n_copied > 0)
+        memcpy(request->args, spec->args, n_copied);
     aio_timer_init(requests->config.ctx, &request->timer, on_deadline, request);
     return request;
 }

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "ipc/gateway/session.h"
+#include "proto/arena.h"
 #include "shard/mesh.h"
 #include "shard/registry.h"
 
@@ -47,8 +48,9 @@ struct request_spec {
     uint64_t id;
     uint32_t method;
     uint32_t shard;
-    const void *args;
+    const void *args; /* copied; or, where they are long, taken out of arena, whose they are */
     size_t args_len;
+    struct arena *arena;
     int64_t deadline_ns; /* CLOCK_MONOTONIC; INT64_MAX: none */
 };
 
@@ -56,7 +58,7 @@ int requests_init(struct requests *requests, const struct requests_config *confi
 void requests_deinit(struct requests *requests);
 
 /* 0; -EALREADY: the session has used this id; -EAGAIN: a limit is reached, or there is no
- * memory. */
+ * memory. Whatever it returns, spec->args may be gone. */
 int requests_submit(
     struct requests *requests, struct session *session, const struct request_spec *spec);
 

@@ -160,6 +160,7 @@ static int take(struct batch *batch, const Sherd__Wire__Submission *submission)
         .id = submission->id,
         .args = submission->args.data,
         .args_len = submission->args.len,
+        .arena = &batch->gateway->arena,
         .deadline_ns = deadline_of(batch, submission),
     };
     int r = check_sizes(batch, submission);

@@ -154,6 +154,33 @@ static void pieces_of_an_arena_are_aligned_and_apart(void **state)
     arena_deinit(&arena);
 }
 
+static void a_long_piece_leaves_its_arena_alone_and_whole(void **state)
+{
+    struct arena arena;
+    const size_t long_bytes = (64 << 10) + 1;
+
+    arena_init(&arena, 1 << 20);
+    uint8_t *before = arena_alloc(&arena, 100);
+    uint8_t *taken = arena_alloc(&arena, long_bytes);
+    uint8_t *after = arena_alloc(&arena, 100);
+    memset(before, 1, 100);
+    memset(taken, 2, long_bytes);
+    memset(after, 3, 100);
+    void *block = arena_take(&arena, taken);
+    assert_non_null(block);
+    assert_null(arena_take(&arena, taken));
+    assert_null(arena_take(&arena, before));
+    assert_null(arena_take(&arena, after));
+    assert_null(arena_take(&arena, NULL));
+    assert_int_equal(before[99], 1);
+    assert_int_equal(after[0], 3);
+    arena_reset(&arena);
+    assert_non_null(arena_alloc(&arena, (1 << 20) - 100));
+    arena_deinit(&arena);
+    assert_int_equal(taken[0] + taken[long_bytes - 1], 4);
+    free(block);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -161,6 +188,7 @@ int main(void)
         cmocka_unit_test(damaged_messages_are_refused_or_read_within_their_bytes),
         cmocka_unit_test(a_short_message_that_unpacks_to_much_is_refused),
         cmocka_unit_test(an_arena_ends_at_its_limit_and_begins_again_after_a_reset),
+        cmocka_unit_test(a_long_piece_leaves_its_arena_alone_and_whole),
         cmocka_unit_test(pieces_of_an_arena_are_aligned_and_apart),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
