@@ -244,7 +244,7 @@ static int get_to_know(struct sherd_client *client, char **ret_error)
     talk->eager = true;
     step(client);
     while (talk->phase != TALK_READY && talk->error == 0) {
-        int r = wait_until(client, talk->phase == TALK_APART ? talk->retry_ns : INT64_MAX);
+        int r = wait_until(client, talk_next_ns(talk));
         if (r < 0 && r != -EINTR)
             return explain(ret_error, r, "waiting for the gateway: %s", strerror(-r));
         step(client);

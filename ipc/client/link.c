@@ -18,6 +18,12 @@
  * is received, then the exchange is put into the inbox. An exchange is nng's from link_send() until
  * it is in the inbox, and changes hands under the inbox's mutex, so its fields need no atomics.
  *
+ * A dialer of nng 1.5.2 gives up for good where the other side dies between the connection's begin
+ * and our greeting: sendmsg() says EPIPE, which nng takes for its own NNG_ECLOSED, "the dialer was
+ * closed". Nothing tells its user. So whoever has waited long enough for a connection asks for
+ * link_redial(), which closes the dialer, dead or not, and makes another: what waits is the
+ * socket's and stays.
+ *
  * REQ's own resending is off: whether a message whose connection broke was heard is for the session
  * to find out.
  *
@@ -39,15 +45,18 @@ struct exchange {
 
 struct link {
     nng_socket socket;
+    nng_dialer dialer;
+    char *url;
     int fd;
     uint32_t n_exchanges; /* opened */
     struct exchange exchanges[LINK_EXCHANGES];
     struct exchange *idle;
     uint32_t n_idle;
 
-    pthread_mutex_t lock; /* the two below */
+    pthread_mutex_t lock; /* the three below */
     struct exchange *inbox;
     struct exchange **inbox_last;
+    uint32_t n_unsent; /* messages that nng has not handed to a connection */
 };
 
 static void arrive(struct exchange *exchange, int result)
@@ -64,12 +73,21 @@ static void arrive(struct exchange *exchange, int result)
     link_ring(link);
 }
 
+static void count_unsent(struct link *link, int more)
+{
+    pthread_mutex_lock(&link->lock);
+    link->n_unsent += (uint32_t)more;
+    pthread_mutex_unlock(&link->lock);
+}
+
 /* In a thread of nng's. */
 static void on_exchange(void *opaque)
 {
     struct exchange *exchange = opaque;
     int result = nng_aio_result(exchange->aio);
 
+    if (!exchange->receiving)
+        count_unsent(exchange->link, -1);
     if (!exchange->receiving && result == 0) {
         exchange->receiving = true;
         nng_ctx_recv(exchange->ctx, exchange->aio);
@@ -123,16 +141,29 @@ int link_open(const char *url, bool wait, struct link **ret_link)
     link->inbox_last = &link->inbox;
     pthread_mutex_init(&link->lock, NULL);
     link->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    int r = link->fd < 0 ? -errno : nng_errno(nng_req0_open(&link->socket));
+    link->url = strdup(url);
+    int r = link->fd < 0 ? -errno : (link->url ? nng_errno(nng_req0_open(&link->socket)) : -ENOMEM);
     if (r == 0)
         r = configure(link);
     if (r == 0)
-        r = nng_errno(nng_dial(link->socket, url, NULL, wait ? NNG_FLAG_NONBLOCK : 0));
+        r = nng_errno(nng_dial(link->socket, url, &link->dialer, wait ? NNG_FLAG_NONBLOCK : 0));
     if (r < 0)
         link_close(link);
     else
         *ret_link = link;
     return r;
+}
+
+void link_redial(struct link *link)
+{
+    pthread_mutex_lock(&link->lock);
+    bool waits = link->n_unsent > 0;
+    pthread_mutex_unlock(&link->lock);
+    if (!waits)
+        return;
+    nng_dialer_close(link->dialer);
+    /* Where there is no memory for it, the next redial finds none to close and tries again. */
+    nng_dial(link->socket, link->url, &link->dialer, NNG_FLAG_NONBLOCK);
 }
 
 static bool is_in_inbox(const struct link *link, const struct exchange *exchange)
@@ -169,6 +200,7 @@ void link_close(struct link *link)
     if (link->fd >= 0)
         close(link->fd);
     pthread_mutex_destroy(&link->lock);
+    free(link->url);
     free(link);
 }
 
@@ -192,6 +224,7 @@ int link_send(struct link *link, uint32_t kind, void *opaque, nng_msg *msg, int3
     exchange->letter = (struct letter){.kind = kind, .opaque = opaque};
     nng_aio_set_timeout(exchange->aio, timeout_ms);
     nng_aio_set_msg(exchange->aio, msg);
+    count_unsent(link, 1);
     nng_ctx_send(exchange->ctx, exchange->aio);
     return 0;
 }

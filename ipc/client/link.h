@@ -11,7 +11,7 @@
  *
  * A message is answered, or ends with an error: -ECONNRESET where the connection broke under it,
  * -ETIMEDOUT after its time. nng connects again by itself, and what is sent meanwhile waits for
- * that.
+ * that; but it may have given up without a word, so after some waiting: link_redial().
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -44,6 +44,9 @@ uint32_t link_room(const struct link *link);
 
 /* Consumes msg. timeout_ms: -1 none. 0; -EAGAIN: no room. */
 int link_send(struct link *link, uint32_t kind, void *opaque, nng_msg *msg, int32_t timeout_ms);
+
+/* Where a message waits for a connection: begins to connect anew, in the background. Else nothing. */
+void link_redial(struct link *link);
 
 /* An eventfd: readable when letters came since link_quiet(), or after link_ring(). */
 int link_fd(const struct link *link);

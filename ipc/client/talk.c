@@ -14,10 +14,10 @@
  * Phases:  APART --hello--> HELLO --hello reply--> METHODS --list--> READY
  *            ^------- connection broke, or "no session" --------------+
  *
- * nng connects again by itself, so a broken connection shows only in letters: -ECONNRESET for what
- * was under way, or a reply that this connection has no session. Then hello is said again with the
- * old session. If the gateway still has it, what got no answer is submitted again (it removes
- * duplicates). If not, all that it had is judged by settle_lost().
+ * The link connects again by itself, or when it is reminded, so a broken connection shows only in
+ * letters: -ECONNRESET for what was under way, or a reply that this connection has no session. Then
+ * hello is said again with the old session. If the gateway still has it, what got no answer is
+ * submitted again (it removes duplicates). If not, all that it had is judged by settle_lost().
  *
  * nng's threads may hand over two answers in another order than they came, even those of two
  * connections. So an answer counts for the session whose hello came by the same connection (nng's
@@ -32,6 +32,11 @@ enum letter_kind { LETTER_HELLO, LETTER_METHODS, LETTER_BATCH, LETTER_NEXT, LETT
 #define RETRY_NS     (INT64_C(50) * 1000000)
 #define HOLD_NS      (INT64_C(10) * 1000000)
 #define CANCEL_BATCH 1024u
+
+/* How long hello may wait for a connection before the link dials anew: first, and at most, which is
+ * longer than nng gives a greeting (10 s), so that one to a slow gateway comes to its end. */
+#define PATIENCE_MIN_NS (INT64_C(1) * 1000000000)
+#define PATIENCE_MAX_NS (INT64_C(16) * 1000000000)
 
 /* What a message of submissions carried, and when. */
 struct sent_batch {
@@ -52,6 +57,7 @@ int64_t talk_now_ns(void)
 void talk_init(struct talk *talk)
 {
     arena_init(&talk->arena, PROTOCOL_UNPACKED_MAX);
+    talk->patience_ns = PATIENCE_MIN_NS;
 }
 
 static void drop_letter(const struct letter *letter)
@@ -124,6 +130,17 @@ static void say_hello(struct talk *talk, int64_t now_ns)
     }
     talk->phase = TALK_HELLO;
     talk->connection_number++;
+    talk->redial_ns = now_ns + talk->patience_ns;
+}
+
+/* Hello has no answer yet, perhaps for want of a connection. */
+static void remind(struct talk *talk, int64_t now_ns)
+{
+    link_redial(talk->link);
+    talk->patience_ns *= 2;
+    if (talk->patience_ns > PATIENCE_MAX_NS)
+        talk->patience_ns = PATIENCE_MAX_NS;
+    talk->redial_ns = now_ns + talk->patience_ns;
 }
 
 static void ask_methods(struct talk *talk)
@@ -149,6 +166,7 @@ static void on_welcome(struct talk *talk, const Sherd__Wire__HelloReply *hello)
     talk->session_len = PROTOCOL_SESSION_LEN;
     talk->max_in_flight = hello->max_in_flight > 0 ? hello->max_in_flight : 1;
     talk->give_up_ns = 0;
+    talk->patience_ns = PATIENCE_MIN_NS;
     memset(talk->gaps, 0, sizeof(talk->gaps));
     if (!resumed) {
         talk->session_number++;
@@ -401,7 +419,9 @@ static void on_next(struct talk *talk, const struct letter *letter, const Sherd_
         on_broken(talk, (uintptr_t)letter->opaque);
         return;
     }
-    if (reply->body_case == SHERD__WIRE__REPLY__BODY_ERROR && is_of_this_connection(talk, letter))
+    /* One said before hello may be heard after it, and acknowledges what the new session never had. */
+    if (reply->body_case == SHERD__WIRE__REPLY__BODY_ERROR && is_of_this_connection(talk, letter) &&
+        (uintptr_t)letter->opaque == talk->connection_number)
         give_up(talk, -(int)(reply->error->number & 0xfff), "%s", reply->error->text);
     if (reply->body_case != SHERD__WIRE__REPLY__BODY_NEXT || reply->next->n_ends == 0)
         return;
@@ -540,6 +560,8 @@ void talk_step(struct talk *talk)
     int64_t now_ns = talk_now_ns();
     if (talk->phase == TALK_APART && talk->error == 0 && talk->retry_ns <= now_ns)
         say_hello(talk, now_ns);
+    if (talk->phase == TALK_HELLO && talk->redial_ns <= now_ns)
+        remind(talk, now_ns);
     if (talk->phase != TALK_READY)
         return;
     send_batches(talk, now_ns);
@@ -551,12 +573,14 @@ int64_t talk_next_ns(const struct talk *talk)
 {
     int64_t next_ns = INT64_MAX;
 
-    if (!has_tickets(talk))
+    if (!has_tickets(talk) && !talk->eager)
         return next_ns;
     if (talk->tickets.line.n > 0)
         next_ns = talk->tickets.first_deadline_ns;
     if (talk->phase == TALK_APART && talk->retry_ns < next_ns)
         next_ns = talk->retry_ns;
+    if (talk->phase == TALK_HELLO && talk->redial_ns < next_ns)
+        next_ns = talk->redial_ns;
     if (talk->hold_ns != 0 && talk->tickets.line.n > 0 && talk->hold_ns < next_ns)
         next_ns = talk->hold_ns;
     return next_ns;

@@ -27,6 +27,7 @@ struct link {
     size_t n_sent, n_answered;
     struct letter letters[64];
     size_t first_letter, last_letter;
+    unsigned n_redials;
 };
 
 uint32_t link_room(const struct link *link)
@@ -52,6 +53,11 @@ bool link_take(struct link *link, struct letter *ret_letter)
         return false;
     *ret_letter = link->letters[link->first_letter++];
     return true;
+}
+
+void link_redial(struct link *link)
+{
+    link->n_redials++;
 }
 
 /* What has no answer never gets one. */
@@ -193,7 +199,7 @@ static void tell_end(struct link *link, struct sent *next, uint32_t pipe, uint64
     answer(link, next, pipe, &reply);
 }
 
-static void refuse(struct link *link, int body, uint32_t pipe, int error)
+static void refuse_sent(struct link *link, struct sent *sent, uint32_t pipe, int error)
 {
     Sherd__Wire__Reply reply = SHERD__WIRE__REPLY__INIT;
     Sherd__Wire__Error why = SHERD__WIRE__ERROR__INIT;
@@ -202,7 +208,12 @@ static void refuse(struct link *link, int body, uint32_t pipe, int error)
     why.text = "for a reason";
     reply.body_case = SHERD__WIRE__REPLY__BODY_ERROR;
     reply.error = &why;
-    answer(link, find_sent(link, body), pipe, &reply);
+    answer(link, sent, pipe, &reply);
+}
+
+static void refuse(struct link *link, int body, uint32_t pipe, int error)
+{
+    refuse_sent(link, find_sent(link, body), pipe, error);
 }
 
 /* ---- fixture ---- */
@@ -399,6 +410,44 @@ static void a_next_that_is_refused_ends_the_conversation_instead_of_being_asked_
     assert_int_equal(f->last_end, SHERD_END_IN_DOUBT);
 }
 
+static void a_next_for_a_gateway_that_is_gone_which_its_successor_refuses_ends_nothing(void **state)
+{
+    struct fixture *f = *state;
+
+    under_way(f, "t.again");
+    struct sent late = put_aside(f->link, NEXT); /* nng has it until there is a connection */
+    lose_gateway(f);
+    find_replacement(f);
+    refuse_sent(f->link, &late, 2, EINVAL);
+    talk_step(&f->talk);
+    assert_int_equal(f->talk.error, 0);
+    assert_int_equal(f->n_ended, 0);
+    assert_int_equal(f->talk.phase, TALK_READY);
+}
+
+static void a_hello_without_an_answer_has_the_link_dial_anew_ever_more_seldom(void **state)
+{
+    struct fixture *f = *state;
+
+    under_way(f, "t.again");
+    int64_t patience_ns = f->talk.patience_ns;
+    lose_gateway(f);
+    talk_step(&f->talk);
+    assert_int_equal(f->link->n_redials, 0);
+    assert_int_equal(talk_next_ns(&f->talk), f->talk.redial_ns);
+    for (unsigned n = 1; n <= 10; n++) {
+        f->talk.redial_ns = 0; /* that time has come */
+        talk_step(&f->talk);
+        talk_step(&f->talk);
+        assert_int_equal(f->link->n_redials, n);
+        assert_true(f->talk.redial_ns > talk_now_ns());
+    }
+    assert_true(f->talk.patience_ns > patience_ns && f->talk.patience_ns <= 16 * patience_ns);
+    find_replacement(f);
+    assert_int_equal(f->talk.patience_ns, patience_ns);
+    assert_true(talk_next_ns(&f->talk) > talk_now_ns());
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -409,6 +458,8 @@ int main(void)
         CASE(positions_that_overtake_the_answer_of_hello_are_acknowledged),
         CASE(a_late_end_counts_for_what_stands_in_line_again),
         CASE(what_a_lost_gateway_had_is_submitted_again_or_in_doubt),
+        CASE(a_next_for_a_gateway_that_is_gone_which_its_successor_refuses_ends_nothing),
+        CASE(a_hello_without_an_answer_has_the_link_dial_anew_ever_more_seldom),
         CASE(a_next_that_is_refused_ends_the_conversation_instead_of_being_asked_for_ever),
     };
 
