@@ -45,7 +45,7 @@ uint32_t link_room(const struct link *link);
 /* Consumes msg. timeout_ms: -1 none. 0; -EAGAIN: no room. */
 int link_send(struct link *link, uint32_t kind, void *opaque, nng_msg *msg, int32_t timeout_ms);
 
-/* Where a message waits for a connection: begins to connect anew, in the background. Else nothing. */
+/* Where a message waits for a connection: begins to connect anew, in the background. */
 void link_redial(struct link *link);
 
 /* An eventfd: readable when letters came since link_quiet(), or after link_ring(). */

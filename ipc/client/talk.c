@@ -419,7 +419,8 @@ static void on_next(struct talk *talk, const struct letter *letter, const Sherd_
         on_broken(talk, (uintptr_t)letter->opaque);
         return;
     }
-    /* One said before hello may be heard after it, and acknowledges what the new session never had. */
+    /* One said before hello may be heard after it, and acknowledges what the new session never
+     * had. */
     if (reply->body_case == SHERD__WIRE__REPLY__BODY_ERROR && is_of_this_connection(talk, letter) &&
         (uintptr_t)letter->opaque == talk->connection_number)
         give_up(talk, -(int)(reply->error->number & 0xfff), "%s", reply->error->text);
