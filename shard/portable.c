@@ -314,12 +314,14 @@ static void show_leaving(const struct portable *p, uint32_t n_moves)
 static bool passes_scan(const struct portable *p, const char *name)
 {
     const struct mesh *mesh = p->mesh;
-    const void *const known[] = {mesh, p->began, mesh->ctx, mesh->portables, mesh->registry,
-        mesh->states, p->opaque, p->notice};
+    const void *const known[] = {
+        p->began, mesh->ctx, mesh->portables, mesh->registry, mesh->states, p->opaque, p->notice};
     struct scan_of of = {.co = p->co,
         .name = name,
         .known = known,
         .n_known = sizeof(known) / sizeof(known[0]),
+        .own = mesh,
+        .own_bytes = sizeof(*mesh) + mesh->seg.n_peers * sizeof(mesh->links[0]),
         .states = (const void *const *)mesh->states,
         .n_states = mesh->states ? registry_n_services(mesh->registry) : 0,
         .harmless = p->harmless,
