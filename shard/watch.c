@@ -8,7 +8,11 @@
  * count is 0 unless something else has written to the commons, of which none but the bitmap is
  * believed here.
  *
- * A stopped or starved process that was rung has a readable eventfd, and is left alone.
+ * A stopped or starved process that was rung has a readable eventfd, and is left alone. A sender
+ * rings at the end of its turn: what it has pushed in a turn that lasts does not count, for it may be
+ * in a method that takes its time, starved, or stopped. It has ended that turn where it sleeps, or has
+ * begun the second one since the last look (a heartbeat is counted between the turns, and what was
+ * pushed there is rung for in the turn that follows).
  *
  * Who sends on n rings, in two lanes, costs n looks; so its rings are looked at only where it has
  * run since they were all found empty. An idle instance costs a few loads a process.
@@ -29,9 +33,9 @@
 
 #define WATCH_NS (UINT64_C(500) * 1000 * 1000)
 
-/* By receiver: whose rings to it are not empty. */
 struct waiting {
-    uint64_t senders[SEGMENT_MAX_PEERS][SEGMENT_BITMAP_WORDS];
+    uint64_t senders[SEGMENT_MAX_PEERS][SEGMENT_BITMAP_WORDS]; /* whose rings are not empty */
+    uint64_t in_turn[SEGMENT_BITMAP_WORDS]; /* senders that may not have come to ring yet */
 };
 
 static bool ring_is_empty(const struct segment *seg, uint32_t from, uint32_t to)
@@ -60,14 +64,26 @@ static void look_into_rings(struct child *from, struct waiting *waiting)
     }
 }
 
+/* After its tails: what a process that sleeps by now has pushed before, it has rung for. */
+static bool is_in_turn(const struct child *child)
+{
+    const struct segment *seg = &child->supervisor->segment;
+    uint64_t heartbeat =
+        atomic_load_relaxed(&segment_part(seg, child->peer)->heartbeat); /* GLANCE */
+
+    return child->up && heartbeat - child->heartbeat < 2 &&
+           !atomic_load_relaxed(&segment_counters(seg, child->peer)->asleep); /* GLANCE */
+}
+
 static bool has_senders(const struct supervisor *s, uint32_t peer, const struct waiting *waiting)
 {
     const struct commons_bitmap *bitmap = segment_bitmap(&s->segment, peer);
     uint64_t any = 0;
 
     for (uint32_t word = 0; word < SEGMENT_BITMAP_WORDS; word++)
-        any |= atomic_load_relaxed(&bitmap->senders[word]) | /* GLANCE */
-               waiting->senders[peer][word];
+        any |= (atomic_load_relaxed(&bitmap->senders[word]) | /* GLANCE */
+                   waiting->senders[peer][word]) &
+               ~waiting->in_turn[word];
     return any != 0;
 }
 
@@ -96,8 +112,7 @@ static void knock(struct child *child, const struct waiting *waiting)
     show(&head->knocks, head->knocks + 1);
     log_line(s->config.log, LOG_LEVEL_ERROR,
         "%s slept for half a second with messages waiting, and was knocked at: the shared memory "
-        "was "
-        "damaged, or this is a bug",
+        "was damaged, or this is a bug",
         child->process);
     for (uint32_t word = 0; word < SEGMENT_BITMAP_WORDS; word++)
         if (waiting->senders[child->peer][word])
@@ -129,8 +144,10 @@ void watch_turn(struct supervisor *s, uint64_t now_ns)
         return;
     s->watch_ns = (now_ns / WATCH_NS + 1) * WATCH_NS; /* at whole seconds, with others' looks */
     memset(&waiting, 0, sizeof waiting);
-    for (uint32_t peer = 0; peer < s->segment.n_peers; peer++)
+    for (uint32_t peer = 0; peer < s->segment.n_peers; peer++) {
         look_into_rings(&s->children[peer], &waiting);
+        waiting.in_turn[peer / 64] |= (uint64_t)is_in_turn(&s->children[peer]) << peer % 64;
+    }
     for (uint32_t peer = 0; peer < s->segment.n_peers; peer++)
         look_at(&s->children[peer], &waiting);
 }

@@ -157,7 +157,8 @@ class Start(harness.TestCase):
                 best = min(best, time.monotonic() - began)
                 self.assertIn("READY=1", message.split("\n"))
                 self.assertEqual(instance.stop(), 0)
-        self.assertLess(best, 0.050)
+        if not harness.SANITIZED:  # which are slow to start
+            self.assertLess(best, 0.050)
 
     def test_watchdog_of_the_service_manager_is_fed(self):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager, \
@@ -207,14 +208,17 @@ class Start(harness.TestCase):
 
     def test_idle_processes_wake_up_at_most_twice_a_second(self):
         instance = self.start("--shards", "2")
-        pids = [p["pid"] for p in instance.processes()]
-        before = {pid: harness.n_timeslices(pid) for pid in pids}
-        began = time.monotonic()
-        time.sleep(3)  # what is measured is how little happens in it
-        seconds = time.monotonic() - began
-        for process in instance.processes():
-            woken = harness.n_timeslices(process["pid"]) - before[process["pid"]]
-            self.assertLessEqual(woken, 2 * seconds, process["role"])
+        pids = {p["pid"]: p["role"] for p in instance.processes()}
+        for _ in range(5):  # where the machine is busy, one wake-up takes more than one slice
+            before = {pid: harness.n_timeslices(pid) for pid in pids}
+            began = time.monotonic()
+            time.sleep(3)  # what is measured is how little happens in it
+            seconds = time.monotonic() - began
+            woken = {pid: harness.n_timeslices(pid) - before[pid] for pid in pids}
+            too_often = {pids[pid]: n for pid, n in woken.items() if n > 2 * seconds}
+            if not too_often:
+                break
+        self.assertEqual(too_often, {})
 
 
 class Refusals(harness.TestCase):
@@ -429,6 +433,19 @@ class Deaths(harness.TestCase):
             wait_until(lambda: memory[senders] == 0, "the shard to look", 5)
         self.assertEqual(instance.status()["knocks"], 1)
         self.assertIn("shard 0 slept", instance.log())
+
+    def test_what_a_turn_that_lasts_has_pushed_is_no_lost_wake_up(self):
+        """A sender rings at the end of its turn."""
+        instance = self.start("--shards", "2", "--enable-test-methods")
+        instance.kill(instance.shard(1), signal.SIGSTOP)  # it takes both in one turn, then
+        with instance.popen("submit", "sys.relay", "--shard", "1", "0 x", stdout=subprocess.DEVNULL) as relay:
+            wait_until(lambda: instance.gateway()["clients"]["requests_in_flight"] == 1, "the relay to be taken")
+            with instance.popen("submit", "sys.block", "--shard", "1", "1800") as block:
+                wait_until(lambda: instance.gateway()["clients"]["requests_in_flight"] == 2, "both to be taken")
+                instance.kill(instance.shard(1), signal.SIGCONT)
+                self.assertEqual(block.wait(harness.DEADLINE), 0)
+            self.assertEqual(relay.wait(harness.DEADLINE), 0)
+        self.assertEqual(instance.status()["knocks"], 0, instance.log())
 
     def test_a_message_whose_bit_was_wiped_out_is_found_in_its_ring(self):
         instance = self.start("--shards", "2")
