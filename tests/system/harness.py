@@ -53,6 +53,11 @@ def sherd(*arguments, **options):
                           **options)
 
 
+def lasting_ms(time_ms):
+    """For what has to be seen while it lasts, by commands that take longer with a sanitizer."""
+    return str(time_ms * 10 if SANITIZED else time_ms)
+
+
 def wait_until(condition, what, deadline=None):
     """Returns the first true value of condition(); fails after the deadline, saying what it waited for."""
     end = time.monotonic() + (deadline or DEADLINE)

@@ -159,7 +159,7 @@ class Restart(harness.TestCase):
 
     def test_the_gateway_finishes_what_it_has_and_clients_come_again(self):
         instance = self.start("--shards", "2")
-        with instance.popen("submit", "sys.sleep", "300", stdout=subprocess.DEVNULL) as sleeper:
+        with instance.popen("submit", "sys.sleep", harness.lasting_ms(300), stdout=subprocess.DEVNULL) as sleeper:
             wait_until(lambda: instance.gateway()["clients"]["requests_in_flight"], "the sleep to begin")
             self.assertDone(instance.command("restart", "gateway"))
             self.assertEqual(sleeper.wait(harness.DEADLINE), 0)
@@ -187,7 +187,7 @@ class Restart(harness.TestCase):
 class Drain(harness.TestCase):
     def test_a_drained_instance_finishes_refuses_stays_up_and_goes_on(self):
         instance = self.start("--shards", "2")
-        with instance.popen("submit", "sys.sleep", "300", stdout=subprocess.DEVNULL) as sleeper:
+        with instance.popen("submit", "sys.sleep", harness.lasting_ms(300), stdout=subprocess.DEVNULL) as sleeper:
             wait_until(lambda: instance.gateway()["clients"]["requests_in_flight"], "the sleep to begin")
             self.assertDone(instance.command("drain"))
             self.assertEqual(sleeper.wait(harness.DEADLINE), 0)
@@ -353,7 +353,8 @@ class Reload(harness.TestCase):
     def test_roots_that_change_while_an_order_is_carried_out_wait_for_its_end(self):
         self.write(f"root = {self.roots[0]}")
         instance = self.start("--config", self.config)
-        with instance.popen("submit", "--shard", "0", "sys.sleep", "500", stdout=subprocess.DEVNULL) as sleeper:
+        with instance.popen("submit", "--shard", "0", "sys.sleep", harness.lasting_ms(500),
+                            stdout=subprocess.DEVNULL) as sleeper:
             wait_until(lambda: instance.shard(0)["calls_in"], "the sleep to begin")
             with instance.popen("restart", "0") as restart:
                 instance.wait_for_shard(0, state="restarting")
@@ -520,7 +521,7 @@ class Supervisor(harness.TestCase):
                 instance = self.start("--shards", "2")
                 pids = {"supervisor": instance.supervisor.pid, "shard": instance.shard(1)["pid"]}
                 others = [p["pid"] for p in instance.processes()[1:]]
-                with instance.popen("submit", "--unordered", "sys.sleep", *["50"] * 100,
+                with instance.popen("submit", "--unordered", "sys.sleep", *[harness.lasting_ms(100)] * 100,
                                     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as load:
                     wait_until(lambda: instance.shard(1)["calls_in"], "calls to it")
                     instance.kill(pids[first])
