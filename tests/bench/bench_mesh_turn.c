@@ -19,21 +19,6 @@
 #define EMPTY_TURNS 20000
 #define BOTTOMS     20000
 
-static int coroutine_fn run_nothing(struct service_call *call)
-{
-    (void)call;
-    return 0;
-}
-
-static const struct service_method methods[] = {
-    {.name = "nothing", .flags = SERVICE_IDEMPOTENT, .help = "does nothing", .run = run_nothing},
-};
-static const struct service bench_service = {.abi = SERVICE_ABI,
-    .name = "bench",
-    .help = "for a benchmark",
-    .methods = methods,
-    .n_methods = 1};
-
 static void check(bool ok)
 {
     if (!ok)
@@ -74,7 +59,7 @@ static void measure_empty_turns(uint32_t n_shards)
     uint64_t bytes;
     char what[64];
 
-    check(registry && registry_add(registry, &bench_service, NULL) == 0);
+    check(registry && registry_add(registry, &rig_nothing, NULL) == 0);
     check(segment_geometry_plan(n_shards, 0, &geometry, &bytes) == 0);
     check(segment_init(&seg, two_cpus_memory(bytes), bytes, &geometry, "bench") == 0);
     bells[0] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -120,7 +105,7 @@ static void serve_awake(struct rig_end *end)
 
 static void open_pair(rig_body_fn *body)
 {
-    rig_open(&rig, 2, &bench_service);
+    rig_open(&rig, 2, &rig_nothing);
     two_cpus_anywhere();
     rig_fork(&rig, 1, body);
     two_cpus_pin(0);

@@ -28,21 +28,6 @@
 #define REST_NS    200000 /* of who sleeps, before it is woken */
 #define RING_SLOTS 64
 
-static int coroutine_fn run_nothing(struct service_call *call)
-{
-    (void)call;
-    return 0;
-}
-
-static const struct service_method methods[] = {
-    {.name = "nothing", .flags = SERVICE_IDEMPOTENT, .help = "does nothing", .run = run_nothing},
-};
-static const struct service bench_service = {.abi = SERVICE_ABI,
-    .name = "bench",
-    .help = "for a benchmark",
-    .methods = methods,
-    .n_methods = 1};
-
 static void check(bool ok)
 {
     if (!ok)
@@ -158,7 +143,7 @@ static double call_soon_asleep(uint64_t repeats)
 
 static void open_pair(void)
 {
-    rig_open(&rig, 2, &bench_service);
+    rig_open(&rig, 2, &rig_nothing);
     two_cpus_anywhere();
     rig_fork(&rig, 1, serve);
     two_cpus_pin(0);

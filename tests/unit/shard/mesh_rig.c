@@ -26,6 +26,18 @@ static void *map_shared(size_t bytes)
     return base;
 }
 
+static int coroutine_fn run_nothing(struct service_call *call)
+{
+    (void)call;
+    return 0;
+}
+
+static const struct service_method methods[] = {
+    {.name = "nothing", .flags = SERVICE_IDEMPOTENT, .help = "does nothing", .run = run_nothing},
+};
+const struct service rig_nothing = {
+    .abi = SERVICE_ABI, .name = "rig", .help = "for tests", .methods = methods, .n_methods = 1};
+
 void rig_open(struct rig *rig, uint32_t n_shards, const struct service *service)
 {
     struct segment_geometry geometry;

@@ -53,6 +53,9 @@ struct rig {
     struct rig_end ends[RIG_MAX_PEERS];
 };
 
+/* For who calls none of its own: method 0, "nothing", idempotent. */
+extern const struct service rig_nothing;
+
 void rig_open(struct rig *rig, uint32_t n_shards, const struct service *service);
 void rig_close(struct rig *rig);
 

@@ -49,7 +49,7 @@ enum {
 };
 
 /* The test's own table of methods. */
-static const struct service service;
+static const struct service *const service;
 
 static struct rig rig;
 static struct rig_board *board; /* the same address in all ends */
@@ -57,7 +57,7 @@ static struct rig_board *board; /* the same address in all ends */
 static inline int setup(void **state)
 {
     (void)state;
-    rig_open(&rig, 3, &service);
+    rig_open(&rig, 3, service);
     board = rig.board;
     return 0;
 }

@@ -11,20 +11,7 @@
 
 static uint64_t n_hops;
 
-static int coroutine_fn run_nothing(struct service_call *call)
-{
-    (void)call;
-    return 0;
-}
-
-static const struct service_method methods[] = {
-    {.name = "nothing", .run = run_nothing, .help = "does nothing"},
-};
-static const struct service service = {.abi = SERVICE_ABI,
-    .name = "portable",
-    .help = "for tests",
-    .methods = methods,
-    .n_methods = sizeof(methods) / sizeof(methods[0])};
+static const struct service *const service = &rig_nothing;
 
 /* ---- what a stack keeps ---- */
 

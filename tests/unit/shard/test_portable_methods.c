@@ -59,11 +59,12 @@ static const struct service_method methods[] = {
         .run = run_wait_here,
         .help = "yields until all its like have begun"},
 };
-static const struct service service = {.abi = SERVICE_ABI,
+static const struct service moving_service = {.abi = SERVICE_ABI,
     .name = "portable",
     .help = "for tests",
     .methods = methods,
     .n_methods = sizeof(methods) / sizeof(methods[0])};
+static const struct service *const service = &moving_service;
 
 /* ---- methods that move ---- */
 

@@ -18,11 +18,12 @@ static int coroutine_fn run_wander(struct service_call *call);
 static const struct service_method methods[] = {
     {.name = "wander", .run = run_wander, .flags = SERVICE_PORTABLE, .help = "goes to 2 and back"},
 };
-static const struct service service = {.abi = SERVICE_ABI,
+static const struct service scan_service = {.abi = SERVICE_ABI,
     .name = "portable",
     .help = "for tests",
     .methods = methods,
     .n_methods = sizeof(methods) / sizeof(methods[0])};
+static const struct service *const service = &scan_service;
 
 /* In memory that all ends share: what was reported. */
 struct reports {
