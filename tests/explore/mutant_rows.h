@@ -285,6 +285,13 @@ NOTICED("caller.c", publish, store_release, 1, swap,
 NOTICED("caller.c", publish, store_release, 2, swap,
     "a_caller_that_dies_between_two_ends_keeps_its_counts")
 
+HARMLESS("caller.c", caller_recover, full_fence, 1, drop,
+    "who takes back frees nothing: the slot comes back by an answer or the callee's death; what does "
+    "not yet look started keeps its arguments")
+HARMLESS("serve.c", serve_on_calls, full_fence, 1, drop,
+    "who takes back frees nothing: a call that is seen as waiting still runs for nobody, and is "
+    "answered")
+
 NOTICED("hot.c", drop_quiet, full_fence, 1, drop,
     "a_peer_that_is_looked_at_no_more_sets_its_bit_again")
 
