@@ -157,12 +157,25 @@ static void coroutine_fn hop_about(struct mesh *mesh, void *opaque)
     note(WORD_DONE, 1);
 }
 
+static bool has_hopped(void *opaque)
+{
+    return noted(WORD_HOPS) >= *(const uint64_t *)opaque;
+}
+
+/* With a deadline for each HOPS. */
+static void serve_hops(struct rig_end *end)
+{
+    for (uint64_t i = HOPS; i < n_hops; i += HOPS)
+        rig_poll_until(end, has_hopped, &i);
+    rig_serve(end);
+}
+
 static void start_hopping(struct rig_end *end)
 {
     uint64_t before = control_now();
 
     CHECK(portable_start(end->mesh, hop_about, &n_hops, "hop", NULL) == 0);
-    rig_serve(end);
+    serve_hops(end);
     CHECK(control_now() == before); /* the loop's own */
 }
 
@@ -173,8 +186,8 @@ static void one_that_hops_about_keeps_locals_registers_float_control_deep_frames
 
     (void)state;
     n_hops = hops ? strtoull(hops, NULL, 10) : HOPS;
-    begin(1, rig_serve);
-    begin(2, rig_serve);
+    begin(1, serve_hops);
+    begin(2, serve_hops);
     begin(0, start_hopping);
     for (uint64_t i = HOPS; i < n_hops; i += HOPS) /* a deadline for each */
         rig_wait_word(&rig, WORD_HOPS, i);
