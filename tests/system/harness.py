@@ -13,7 +13,7 @@ Use:   class Restart(harness.TestCase):
            harness.main()
 Rules: states are waited for with a deadline (DEADLINE seconds, which no machine should reach),
        never slept for. Each case ends with a check that no process, file in /dev/shm or thread of
-       the case is left; a case that fails shows the instance's log.
+       the case is left, and that no wake-up was lost; a case that fails shows the instance's log.
 Where: $SHERD is the program under test; without it, the one in $MESON_BUILD_ROOT. With
        $SHERD_TEST_ENGINE, instances run on that engine, but where a case names one itself.
        $SHERD_TEST_CHILDREN=threads says that the program's shards are threads: a case that kills one
@@ -39,6 +39,7 @@ SANITIZED = os.environ.get("SHERD_TEST_SANITIZED") == "1"  # memory use says not
 ENGINE = os.environ.get("SHERD_TEST_ENGINE")  # for `run`, where a case names none
 THREADS = os.environ.get("SHERD_TEST_CHILDREN") == "threads"  # of the supervisor's process, in a build for that
 SHM = "/dev/shm"
+LOST_WAKE_UP = "slept for half a second with messages waiting"  # as the supervisor's log says it
 
 
 def program():
@@ -157,12 +158,12 @@ def n_maps(pid):
         return len(maps.readlines())
 
 
-def n_timeslices(pid):
-    """How often the threads of a process were put on a CPU: its wake-ups."""
+def n_sleeps(pid):
+    """How often the threads of a process went to sleep: its wake-ups, however often others took its CPU."""
     total = 0
     for tid in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{tid}/schedstat") as stat:
-            total += int(stat.read().split()[2])
+        with open(f"/proc/{pid}/task/{tid}/status") as status:
+            total += next(int(line.split()[1]) for line in status if line.startswith("voluntary_ctxt_switches"))
     return total
 
 
@@ -372,9 +373,10 @@ class Instance:
 
 
 class TestCase(unittest.TestCase):
-    """A case with instances, which are ended and checked after it."""
+    """A case with instances, which are ended and checked after it: nothing is left, and nobody had to be knocked at."""
 
     def setUp(self):
+        self.breaks_commons = False  # a case that damages the shared memory on purpose says so
         self._instances = []
         self._n_fds = n_fds("self")
 
@@ -395,6 +397,8 @@ class TestCase(unittest.TestCase):
         for instance in self._instances:
             log = instance.log()
             of_this = instance.clean_up()
+            if LOST_WAKE_UP in log and not self.breaks_commons:
+                of_this.append("a lost wake-up: " + next(line for line in log.splitlines() if LOST_WAKE_UP in line))
             if failed or of_this:
                 sys.stderr.write(f"--- log of instance {instance.name} ---\n{instance.log() or log}---\n")
             left += of_this

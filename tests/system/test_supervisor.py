@@ -208,17 +208,14 @@ class Start(harness.TestCase):
 
     def test_idle_processes_wake_up_at_most_twice_a_second(self):
         instance = self.start("--shards", "2")
-        pids = {p["pid"]: p["role"] for p in instance.processes()}
-        for _ in range(5):  # where the machine is busy, one wake-up takes more than one slice
-            before = {pid: harness.n_timeslices(pid) for pid in pids}
-            began = time.monotonic()
-            time.sleep(3)  # what is measured is how little happens in it
-            seconds = time.monotonic() - began
-            woken = {pid: harness.n_timeslices(pid) - before[pid] for pid in pids}
-            too_often = {pids[pid]: n for pid, n in woken.items() if n > 2 * seconds}
-            if not too_often:
-                break
-        self.assertEqual(too_often, {})
+        pids = [p["pid"] for p in instance.processes()]
+        began = time.monotonic()
+        before = {pid: harness.n_sleeps(pid) for pid in pids}
+        time.sleep(3)  # what is measured is how little happens in it
+        woken = {pid: harness.n_sleeps(pid) - before[pid] for pid in pids}
+        seconds = time.monotonic() - began
+        for pid, times in woken.items():  # a look at both ends of the time is one more
+            self.assertLessEqual(times, 2 * seconds + 1, f"{pid} of {pids}, the supervisor first, in {seconds:.2f} s")
 
 
 class Refusals(harness.TestCase):
@@ -424,6 +421,7 @@ class Deaths(harness.TestCase):
         self.assertEqual(instance.stop(), 0)
 
     def test_a_sleeper_whose_wake_up_was_lost_is_knocked_at_and_counted(self):
+        self.breaks_commons = True
         instance = self.start("--shards", "2")
         with open(os.path.join(instance.runtime_dir, "test", "segment"), "r+b") as file, \
                 mmap.mmap(file.fileno(), 0) as memory:
@@ -448,6 +446,7 @@ class Deaths(harness.TestCase):
         self.assertEqual(instance.status()["knocks"], 0, instance.log())
 
     def test_a_message_whose_bit_was_wiped_out_is_found_in_its_ring(self):
+        self.breaks_commons = True
         instance = self.start("--shards", "2")
         process = instance.shard(0)
         with open(os.path.join(instance.runtime_dir, "test", "segment"), "r+b") as file, \
@@ -463,6 +462,7 @@ class Deaths(harness.TestCase):
 
     def test_a_message_whose_bell_was_broken_is_found_within_a_second(self):
         """The receiver sleeps, and its words say that it is awake: nobody rings."""
+        self.breaks_commons = True
         instance = self.start("--shards", "2")
         with open(os.path.join(instance.runtime_dir, "test", "segment"), "r+b") as file, \
                 mmap.mmap(file.fileno(), 0) as memory:
