@@ -4,6 +4,7 @@ load ends exactly once, the accounts balance, and the instance serves again."""
 import contextlib
 import errno
 import json
+import os
 import signal
 import subprocess
 import time
@@ -19,8 +20,9 @@ class Deaths(harness.TestCase):
     def begin(self, *options, shards=2):
         self.load = None
         self.addCleanup(self.end_load)
-        instance = self.start("--shards", str(shards), "--enable-test-methods", *options)
-        self.load = instance.popen("bench", "mixed", "--json", "--wait", "30", "--seconds", str(SECONDS),
+        instance = self.start("--shards", str(shards), "--enable-test-methods",
+                              "--root", os.path.dirname(__file__), *options)
+        self.load = instance.popen("bench", "mixed", "--json", "--wait", "30", "--seconds", str(SECONDS), "--file", __file__,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         harness.wait_until(lambda: self.n_accepted(instance) > 100, "the load to begin")
         return instance
@@ -48,11 +50,15 @@ class Deaths(harness.TestCase):
         for process in dead:
             instance.wait_for(process["role"], process.get("shard"), incarnation=process["incarnation"] + 1)
 
-    def wait_for_load(self):
-        """Its own count is right: none ended twice or never."""
+    def wait_for_load(self, all_done=True):
+        """Its own count is right: none ended twice or never. all_done: and as none may not be run again, all are done."""
         out, err = self.load.communicate(timeout=SECONDS + 2 * harness.DEADLINE)
         status, self.load = self.load.returncode, None
         self.assertEqual(status, 0, err.decode(errors="replace")[-2000:] + out.decode()[-2000:])
+        told = json.loads(out)
+        if all_done:
+            self.assertEqual(told["ends"]["done"], told["submitted"], told["ends"])
+        self.assertGreater(told["work"]["read"]["ends"]["done"], 0)
 
     def check(self, instance, shards=2):
         """The load's own count is right, each shard serves, nothing is under way, and the accounts balance."""
@@ -72,7 +78,7 @@ class Deaths(harness.TestCase):
         self.check(instance)
 
     def test_one_during_the_recovery_of_another(self):
-        instance = self.begin(shards=3)
+        instance = self.begin("--engine", "threads", shards=3)
         for first, second in ((0, 1), (1, 2), (2, 0)):
             dead = [instance.wait_for_shard(number) for number in (first, second)]
             instance.kill(dead[0])
@@ -89,7 +95,7 @@ class Deaths(harness.TestCase):
         self.check(instance)
 
     def test_the_gateway_and_a_shard_it_calls(self):
-        instance = self.begin()
+        instance = self.begin("--engine", "linux-aio")
         self.wait_for_heirs(instance, self.stop_and_kill(instance, [("gateway", None), ("shard", 0)]))
         self.check(instance)
 
@@ -159,7 +165,7 @@ class Deaths(harness.TestCase):
         """Under load: who waits for it is told at once, each request ends once, and the others serve on."""
         instance = self.begin("--crash-limit", "3")
         self.lose_shard_0_to_its_crash_loop(instance, 3)
-        self.wait_for_load()
+        self.wait_for_load(all_done=False)
         self.check_without_shard_0(instance)
 
     @unittest.skipUnless(harness.LONG, "the delays before each restart add up to 17 s")
