@@ -2,12 +2,14 @@
 #include "services/sys.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -246,6 +248,40 @@ static int coroutine_fn run_eat(struct service_call *call)
     return service_reply(call, NULL, 0);
 }
 
+/* One write, which goes to the end of the file whoever else writes there. */
+static int append_line(const char *path, const char *text, size_t len)
+{
+    struct iovec parts[] = {{(void *)text, len}, {"\n", 1}};
+    int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return -errno;
+    ssize_t n = writev(fd, parts, 2);
+    int r = n < 0 ? -errno : (size_t)n == len + 1 ? 0 : -EIO;
+    close(fd);
+    return r;
+}
+
+/* Leaves a trace of each run, so that a request that was run twice can be told. */
+static int coroutine_fn run_note(struct service_call *call)
+{
+    size_t len;
+    const char *args = service_args(call, &len);
+    const char *space = len ? memchr(args, ' ', len) : NULL;
+    if (!space)
+        return service_fail(
+            call, -EINVAL, "sys.note: the arguments are a path, a space and a text");
+    const char *text = space + 1;
+    size_t text_len = len - (size_t)(text - args);
+    char *path = strndup(args, (size_t)(space - args));
+    if (!path)
+        return -ENOMEM;
+    int r = append_line(path, text, text_len);
+    free(path);
+    if (r < 0)
+        return service_fail(call, r, "sys.note: %s", strerror(-r));
+    return service_reply(call, text, text_len);
+}
+
 /* "SHARD BYTES": that shard's answer to sys.echo BYTES. */
 static int coroutine_fn run_relay(struct service_call *call)
 {
@@ -342,6 +378,8 @@ static const struct service_method methods[] = {
         "MS: keeps the shard in a system call for MS ms"},
     {"spin", run_spin, SERVICE_TEST | SERVICE_IDEMPOTENT, "MS: keeps the shard busy for MS ms"},
     {"poke", run_poke, SERVICE_TEST, "ADDRESS: writes there, whosever memory it is"},
+    {"note", run_note, SERVICE_TEST,
+        "PATH TEXT: adds TEXT and a new line to the file, and answers with TEXT"},
     {"eat", run_eat, SERVICE_TEST, "MIB: takes so much memory, and gives it back"},
 };
 

@@ -3,12 +3,14 @@
 run out of memory, and are stopped and continued, and the supervisor is killed, at random: each request ends exactly once by
 the clients' own count, the accounts balance, and nothing leaks. SHERD_TEST_LONG=1 makes it longer, SHERD_TEST_SECONDS as long as one likes; SHERD_TEST_SEED repeats the
 dice, not how the processes meet."""
+import collections
 import contextlib
 import json
 import os
 import random
 import signal
 import subprocess
+import threading
 import time
 
 import cgroups
@@ -19,6 +21,8 @@ SEED = int(os.environ.get("SHERD_TEST_SEED", "0")) or random.SystemRandom().rand
 CRASHES_MAX = 3  # of each process in a minute: fewer than the limit at which it is given up
 MINUTE = 60
 MEMORY = 384 * cgroups.MIB
+WINDOW = 64  # notes in flight
+NOTES = 2000
 AUDITS = 1000 if harness.LONG else 100
 RESTARTS = 1000 if harness.LONG else 100
 
@@ -61,7 +65,7 @@ class Dice:
         self.crashes = {role: [] for role in self.roles}  # when
         self.chances = {"killed": 14, "stopped": 4, "crashed": 2, "starved": 2 if memory else 0,
                         "orphaned": 1 if again else 0}
-        self.n_done = dict.fromkeys(self.chances, 0)
+        self.n_done = collections.Counter(dict.fromkeys(self.chances, 0))
 
     def may_crash(self, who):
         self.crashes[who] = [at for at in self.crashes[who] if time.monotonic() - at < MINUTE]
@@ -149,7 +153,7 @@ class Storm(StormCase):
             result = bench.result(self)
         finally:
             bench.end()
-        print(f"seed {SEED}: {dice.n_done}, {result['submitted']} requests: {result['ends']}")
+        print(f"seed {SEED}: {dict(dice.n_done)}, {result['submitted']} requests: {result['ends']}")
         for role in dice.roles:
             instance.wait_for(*role, state="up")
         self.check_balance(instance)
@@ -175,6 +179,58 @@ class Storm(StormCase):
 
     def test_64_shards_do_all_of_it(self):
         self.storm(64)
+
+
+class Once(StormCase):
+    """What must not be run twice leaves a line in a file each time it runs."""
+
+    def submit_notes(self, instance, path, texts):
+        """Those that were done; the number in doubt and of those that did not begin."""
+        notes = "\0".join(f"{path} {text}" for text in texts)
+        result = instance.command("submit", "-0", "--window", str(WINDOW), "sys.note", "-", input=notes)
+        told = result.stderr.splitlines()
+        in_doubt = [line for line in told if ": in doubt: " in line]
+        self.assertEqual(len(result.stdout.splitlines()) + len(told), len(texts), result.stderr[-2000:])
+        self.assertEqual(in_doubt, told)
+        return result.stdout.splitlines(), len(in_doubt)
+
+    def test_nothing_is_run_twice_and_only_what_was_in_flight_at_a_death_is_in_doubt(self):
+        instance = self.start("--shards", "3", "--enable-test-methods")
+        path = os.path.join(instance.scratch, "notes")
+        dice = Dice(instance, 3, random.Random(SEED))
+        ends = threading.Event()
+        failures = []
+
+        def throw():
+            try:
+                while not ends.is_set():
+                    dice.throw()
+            except Exception as failure:  # told below
+                failures.append(failure)
+        thrower = threading.Thread(target=throw)
+        thrower.start()
+        done, n_in_doubt, n_submitted = [], 0, 0
+        until = time.monotonic() + SECONDS / 2
+        try:
+            while time.monotonic() < until:
+                # With its new line 32 bytes: none lies across two pages, and is torn by a death within its write.
+                texts = [f"{number:031}" for number in range(n_submitted, n_submitted + NOTES)]
+                n_submitted += NOTES
+                now_done, now_in_doubt = self.submit_notes(instance, path, texts)
+                done += now_done
+                n_in_doubt += now_in_doubt
+        finally:
+            ends.set()
+            thrower.join()
+        self.assertEqual(failures, [])
+        with open(path) as file:
+            runs = collections.Counter(file.read().splitlines())
+        print(f"seed {SEED}: {dict(dice.n_done)}, {n_submitted} requests: {len(done)} done, {n_in_doubt} in doubt, "
+              f"{runs.total() - len(done)} of which were run")
+        self.assertEqual([text for text, n in runs.items() if n > 1], [])
+        self.assertEqual([text for text in done if runs[text] != 1], [])
+        self.assertLessEqual(n_in_doubt, 2 * dice.n_done.total() * WINDOW)  # a stop may be two deaths
+        self.assertEqual(instance.stop(), 0)
 
 
 class Many(StormCase):
