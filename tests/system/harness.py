@@ -35,6 +35,7 @@ import unittest
 
 DEADLINE = float(os.environ.get("SHERD_TEST_DEADLINE", "30"))
 LONG = os.environ.get("SHERD_TEST_LONG") == "1"
+LONGER = os.environ.get("SHERD_TEST_LONG") == "ci"  # than every day, by a minute in all
 SANITIZED = os.environ.get("SHERD_TEST_SANITIZED") == "1"  # memory use says nothing then
 ENGINE = os.environ.get("SHERD_TEST_ENGINE")  # for `run`, where a case names none
 THREADS = os.environ.get("SHERD_TEST_CHILDREN") == "threads"  # of the supervisor's process, in a build for that
