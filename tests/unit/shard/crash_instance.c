@@ -22,6 +22,7 @@
 #include "shard/supervisor_inside.h"
 
 #define DEADLINE_NS (INT64_C(20) * 1000000000)
+#define SLOW_NS     (INT64_C(1000000000)) /* is worth a word */
 
 /* What the children's main functions know beside their environment. */
 static struct crash_instance *instance_of_all;
@@ -476,9 +477,40 @@ __attribute__((noreturn)) static void fail_unrest(struct crash_instance *instanc
         heaps_are_empty(seg), arena_is_empty(seg), no_lock_is_held(seg));
 }
 
+/* Since the machine was started, in which somebody waited for a processor; -1: that is not counted. */
+static int64_t cpu_wanted_ns(void)
+{
+    FILE *file = fopen("/proc/pressure/cpu", "re");
+    long long us = -1;
+
+    if (!file)
+        return -1;
+    if (fscanf(file, "some avg10=%*f avg60=%*f avg300=%*f total=%lld", &us) != 1)
+        us = -1;
+    fclose(file);
+    return us < 0 ? -1 : us * 1000;
+}
+
+/* Of a time in which all processors were wanted nothing is known but that it passed. */
+static void note_round(
+    struct crash_instance *instance, const char *what, int64_t begin_ns, int64_t wanted_ns)
+{
+    int64_t took_ns = aio_clock_ns() - begin_ns;
+
+    if (took_ns > instance->longest_ns)
+        instance->longest_ns = took_ns;
+    if (wanted_ns >= 0)
+        took_ns -= cpu_wanted_ns() - wanted_ns;
+    if (wanted_ns >= 0 && took_ns > SLOW_NS)
+        fprintf(stderr, "--- %s: took %.1f ms while processors were free\n", what,
+            (double)took_ns / 1e6);
+    if (wanted_ns >= 0 && took_ns > instance->longest_idle_ns)
+        instance->longest_idle_ns = took_ns;
+}
+
 void crash_instance_round(struct crash_instance *instance, const char *what, bool may_die)
 {
-    int64_t begin_ns = aio_clock_ns();
+    int64_t begin_ns = aio_clock_ns(), wanted_ns = cpu_wanted_ns();
 
     atomic_store(&instance->board->may_die, may_die);
     crash_instance_begin_round(instance);
@@ -488,8 +520,8 @@ void crash_instance_round(struct crash_instance *instance, const char *what, boo
         instance->n_deaths++;
     if (!wait_for(instance, is_at_rest))
         fail_unrest(instance, what);
-    if (may_die && aio_clock_ns() - begin_ns > instance->longest_ns)
-        instance->longest_ns = aio_clock_ns() - begin_ns;
+    if (may_die)
+        note_round(instance, what, begin_ns, wanted_ns);
     atomic_fetch_add(&instance->board->at_rest, 1);
     if (!wait_for(instance, lists_are_checked))
         fail_unrest(instance, what);

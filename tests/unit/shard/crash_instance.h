@@ -35,8 +35,9 @@ struct crash_instance {
     struct segment seg; /* read-only, as a tool has it */
     /* What the doomed shard does in its first life, instead of its share; NULL: that. */
     void (*misbehave)(const struct child_env *env);
-    uint32_t n_deaths;  /* there should have been */
-    int64_t longest_ns; /* round with a death */
+    uint32_t n_deaths; /* there should have been */
+    /* Round with a death; and without the time in which somebody waited for a processor. */
+    int64_t longest_ns, longest_idle_ns;
 };
 
 void crash_instance_prepare(struct crash_instance *instance, const char *dir, const char *name);
