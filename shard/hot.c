@@ -9,9 +9,9 @@
  * is set meanwhile is found like any other.
  *
  * Orderings    first            then                 ordered by                 if broken
- *   HOT      bit taken back   last look at the     full fence in drop_quiet()  sleeps on a message
- *            (receiver);      rings; look at the   and hot_init(); mesh_flush()
- *            message (sender) bit
+ *   HOT      bit taken back   last look at the     full fence in hot_drop_    sleeps on a message
+ *            (receiver);      rings; look at the   quiet() and hot_init();
+ *            message (sender) bit                  mesh_flush()
  */
 #include "shard/hot.h"
 
@@ -50,7 +50,7 @@ static void look_into(uint64_t *found, uint32_t peer)
     found[peer / 64] |= UINT64_C(1) << peer % 64;
 }
 
-static void drop_quiet(struct hot *hot, uint64_t *found)
+void hot_drop_quiet(struct hot *hot, uint64_t found[SEGMENT_BITMAP_WORDS])
 {
     uint32_t n_before = hot->n;
 
@@ -78,10 +78,4 @@ void hot_collect(struct hot *hot, uint64_t found[SEGMENT_BITMAP_WORDS])
         at->quiet = false;
         look_into(found, at->peer);
     }
-}
-
-void hot_tidy(struct hot *hot, uint64_t found[SEGMENT_BITMAP_WORDS])
-{
-    if (hot->n > 0 && --hot->turns_left == 0)
-        drop_quiet(hot, found);
 }

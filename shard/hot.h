@@ -45,8 +45,15 @@ void hot_add(struct hot *hot, uint32_t peer, const struct ring_rx *rx);
 /* Adds to `found` the hot peers that have something. */
 void hot_collect(struct hot *hot, uint64_t found[SEGMENT_BITMAP_WORDS]);
 
-/* Counts a turn. Adds to `found` those that are hot no more, into whose rings a last look is due. */
-void hot_tidy(struct hot *hot, uint64_t found[SEGMENT_BITMAP_WORDS]);
+/* Adds to `found` those that are hot no more, into whose rings a last look is due. */
+void hot_drop_quiet(struct hot *hot, uint64_t found[SEGMENT_BITMAP_WORDS]);
+
+/* Counts a turn, in which hot_drop_quiet() may be due. */
+static inline void hot_tidy(struct hot *hot, uint64_t found[SEGMENT_BITMAP_WORDS])
+{
+    if (hot->n > 0 && --hot->turns_left == 0)
+        hot_drop_quiet(hot, found);
+}
 
 static inline bool hot_peer_has_work(const struct hot_peer *hot)
 {

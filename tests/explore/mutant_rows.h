@@ -292,7 +292,7 @@ HARMLESS("serve.c", serve_on_calls, full_fence, 1, drop,
     "who takes back frees nothing: a call that is seen as waiting still runs for nobody, and is "
     "answered")
 
-NOTICED("hot.c", drop_quiet, full_fence, 1, drop,
+NOTICED("hot.c", hot_drop_quiet, full_fence, 1, drop,
     "a_peer_that_is_looked_at_no_more_sets_its_bit_again")
 
 NOTICED("lock_home.c", set_word, store_release, 1, swap,
