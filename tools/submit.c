@@ -34,6 +34,8 @@ static const struct command_option options[] = {
         offsetof(struct submit_values, key)},
     {"timeout", 0, "SECONDS", "how long each request may take (default: for ever)", command_seconds,
         offsetof(struct submit_values, timeout_ns)},
+    {"urgent", 0, NULL, "do not wait for requests that are not urgent", command_flag,
+        offsetof(struct submit_values, is_urgent)},
     {"url", 0, "URL", "the gateway's address, tcp://HOST:PORT, instead of an instance here",
         command_text, offsetof(struct submit_values, url)},
     {"token-file", 0, "FILE", "the secret that a gateway on tcp wants", command_text,
@@ -66,6 +68,7 @@ static const struct command_example examples[] = {
         "write standard input into a file, piece by piece"},
     {"sherd submit --instance demo file.stat /etc/services", "show size, times and more"},
     {"sherd submit --instance demo sys.ping --shard 1", "ask shard 1 whether it is there"},
+    {"sherd submit --instance demo sys.ping --shard 1 --urgent", "the same of a busy shard"},
     {"sherd submit --instance demo sys.ping --count 10000 --window 10000",
         "ask 10,000 times at once"},
     {"sherd submit --instance demo sys.methods", "list what can be submitted"},
@@ -107,6 +110,7 @@ struct sherd_request submit_request(const struct submit *submit)
         .key = values->key,
         .key_len = values->key ? strlen(values->key) : 0,
         .timeout_ns = values->timeout_ns,
+        .urgent = values->is_urgent,
     };
 }
 

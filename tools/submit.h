@@ -25,6 +25,7 @@ struct submit_values {
     uint32_t shard; /* SHERD_ANY_SHARD */
     const char *key;
     int64_t timeout_ns; /* 0: none */
+    bool is_urgent;
     const char *url;
     const char *token_file;
     bool is_zero; /* -0 */

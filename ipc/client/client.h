@@ -55,7 +55,7 @@ struct sherd_client_options {
     int64_t wait_ns;        /* for an instance that is not there yet, and later for a gateway that
                                died to be replaced; 0: do not wait */
     uint32_t window;        /* most requests with the gateway at once; 0: 1,024. What is submitted
-                               beyond it waits in line here. */
+                               beyond it waits in line here; of urgent ones, beyond 16 more. */
 };
 
 /* Connects and says hello. -ENOENT: no such instance; -ETIMEDOUT; -EACCES: token refused; -EPROTO:
@@ -76,6 +76,8 @@ struct sherd_request {
     const void *key; /* NULL: none. Copied. */
     size_t key_len;
     int64_t timeout_ns; /* 0: none. Time from the submission to the end. */
+    bool urgent;        /* Overtakes what waits here, with the gateway and for its shard. For the
+                           few that control others: they wait for each other. */
 };
 
 struct sherd_result {

@@ -86,11 +86,14 @@ void settle_line(struct talk *talk, int64_t now_ns)
 void settle_all(struct talk *talk, int error)
 {
     struct ticket_table *tickets = &talk->tickets;
-    size_t n_line = tickets->line.n; /* not what callbacks submit now */
+    uint64_t last_id = talk->last_id; /* not what callbacks submit now */
 
     while (tickets->out.first)
         settle(talk, tickets->out.first, SHERD_END_IN_DOUBT, -EOWNERDEAD,
             "the gateway is gone, and with it whether it was done");
-    for (; n_line > 0 && tickets->line.first; n_line--)
-        settle(talk, tickets->line.first, SHERD_END_NOT_STARTED, error, "the gateway is gone");
+    for (struct ticket *ticket = tickets->line.first, *next; ticket; ticket = next) {
+        next = ticket->next;
+        if (ticket->id <= last_id)
+            settle(talk, ticket, SHERD_END_NOT_STARTED, error, "the gateway is gone");
+    }
 }

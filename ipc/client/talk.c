@@ -270,7 +270,7 @@ static bool is_of_this_connection(const struct talk *talk, const struct letter *
 static void on_taken(struct talk *talk, const struct sent_batch *batch, const struct letter *letter,
     const Sherd__Wire__SubmitReply *taken)
 {
-    /* From the last to the first: each goes to the head of the line. */
+    /* From the last to the first: each goes to the head of its kind. */
     for (size_t i = taken->n_refused; i > 0; i--)
         on_refused(talk, taken->refused[i - 1]);
     /* By a gateway that is gone: what it took went with it. */
@@ -327,14 +327,25 @@ static void on_batch(
     free(batch);
 }
 
-static bool send_batch(struct talk *talk, int64_t now_ns, uint32_t room)
+/* Whether a ticket in line may go to the gateway, with n others. */
+static bool may_go(const struct talk *talk, const struct ticket *ticket, size_t n)
+{
+    uint64_t most;
+
+    if (!ticket)
+        return false;
+    most = (uint64_t)talk->window + (ticket->urgent ? TALK_URGENT_MORE : 0);
+    return talk->tickets.out.n + n < (most < talk->max_in_flight ? most : talk->max_in_flight);
+}
+
+static bool send_batch(struct talk *talk, int64_t now_ns)
 {
     struct wire_batch *wire = &talk->batch;
     struct ticket *ticket = talk->tickets.line.first;
 
     wire_batch_start(wire);
-    for (; ticket && wire->n < room && wire_batch_add(wire, ticket, now_ns); ticket = ticket->next)
-        ;
+    while (may_go(talk, ticket, wire->n) && wire_batch_add(wire, ticket, now_ns))
+        ticket = ticket->next;
     struct sent_batch *batch = malloc(sizeof(*batch) + wire->n * sizeof(batch->ids[0]));
     nng_msg *msg = batch ? wire_batch_pack(wire) : NULL;
     if (!msg) {
@@ -355,14 +366,12 @@ static bool send_batch(struct talk *talk, int64_t now_ns, uint32_t room)
 
 static void send_batches(struct talk *talk, int64_t now_ns)
 {
-    uint32_t window = talk->window < talk->max_in_flight ? talk->window : talk->max_in_flight;
-
     if (talk->hold_ns > now_ns)
         return;
     talk->hold_ns = 0;
-    while (talk->tickets.line.n > 0 && talk->tickets.out.n < window &&
-           talk->n_batches < TALK_BATCHES_MAX && link_room(talk->link) > 0)
-        if (!send_batch(talk, now_ns, window - (uint32_t)talk->tickets.out.n))
+    while (may_go(talk, talk->tickets.line.first, 0) && talk->n_batches < TALK_BATCHES_MAX &&
+           link_room(talk->link) > 0)
+        if (!send_batch(talk, now_ns))
             return;
 }
 

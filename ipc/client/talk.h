@@ -19,8 +19,9 @@
 #include "proto/arena.h"
 #include "proto/protocol.h"
 
-#define TALK_BATCHES_MAX 4u /* messages of submissions under way */
-#define TALK_NEXTS_MAX   2u /* one is on its way while the other waits at the gateway */
+#define TALK_BATCHES_MAX 4u  /* messages of submissions under way */
+#define TALK_URGENT_MORE 16u /* urgent requests with the gateway beyond the window */
+#define TALK_NEXTS_MAX   2u  /* one is on its way while the other waits at the gateway */
 
 enum talk_phase {
     TALK_APART,   /* no session on this connection, or no connection */

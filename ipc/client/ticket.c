@@ -36,27 +36,13 @@ static int grow(struct ticket_table *table)
     return 0;
 }
 
-static void append(struct ticket_list *list, struct ticket *ticket)
+/* before: NULL to be the first. */
+static void insert(struct ticket_list *list, struct ticket *before, struct ticket *ticket)
 {
-    ticket->prev = list->last;
-    ticket->next = NULL;
-    if (list->last)
-        list->last->next = ticket;
-    else
-        list->first = ticket;
-    list->last = ticket;
-    list->n++;
-}
-
-static void prepend(struct ticket_list *list, struct ticket *ticket)
-{
-    ticket->prev = NULL;
-    ticket->next = list->first;
-    if (list->first)
-        list->first->prev = ticket;
-    else
-        list->last = ticket;
-    list->first = ticket;
+    ticket->prev = before;
+    ticket->next = before ? before->next : list->first;
+    *(before ? &before->next : &list->first) = ticket;
+    *(ticket->next ? &ticket->next->prev : &list->last) = ticket;
     list->n++;
 }
 
@@ -73,9 +59,18 @@ static void take_out(struct ticket_list *list, struct ticket *ticket)
     list->n--;
 }
 
-static struct ticket_list *list_of(struct ticket_table *table, const struct ticket *ticket)
+static void take_out_of_list(struct ticket_table *table, struct ticket *ticket)
 {
-    return ticket->state == TICKET_LINE ? &table->line : &table->out;
+    if (ticket == table->last_urgent)
+        table->last_urgent = ticket->prev;
+    take_out(ticket->state == TICKET_LINE ? &table->line : &table->out, ticket);
+}
+
+static void insert_in_line(struct ticket_table *table, struct ticket *before, struct ticket *ticket)
+{
+    if (ticket->urgent && before == table->last_urgent)
+        table->last_urgent = ticket;
+    insert(&table->line, before, ticket);
 }
 
 static void note_deadline(struct ticket_table *table, int64_t deadline_ns)
@@ -95,6 +90,7 @@ static struct ticket *copy_request(const struct sherd_request *request)
     uint8_t *tail = (uint8_t *)(ticket + 1);
     *ticket = (struct ticket){
         .shard = request->shard,
+        .urgent = request->urgent,
         .args_len = request->args_len,
         .key_len = key_len,
         .method = (const char *)tail,
@@ -123,7 +119,7 @@ int ticket_new(struct ticket_table *table, uint64_t id, const struct sherd_reque
     ticket->hash_next = *bucket_of(table, id);
     *bucket_of(table, id) = ticket;
     note_deadline(table, deadline_ns);
-    append(&table->line, ticket);
+    insert_in_line(table, ticket->urgent ? table->last_urgent : table->line.last, ticket);
     *ret_ticket = ticket;
     return 0;
 }
@@ -139,17 +135,17 @@ struct ticket *ticket_find(const struct ticket_table *table, uint64_t id)
 
 void ticket_out(struct ticket_table *table, struct ticket *ticket, enum ticket_state state)
 {
-    take_out(list_of(table, ticket), ticket);
+    take_out_of_list(table, ticket);
     ticket->state = state;
-    append(&table->out, ticket);
+    insert(&table->out, table->out.last, ticket);
 }
 
 void ticket_back(struct ticket_table *table, struct ticket *ticket)
 {
-    take_out(list_of(table, ticket), ticket);
+    take_out_of_list(table, ticket);
     ticket->state = TICKET_LINE;
     note_deadline(table, ticket->deadline_ns);
-    prepend(&table->line, ticket);
+    insert_in_line(table, ticket->urgent ? NULL : table->last_urgent, ticket);
 }
 
 void ticket_free(struct ticket_table *table, struct ticket *ticket)
@@ -159,7 +155,7 @@ void ticket_free(struct ticket_table *table, struct ticket *ticket)
     while (*link != ticket)
         link = &(*link)->hash_next;
     *link = ticket->hash_next;
-    take_out(list_of(table, ticket), ticket);
+    take_out_of_list(table, ticket);
     free(ticket);
 }
 

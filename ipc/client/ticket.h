@@ -29,7 +29,8 @@ struct ticket {
     uint64_t id;
     uint32_t state; /* enum ticket_state */
     uint32_t shard;
-    bool cancel;         /* its cancellation is wanted */
+    bool cancel; /* its cancellation is wanted */
+    bool urgent;
     int64_t deadline_ns; /* CLOCK_MONOTONIC; INT64_MAX: none */
     sherd_done_fn *done;
     void *opaque;
@@ -51,13 +52,14 @@ struct ticket_list {
 /* Zero bytes are an empty table. */
 struct ticket_table {
     struct ticket **buckets;
-    size_t n_buckets;          /* a power of two */
-    struct ticket_list line;   /* state TICKET_LINE */
-    struct ticket_list out;    /* all other states */
-    int64_t first_deadline_ns; /* no ticket in line has an earlier one; INT64_MAX: none has one */
+    size_t n_buckets;           /* a power of two */
+    struct ticket_list line;    /* state TICKET_LINE */
+    struct ticket_list out;     /* all other states */
+    struct ticket *last_urgent; /* in line, where all urgent ones stand first; NULL: none does */
+    int64_t first_deadline_ns;  /* no ticket in line has an earlier one; INT64_MAX: none has one */
 };
 
-/* A copy of request, last in line. 0 or -ENOMEM. */
+/* A copy of request, in line as the last of its kind, urgent or not. 0 or -ENOMEM. */
 int ticket_new(struct ticket_table *table, uint64_t id, const struct sherd_request *request,
     int64_t deadline_ns, struct ticket **ret_ticket);
 
@@ -66,7 +68,7 @@ struct ticket *ticket_find(const struct ticket_table *table, uint64_t id);
 /* Out of line with a new state, from line or another such state. */
 void ticket_out(struct ticket_table *table, struct ticket *ticket, enum ticket_state state);
 
-/* Back to the head of the line. */
+/* Back to the head of the line, or of those in it that are not urgent. */
 void ticket_back(struct ticket_table *table, struct ticket *ticket);
 
 /* Takes it out of the table and frees it. */

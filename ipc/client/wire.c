@@ -85,6 +85,7 @@ bool wire_batch_add(struct wire_batch *batch, const struct ticket *ticket, int64
     submission->args = (ProtobufCBinaryData){ticket->args_len, (uint8_t *)ticket->args};
     submission->key = (ProtobufCBinaryData){ticket->key_len, (uint8_t *)ticket->key};
     submission->timeout_ns = time_left(ticket, now_ns);
+    submission->urgent = ticket->urgent;
     if (ticket->shard != SHERD_ANY_SHARD) {
         submission->placement_case = SHERD__WIRE__SUBMISSION__PLACEMENT_SHARD;
         submission->shard = ticket->shard;

@@ -197,7 +197,7 @@ static int start_tables(struct gateway *gateway)
     };
     struct sessions_config sessions = {
         .ctx = gateway->ctx,
-        .n_shards = env->segment->geometry.n_shards,
+        .n_lines = requests_n_lines(env->segment),
         .abandon = on_abandon,
         .room = on_room,
         .opaque = gateway,

@@ -8,15 +8,17 @@
 #include <sys/random.h>
 
 /*
- * A request waits in its session's lane for its shard. The lanes of a shard that have somebody in
- * them form a ring, its round, from which requests are started one by one, a lane after the other,
+ * A request waits in its session's line for its shard. The lines of a shard that have somebody in
+ * them form a ring, its round, from which requests are started one by one, a line after the other,
  * so that sessions share a shard evenly. Started are at most twice as many as the mesh has call
  * slots: the second half is there when the first comes back, without a turn of this loop in
- * between.
+ * between. Urgent requests have lines, rounds and slots of their own, few of them, so that they
+ * wait for each other alone.
  *
- *     shard 0:  round -> lane of session A -> lane of session C -> (round)
+ *     shard 0:  round -> line of session A -> line of session C -> (round)
  *                          | a1 a2 a3           | c1
- *     shard 1:  round -> lane of session A -> (round)
+ *     shard 1:  round -> line of session A -> (round)
+ *     shard 0, urgent:  round -> line of session C -> (round)
  *
  * A session whose answers take too much room leaves the rounds (paused) until it has fetched some;
  * so does one whose connection is gone, until it is back, for its client may be dead. What a
@@ -29,7 +31,7 @@
 #define EXPECT_DECAY 64u
 
 struct shard_round {
-    struct lane *turn; /* whose turn it is; NULL: empty */
+    struct line *turn; /* whose turn it is; NULL: empty */
     uint32_t started;
     uint32_t quota;
 };
@@ -46,13 +48,24 @@ struct request {
     int64_t aside;                         /* bytes set aside for the answer */
     AioTimer timer;                        /* its deadline, while in line */
     struct request *prev, *next;           /* of the session */
-    struct request *lane_prev, *lane_next; /* in line */
+    struct request *line_prev, *line_next; /* in line */
     struct request *hash_next;
     void *args_block; /* malloc: has the arguments, where they were not copied; else NULL */
     uint8_t args[];
 };
 
 /* ---- lists ---- */
+
+/* Of a session's lines, and of the rounds. */
+static uint32_t line_index(const struct mesh_call *call)
+{
+    return call->target * N_LANES + call->lane;
+}
+
+static struct shard_round *round_of(const struct requests *requests, const struct mesh_call *call)
+{
+    return &requests->rounds[line_index(call)];
+}
 
 static struct request **bucket_of(
     struct requests *requests, const struct session *session, uint64_t id)
@@ -97,63 +110,63 @@ static void unlink_request(struct requests *requests, struct request *request)
     requests->args_bytes -= request->call.args_len;
 }
 
-static void enter_round(struct shard_round *round, struct lane *lane)
+static void enter_round(struct shard_round *round, struct line *line)
 {
-    if (lane->next)
+    if (line->next)
         return;
     if (round->turn) {
-        lane->next = round->turn;
-        lane->prev = round->turn->prev;
-        lane->prev->next = lane;
-        lane->next->prev = lane;
+        line->next = round->turn;
+        line->prev = round->turn->prev;
+        line->prev->next = line;
+        line->next->prev = line;
     } else {
-        round->turn = lane->next = lane->prev = lane;
+        round->turn = line->next = line->prev = line;
     }
 }
 
-static void leave_round(struct shard_round *round, struct lane *lane)
+static void leave_round(struct shard_round *round, struct line *line)
 {
-    if (!lane->next)
+    if (!line->next)
         return;
-    if (lane->next == lane) {
+    if (line->next == line) {
         round->turn = NULL;
     } else {
-        lane->prev->next = lane->next;
-        lane->next->prev = lane->prev;
-        if (round->turn == lane)
-            round->turn = lane->next;
+        line->prev->next = line->next;
+        line->next->prev = line->prev;
+        if (round->turn == line)
+            round->turn = line->next;
     }
-    lane->next = lane->prev = NULL;
+    line->next = line->prev = NULL;
 }
 
-static void join_lane(struct lane *lane, struct request *request)
+static void join_line(struct line *line, struct request *request)
 {
-    request->lane_prev = lane->last;
-    if (lane->last)
-        lane->last->lane_next = request;
+    request->line_prev = line->last;
+    if (line->last)
+        line->last->line_next = request;
     else
-        lane->first = request;
-    lane->last = request;
+        line->first = request;
+    line->last = request;
 }
 
-static void leave_lane(struct requests *requests, struct lane *lane, struct request *request)
+static void leave_line(struct requests *requests, struct line *line, struct request *request)
 {
-    if (request->lane_prev)
-        request->lane_prev->lane_next = request->lane_next;
+    if (request->line_prev)
+        request->line_prev->line_next = request->line_next;
     else
-        lane->first = request->lane_next;
-    if (request->lane_next)
-        request->lane_next->lane_prev = request->lane_prev;
+        line->first = request->line_next;
+    if (request->line_next)
+        request->line_next->line_prev = request->line_prev;
     else
-        lane->last = request->lane_prev;
-    request->lane_prev = request->lane_next = NULL;
-    if (!lane->first)
-        leave_round(&requests->rounds[request->call.target], lane);
+        line->last = request->line_prev;
+    request->line_prev = request->line_next = NULL;
+    if (!line->first)
+        leave_round(round_of(requests, &request->call), line);
 }
 
-static struct lane *lane_of(const struct request *request)
+static struct line *line_of(const struct request *request)
 {
-    return &request->session->lanes[request->call.target];
+    return &request->session->lines[line_index(&request->call)];
 }
 
 /* ---- ends ---- */
@@ -184,7 +197,7 @@ static void fill_data(struct ended *ended, const void *data, size_t len)
     ended->len = ended->data ? sizeof(lost) - 1 : 0;
 }
 
-/* The request is out of its lane and of the mesh. */
+/* The request is out of its line and of the mesh. */
 static void finish(struct request *request, const struct mesh_answer *answer)
 {
     struct requests *requests = request->requests;
@@ -246,15 +259,15 @@ static void start(struct requests *requests, struct shard_round *round, struct r
 static void pump(struct requests *requests, struct shard_round *round)
 {
     while (round->turn && round->started < round->quota) {
-        struct lane *lane = round->turn;
-        struct request *request = lane->first;
+        struct line *line = round->turn;
+        struct request *request = line->first;
         if (!has_room(requests, request)) {
-            leave_round(round, lane);
-            lane->session->paused = true;
+            leave_round(round, line);
+            line->session->paused = true;
             continue;
         }
-        round->turn = lane->next;
-        leave_lane(requests, lane, request);
+        round->turn = line->next;
+        leave_line(requests, line, request);
         start(requests, round, request);
     }
 }
@@ -264,11 +277,11 @@ void requests_room(struct requests *requests, struct session *session)
     if (!session->paused)
         return;
     session->paused = false;
-    for (uint32_t shard = 0; shard < requests->config.segment->geometry.n_shards; shard++) {
-        if (!session->lanes[shard].first)
+    for (uint32_t i = 0; i < requests_n_lines(requests->config.segment); i++) {
+        if (!session->lines[i].first)
             continue;
-        enter_round(&requests->rounds[shard], &session->lanes[shard]);
-        pump(requests, &requests->rounds[shard]);
+        enter_round(&requests->rounds[i], &session->lines[i]);
+        pump(requests, &requests->rounds[i]);
     }
 }
 
@@ -294,7 +307,7 @@ static void on_answer(struct mesh_call *call, const struct mesh_answer *answer)
     struct request *request = (struct request *)call; /* its first member */
     struct requests *requests = request->requests;
     struct session *session = request->session;
-    struct shard_round *round = &requests->rounds[call->target];
+    struct shard_round *round = round_of(requests, call);
     uint32_t *expected = &requests->expected_answer[call->method];
 
     round->started--;
@@ -313,7 +326,7 @@ static void on_deadline(void *opaque)
 {
     struct request *request = opaque;
 
-    leave_lane(request->requests, lane_of(request), request);
+    leave_line(request->requests, line_of(request), request);
     finish_unserved(
         request, CALL_END_EXPIRED, -ETIMEDOUT, "its deadline passed while it waited for a shard");
 }
@@ -340,6 +353,7 @@ static struct request *new_request(
             .args = args_block ? spec->args : request->args,
             .args_len = spec->args_len,
             .deadline_ns = spec->deadline_ns,
+            .lane = spec->lane,
             .origin = origin_word(session->number, spec->id),
             .done = on_answer},
         .requests = requests,
@@ -380,9 +394,9 @@ int requests_submit(
         return -EAGAIN;
     }
     link_request(requests, request);
-    join_lane(lane_of(request), request);
-    enter_round(&requests->rounds[spec->shard], lane_of(request));
-    pump(requests, &requests->rounds[spec->shard]);
+    join_line(line_of(request), request);
+    enter_round(round_of(requests, &request->call), line_of(request));
+    pump(requests, round_of(requests, &request->call));
     return 0;
 }
 
@@ -399,7 +413,7 @@ bool requests_cancel(struct requests *requests, struct session *session, uint64_
         return true;
     }
     timer_del(&request->timer);
-    leave_lane(requests, lane_of(request), request);
+    leave_line(requests, line_of(request), request);
     finish_unserved(request, CALL_END_CANCELLED, -ECANCELED, "");
     return true;
 }
@@ -409,7 +423,7 @@ static void abandon(struct requests *requests, struct request *request)
     session_charge(request->session, -request->aside);
     timer_del(&request->timer);
     if (request->state == REQUEST_IN_LINE)
-        leave_lane(requests, lane_of(request), request);
+        leave_line(requests, line_of(request), request);
     unlink_request(requests, request);
     request->session = NULL;
     requests->config.ended(requests->config.opaque);
@@ -438,7 +452,7 @@ int requests_init(struct requests *requests, const struct requests_config *confi
     uint32_t n_shards = segment->geometry.n_shards;
 
     *requests = (struct requests){.config = *config};
-    requests->rounds = calloc(n_shards, sizeof(struct shard_round));
+    requests->rounds = calloc(requests_n_lines(segment), sizeof(struct shard_round));
     requests->expected_answer =
         calloc(registry_n_methods(config->registry) + 1, sizeof(*requests->expected_answer));
     if (getrandom(&requests->hash_key, sizeof(requests->hash_key), 0) < 0)
@@ -448,9 +462,12 @@ int requests_init(struct requests *requests, const struct requests_config *confi
         requests_deinit(requests);
         return -ENOMEM;
     }
-    for (uint32_t shard = 0; shard < n_shards; shard++)
-        requests->rounds[shard].quota =
-            2 * segment_call_slots(segment, segment_gateway(segment), shard);
+    for (uint32_t shard = 0; shard < n_shards; shard++) {
+        struct shard_round *rounds = &requests->rounds[shard * N_LANES];
+        uint32_t n_slots = segment_call_slots(segment, segment_gateway(segment), shard);
+        rounds[LANE_URGENT].quota = 2 * SEGMENT_URGENT_SLOTS;
+        rounds[LANE_NORMAL].quota = 2 * (n_slots - SEGMENT_URGENT_SLOTS);
+    }
     return 0;
 }
 

@@ -22,6 +22,12 @@
 struct shard_round;
 struct request;
 
+/* How many lines a session has. */
+static inline uint32_t requests_n_lines(const struct segment *segment)
+{
+    return segment->geometry.n_shards * N_LANES;
+}
+
 struct requests_config {
     AioContext *ctx;
     struct mesh *mesh;
@@ -34,7 +40,7 @@ struct requests_config {
 
 struct requests {
     struct requests_config config;
-    struct shard_round *rounds; /* by shard */
+    struct shard_round *rounds; /* by shard and lane of the mesh */
     uint32_t *expected_answer;  /* by method, bytes */
     uint64_t hash_key;          /* random and odd */
     bool draining;
@@ -48,6 +54,7 @@ struct request_spec {
     uint64_t id;
     uint32_t method;
     uint32_t shard;
+    enum mesh_lane lane;
     const void *args; /* copied; or, where they are long, taken out of arena, whose they are */
     size_t args_len;
     struct arena *arena;

@@ -279,7 +279,7 @@ static void end_session(struct sessions *sessions, uint32_t at)
         take_off_dirty(session);
     sessions->all[at] = sessions->all[--sessions->n];
     idset_deinit(&session->ids);
-    free(session->lanes);
+    free(session->lines);
     free(session);
 }
 
@@ -320,10 +320,10 @@ static struct session *new_session(struct sessions *sessions)
 
     if (!session)
         return NULL;
-    session->lanes = calloc(sessions->config.n_shards, sizeof(struct lane));
-    if (!session->lanes ||
+    session->lines = calloc(sessions->config.n_lines, sizeof(struct line));
+    if (!session->lines ||
         getrandom(session->token, sizeof(session->token), 0) != (ssize_t)sizeof(session->token)) {
-        free(session->lanes);
+        free(session->lines);
         free(session);
         return NULL;
     }
@@ -331,8 +331,8 @@ static struct session *new_session(struct sessions *sessions)
     session->gone_ns = aio_clock_ns();
     session->ends_last = &session->ends;
     session->first_position = session->unsent_position = 1;
-    for (uint32_t i = 0; i < sessions->config.n_shards; i++)
-        session->lanes[i].session = session;
+    for (uint32_t i = 0; i < sessions->config.n_lines; i++)
+        session->lines[i].session = session;
     for (uint32_t i = 0; i < LIMIT_NEXTS_SESSION; i++) {
         session->nexts[i].session = session;
         aio_timer_init(

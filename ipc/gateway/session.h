@@ -44,12 +44,12 @@ void ended_free(struct ended *ended);
 /* What an end costs while it is kept. */
 uint64_t ended_cost(const struct ended *ended);
 
-/* Requests of one session that wait for one shard (requests.c). */
-struct lane {
+/* Requests of one session that wait for one shard, urgent or not (requests.c). */
+struct line {
     struct session *session;
     struct request *first;
     struct request *last;
-    struct lane *prev, *next; /* in the shard's round; NULL: not in it */
+    struct line *prev, *next; /* in the shard's round; NULL: not in it */
 };
 
 struct waiting_next {
@@ -82,13 +82,13 @@ struct session {
 
     struct request *requests; /* not ended (requests.c) */
     uint32_t n_requests;
-    struct lane *lanes; /* one a shard */
-    bool paused;        /* some lane is out of its round, for want of room or connection */
+    struct line *lines; /* by shard and lane of the mesh */
+    bool paused;        /* some line is out of its round, for want of room or connection */
 };
 
 struct sessions_config {
     AioContext *ctx;
-    uint32_t n_shards;
+    uint32_t n_lines; /* of a session */
     /* The session ends: let go of its requests. */
     void (*abandon)(struct session *session, void *opaque);
     /* Ends were acknowledged, or a connection attached: requests may start. */

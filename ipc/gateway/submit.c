@@ -162,6 +162,7 @@ static int take(struct batch *batch, const Sherd__Wire__Submission *submission)
         .args_len = submission->args.len,
         .arena = &batch->gateway->arena,
         .deadline_ns = deadline_of(batch, submission),
+        .lane = submission->urgent ? LANE_URGENT : LANE_NORMAL,
     };
     int r = check_sizes(batch, submission);
 

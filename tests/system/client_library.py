@@ -25,7 +25,7 @@ class Options(ctypes.Structure):
 class Request(ctypes.Structure):
     _fields_ = [("method", ctypes.c_char_p), ("args", ctypes.c_char_p), ("args_len", ctypes.c_size_t),
                 ("shard", ctypes.c_uint32), ("key", ctypes.c_char_p), ("key_len", ctypes.c_size_t),
-                ("timeout_ns", ctypes.c_int64)]
+                ("timeout_ns", ctypes.c_int64), ("urgent", ctypes.c_bool)]
 
 
 class RawResult(ctypes.Structure):
@@ -99,9 +99,10 @@ class Client:
         self.callbacks.pop(result.id)(result)
 
     def submit(self, method, args=b"", done=lambda result: None, shard=ANY_SHARD, key=None,
-               timeout_ns=0):
+               timeout_ns=0, urgent=False):
         number = ctypes.c_uint64()
-        request = Request(method.encode(), args, len(args), shard, key, len(key or b""), timeout_ns)
+        request = Request(method.encode(), args, len(args), shard, key, len(key or b""), timeout_ns,
+                          urgent)
         error = self.lib.sherd_client_submit(self.handle, request, self.on_done, None, number)
         if error < 0:
             raise ClientError(-error, os.strerror(-error))

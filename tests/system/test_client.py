@@ -87,6 +87,20 @@ class Calls(harness.TestCase):
             self.assertEqual(ends, {"runs": CANCELLED, "waits": CANCELLED})
             self.assertEqual(client.cancel(ids["runs"]), -errno.ENOENT)
 
+    def test_an_urgent_request_overtakes_what_waits_in_line_here(self):
+        with Client(self.start("--shards", "1"), window=1) as client:
+            ends, sleeper = [], []
+
+            def after_ping(result):
+                ends.append("urgent")
+                self.assertEqual(client.cancel(sleeper[0]), 0)
+            sleeper.append(client.submit("sys.sleep", b"600000", done=lambda result: ends.append("slow")))
+            client.process(0)
+            client.submit("sys.ping", done=lambda result: ends.append("normal"))
+            client.submit("sys.ping", done=after_ping, urgent=True)
+            client.run()
+            self.assertEqual(ends, ["urgent", "slow", "normal"])
+
     def test_callbacks_may_submit(self):
         with Client(self.start("--shards", "2"), window=16) as client:
             ends = []

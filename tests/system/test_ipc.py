@@ -320,6 +320,50 @@ class Many(IpcCase):
         greedy.cancel(range(1, 8 * 1024 + 1))
         greedy.fetch(8 * 1024)
 
+    def fill(self, client, n, urgent):
+        """n requests for shard 0 that do not end by themselves. Their ids are 1 to n."""
+        for first in range(1, n + 1, 1024):
+            client.submit([Submission(i, "sys.sleep", b"600000", shard=0, urgent=urgent)
+                           for i in range(first, min(first + 1024, n + 1))])
+
+    def end_all(self, client, n):
+        self.assertEqual(client.cancel(range(1, n + 1)), n)
+
+    def test_an_urgent_request_does_not_wait_for_those_that_are_not(self):
+        self.begin()
+        greedy, urgent = self.session(), self.session()
+        self.fill(greedy, 3000, urgent=False)
+        for client, first in ((greedy, 5001), (urgent, 1)):
+            client.submit([Submission(first, "sys.ping", shard=0),
+                           Submission(first + 1, "sys.ping", shard=0, urgent=True)])
+            self.assertEqual([(end.id, end.kind) for end in client.fetch(1)], [(first + 1, DONE)])
+        self.assertEqual(urgent.status()["in_flight"], 3002)
+        self.end_all(greedy, 3000)
+        self.assertEqual(len({end.id for end in greedy.fetch(3001)}), 3001)
+        self.assertEqual([(end.id, end.kind) for end in urgent.fetch(1)], [(1, DONE)])
+
+    def test_urgent_requests_that_are_too_many_wait_for_each_other_alone(self):
+        self.begin()
+        urgent, normal = self.session(), self.session()
+        self.fill(urgent, 100, urgent=True)
+        urgent.submit([Submission(5001, "sys.ping", shard=0, urgent=True)])
+        normal.submit([Submission(1, "sys.ping", shard=0),
+                       Submission(2, "sys.ping", shard=1, urgent=True)])
+        self.assertEqual({(end.id, end.kind) for end in normal.fetch(2)}, {(1, DONE), (2, DONE)})
+        self.assertEqual(normal.status()["in_flight"], 101)
+        self.end_all(urgent, 100)
+        self.assertIn((5001, DONE), {(end.id, end.kind) for end in urgent.fetch(101)})
+
+    def test_the_limit_of_a_session_holds_for_urgent_requests_too(self):
+        self.begin()
+        client = self.session()
+        self.fill(client, 16384, urgent=False)
+        _, refused = client.submit([Submission(20000, "sys.ping", urgent=True)])
+        self.assertEqual(refused[20000][0], errno.EAGAIN)
+        for first in range(1, 16385, 1024):
+            client.cancel(range(first, first + 1024))
+        client.fetch(16384)
+
 
 class Garbage(IpcCase):
     def connect(self):

@@ -38,7 +38,7 @@ static int set_up(void **state)
     aio_context_set_current(f->ctx);
     struct sessions_config sessions = {
         .ctx = f->ctx,
-        .n_shards = 2,
+        .n_lines = 2,
         .abandon = on_abandon,
         .room = on_room,
         .opaque = f,
