@@ -147,23 +147,30 @@ static int told_status(const struct call_wait *waiting)
     return -ETIMEDOUT;
 }
 
-/* Field by field, without zeroing the rest, which is the mesh's own: that took longer than all else. */
+/*
+ * All that a caller sets, what is not named here to zero, and nothing of the mesh's own, which
+ * mesh_call_start() fills in: zeroing that as well made a call with 128 in flight 5 ns slower, of
+ * 86.
+ */
+static void ask(struct mesh_call *call, const struct mesh_asked *asked)
+{
+#define X(type, name, help) call->name = asked->name;
+    MESH_CALL_ASKED(X)
+#undef X
+}
+
 static void coroutine_fn fill_in(
     struct call_wait *waiting, const struct call_request *request, struct call_answer *ret_answer)
 {
-    struct mesh_call *call = &waiting->call;
-
-    call->target = request->target;
-    call->method = request->method;
-    call->args = request->args;
-    call->args_len = request->args_len;
-    call->deadline_ns = call_deadline_ns(request->deadline_ns);
-    call->depth = request->depth;
-    call->path = request->path;
-    call->lane = request->lane;
-    call->origin = 0;
-    call->ready = NULL;
-    call->done = on_done;
+    ask(&waiting->call, &(struct mesh_asked){.target = request->target,
+                            .method = request->method,
+                            .args = request->args,
+                            .args_len = request->args_len,
+                            .deadline_ns = call_deadline_ns(request->deadline_ns),
+                            .depth = request->depth,
+                            .path = request->path,
+                            .lane = request->lane,
+                            .done = on_done});
     waiting->wait.withdraw = withdraw;
     waiting->co = coroutine_self();
     waiting->answer = ret_answer;

@@ -80,21 +80,32 @@ struct args_buffer {
     bool is_left;     /* its I/O may go on */
 };
 
-/* Embed it; set the first group. It and args stay valid until done() has been called. */
+/*
+ * What a caller sets. X(type, name, what it is). ready: without one args are copied; else there are
+ * none yet: a room of args_len bytes is to be filled in place, and it is told once there is a slot
+ * and a buffer.
+ */
+#define MESH_CALL_ASKED(X)                                                                  \
+    X(uint32_t, target, "a shard")                                                          \
+    X(uint32_t, method, "registry number")                                                  \
+    X(const void *, args, "")                                                               \
+    X(size_t, args_len, "")                                                                 \
+    X(int64_t, deadline_ns, "CLOCK_MONOTONIC; INT64_MAX: none")                             \
+    X(uint32_t, depth, "0, or one more than the call that is being served")                 \
+    X(uint32_t, path, "0, or as in struct call_slot: who serves the calls around this one") \
+    X(uint32_t, lane, "enum mesh_lane; LANE_URGENT: not stuck behind bulk work")            \
+    X(uint64_t, origin, "0, or origin_word() of the client's request that it is")           \
+    X(mesh_done_fn *, done, "")                                                             \
+    X(mesh_ready_fn *, ready, "NULL, or see above")
+
+#define X(type, name, help) type name;
+struct mesh_asked {
+    MESH_CALL_ASKED(X)
+};
+
+/* Embed it; set what is asked. It and args stay valid until done() has been called. */
 struct mesh_call {
-    uint32_t target; /* a shard */
-    uint32_t method; /* registry number */
-    const void *args;
-    size_t args_len;
-    int64_t deadline_ns; /* CLOCK_MONOTONIC; INT64_MAX: none */
-    uint32_t depth;      /* 0, or one more than the call that is being served */
-    uint32_t path;       /* 0, or as in struct call_slot: who serves the calls around this one */
-    uint32_t lane;       /* enum mesh_lane; LANE_URGENT: not stuck behind bulk work */
-    uint64_t origin;     /* 0, or origin_word() of the client's request that it is */
-    mesh_done_fn *done;
-    /* NULL: args are copied. Else there are none yet: a room of args_len bytes is to be filled in
-     * place, and this is told of it once there is a slot and a buffer. */
-    mesh_ready_fn *ready;
+    MESH_CALL_ASKED(X)
 
     /* The mesh's own. */
     struct args_buffer room; /* of a call whose arguments are filled in place */
@@ -110,6 +121,7 @@ struct mesh_call {
     struct heap_waiter waiter;
     AioTimer timer;
 };
+#undef X
 
 /*
  * Publishes the call, or puts it in line where no slot or buffer is free: first come, first served
