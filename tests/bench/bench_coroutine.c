@@ -19,6 +19,7 @@
 #include "runtime/atomic.h"
 #include "runtime/coroutine.h"
 #include "runtime/coroutine_switch.h"
+#include "runtime/instruments.h"
 #include "tests/bench/compare.h"
 
 #define MANY       16384
@@ -193,6 +194,19 @@ static void enter_and_yield(uint64_t repeats)
 {
     for (uint64_t i = 0; i < repeats; i++)
         coroutine_enter(yielder);
+}
+
+/* Says once more what runs, as entering and leaving do: where all processes can read it. */
+static void enter_and_yield_noted(uint64_t repeats)
+{
+    struct aio_instruments in;
+
+    aio_context_instruments(ctx, &in);
+    for (uint64_t i = 0; i < repeats; i++) {
+        atomic_store_relaxed(in.running, i);
+        coroutine_enter(yielder);
+        atomic_store_relaxed(in.running, (uint64_t)0);
+    }
 }
 
 static void create_run_end(uint64_t repeats)
@@ -419,6 +433,8 @@ int main(void)
         {"enter + yield", enter_and_yield, FAST_NAME " pair", fast_pair, 20000, 0, 101,
             "at most 1.6 of jump_fcontext"},
         {"enter + yield", enter_and_yield, "swapcontext pair", swap_pair, 20000, 2000, 101, NULL},
+        {"enter + yield, `running` noted twice", enter_and_yield_noted, "once", enter_and_yield,
+            20000, 0, 101, "at most 2 ns more"},
         {"co_switch pair", bare_pair, FAST_NAME " pair", fast_pair, 20000, 0, 101, NULL},
         {"create, run, end", create_run_end, FAST_NAME " the same", fast_create, 10000, 0, 101,
             "at most 30 ns"},
