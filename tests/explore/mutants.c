@@ -43,6 +43,7 @@ static const struct file {
     {"shard", "lock_home.c", "lock"},
     {"shard", "mesh.c", "mesh"},
     {"shard", "serve.c", "mesh"},
+    {"shard", "serve_answer.c", "mesh"},
 };
 #define N_FILES (sizeof files / sizeof files[0])
 
