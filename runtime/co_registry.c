@@ -117,17 +117,19 @@ static inline void collect(struct co_registry *registry)
         collect_left(registry);
 }
 
+/* Who looks may find it half filled, and knows that by its id. */
 static void fill_entry(struct co_entry *entry, const Coroutine *co)
 {
-    const char *name = co->name;
+    uint64_t name[sizeof entry->name / 8] = {};
 
-    entry->entry = (uint64_t)(uintptr_t)co->begins_in;
-    entry->created_ns = co->created_ns;
-    entry->position_at = (uint64_t)(uintptr_t)&co->inside;
+    for (size_t i = 0; i < sizeof name - 1 && co->name[i]; i++)
+        ((char *)name)[i] = co->name[i];
+    atomic_store_relaxed(&entry->entry, (uint64_t)(uintptr_t)co->begins_in);
+    atomic_store_relaxed(&entry->created_ns, co->created_ns);
+    atomic_store_relaxed(&entry->position_at, (uint64_t)(uintptr_t)&co->inside);
     atomic_store_relaxed(&entry->wait_site, (uint64_t)0); /* WAIT */
-    memset(entry->name, 0, sizeof entry->name);
-    for (size_t i = 0; i < sizeof entry->name - 1 && name[i]; i++)
-        entry->name[i] = name[i];
+    for (size_t i = 0; i < sizeof name / 8; i++)
+        atomic_store_relaxed((uint64_t *)entry->name + i, name[i]);
     atomic_store_release(&entry->id, co->registry_id); /* LIST */
 }
 

@@ -446,7 +446,7 @@ static void on_next(struct talk *talk, const struct letter *letter, const Sherd_
 static void send_nexts(struct talk *talk)
 {
     while (talk->tickets.out.n > 0 && talk->n_nexts < TALK_NEXTS_MAX && link_room(talk->link) > 0) {
-        nng_msg *msg = wire_next(talk->ack, NEXT_WAIT_MS);
+        nng_msg *msg = wire_next(talk->session, talk->ack, NEXT_WAIT_MS);
         if (!msg)
             return;
         link_send(talk->link, LETTER_NEXT, (void *)(uintptr_t)talk->connection_number, msg, -1);

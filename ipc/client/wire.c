@@ -36,9 +36,10 @@ nng_msg *wire_methods(void)
     return pack(&request);
 }
 
-nng_msg *wire_next(uint64_t ack, uint32_t wait_ms)
+nng_msg *wire_next(const uint8_t *session, uint64_t ack, uint32_t wait_ms)
 {
     Sherd__Wire__Next body = SHERD__WIRE__NEXT__INIT;
+    body.session = (ProtobufCBinaryData){PROTOCOL_SESSION_LEN, (uint8_t *)session};
     body.ack = ack;
     body.wait_ms = wait_ms;
     Sherd__Wire__Request request = SHERD__WIRE__REQUEST__INIT;

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "ipc/client/token.h"
 #include "ipc/gateway/reply.h"
 #include "proto/sherd.pb-c.h"
 
@@ -118,7 +119,10 @@ static void handle_hello(
 static void handle_next(
     struct session *session, struct exchange *exchange, const Sherd__Wire__Next *next)
 {
-    if (session_ack(session, next->ack) < 0)
+    if (next->session.len > 0 &&
+        !token_equal(session->token, sizeof(session->token), next->session.data, next->session.len))
+        reply_error(exchange, -ESTALE, "this connection has another session now");
+    else if (session_ack(session, next->ack) < 0)
         reply_error(exchange, -EINVAL, "next acknowledges position %llu, but the last end has %llu",
             (unsigned long long)next->ack,
             (unsigned long long)(session->first_position + session->n_ends - 1));

@@ -160,18 +160,18 @@ class RawClient:
         return one(fields, 1), refused
 
     @staticmethod
-    def next_message(ack=0, wait_ms=30000, max_ends=0):
-        return field(4, field(1, ack) + field(2, wait_ms) + field(3, max_ends))
+    def next_message(ack=0, wait_ms=30000, max_ends=0, session=b""):
+        return field(4, field(1, ack) + field(2, wait_ms) + field(3, max_ends) + field(4, session))
 
     @staticmethod
     def ends_of(fields):
         first = one(fields, 1)
         return [End(first + i, data) for i, data in enumerate(fields.get(2, []))]
 
-    def next(self, ack=None, wait_ms=30000, max_ends=0):
+    def next(self, ack=None, wait_ms=30000, max_ends=0, session=b""):
         """The next ends, acknowledging all that came before."""
         ends = self.ends_of(self.ask(
-            self.next_message(self.last if ack is None else ack, wait_ms, max_ends)))
+            self.next_message(self.last if ack is None else ack, wait_ms, max_ends, session)))
         if ends:
             self.last = ends[-1].position
         return ends

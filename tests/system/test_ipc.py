@@ -279,6 +279,20 @@ class Requests(IpcCase):
             self.session().next(ack=1)
         self.assertEqual(refusal.exception.number, errno.EINVAL)
 
+    def test_a_next_of_an_earlier_session_acknowledges_nothing_in_this_one(self):
+        self.begin()
+        client = self.session()
+        client.submit([Submission(1, "sys.ping")])
+        self.assertEqual(len(client.next()), 1)
+        with self.assertRaises(Refusal) as refusal:
+            client.next(ack=1, session=b"x" * 16)
+        self.assertEqual(refusal.exception.number, errno.ESTALE)
+        self.assertEqual(len(client.next(ack=0, wait_ms=0)), 0)  # this connection has had it
+        client.socket.close()
+        again = self.client()
+        again.hello(client.token)
+        self.assertEqual([end.position for end in again.next(ack=0)], [1])
+
     def test_status_and_methods_say_what_there_is(self):
         self.begin()
         client = self.session()
