@@ -21,22 +21,20 @@ static void add_buffer(struct audit *a, const struct audit_buffer *buffer)
         a->buffers[a->n_buffers++] = *buffer;
 }
 
-/* A call's arguments are its caller's until the callee has started it. */
+/* A call's arguments are its caller's until the callee has told that it has copied them. */
 static void add_arguments(struct audit *a, uint32_t peer, uint32_t to, uint32_t slot)
 {
-    uint64_t word = AUDIT_LOAD(a, call, peer, to, slot, 0);
-    uint64_t started = peer == a->gateway ? AUDIT_LOAD(a, gateway_served, to, 0, slot, 0)
-                                          : AUDIT_LOAD(a, served, to, peer, slot, 0);
+    uint64_t off = AUDIT_LOAD(a, args_off, peer, to, slot, 0);
 
-    if ((word & 0xff) != CALL_FREE && started >> 24 != (word >> 8 & CALL_GENERATION_MASK))
-        add_buffer(a, &(struct audit_buffer){.off = AUDIT_LOAD(a, args_off, peer, to, slot, 0),
+    if ((AUDIT_LOAD(a, call, peer, to, slot, 0) & 0xff) != CALL_FREE)
+        add_buffer(a, &(struct audit_buffer){.off = off,
                           .len = AUDIT_LOAD(a, args_len, peer, to, slot, 0),
                           .to = to,
-                          .column = &a->call,
+                          .column = &a->args_off,
                           .peer = peer,
                           .other = to,
                           .slot = slot,
-                          .was = word});
+                          .was = off});
 }
 
 static void add_answer(struct audit *a, uint32_t peer, uint32_t to, uint32_t slot)

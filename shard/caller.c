@@ -609,29 +609,20 @@ void caller_on_answer(
 
 /* ---- taking over from a dead predecessor ---- */
 
-static bool args_are_held(
-    const struct mesh *mesh, uint32_t peer, uint32_t slot, uint64_t generation)
-{
-    const struct serve_slot *serve = &mesh->links[peer].served[slot];
-
-    return caller_args_in_place(mesh, peer, slot) ||
-           started_generation(atomic_load_acquire(&serve->started)) != generation; /* GONE, TAKEN */
-}
-
 /* Else its message is not in the ring; to be asked before anything else is sent. */
 static bool was_published(const struct link *link, uint32_t slot)
 {
     return link->calls[slot].position < link->tx[segment_slot_lane(link->n_out, slot)].next;
 }
 
+/* That the callee has started it does not say that it has copied the arguments: until it tells, or
+ * the slot comes back, they stay. */
 static void recover_slot(struct mesh *mesh, uint32_t peer, uint32_t slot)
 {
     struct link *link = &mesh->links[peer];
     const struct call_slot *shared = slot_at(mesh, peer, slot);
-    uint64_t generation = word_generation(shared->word);
 
-    if (shared->args_off && args_are_held(mesh, peer, slot, generation) &&
-        heap_mark(&mesh->heap, peer, shared->args_off, shared->args_len)) {
+    if (shared->args_off && heap_mark(&mesh->heap, peer, shared->args_off, shared->args_len)) {
         /* An incarnation of peer's before this one may have begun it, too. */
         link->out[slot].args = (struct args_buffer){.off = shared->args_off,
             .len = shared->args_len,

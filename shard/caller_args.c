@@ -12,6 +12,9 @@
  * Orderings    first                 then               ordered by                  if broken
  *   TAKEN    callee's copy         buffer used again  the ring's push and pop     callee copies another
  *                                                                                 call's arguments
+ *            args_off = 0          buffer used again  one writer, of whose     none: an heir holds it
+ *                                                     death who reads it has   until the slot is back
+ *                                                     learnt
  *   QUIET    kernel's last read    buffer used again  see flight.c                a disk gets another
  *                                                                                 call's arguments
  */
@@ -52,8 +55,12 @@ void caller_give_back_args(struct mesh *mesh, uint32_t peer, uint32_t slot)
     struct out_slot *out = out_at(mesh, peer, slot);
     struct args_buffer args = out->args;
 
+    if (!args.off)
+        return;
     out->args = (struct args_buffer){0};
-    if (args.off && !is_room(out))
+    /* First: who recovers holds what a slot names. */
+    atomic_store_relaxed(&mesh->links[peer].calls[slot].args_off, 0); /* TAKEN */
+    if (!is_room(out))
         give_back(mesh, peer, &args);
 }
 

@@ -215,6 +215,49 @@ static void a_reader_that_dies_leaves_neither_slot_nor_buffer_taken(void **state
     end_case(&rig);
 }
 
+/* ---- a callee that is slow to copy ---- */
+
+static void caller_of_a_slow_one(struct rig_end *end)
+{
+    struct asking asking = new_asking(end, M_FILL, LARGE, false);
+    uint8_t *large = calloc(1, LARGE);
+
+    asking.large = large;
+    begin(&asking);
+    done_with(end, 1);
+    free(large);
+}
+
+static void heir_of_it(struct rig_end *end)
+{
+    done_with(end, 2);
+}
+
+/* What has begun a call may be stopped before it copies the arguments; then its caller dies. The
+ * callee is this process. */
+static void arguments_that_were_not_copied_yet_are_not_the_heir_s_to_use(void **state)
+{
+    struct rig rig;
+    uint32_t slot = 0;
+
+    (void)state;
+    open_rig(&rig, 2);
+    rig_fork(&rig, 0, caller_of_a_slow_one);
+    rig_wait_word(&rig, WORD_STEP, 1);
+    while ((segment_call(&rig.seg, 0, 1, slot)->word & 0xff) != CALL_WAITING)
+        slot++;
+    struct call_slot *call = segment_call(&rig.seg, 0, 1, slot);
+    assert_true(call->args_off != 0);
+    segment_serve(&rig.seg, 1, 0, slot)->started = started_word(
+        call->word >> 8 & CALL_GENERATION_MASK, segment_control(&rig.seg, 1)->incarnation);
+    rig_kill(&rig, 0, false);
+    rig_fork(&rig, 0, heir_of_it);
+    rig_wait_word(&rig, WORD_STEP, 2);
+    assert_true(segment_part(&rig.seg, 0)->heap_used_bytes >= LARGE);
+    rig_kill(&rig, 0, false);
+    rig_close(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -225,6 +268,7 @@ int main(void)
         cmocka_unit_test(arguments_are_read_in_place_and_given_back),
         cmocka_unit_test(an_answer_that_is_read_outlives_its_shard),
         cmocka_unit_test(a_reader_that_dies_leaves_neither_slot_nor_buffer_taken),
+        cmocka_unit_test(arguments_that_were_not_copied_yet_are_not_the_heir_s_to_use),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
