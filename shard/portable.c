@@ -40,7 +40,6 @@
 #include "shard/portable_inside.h"
 #include "shard/serve.h"
 
-#define NOTICES_SPARE   64u
 #define RESTART_LOOK_NS INT64_C(1000000)
 
 /* A shard is idle once it was seen asleep twice, so far apart, and not awake in between; each that is
@@ -53,11 +52,11 @@ struct notice {
     struct mesh_call call;
     arena_co co;
     struct notice *next; /* spare */
+    struct notice *next_of_all;
 };
 
 struct portable_end {
-    struct notice *spare;
-    uint32_t n_spare;
+    struct notice *spare, *all;
     uint32_t n_ready; /* wait for their turn */
     uint32_t asleep;  /* a shard; the own one: none */
     int64_t asleep_ns;
@@ -85,38 +84,40 @@ int portable_end_new(struct mesh *mesh, struct portable_end **ret_end)
     return 0;
 }
 
+/* Also of those that are still on their way, whose mesh is gone. */
 void portable_end_free(struct portable_end *end)
 {
     if (!end)
         return;
-    while (end->spare) {
-        struct notice *notice = end->spare;
-        end->spare = notice->next;
+    while (end->all) {
+        struct notice *notice = end->all;
+        end->all = notice->next_of_all;
         free(notice);
     }
     free(end);
 }
 
+/* There are never more than are under way at once, so they are kept. */
 static struct notice *take_notice(struct portable_end *end)
 {
     struct notice *notice = end->spare;
 
-    if (!notice)
-        return malloc(sizeof(*notice));
-    end->spare = notice->next;
-    end->n_spare--;
+    if (notice) {
+        end->spare = notice->next;
+        return notice;
+    }
+    notice = malloc(sizeof(*notice));
+    if (notice) {
+        notice->next_of_all = end->all;
+        end->all = notice;
+    }
     return notice;
 }
 
 static void give_notice(struct portable_end *end, struct notice *notice)
 {
-    if (end->n_spare >= NOTICES_SPARE) {
-        free(notice);
-        return;
-    }
     notice->next = end->spare;
     end->spare = notice;
-    end->n_spare++;
 }
 
 uint32_t portable_n_here(const struct mesh *mesh)

@@ -222,8 +222,8 @@ class Report(harness.TestCase):
                               stdout=subprocess.DEVNULL)
         wait_until(lambda: instance.shard(1)["calls_in"] > 80, "them to be begun")
         instance.kill(instance.shard(1))
-        report = self.report(instance, 0)
         self.assertEqual(load.wait(harness.DEADLINE), 0)
+        report = self.report(instance, 0)
         n_again = sum(peer["run_again"] for peer in report["peers"])
         self.assertGreater(n_again, 64)
         self.assertEqual(len(report["told"]), 64)  # what one caller keeps
