@@ -63,7 +63,8 @@ struct plane_submission {
     uint8_t route_kind; /* enum plane_route */
     uint32_t turn;
     uint64_t route;
-    uint64_t timeout_ns; /* time left at the submission; 0: no deadline */
+    uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0: none. A time, not a time left: an entry may wait in
+                             the ring for as long as it likes */
     uint32_t args_len;
     uint32_t room_len; /* of the room for an answer; 0: only one that fits a completion */
     uint64_t room_off; /* from the start of the data area */

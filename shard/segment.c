@@ -25,6 +25,9 @@
 #define MIN_PORTABLE      4u /* for each shard */
 #define MAX_PORTABLE      16u
 #define MANY_PORTABLE     256u /* enough for the instance */
+#define FEW_SHARDS        16u  /* up to here each has the larger tables for clients */
+#define MIN_CLIENTS       64u
+#define MIN_LEDGER        64u
 
 static_assert(sizeof(struct ring_slot) == LINE, "a slot is a cache line");
 static_assert(sizeof(struct message) == RING_PAYLOAD_BYTES, "a message fills its slot");
@@ -41,6 +44,10 @@ static_assert(sizeof(struct pair_stats) % LINE == 0, "whole lines");
 static_assert(sizeof(struct call_slot) == 256, "part of the ABI");
 static_assert(sizeof(struct serve_slot) == 256, "part of the ABI");
 static_assert(sizeof(struct lock_record) == LINE, "a line each");
+static_assert(sizeof(struct client_lane) == LINE, "a line each");
+static_assert(sizeof(struct ledger_slot) == 3 * LINE, "part of the ABI");
+static_assert(offsetof(struct ledger_slot, entry) == LINE, "an entry is a line");
+static_assert(offsetof(struct ledger_slot, completion) == 2 * LINE, "a completion is a line");
 static_assert(SEGMENT_MIN_SLOTS / 8 * SEGMENT_SLOT_CLASSES <= SEGMENT_MIN_SLOTS, "one a class");
 static_assert(sizeof(struct segment_super) <= SEGMENT_PAGE, "the superblock is a page");
 static_assert(SEGMENT_MAX_PEERS <= SEGMENT_BITMAP_WORDS * 64, "a bit a sender");
@@ -73,6 +80,16 @@ const char *verdict_text(uint32_t kind)
 #undef X
     };
     return kind < sizeof texts / sizeof *texts ? texts[kind] : "unknown";
+}
+
+const char *cut_reason_text(uint32_t reason)
+{
+    static const char *const texts[] = {
+#define X(name, text) [CUT_##name] = text,
+        CUT_REASONS(X)
+#undef X
+    };
+    return reason < N_CUT_REASONS ? texts[reason] : "unknown";
 }
 
 const char *call_end_text(uint32_t end)
@@ -113,13 +130,25 @@ static uint32_t plan_portable(uint32_t n_shards)
     return n < enough ? n : enough;
 }
 
-/* What each peer needs for itself, and what each pair needs. */
+static uint32_t plan_clients(uint32_t n_shards)
+{
+    return n_shards <= FEW_SHARDS ? 8192 : 4096;
+}
+
+static uint32_t plan_ledger(uint32_t n_shards)
+{
+    return n_shards <= FEW_SHARDS ? 2048 : 512;
+}
+
+/* What each peer needs for itself, for clients, and what each pair needs. */
 static uint64_t default_bytes(uint32_t n_shards)
 {
     uint64_t n_pairs = (uint64_t)n_shards * n_shards;
+    uint64_t clients_bytes = plan_clients(n_shards) * sizeof(struct client_lane) +
+                             plan_ledger(n_shards) * sizeof(struct ledger_slot);
 
     return 17 * (UINT64_C(1) << 19) + (n_shards + 1) * (UINT64_C(5) << 19) +
-           n_pairs / 16 * (UINT64_C(3) << 16);
+           n_shards * clients_bytes + n_pairs / 16 * (UINT64_C(3) << 16);
 }
 
 static uint64_t flights_bytes(uint64_t heap_bytes)
@@ -157,13 +186,15 @@ int segment_geometry_plan(
     g.slots_shard = 256;
     g.slots_gateway = 512;
     g.n_portable = plan_portable(n_shards);
+    g.n_clients = plan_clients(n_shards);
+    g.n_ledger = plan_ledger(n_shards);
     for (;;) {
         g.heap_bytes = 0;
         fixed = planned_bytes(&g);
         if (fixed + heaps_bytes <= max_bytes)
             break;
         if (g.slots_shard == SEGMENT_MIN_SLOTS && g.slots_gateway == MIN_SLOTS_GATEWAY &&
-            g.n_portable == n_shards) {
+            g.n_portable == n_shards && g.n_clients == MIN_CLIENTS && g.n_ledger == MIN_LEDGER) {
             *ret_bytes = fixed + heaps_bytes;
             return -ENOSPC;
         }
@@ -171,6 +202,10 @@ int segment_geometry_plan(
             g.slots_shard /= 2;
         if (g.slots_gateway > MIN_SLOTS_GATEWAY)
             g.slots_gateway /= 2;
+        if (g.n_clients > MIN_CLIENTS)
+            g.n_clients /= 2;
+        if (g.n_ledger > MIN_LEDGER)
+            g.n_ledger /= 2;
         g.n_portable = g.n_portable / 2 < n_shards ? n_shards : g.n_portable / 2;
     }
     g.heap_bytes = largest_heap((max_bytes - fixed) / (n_shards + 1));
@@ -188,6 +223,7 @@ static bool geometry_is_sane(const struct segment_geometry *g)
            (g->n_events & (g->n_events - 1)) == 0 && g->n_coroutines <= 1u << 20 &&
            g->n_portable <= 1u << 16 && g->stack_bytes >= 4 * SEGMENT_PAGE &&
            g->stack_bytes <= 1u << 24 && (g->stack_bytes & (g->stack_bytes - 1)) == 0 &&
+           g->n_clients <= 1u << 20 && g->n_ledger <= 1u << 16 &&
            g->heap_bytes % SEGMENT_PAGE == 0 && g->heap_bytes <= UINT64_C(1) << 32;
 }
 
@@ -557,6 +593,16 @@ uint32_t segment_slot_depth(
 struct lock_record *segment_locks(const struct segment *seg, uint32_t shard)
 {
     return (struct lock_record *)region_of(seg, shard, REGION_LOCKS);
+}
+
+struct client_lane *segment_client_lane(const struct segment *seg, uint32_t shard, uint32_t client)
+{
+    return (struct client_lane *)region_of(seg, shard, REGION_CLIENT_LANES) + client;
+}
+
+struct ledger_slot *segment_ledger(const struct segment *seg, uint32_t shard, uint32_t slot)
+{
+    return (struct ledger_slot *)region_of(seg, shard, REGION_LEDGER) + slot;
 }
 
 uint64_t segment_part_off(const struct segment *seg, uint32_t peer)

@@ -27,7 +27,7 @@
  *   | part of shard 0  |  shard 0: head, counters, pairs, heads, tails, recorder, registry of
  *   |  ...             |  coroutines, crash record, rings it sends on, call slots (as caller),
  *   | part of shard n-1|  serve slots (as callee), in-flight table of its heap, locks whose
- *   |                  |  home it is, heap
+ *   |                  |  home it is, lanes of clients and the ledger of their requests, heap
  *   | part of gateway  |  the gateway, which is peer n_shards
  *   +------------------+  super.total_bytes
  *
@@ -43,14 +43,14 @@
 
 #define SEGMENT_MAGIC        "SHERDSEG"
 #define SEGMENT_FORMAT       1u /* other formats of the description cannot be read at all */
-#define SEGMENT_ABI          16u
+#define SEGMENT_ABI          17u
 #define SEGMENT_PAGE         4096u
 #define SEGMENT_MAX_SHARDS   128u
 #define SEGMENT_MAX_PEERS    (SEGMENT_MAX_SHARDS + 1)
 #define SEGMENT_BITMAP_WORDS 4u /* 256 bits, one a sender */
 #define SEGMENT_INLINE_BYTES 192u
 #define SEGMENT_PAYLOAD_MAX  (1024u * 1024)
-#define SEGMENT_REGIONS_MAX  32u
+#define SEGMENT_REGIONS_MAX  48u
 #define SEGMENT_MAX_DEPTH    4u   /* calls within calls; the fifth is refused with -ELOOP */
 #define SEGMENT_LOCKS        128u /* that one home can have held, or marked, at a time */
 #define SEGMENT_VERDICTS     64u  /* the newest of each peer: who was told what after a death */
@@ -98,6 +98,8 @@ const char *mesh_lane_text(uint32_t lane);
     X(r, uint32_t, n_coroutines, , gauge, "registry of each peer")                             \
     X(r, uint32_t, n_portable, , gauge, "portable coroutines of the instance")                 \
     X(r, uint32_t, stack_bytes, , gauge, "of each of those, with its guard; a power of two")   \
+    X(r, uint32_t, n_clients, , gauge, "clients of the data plane; numbered below it")         \
+    X(r, uint32_t, n_ledger, , gauge, "ledger of each shard: their requests under way in it")  \
     X(r, uint32_t, spare, , spare, "")                                                         \
     X(r, uint64_t, heap_bytes, , gauge, "shared buffers of each peer; whole pages")
 SEGMENT_STRUCT(segment_geometry, GEOMETRY_FIELDS);
@@ -290,11 +292,10 @@ SEGMENT_STRUCT(redo_record, REDO_RECORD_FIELDS);
     X(r, uint64_t, heap_high_bytes, , gauge, "most of them in use at once")                        \
     X(r, uint64_t, heap_waits, , counter, "times somebody waited for a shared buffer")             \
     X(r, uint64_t, sessions, , gauge, "gateway: clients with a session now")                       \
-    X(r, uint64_t, requests_in_flight, , gauge,                                                    \
-        "gateway: requests of clients accepted and not ended")                                     \
+    X(r, uint64_t, requests_in_flight, , gauge, "requests of clients accepted and not ended")      \
     X(r, uint64_t, requests_accepted, , counter,                                                   \
-        "gateway: requests since it was created, over its incarnations")                           \
-    X(r, uint64_t, requests_ended, , counter, "gateway: those that ended")                         \
+        "requests of clients since it was created, over its incarnations")                         \
+    X(r, uint64_t, requests_ended, , counter, "those that ended")                                  \
     X(r, uint64_t, heap_quarantined_bytes, , gauge, "that a dead process's I/O may yet touch")     \
     X(r, uint64_t, payload_copied_bytes, , counter,                                                \
         "of calls and answers that are not small: copied here")                                    \
@@ -309,7 +310,10 @@ SEGMENT_STRUCT(redo_record, REDO_RECORD_FIELDS);
     X(r, char, engine_flags, [160], text, "how it is set up")                                      \
     X(r, uint64_t, n_poisoned, , counter,                                                          \
         "calls of its own that it gave up: on the CPU in three crashes")                           \
-    X(r, uint64_t, n_verdicts, , counter, "that it has noted, the newest SEGMENT_VERDICTS of them")
+    X(r, uint64_t, n_verdicts, , counter,                                                          \
+        "that it has noted, the newest SEGMENT_VERDICTS of them")                                  \
+    X(r, uint64_t, clients_cut, , counter, "lanes of clients that this shard has cut off")         \
+    X(r, uint8_t, spare, [56], spare, "")
 SEGMENT_STRUCT(part_head, PART_HEAD_FIELDS);
 
 /* X(name, number on the wire, text): how a request ends, exactly once */
@@ -469,6 +473,92 @@ enum lock_bits {
     LOCK_OWNER_DIED = 1u << 3, /* and nobody has said since that what it guards is whole */
 };
 
+/* ---- requests of local clients (ipc/plane/) ---- */
+
+/* X(name, text): what a client's lane in a shard is at */
+#define LANE_STATES(X)                                       \
+    X(NONE, "none") /* the shard has nothing of it */        \
+    X(OPEN, "open")                                          \
+    X(ENDING, "ending") /* what it has under way is ended */ \
+    X(CUT, "cut off")   /* likewise, because of what it did */
+
+enum client_lane_state {
+#define X(name, text) CLIENT_LANE_##name,
+    LANE_STATES(X)
+#undef X
+};
+
+/* X(name, text): why a client was cut off */
+#define CUT_REASONS(X)                                              \
+    X(NONE, "not at all")                                           \
+    X(FLAGS, "an entry with unknown flags or route")                \
+    X(ARGS, "arguments outside its memory")                         \
+    X(ROOM, "room for an answer outside its memory")                \
+    X(TURN, "an entry with a turn that makes no sense")             \
+    X(OVERRUN, "more requests in flight than its ring has entries") \
+    X(POISON, "its requests were on the CPU in three crashes")
+
+enum cut_reason {
+#define X(name, text) CUT_##name,
+    CUT_REASONS(X)
+#undef X
+        N_CUT_REASONS
+};
+
+const char *cut_reason_text(uint32_t reason);
+
+/*
+ * The lane of client n in this shard: its place in the table is the client's number. head and tail
+ * are the truth; what stands in the client's memory is a copy, and never read back.
+ */
+#define CLIENT_LANE_FIELDS(X, r)                                                               \
+    X(r, uint64_t, generation, , word, "of the client; what follows is that one's")            \
+    X(r, uint32_t, state, , word, "enum client_lane_state; stored last")                       \
+    X(r, uint32_t, reason, , word, "enum cut_reason, where it is cut off")                     \
+    X(r, uint64_t, head, , counter, "entries taken from its ring")                             \
+    X(r, uint64_t, requests, , counter, "of these, requests: ended, or in the ledger")         \
+    X(r, uint64_t, tail, , counter, "completions: their positions up to here are given out")   \
+    X(r, uint64_t, refused, , counter, "of these, those refused because the shard was behind") \
+    X(r, uint64_t, rings, , counter, "times it was rung")                                      \
+    X(r, uint64_t, crashes, , word,                                                            \
+        "times a request of it was on the CPU in a crash, above it the incarnation of the last")
+SEGMENT_STRUCT(client_lane, CLIENT_LANE_FIELDS);
+
+/* Of `crashes`. */
+static inline uint32_t client_lane_crashes(uint64_t word)
+{
+    return (uint32_t)word;
+}
+
+enum ledger_state {
+    LEDGER_FREE,
+    LEDGER_TAKEN,   /* its entry stands here; not begun */
+    LEDGER_STARTED, /* by `incarnation` */
+    LEDGER_ENDED,   /* its completion stands here, for position `tail` */
+};
+
+enum ledger_flags { LEDGER_CANCELLED = 1u << 0, LEDGER_TOUCHES_CLIENT = 1u << 1 };
+
+/*
+ * A request of a client, from when it was taken from its ring until its completion is in the
+ * other. word is stored last. entry and completion are struct plane_submission and struct
+ * plane_completion (proto/data_plane.h).
+ */
+#define LEDGER_SLOT_FIELDS(X, r)                                                            \
+    X(r, uint64_t, word, , word, "generation << 8 | enum ledger_state")                     \
+    X(r, uint32_t, client, , word, "whose; its number")                                     \
+    X(r, uint32_t, incarnation, , word, "of this shard, that began it")                     \
+    X(r, uint64_t, client_generation, , word, "of the client")                              \
+    X(r, uint64_t, position, , word, "of its entry in the ring")                            \
+    X(r, uint64_t, number, , word, "requests of the lane before it")                        \
+    X(r, uint64_t, tail, , word, "position of its completion, once it has ended")           \
+    X(r, uint64_t, taken_ns, , time, "CLOCK_MONOTONIC of the turn in which it was taken")   \
+    X(r, uint32_t, flags, , word, "enum ledger_flags")                                      \
+    X(r, uint32_t, spare, , spare, "")                                                      \
+    X(r, uint8_t, entry, [64], bytes, "the copy of its entry: what is checked, and served") \
+    X(r, uint8_t, completion, [64], bytes, "how it ended")
+SEGMENT_STRUCT(ledger_slot, LEDGER_SLOT_FIELDS);
+
 /* X(name, text): what a ring slot carries */
 #define MESSAGE_KINDS(X)                                                                      \
     X(NONE, "nothing")                                                                        \
@@ -532,7 +622,8 @@ static inline uint32_t flight_pages(uint64_t word)
 }
 
 /* part_head.running: home(8) | caller(8) | slot(16) | the low 32 bits of the generation. A shard
- * does not call itself over the rings, so it is never 0. The generation's other bits are those of
+ * does not call itself over the rings: where it is its own caller the slot is one of its ledger, and
+ * generations begin at 1, so it is never 0. The generation's other bits are those of
  * the home's started word, which stays until this call has ended. */
 static inline uint64_t running_word(
     uint32_t home, uint32_t caller, uint32_t slot, uint64_t generation)
@@ -647,6 +738,12 @@ uint32_t segment_slot_depth(
 
 /* The locks whose home shard is, SEGMENT_LOCKS of them. */
 struct lock_record *segment_locks(const struct segment *seg, uint32_t shard);
+
+/* The lane of a client in a shard: geometry.n_clients of them, by number. */
+struct client_lane *segment_client_lane(const struct segment *seg, uint32_t shard, uint32_t client);
+
+/* geometry.n_ledger of them. */
+struct ledger_slot *segment_ledger(const struct segment *seg, uint32_t shard, uint32_t slot);
 
 /* Where peer's part begins, and, for peer n_peers, where the last one ends. */
 uint64_t segment_part_off(const struct segment *seg, uint32_t peer);
