@@ -4,24 +4,28 @@
  * A place for each request in flight. What ends frees its place; new requests are submitted between
  * two looks for what has ended, never within one. A gateway that dies ends what it had, and the
  * next submission finds its replacement.
+ *
+ * At a fixed rate each request has a time at which it is due, whatever became of those before it.
+ * Where no place is free then, it is submitted late, and its time counts from when it was due: so a
+ * stall of a second shows in all the requests that a user would have sent during it, and not in one
+ * (coordinated omission). What is due and not submitted at the end is counted as left.
  */
 #include <errno.h>
-#include <inttypes.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "tools/clock.h"
 
 #define LOOK_NS     (100 * NS_PER_MS)
 #define PATIENCE_NS (30 * NS_PER_S) /* for what is in flight at the end */
-#define CALL_ARGS   64u
 
 struct place {
     struct bench_run *run;
     enum bench_work work;
-    int64_t begun_ns;
+    int64_t begun_ns; /* or when it was due */
+    uint64_t id;
     bool in_flight;
 };
 
@@ -30,32 +34,27 @@ struct bench_run {
     struct bench_client *figures;
     pthread_t thread;
     struct sherd_client *client;
+    struct bench_maker maker;
     struct place *places;
+    struct place **free; /* a stack */
+    uint32_t n_free;
     uint64_t n_submitted;
-    uint64_t pair[N_BENCH_WORK]; /* which shards are next */
+    int64_t due_ns; /* at a fixed rate: the next one */
 };
-
-const char *bench_work_name(enum bench_work work)
-{
-    static const char *const names[] = {
-#define X(name, what) #name,
-        BENCH_WORK(X)
-#undef X
-    };
-    return names[work];
-}
 
 /* ---- one request ---- */
 
 static void on_end(const struct sherd_result *result, void *opaque)
 {
     struct place *place = opaque;
-    struct bench_client *figures = place->run->figures;
-    if (!place->in_flight) {
+    struct bench_run *run = place->run;
+    struct bench_client *figures = run->figures;
+    if (!place->in_flight || place->id != result->id) {
         figures->n_twice++;
         return;
     }
     place->in_flight = false;
+    run->free[run->n_free++] = place;
     figures->ended[place->work][(uint32_t)result->end % BENCH_END_MAX]++;
     if (result->end == SHERD_END_DONE)
         histogram_add(&figures->took[place->work], (uint64_t)(clock_now_ns() - place->begun_ns));
@@ -70,62 +69,69 @@ static enum bench_work next_work(struct bench_run *run)
     return work;
 }
 
-/* All pairs of shards in turn; args have room for CALL_ARGS. */
-static struct sherd_request request_for(struct bench_run *run, enum bench_work work, char *args)
+/* One that ends before this returns, as no callback does, would end twice. */
+static int submit_one(struct bench_run *run, int64_t begun_ns)
 {
-    uint32_t n = run->plan->n_shards;
-    struct sherd_request request = {.method = "sys.ping", .shard = (uint32_t)(run->pair[work] % n)};
-    uint64_t pair = run->pair[work]++;
-    uint32_t other = (uint32_t)(pair / n % n);
-    if (work == BENCH_call) {
-        request.method = "sys.relay";
-        request.args = args;
-        request.args_len = (size_t)snprintf(args, CALL_ARGS, "%u %" PRIu64, other, pair);
-    } else if (work == BENCH_move) {
-        request.method = "sys.wander";
-    } else if (work == BENCH_read) {
-        request.method = "file.read";
-        request.args = run->plan->read_args;
-        request.args_len = run->plan->read_args_len;
-    }
-    return request;
-}
-
-static int submit_at(struct bench_run *run, struct place *place)
-{
-    char args[CALL_ARGS];
-    uint64_t id;
     enum bench_work work = next_work(run);
-    struct sherd_request request = request_for(run, work, args);
-    *place =
-        (struct place){.run = run, .work = work, .begun_ns = clock_now_ns(), .in_flight = true};
-    int r = sherd_client_submit(run->client, &request, on_end, place, &id);
-    if (r < 0)
-        place->in_flight = false;
-    else
+    struct sherd_request request = bench_maker_next(&run->maker, work);
+    struct place *place = run->free[run->n_free - 1];
+    *place = (struct place){.run = run, .work = work, .begun_ns = begun_ns, .in_flight = true};
+    int r = sherd_client_submit(run->client, &request, on_end, place, &place->id);
+    place->in_flight = r == 0;
+    if (r == 0) {
+        run->n_free--;
         run->figures->submitted[work]++;
+    }
     return r;
 }
 
 /* ---- many ---- */
 
-/* Without a gateway every request has ended, and there may be one again. */
+/* Without a gateway every request has ended, and there may be one again. With nothing in flight
+ * there is nothing that could end the wait early. */
 static int look(struct bench_run *run, int64_t timeout_ns)
 {
+    if (sherd_client_in_flight(run->client) == 0 && run->plan->every_ns) {
+        struct timespec pause = {timeout_ns / NS_PER_S, timeout_ns % NS_PER_S};
+        nanosleep(&pause, NULL);
+        return 0;
+    }
     int r = sherd_client_process(run->client, timeout_ns);
     return r >= 0 || r == -ENOTCONN || r == -EINTR ? 0 : r;
 }
 
+/* What is due now, as far as there are places. Returns how long there is nothing to do in
+ * *ret_pause_ns. */
+static int submit_due(struct bench_run *run, int64_t *ret_pause_ns)
+{
+    const struct bench_plan *plan = run->plan;
+    int64_t now_ns = clock_now_ns();
+    int r = 0;
+    *ret_pause_ns = LOOK_NS;
+    while (r == 0 && run->n_free > 0 && now_ns < plan->until_ns) {
+        if (plan->every_ns && run->due_ns > now_ns) {
+            *ret_pause_ns = run->due_ns - now_ns < LOOK_NS ? run->due_ns - now_ns : LOOK_NS;
+            break;
+        }
+        r = submit_one(run, plan->every_ns ? run->due_ns : now_ns);
+        run->due_ns += plan->every_ns;
+        now_ns = clock_now_ns();
+    }
+    return r;
+}
+
 static int keep_busy(struct bench_run *run)
 {
+    const struct bench_plan *plan = run->plan;
+    int64_t pause_ns;
     int r = 0;
-    while (r == 0 && clock_now_ns() < run->plan->until_ns) {
-        for (uint32_t i = 0; r == 0 && i < run->plan->depth; i++)
-            if (!run->places[i].in_flight)
-                r = submit_at(run, &run->places[i]);
+    while (r == 0 && clock_now_ns() < plan->until_ns) {
+        r = submit_due(run, &pause_ns);
         if (r == 0)
-            r = look(run, LOOK_NS);
+            r = look(run, pause_ns);
     }
+    if (plan->every_ns && run->due_ns < plan->until_ns)
+        run->figures->n_left = (uint64_t)((plan->until_ns - run->due_ns) / plan->every_ns);
     return r;
 }
 
@@ -160,23 +166,49 @@ static void *run_client(void *opaque)
 
 /* ---- life ---- */
 
+static void run_free(struct bench_run *run)
+{
+    bench_maker_deinit(&run->maker);
+    free(run->free);
+    free(run->places);
+    free(run);
+}
+
+static int run_new(const struct bench_plan *plan, uint32_t number, struct bench_run **ret_run)
+{
+    struct bench_run *run = calloc(1, sizeof *run);
+    if (!run)
+        return -ENOMEM;
+    run->plan = plan;
+    /* Evenly spread over the time between two of one client. */
+    run->due_ns = plan->begin_ns + plan->every_ns * number / plan->n_clients;
+    run->places = calloc(plan->depth, sizeof *run->places);
+    run->free = calloc(plan->depth, sizeof *run->free);
+    int r = bench_maker_init(&run->maker, plan, number);
+    if (r == 0 && (!run->places || !run->free))
+        r = -ENOMEM;
+    if (r < 0) {
+        run_free(run);
+        return r;
+    }
+    for (uint32_t i = plan->depth; i > 0; i--)
+        run->free[run->n_free++] = &run->places[i - 1];
+    *ret_run = run;
+    return 0;
+}
+
 int bench_client_start(
     const struct bench_plan *plan, uint32_t number, struct bench_client **ret_client)
 {
     struct bench_client *client = calloc(1, sizeof *client);
-    struct bench_run *run = calloc(1, sizeof *run);
-    struct place *places = calloc(plan->depth, sizeof *places);
-    int r = client && run && places ? 0 : -ENOMEM;
+    int r = client ? run_new(plan, number, &client->run) : -ENOMEM;
     if (r == 0) {
-        *run = (struct bench_run){.plan = plan, .figures = client, .places = places};
-        for (int work = 0; work < N_BENCH_WORK; work++)
-            run->pair[work] = number;
-        client->run = run;
-        r = -pthread_create(&run->thread, NULL, run_client, run);
+        client->run->figures = client;
+        r = -pthread_create(&client->run->thread, NULL, run_client, client->run);
+        if (r < 0)
+            run_free(client->run);
     }
     if (r < 0) {
-        free(places);
-        free(run);
         free(client);
         return r;
     }
@@ -193,8 +225,7 @@ void bench_client_free(struct bench_client *client)
 {
     if (!client)
         return;
-    free(client->run->places);
-    free(client->run);
+    run_free(client->run);
     free(client->error);
     free(client);
 }

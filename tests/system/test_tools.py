@@ -78,11 +78,6 @@ class Help(unittest.TestCase):
                 (("submit", "--shard", "-1", "sys.ping"), "expected a whole number"),
                 (("submit", "--shard", "0", "--key", "k", "sys.ping"), "exclude each other"),
                 (("submit", "--window", "1000000", "sys.ping"), "--window is at most"),
-                (("bench",), "ping or mixed"),
-                (("bench", "nonsense"), "is ping or mixed"),
-                (("bench", "ping", "--clients", "0"), "--clients must be 1 to 256"),
-                (("bench", "ping", "--depth", "100000"), "--depth must be 1 to 65536"),
-                (("bench", "ping", "--file", "/etc/passwd"), "--file is for mixed"),
                 (("submit", "--offset", "8Q", "file.read", "/etc/passwd"), "a number of bytes"),
         ):
             with self.subTest(arguments=arguments):
@@ -381,22 +376,6 @@ class Looking(harness.TestCase):
         for result in wandered:
             if result.returncode != 0:
                 self.assertIn("pointer into this process", instance.log())
-
-    def test_a_bench_counts_each_end_once_through_deaths_of_shards_and_the_gateway(self):
-        instance = self.start("--shards", "2", *ROOTS)
-        bench = instance.popen("bench", "mixed", "--clients", "2", "--depth", "16", "--seconds", "1.5",
-                               "--file", "/etc/passwd", "--json", stdout=subprocess.PIPE)
-        harness.wait_until(lambda: instance.shard(1)["counters"]["polls"] > 100, "the load to begin")
-        for role, number in (("shard", 1), ("gateway", None), ("shard", 0)):
-            instance.kill_and_wait(role, number)
-        out, _ = bench.communicate(timeout=4 * harness.DEADLINE)
-        self.assertEqual(bench.returncode, 0, out)
-        told = json.loads(out)
-        self.assertEqual((told["ended_twice"], told["never_ended"]), (0, 0))
-        self.assertEqual(told["submitted"], sum(told["ends"].values()))
-        self.assertEqual(set(told["work"]), {"ping", "call", "move", "read"})
-        self.assertLessEqual(told["latency_ns"]["p50"], told["latency_ns"]["p99.99"])
-        self.assertDone(instance.command("audit"))
 
     def test_an_account_that_is_wrong_is_told_by_name(self):
         instance = self.start("--shards", "2")

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * bench_report - what the clients of `sherd bench` did together, for people and for programs
+ *
+ * Concurrency: one thread, when the clients have been joined
+ */
+#include "tools/bench_client.h"
+
+struct bench_totals {
+    struct histogram took; /* of all */
+    struct histogram took_each[N_BENCH_WORK];
+    uint64_t submitted[N_BENCH_WORK];
+    uint64_t ended[N_BENCH_WORK][BENCH_END_MAX];
+    uint64_t n_twice, n_lost, n_left;
+    int64_t ran_ns;
+};
+
+void bench_totals_add(struct bench_totals *totals, const struct bench_client *client);
+
+void bench_print_people(const struct bench_plan *plan, const struct bench_totals *totals);
+void bench_print_json(
+    const char *kind, const struct bench_plan *plan, const struct bench_totals *totals);

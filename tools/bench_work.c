@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT */
+#include "tools/bench_work.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "proto/file.pb-c.h"
+
+#define ARGS_BESIDES 128u /* of a request, beside its path and its block */
+
+const char *bench_work_name(enum bench_work work)
+{
+    static const char *const names[] = {
+#define X(name, what) #name,
+        BENCH_WORK(X)
+#undef X
+    };
+    return names[work];
+}
+
+int bench_maker_init(struct bench_maker *m, const struct bench_plan *plan, uint32_t number)
+{
+    *m = (struct bench_maker){
+        .plan = plan,
+        .number = number,
+        .random = (number + 1) * UINT64_C(0x9e3779b97f4a7c15),
+        .block = malloc(plan->size + 1),
+        .args = malloc(ARGS_BESIDES + (plan->path ? strlen(plan->path) : 0) + plan->size),
+    };
+    for (int work = 0; work < N_BENCH_WORK; work++)
+        m->turn[work] = number;
+    if (!m->block || !m->args) {
+        bench_maker_deinit(m);
+        return -ENOMEM;
+    }
+    for (size_t i = 0; i < plan->size; i++)
+        m->block[i] = (uint8_t)('a' + i % 26);
+    return 0;
+}
+
+void bench_maker_deinit(struct bench_maker *m)
+{
+    free(m->block);
+    free(m->args);
+    m->block = m->args = NULL;
+}
+
+/* xorshift64*: even enough for offsets, and the same in each run. */
+static uint64_t next_random(struct bench_maker *m)
+{
+    m->random ^= m->random >> 12;
+    m->random ^= m->random << 25;
+    m->random ^= m->random >> 27;
+    return m->random * UINT64_C(2685821657736338717);
+}
+
+/* Clients that go through a file begin at places of their own, spread over it. */
+static uint64_t next_block(struct bench_maker *m, uint64_t turn)
+{
+    const struct bench_plan *plan = m->plan;
+    uint64_t begin = plan->n_blocks / plan->n_clients * m->number;
+    if (!plan->is_sequential)
+        return next_random(m) % plan->n_blocks;
+    return (begin + turn - m->number) % plan->n_blocks;
+}
+
+static void set_file(
+    struct bench_maker *m, uint64_t turn, bool is_write, struct sherd_request *request)
+{
+    const struct bench_plan *plan = m->plan;
+    Sherd__File__Request message = SHERD__FILE__REQUEST__INIT;
+    message.path.data = (uint8_t *)plan->path;
+    message.path.len = strlen(plan->path);
+    message.offset = next_block(m, turn) * plan->size;
+    if (is_write)
+        message.data = (ProtobufCBinaryData){.data = m->block, .len = plan->size};
+    else
+        message.length = plan->size;
+    request->method = is_write ? "file.write" : "file.read";
+    request->args = m->args;
+    request->args_len = sherd__file__request__pack(&message, m->args);
+}
+
+static void set_ping(struct bench_maker *m, struct sherd_request *request)
+{
+    request->method = m->plan->size ? "sys.echo" : "sys.ping";
+    request->args = m->block;
+    request->args_len = m->plan->size;
+}
+
+/* All shards in turn, and all pairs of them; each client begins at a number of its own. */
+struct sherd_request bench_maker_next(struct bench_maker *m, enum bench_work work)
+{
+    uint32_t n = m->plan->n_shards;
+    uint64_t turn = m->turn[work]++;
+    struct sherd_request request = {.shard = (uint32_t)(turn % n)};
+    switch (work) {
+    case BENCH_ping:
+        set_ping(m, &request);
+        break;
+    case BENCH_call:
+        request.method = "sys.relay";
+        request.args = m->args;
+        request.args_len = (size_t)snprintf(
+            (char *)m->args, ARGS_BESIDES, "%u %" PRIu64, (uint32_t)(turn / n % n), turn);
+        break;
+    case BENCH_move:
+        request.method = "sys.wander";
+        break;
+    default:
+        set_file(m, turn, work == BENCH_write, &request);
+    }
+    return request;
+}
