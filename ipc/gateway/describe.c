@@ -121,7 +121,7 @@ static char *full_name(struct arena *arena, const char *service, const char *met
 }
 
 static Sherd__Wire__Method *describe_method(
-    struct gateway *gateway, const struct service_method *method, uint32_t service)
+    struct gateway *gateway, uint32_t number, const struct service_method *method, uint32_t service)
 {
     const char *service_name = registry_service(gateway->env->registry, service)->name;
     Sherd__Wire__Method *described = arena_alloc(&gateway->arena, sizeof(*described));
@@ -134,6 +134,9 @@ static Sherd__Wire__Method *describe_method(
     described->help = (char *)(method->help ? method->help : "");
     described->idempotent = (method->flags & SERVICE_IDEMPOTENT) != 0;
     described->test = (method->flags & SERVICE_TEST) != 0;
+    described->number = number;
+    described->portable = (method->flags & SERVICE_PORTABLE) != 0;
+    described->in_place = (method->flags & SERVICE_IN_PLACE) != 0;
     return described;
 }
 
@@ -147,7 +150,8 @@ void describe_methods(struct gateway *gateway, struct exchange *exchange)
     for (uint32_t i = 0; body.methods && i < n; i++) {
         uint32_t service;
         const struct service_method *method = registry_method(registry, i, &service);
-        Sherd__Wire__Method *described = method ? describe_method(gateway, method, service) : NULL;
+        Sherd__Wire__Method *described =
+            method ? describe_method(gateway, i, method, service) : NULL;
         if (described)
             body.methods[body.n_methods++] = described;
     }

@@ -193,7 +193,11 @@ class RawClient:
                 "sessions": one(fields, 6), "in_flight": one(fields, 7),
                 "accepted": one(fields, 8), "ended": one(fields, 9)}
 
+    def described_methods(self):
+        """{name: the fields of its Method}"""
+        listed = map(parse, self.ask(field(7, b"")).get(1, []))
+        return {one(method, 1).decode(): method for method in listed}
+
     def methods(self):
         """{name: whether it may be repeated}"""
-        listed = map(parse, self.ask(field(7, b"")).get(1, []))
-        return {one(method, 1).decode(): bool(one(method, 3)) for method in listed}
+        return {name: bool(one(method, 3)) for name, method in self.described_methods().items()}

@@ -11,7 +11,7 @@ import time
 
 import harness
 from raw_client import (CANCELLED, DONE, EXPIRED, GREETING_REQ, RawClient, Refusal, Submission, field,
-                        varint)
+                        one, varint)
 
 
 def socket_of(instance):
@@ -305,6 +305,16 @@ class Requests(IpcCase):
         self.assertTrue(methods["sys.ping"])
         self.assertFalse(methods["file.write"])
         self.assertNotIn("sys.crash", methods)
+
+    def test_a_method_s_number_is_its_own_and_outlives_the_gateway(self):
+        self.begin("--enable-test-methods")
+        numbers = {name: one(method, 5)
+                   for name, method in self.session().described_methods().items()}
+        self.assertEqual(sorted(numbers.values()), list(range(len(numbers))))
+        self.sherd.kill_and_wait("gateway")
+        with self.session() as client:
+            again = client.described_methods()
+        self.assertEqual({name: one(method, 5) for name, method in again.items()}, numbers)
 
 
 class Many(IpcCase):
