@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "tools/clock.h"
@@ -35,28 +36,49 @@ void progress_add_bytes(struct progress *p, uint64_t bytes)
     p->bytes += bytes;
 }
 
-static void draw_bar(double fraction)
+static void write_bar(FILE *line, double fraction)
 {
     int filled = (int)(fraction * BAR_WIDTH);
-    fprintf(stderr, "%3d%% [", (int)(fraction * 100));
+    fprintf(line, "%3d%% [", (int)(fraction * 100));
     for (int i = 0; i < BAR_WIDTH; i++)
-        fputc(i < filled ? '=' : i == filled ? '>' : ' ', stderr);
-    fputs("] ", stderr);
+        fputc(i < filled ? '=' : i == filled ? '>' : ' ', line);
+    fputs("] ", line);
 }
 
 /* "12,345 files, 8,123/s, 1.2 GiB, 412 MiB/s, 3 failed" */
-static void draw_figures(const struct progress *p, uint64_t n_done, uint64_t n_failed)
+static void write_figures(FILE *line, const struct progress *p, uint64_t n_done, uint64_t n_failed)
 {
     char count[TEXT_FIGURE], rate[TEXT_FIGURE], bytes[TEXT_FIGURE], speed[TEXT_FIGURE];
     double seconds = (double)(clock_now_ns() - p->begun_ns) / (double)NS_PER_S;
     double n = (double)(n_done + n_failed);
-    fprintf(stderr, "%s %s, %s/s", text_exact(n_done + n_failed, count), p->noun,
+    fprintf(line, "%s %s, %s/s", text_exact(n_done + n_failed, count), p->noun,
         text_exact((uint64_t)(n / seconds), rate));
     if (p->bytes)
-        fprintf(stderr, ", %s, %s/s", text_bytes(p->bytes, bytes),
+        fprintf(line, ", %s, %s/s", text_bytes(p->bytes, bytes),
             text_bytes((uint64_t)((double)p->bytes / seconds), speed));
     if (n_failed)
-        fprintf(stderr, ", %s failed", text_exact(n_failed, count));
+        fprintf(line, ", %s failed", text_exact(n_failed, count));
+}
+
+/* As if what is left took as long as what is done: ", 12 s left" */
+static void write_remaining(FILE *line, const struct progress *p, double fraction)
+{
+    char left[TEXT_FIGURE];
+    double past_ns = (double)(clock_now_ns() - p->begun_ns);
+    if (fraction > 0)
+        fprintf(line, ", %s left",
+            text_duration((uint64_t)(past_ns * (1 - fraction) / fraction), left));
+}
+
+/* What does not fit into the terminal's width would stay on the screen for good. */
+static void draw(const char *text, size_t len)
+{
+    struct winsize size;
+    size_t room = len;
+    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1)
+        room = size.ws_col - 1u;
+    fprintf(stderr, "\r\033[K%.*s", (int)(len < room ? len : room), text);
+    fflush(stderr);
 }
 
 void progress_update(struct progress *p, uint64_t n_done, uint64_t n_failed, double fraction)
@@ -64,11 +86,19 @@ void progress_update(struct progress *p, uint64_t n_done, uint64_t n_failed, dou
     int64_t now_ns = clock_now_ns();
     if (!p->is_enabled || now_ns < p->begun_ns + FIRST_NS || now_ns < p->drawn_ns + REDRAW_NS)
         return;
-    fputs("\r\033[K", stderr);
+    char *text = NULL;
+    size_t len;
+    FILE *line = open_memstream(&text, &len);
+    if (!line)
+        return;
+    fraction = fraction < 1 ? fraction : 1;
     if (fraction >= 0)
-        draw_bar(fraction < 1 ? fraction : 1);
-    draw_figures(p, n_done, n_failed);
-    fflush(stderr);
+        write_bar(line, fraction);
+    write_figures(line, p, n_done, n_failed);
+    write_remaining(line, p, fraction);
+    if (fclose(line) == 0)
+        draw(text, len);
+    free(text);
     p->drawn_ns = now_ns;
     p->is_drawn = true;
 }
@@ -92,6 +122,6 @@ void progress_finish(struct progress *p, uint64_t n_done, uint64_t n_failed)
     progress_hide(p);
     if (!p->drawn_ns)
         return;
-    draw_figures(p, n_done, n_failed);
+    write_figures(stderr, p, n_done, n_failed);
     fprintf(stderr, " in %s\n", text_duration((uint64_t)(clock_now_ns() - p->begun_ns), age));
 }

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """sherd submit, with files: names, output, progress, what fails alone, deaths and interrupts meanwhile."""
 import contextlib
+import fcntl
 import json
 import os
 import pty
@@ -9,8 +10,10 @@ import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
+import termios
 import unittest
 
 import harness
@@ -332,9 +335,10 @@ class Submitting(harness.TestCase):
         self.assertEqual(result.returncode, 1)
         self.assertIn(b"No space left on device", result.stderr)
 
-    def test_a_terminal_shows_how_far_it_is(self):
-        instance = self.serve()
+    def shown(self, instance, columns):
+        """What a terminal gets from 9 calls that are quick and one that is not."""
         master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         shown = b""
         submit = instance.popen("submit", "sys.sleep", *["1"] * 9, "1000", stdout=subprocess.DEVNULL,
                                 stderr=slave)
@@ -344,8 +348,16 @@ class Submitting(harness.TestCase):
                 shown += chunk
         os.close(master)
         self.assertEqual(submit.wait(harness.DEADLINE), 0)
-        self.assertRegex(shown, rb" 90% \[=+> *\] 9 calls, [0-9,]+/s")
+        return shown
+
+    def test_a_terminal_shows_how_far_it_is(self):
+        shown = self.shown(self.serve(), 0)
+        self.assertRegex(shown, rb" 90% \[=+> *\] 9 calls, [0-9,]+/s, [0-9.]+ [mu]?s left")
         self.assertRegex(shown, rb"\r\x1b\[K10 calls, [0-9,]+/s in [0-9.]+ s")
+
+    def test_a_narrow_terminal_shows_what_fits(self):
+        shown = self.shown(self.serve(), 12)
+        self.assertRegex(shown, rb"\r\x1b\[K 90% \[=====\r\x1b\[K10 calls")
 
     def test_a_gateway_on_tcp_is_reached_with_the_token_alone(self):
         with socket.socket() as free:
