@@ -24,6 +24,8 @@
  * first takes a piece buffer, whether it needs its bytes or not, so the number of pieces bounds the
  * open files and the memory: PIECES and WINDOWS together are 32 MiB a shard. A large file takes a
  * window while it holds its piece; nobody waits for a piece while holding a window, so all get on.
+ * Room for an answer comes back only once its reader has looked, which may be stopped: so nobody
+ * waits for room while holding a piece. Who has room may wait for a piece.
  *
  * What is cancelled must not hold its place while others wait for it, so after each wait in line
  * and between two steps of what takes long it is asked whether the answer is wanted.
@@ -68,7 +70,8 @@ struct job {
 
 /* ---- a call's beginning and end ---- */
 
-static void coroutine_fn job_end_co(struct job *job)
+/* Gives back what others wait for. */
+static void coroutine_fn job_let_go_co(struct job *job)
 {
     if (job->fd >= 0) {
         co_close(job->fd);
@@ -125,7 +128,16 @@ static int unpack_request(struct job *job)
     return 0;
 }
 
-static int job_init(struct job *job, struct service_call *call, const char *method)
+static int coroutine_fn job_take_piece_co(struct job *job)
+{
+    job->piece = buffer_pool_take_co(&job->state->pieces);
+    if (!job->piece)
+        return -ENOMEM;
+    int r = may_go_on(job->call);
+    return r < 0 ? job_fail_io(job, r, "given up in line") : 0;
+}
+
+static int coroutine_fn job_init(struct job *job, struct service_call *call, const char *method)
 {
     *job = (struct job){.call = call, .state = service_state(call), .method = method, .fd = -1};
     arena_init(&job->arena, REQUEST_BYTES_MAX);
@@ -146,11 +158,7 @@ static int job_init(struct job *job, struct service_call *call, const char *meth
             method, PATH_SHOWN, (const char *)path->data, path->len, PATH_MAX - 1);
     }
     job->path = strndup((const char *)path->data, path->len);
-    job->piece = job->path ? buffer_pool_take_co(&job->state->pieces) : NULL;
-    if (!job->piece)
-        return -ENOMEM;
-    r = may_go_on(call);
-    return r < 0 ? job_fail_io(job, r, "given up in line") : 0;
+    return job->path ? job_take_piece_co(job) : -ENOMEM;
 }
 
 static int coroutine_fn job_open_regular_co(struct job *job, uint64_t flags)
@@ -172,7 +180,7 @@ static int coroutine_fn run_job(struct service_call *call, const char *method, j
     int r = job_init(&job, call, method);
     if (r == 0)
         r = run(&job);
-    job_end_co(&job);
+    job_let_go_co(&job);
     job_deinit(&job);
     return r;
 }
@@ -185,7 +193,7 @@ static int coroutine_fn job_reply_co(struct job *job, const ProtobufCMessage *me
     if (len > sizeof(packed))
         return -EMSGSIZE;
     protobuf_c_message_pack(message, packed);
-    job_end_co(job);
+    job_let_go_co(job);
     return service_reply(job->call, packed, len);
 }
 
@@ -245,15 +253,29 @@ static size_t bytes_to_read(const struct job *job)
     return size > 0 && job->request->length > left ? left : job->request->length;
 }
 
-/* From the disk to where the caller reads it. */
-static int coroutine_fn read_in_place_co(struct job *job, size_t len)
+/* Room for the answer; the file is let go where that is waited for, and then opened anew. */
+static int coroutine_fn take_room_co(struct job *job, size_t len, void **ret_room)
 {
-    void *room;
-    int r = service_reply_room(job->call, len, &room);
+    bool waits = !service_has_reply_room(job->call, len);
+    if (waits)
+        job_let_go_co(job);
+    int r = service_reply_room(job->call, len, ret_room);
     if (r == 0)
         r = may_go_on(job->call); /* the line was long, maybe */
     if (r < 0)
         return job_fail_io(job, r, "given up in line");
+    if (waits)
+        r = job_take_piece_co(job);
+    return r == 0 && waits ? job_open_regular_co(job, O_RDONLY) : r;
+}
+
+/* From the disk to where the caller reads it. */
+static int coroutine_fn read_in_place_co(struct job *job, size_t len)
+{
+    void *room;
+    int r = take_room_co(job, len, &room);
+    if (r < 0)
+        return r;
     ssize_t n = co_pread(job->fd, room, len, job->request->offset);
     return n < 0 ? job_fail_io(job, (int)n, "reading failed")
                  : service_reply_done(job->call, (size_t)n);

@@ -215,6 +215,11 @@ int coroutine_fn service_reply_room(struct service_call *call, size_t len, void 
     return 0;
 }
 
+bool service_has_reply_room(const struct service_call *call, size_t len)
+{
+    return call->local || heap_has_room(&call->mesh->heap, call->from, len);
+}
+
 int service_reply_done(struct service_call *call, size_t len)
 {
     if (!call->has_room || len > call->room_len)

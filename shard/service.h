@@ -175,6 +175,10 @@ int coroutine_fn service_reply(struct service_call *call, const void *data, size
 #define SERVICE_ROOM_ALIGN ((size_t)4096)
 int coroutine_fn service_reply_room(struct service_call *call, size_t len, void **ret_room);
 
+/* Whether service_reply_room() would have it now, without waiting: who holds what others want gives
+ * that back first where it would not. In the shard that was called. */
+bool service_has_reply_room(const struct service_call *call, size_t len);
+
 /* Answers with the first len bytes of the room. 0; -EINVAL: there is none, or not as large. */
 int service_reply_done(struct service_call *call, size_t len);
 

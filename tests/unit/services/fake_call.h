@@ -23,6 +23,7 @@ struct service_call {
     uint32_t shard;      /* where it is */
     bool may_not_move;
     bool is_abandoned; /* may be set at any time: nobody waits for the answer any more */
+    CoQueue *no_room;  /* room for an answer is waited for here; NULL: there is some */
 
     /* Results. */
     int status;
@@ -153,8 +154,16 @@ int service_reply(struct service_call *call, const void *data, size_t len)
     return 0;
 }
 
+bool service_has_reply_room(const struct service_call *call, size_t len)
+{
+    assert_in_range(len, 1, SERVICE_REPLY_MAX);
+    return !call->no_room;
+}
+
 int service_reply_room(struct service_call *call, size_t len, void **ret_room)
 {
+    if (call->no_room)
+        assert_int_equal(co_queue_wait(call->no_room, NULL), 0);
     assert_null(call->reply);
     assert_null(call->room);
     assert_in_range(len, 1, SERVICE_REPLY_MAX);

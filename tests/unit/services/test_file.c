@@ -448,6 +448,49 @@ static void file_is_not_hashed_past_the_deadline(void **state)
     stop_service(&s);
 }
 
+/* Their reader is stopped, as it were: more reads than there are pieces wait for its sake. */
+static void reads_that_wait_for_room_hold_nothing_that_others_need(void **state)
+{
+    enum { N = 200, LEN = 5000 };
+    struct service_fixture s = start_service(*state, "");
+    struct many *many = calloc(N, sizeof(*many));
+    uint8_t *bytes = malloc(LEN);
+    uint32_t n_left = N;
+    CoQueue room;
+    co_queue_init(&room);
+    memset(bytes, 7, LEN);
+    make_file(s.f, "large", bytes, LEN);
+    make_file(s.f, "small", "some bytes", 10);
+    int n_fds = count_fds();
+    for (int i = 0; i < N; i++) {
+        many[i].call = new_call(&s, "file.read", (struct request){.name = "large", .length = LEN});
+        many[i].call.no_room = &room;
+        many[i].n_left = &n_left;
+        coroutine_enter(coroutine_create(many_entry, &many[i]));
+    }
+    struct service_call call = run(&s, "file.sha256", (struct request){.name = "small"});
+    expect_hash(&call, "some bytes", 10);
+    end_call(&call);
+    while (count_fds() > n_fds)
+        aio_poll(s.f->ctx, true);
+    make_file(s.f, "large", bytes, LEN - 1000); /* meanwhile */
+    many[0].call.is_abandoned = true;
+    while (n_left > 0) {
+        co_queue_restart_all(&room);
+        aio_poll(s.f->ctx, true);
+    }
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(many[i].call.status, i == 0 ? -ECANCELED : 0);
+        assert_int_equal(many[i].call.reply_len, i == 0 ? 0 : LEN - 1000);
+        assert_true(i == 0 || memcmp(many[i].call.reply, bytes, LEN - 1000) == 0);
+        end_call(&many[i].call);
+    }
+    co_queue_deinit(&room);
+    free(bytes);
+    free(many);
+    stop_service(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest cases[] = {
@@ -467,6 +510,7 @@ int main(void)
         FIXTURE_CASE(calls_in_flight_beyond_the_fd_limit_wait_instead_of_failing),
         FIXTURE_CASE(calls_that_nobody_waits_for_give_their_places_back),
         FIXTURE_CASE(file_is_not_hashed_past_the_deadline),
+        FIXTURE_CASE(reads_that_wait_for_room_hold_nothing_that_others_need),
     };
     return FIXTURE_RUN(cases);
 }
