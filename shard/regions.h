@@ -60,6 +60,8 @@ struct dimensions {
     X(SERVES_GATEWAY, shard, serve_slot, NUMBER, LINE, !d->gateway, d->gateway_calls)              \
     X(FLIGHTS, shard, segment_word, NUMBER, LINE, 1, (uint32_t)(d->g->heap_bytes / SEGMENT_PAGE))  \
     X(LOCKS, shard, lock_record, NUMBER, LINE, !d->gateway, SEGMENT_LOCKS)                         \
+    X(CLIENTS, shard, client_row, NUMBER, LINE, d->gateway, d->g->n_clients)                       \
+    X(CLIENT_USERS, shard, client_user, NUMBER, LINE, d->gateway, SEGMENT_CLIENT_USERS)            \
     X(CLIENT_LANES, shard, client_lane, NUMBER, LINE, !d->gateway, d->g->n_clients)                \
     X(LEDGER, shard, ledger_slot, NUMBER, LINE, !d->gateway, d->g->n_ledger)                       \
     X(HEAP, shard, segment_page, NUMBER, SEGMENT_PAGE, 1,                                          \

@@ -44,6 +44,9 @@ static_assert(sizeof(struct pair_stats) % LINE == 0, "whole lines");
 static_assert(sizeof(struct call_slot) == 256, "part of the ABI");
 static_assert(sizeof(struct serve_slot) == 256, "part of the ABI");
 static_assert(sizeof(struct lock_record) == LINE, "a line each");
+static_assert(sizeof(struct client_row) == 3 * LINE, "part of the ABI");
+static_assert(sizeof(struct client_user) == 32, "part of the ABI");
+static_assert(sizeof(((struct client_row *)0)->opened) * 8 >= SEGMENT_MAX_SHARDS, "a bit a shard");
 static_assert(sizeof(struct client_lane) == LINE, "a line each");
 static_assert(sizeof(struct ledger_slot) == 3 * LINE, "part of the ABI");
 static_assert(offsetof(struct ledger_slot, entry) == LINE, "an entry is a line");
@@ -80,6 +83,16 @@ const char *verdict_text(uint32_t kind)
 #undef X
     };
     return kind < sizeof texts / sizeof *texts ? texts[kind] : "unknown";
+}
+
+const char *client_state_text(uint32_t state)
+{
+    static const char *const texts[] = {
+#define X(name, text) [CLIENT_##name] = text,
+        CLIENT_STATES(X)
+#undef X
+    };
+    return state < sizeof texts / sizeof *texts ? texts[state] : "unknown";
 }
 
 const char *cut_reason_text(uint32_t reason)
@@ -148,7 +161,8 @@ static uint64_t default_bytes(uint32_t n_shards)
                              plan_ledger(n_shards) * sizeof(struct ledger_slot);
 
     return 17 * (UINT64_C(1) << 19) + (n_shards + 1) * (UINT64_C(5) << 19) +
-           n_shards * clients_bytes + n_pairs / 16 * (UINT64_C(3) << 16);
+           plan_clients(n_shards) * sizeof(struct client_row) + n_shards * clients_bytes +
+           n_pairs / 16 * (UINT64_C(3) << 16);
 }
 
 static uint64_t flights_bytes(uint64_t heap_bytes)
@@ -593,6 +607,21 @@ uint32_t segment_slot_depth(
 struct lock_record *segment_locks(const struct segment *seg, uint32_t shard)
 {
     return (struct lock_record *)region_of(seg, shard, REGION_LOCKS);
+}
+
+static uint8_t *gateway_region(const struct segment *seg, enum region region)
+{
+    return region_of(seg, segment_gateway(seg), region);
+}
+
+struct client_row *segment_client(const struct segment *seg, uint32_t client)
+{
+    return (struct client_row *)gateway_region(seg, REGION_CLIENTS) + client;
+}
+
+struct client_user *segment_client_users(const struct segment *seg)
+{
+    return (struct client_user *)gateway_region(seg, REGION_CLIENT_USERS);
 }
 
 struct client_lane *segment_client_lane(const struct segment *seg, uint32_t shard, uint32_t client)

@@ -28,7 +28,7 @@
  *   |  ...             |  coroutines, crash record, rings it sends on, call slots (as caller),
  *   | part of shard n-1|  serve slots (as callee), in-flight table of its heap, locks whose
  *   |                  |  home it is, lanes of clients and the ledger of their requests, heap
- *   | part of gateway  |  the gateway, which is peer n_shards
+ *   | part of gateway  |  the gateway, which is peer n_shards; clients, and their users
  *   +------------------+  super.total_bytes
  *
  * All parts are whole pages. Zero bytes are the empty state of everything after the superblock.
@@ -43,7 +43,7 @@
 
 #define SEGMENT_MAGIC        "SHERDSEG"
 #define SEGMENT_FORMAT       1u /* other formats of the description cannot be read at all */
-#define SEGMENT_ABI          17u
+#define SEGMENT_ABI          18u
 #define SEGMENT_PAGE         4096u
 #define SEGMENT_MAX_SHARDS   128u
 #define SEGMENT_MAX_PEERS    (SEGMENT_MAX_SHARDS + 1)
@@ -496,7 +496,9 @@ enum client_lane_state {
     X(ROOM, "room for an answer outside its memory")                \
     X(TURN, "an entry with a turn that makes no sense")             \
     X(OVERRUN, "more requests in flight than its ring has entries") \
-    X(POISON, "its requests were on the CPU in three crashes")
+    X(POISON, "its requests were on the CPU in three crashes")      \
+    X(MESSAGE, "a message that is none of the handshake's")         \
+    X(MEMORY, "a shard could not use its memory or its doorbell")
 
 enum cut_reason {
 #define X(name, text) CUT_##name,
@@ -558,6 +560,76 @@ enum ledger_flags { LEDGER_CANCELLED = 1u << 0, LEDGER_TOUCHES_CLIENT = 1u << 1 
     X(r, uint8_t, entry, [64], bytes, "the copy of its entry: what is checked, and served") \
     X(r, uint8_t, completion, [64], bytes, "how it ended")
 SEGMENT_STRUCT(ledger_slot, LEDGER_SLOT_FIELDS);
+
+/* ---- the clients themselves: the gateway's part ---- */
+
+/* X(name, text) */
+#define CLIENT_STATES(X)                                          \
+    X(FREE, "free")                                               \
+    X(ATTACHING, "attaching") /* what is its own is being made */ \
+    X(ATTACHED, "attached")                                       \
+    X(ENDING, "ending") /* its connection is over; shards let go of it */
+
+enum client_state {
+#define X(name, text) CLIENT_##name,
+    CLIENT_STATES(X)
+#undef X
+};
+
+const char *client_state_text(uint32_t state);
+
+/*
+ * Client n is row n. The word is stored last by whoever fills in the row, and what stands there
+ * counts as long as it stays the same. Once it is ENDING nothing more is opened; the row is free
+ * again when each shard of `opened` says in its lane (segment_client_lane()) that it has nothing of
+ * this generation: the same generation or a later one, and NONE.
+ */
+#define CLIENT_ROW_FIELDS(X, r)                                                              \
+    X(r, uint64_t, word, , word, "generation << 8 | enum client_state")                      \
+    X(r, uint32_t, uid, , word, "whose process it is: SO_PEERCRED")                          \
+    X(r, int32_t, pid, , integer, "likewise")                                                \
+    X(r, uint32_t, n_entries, , gauge, "of each of its rings")                               \
+    X(r, uint32_t, max_in_flight, , gauge, "requests it may have in flight in a shard")      \
+    X(r, uint64_t, data_bytes, , gauge, "of its data area")                                  \
+    X(r, uint64_t, total_bytes, , gauge, "of its memory")                                    \
+    X(r, uint64_t, max_bytes, , gauge, "of arguments and rooms in flight in a shard")        \
+    X(r, uint64_t, max_rate, , gauge, "requests a second in a shard; 0: no limit")           \
+    X(r, uint64_t, attached_ns, , time, "CLOCK_MONOTONIC")                                   \
+    X(r, uint64_t, opened, [2], word, "a bit a shard: handed to it, or about to be")         \
+    X(r, uint32_t, reason, , word, "enum cut_reason")                                        \
+    X(r, uint32_t, cut_by, , word, "the shard that asked for it; n_shards: the gateway")     \
+    X(r, uint64_t, serial, , word, "of its last request that was answered")                  \
+    X(r, uint64_t, opens, , counter, "requests for a shard's doorbell that were granted")    \
+    X(r, char, name, [64], text, "as it calls itself; bytes that do not print are replaced") \
+    X(r, uint8_t, spare, [24], spare, "")
+SEGMENT_STRUCT(client_row, CLIENT_ROW_FIELDS);
+
+static inline uint64_t client_word(uint64_t generation, enum client_state state)
+{
+    return generation << 8 | (uint64_t)state;
+}
+
+static inline uint64_t client_generation(uint64_t word)
+{
+    return word >> 8;
+}
+
+static inline enum client_state client_state(uint64_t word)
+{
+    return (enum client_state)(word & 0xff);
+}
+
+#define SEGMENT_CLIENT_USERS 256u /* whose clients were on the CPU in a crash; the latest */
+
+/* A user of whom a client's request was on the CPU in a crash. */
+#define CLIENT_USER_FIELDS(X, r)                                                         \
+    X(r, uint32_t, used, , word, "1; 0: the row is free")                                \
+    X(r, uint32_t, uid, , word, "who")                                                   \
+    X(r, uint32_t, crashes, , counter, "in which its clients' requests were on the CPU") \
+    X(r, uint32_t, wait_ms, , gauge, "as long as this after the last it may not attach") \
+    X(r, uint64_t, until_ns, , time, "CLOCK_MONOTONIC: when it may again")               \
+    X(r, uint64_t, refused, , counter, "times it tried in vain")
+SEGMENT_STRUCT(client_user, CLIENT_USER_FIELDS);
 
 /* X(name, text): what a ring slot carries */
 #define MESSAGE_KINDS(X)                                                                      \
@@ -744,6 +816,10 @@ struct client_lane *segment_client_lane(const struct segment *seg, uint32_t shar
 
 /* geometry.n_ledger of them. */
 struct ledger_slot *segment_ledger(const struct segment *seg, uint32_t shard, uint32_t slot);
+
+/* A client, by number; the users whose clients' requests crashed shards, SEGMENT_CLIENT_USERS. */
+struct client_row *segment_client(const struct segment *seg, uint32_t client);
+struct client_user *segment_client_users(const struct segment *seg);
 
 /* Where peer's part begins, and, for peer n_peers, where the last one ends. */
 uint64_t segment_part_off(const struct segment *seg, uint32_t peer);

@@ -120,7 +120,7 @@ static const struct command_option table[] = {
     {"listen", 0, "URL", "take clients at tcp://ADDRESS:PORT too", command_text, FIELD(listen)},
     {"token-file", 0, "FILE", "what clients of --listen have to show", command_text,
         FIELD(token_file)},
-    {"segment-size", 0, "BYTES", "most shared memory (default: 16M for 2 shards)", command_bytes,
+    {"segment-size", 0, "BYTES", "most shared memory (default: 20M for 2 shards)", command_bytes,
         FIELD(segment_bytes)},
     {"enable-test-methods", 0, NULL, "allow sys.crash and other methods that only tests need",
         command_flag, FIELD(enable_test_methods)},

@@ -9,7 +9,7 @@ import unittest
 import harness
 
 MIB = 1 << 20
-# Two shards' segment is 16 MiB, and counts in each process as far as that one has touched it.
+# Two shards' segment is 20 MiB, and counts in each process as far as that one has touched it.
 SUPERVISOR_MIB = 8 + 16
 GATEWAY_MIB = 8 + 16
 SHARD_MIB = 8 + 16
