@@ -35,6 +35,7 @@
 #define PLANE_INLINE_ARGS   16u   /* longest arguments within a submission */
 #define PLANE_INLINE_ANSWER 32u   /* longest answer within a completion */
 #define PLANE_PAYLOAD_MAX   (64u * 1024 * 1024)
+#define PLANE_METHOD_TABLE  0xffffu /* sys.methods, by a number that nobody has to be told */
 
 /* Where a submission is to run. */
 enum plane_route {
@@ -79,7 +80,8 @@ _Static_assert(sizeof(struct plane_submission) == 64, "an entry is a line");
 struct plane_completion {
     uint64_t id;
     uint32_t len;  /* of the answer, or of the text where end is not done: inline where it is at
-                       most PLANE_INLINE_ANSWER, else at room_off of its submission */
+                       most PLANE_INLINE_ANSWER, else at room_off of its submission. An answer
+                       longer than the room is FAILED with -EMSGSIZE; a text is cut to what fits. */
     int32_t error; /* 0 or -errno */
     uint8_t end;   /* enum sherd_end */
     uint8_t spare[3];
@@ -95,7 +97,9 @@ struct plane_words {
     /* Written by the shard: the client rings after a push while it is not 0. Never read back. */
     uint32_t need_wakeup;
     uint32_t server_spare[15];
-    /* Written by the client: the shard rings after a completion while it is not 0. A hint. */
+    /* Written by the client: 0 while it looks at its ring. Else, as it is about to sleep, a number
+     * other than the one of the sleep before: after a completion the shard rings, at least once for
+     * each such number. A hint. */
     uint32_t client_sleeps;
     uint32_t client_spare[15];
 };

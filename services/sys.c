@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -73,11 +74,12 @@ static int coroutine_fn run_sleep(struct service_call *call)
     return r < 0 ? r : service_reply(call, NULL, 0);
 }
 
-static void print_method(FILE *out, const char *service, const struct service_method *method)
+static void print_method(
+    FILE *out, const char *service, uint32_t number, const struct service_method *method)
 {
-    fprintf(out, "%s.%s\t%s%s\t%s\n", service, method->name,
+    fprintf(out, "%s.%s\t%s%s\t%" PRIu32 "\t%s\n", service, method->name,
         method->flags & SERVICE_IDEMPOTENT ? "idempotent" : "once",
-        method->flags & SERVICE_TEST ? ",test" : "", method->help ? method->help : "");
+        method->flags & SERVICE_TEST ? ",test" : "", number, method->help ? method->help : "");
 }
 
 static int coroutine_fn run_methods(struct service_call *call)
@@ -92,7 +94,7 @@ static int coroutine_fn run_methods(struct service_call *call)
         const char *service;
         const struct service_method *method = service_method_at(call, i, &service);
         if (method)
-            print_method(out, service, method);
+            print_method(out, service, i, method);
     }
     int r = fclose(out) == 0 ? service_reply(call, text, len) : -ENOMEM;
     free(text);

@@ -79,7 +79,8 @@ int submit_ping(struct submit *submit)
 
 /* ---- sys.methods ---- */
 
-/* Its answer is a line a method, of three fields with tabs between them: name, kind, help. */
+/* Its answer is a line a method, of four fields with tabs between them: name, kind, number,
+ * help. */
 static void print_method_table(char *text, FILE *out)
 {
     struct table t;
@@ -90,6 +91,7 @@ static void print_method_table(char *text, FILE *out)
     for (char *line; (line = strsep(&text, "\n"));) {
         const char *name = strsep(&line, "\t");
         const char *kind = strsep(&line, "\t");
+        strsep(&line, "\t");
         if (!*name)
             continue;
         table_cell(&t, "%s", name);
