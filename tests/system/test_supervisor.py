@@ -1,29 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""The supervisor: what it forks, replaces, gives up, ends, and leaves behind."""
+"""The supervisor: what it forks, what it refuses, and what it reads."""
 import contextlib
 import mmap
 import os
-import re
 import resource
 import select
 import signal
 import socket
-import struct
 import subprocess
 import tempfile
 import time
 import unittest
 
 import harness
-import segment
 from harness import wait_until
 
-NOT_ROOT = os.geteuid() != 0
-
-
-def field(pid, name):
-    with open(f"/proc/{pid}/status") as status:
-        return next(line.split(":", 1)[1].strip() for line in status if line.startswith(name + ":"))
 
 
 def comm(pid):
@@ -57,12 +48,6 @@ def open_files(pid):
         with contextlib.suppress(OSError):
             found[int(fd)] = os.readlink(f"/proc/{pid}/fd/{fd}")
     return found
-
-
-def senders_of(memory, shard):
-    """Where the word is whose bits say who has sent to that shard."""
-    bell, _ = segment.place(memory, "commons", 0, "bells", shard, 0, "bitmap")
-    return bell
 
 
 class Start(harness.TestCase):
@@ -355,300 +340,6 @@ class Config(harness.TestCase):
         instance.wait_for_log("nothing reloaded")
         self.assertEqual(instance.stop(), 0)
         self.assertIn("supervisor debug leaving, was draining", instance.log())
-
-
-class Deaths(harness.TestCase):
-    def test_each_process_that_is_killed_comes_back_again_and_again(self):
-        instance = self.start("--shards", "2")
-        for _ in range(4):
-            for role, number in (("shard", 0), ("shard", 1), ("gateway", None)):
-                instance.kill_and_wait(role, number)
-        for process in instance.processes()[1:]:
-            self.assertEqual(process["incarnation"], 5)
-            self.assertEqual((process["deaths"], process["crashes"]), (4, 0))
-        self.assertEqual(instance.stop(), 0)
-
-    def test_death_line_says_who_how_and_when_it_was_back(self):
-        instance = self.start("--shards", "2")
-        pid = instance.shard(1)["pid"]
-        instance.kill_and_wait("shard", 1)
-        self.assertRegex(instance.log(), rf"shard 1 was killed: signal 9 \(Killed\), pid {pid}, incarnation 1, "
-                                         r"\d+ ms after its start; replaced at once")
-        self.assertRegex(instance.log(), r"shard 1 is up again: pid \d+, incarnation 2, \d+\.\d ms after the end of the one before")
-
-    def test_log_names_the_coroutine_whose_stack_overflowed(self):
-        instance = self.start("--shards", "2", "--enable-test-methods")
-        before = instance.shard(1)
-        instance.command("submit", "sys.crash", "--shard", "1", "overflow")
-        instance.wait_for_shard(1, incarnation=before["incarnation"] + 1)
-        self.assertRegex(instance.log(), r"shard 1 error coroutine \S+ overflowed its stack of \d+ bytes, fault at 0x")
-        self.assertRegex(instance.log(), r"shard 1 crashed: signal 11 \(Segmentation fault\)")
-        self.assertEqual(instance.shard(1)["crashes"], 1)
-        self.assertEqual(instance.stop(), 0)
-
-    def test_two_hundred_kills_leak_no_fd_and_no_mapping(self):
-        instance = self.start("--shards", "2")
-        supervisor = instance.supervisor.pid
-        n_fds = harness.n_fds(supervisor)
-        instance.kill_and_wait("shard", 0)
-        n_maps = harness.n_maps(supervisor)
-        for i in range(200):
-            instance.kill_and_wait("shard", i % 2)
-        # A pipe stays until the kernel has let go of the last one that was killed.
-        harness.wait_until(lambda: harness.n_fds(supervisor) == n_fds, "as many fds as before")
-        self.assertEqual(harness.n_maps(supervisor), n_maps)
-        self.assertEqual(instance.shard(0)["crashes"], 0)
-        self.assertEqual(instance.stop(), 0)
-
-    def test_crashes_are_made_good_ever_later_and_the_tenth_is_the_last(self):
-        instance = self.start("--shards", "2")
-        for _ in range(9):
-            instance.kill_and_wait("shard", 0, signal.SIGSEGV)
-        delays = [int(ms) for ms in re.findall(r"shard 0 crashed.*replaced in (\d+) ms", instance.log())]
-        self.assertEqual(delays, [100, 200, 400, 800, 1600, 3200, 5000, 5000])
-        instance.kill(instance.shard(0), signal.SIGSEGV)
-        instance.wait_for_shard(0, state="failed")
-        self.assertIn("given up", instance.log())
-        self.assertEqual(instance.shard(1)["state"], "up")
-        instance.kill_and_wait("shard", 1)
-        self.assertEqual(instance.stop(), 0)
-
-    def test_killed_while_starting_it_is_forked_again(self):
-        instance = self.start("--shards", "2")
-        supervisor = instance.supervisor.pid
-        for _ in range(50):
-            with open(f"/proc/{supervisor}/task/{supervisor}/children") as children:
-                for pid in children.read().split():
-                    with contextlib.suppress(ProcessLookupError):
-                        harness.send_signal(int(pid), signal.SIGKILL)
-        instance.wait_ready()
-        self.assertEqual(instance.stop(), 0)
-
-    def test_a_sleeper_whose_wake_up_was_lost_is_knocked_at_and_counted(self):
-        self.breaks_commons = True
-        instance = self.start("--shards", "2")
-        with open(os.path.join(instance.runtime_dir, "test", "segment"), "r+b") as file, \
-                mmap.mmap(file.fileno(), 0) as memory:
-            # As if the gateway had died between a sender's bit and its bell, and nobody had noticed.
-            senders = senders_of(memory, 0)
-            memory[senders] |= 1 << 2
-            wait_until(lambda: memory[senders] == 0, "the shard to look", 5)
-        self.assertEqual(instance.status()["knocks"], 1)
-        self.assertIn("shard 0 slept", instance.log())
-
-    def test_what_a_turn_that_lasts_has_pushed_is_no_lost_wake_up(self):
-        """A sender rings at the end of its turn."""
-        instance = self.start("--shards", "2", "--enable-test-methods")
-        instance.kill(instance.shard(1), signal.SIGSTOP)  # it takes both in one turn, then
-        with instance.popen("submit", "sys.relay", "--shard", "1", "0 x", stdout=subprocess.DEVNULL) as relay:
-            wait_until(lambda: instance.gateway()["clients"]["requests_in_flight"] == 1, "the relay to be taken")
-            with instance.popen("submit", "sys.block", "--shard", "1", "1800") as block:
-                wait_until(lambda: instance.gateway()["clients"]["requests_in_flight"] == 2, "both to be taken")
-                instance.kill(instance.shard(1), signal.SIGCONT)
-                self.assertEqual(block.wait(harness.DEADLINE), 0)
-            self.assertEqual(relay.wait(harness.DEADLINE), 0)
-        self.assertEqual(instance.status()["knocks"], 0, instance.log())
-
-    def test_a_message_whose_bit_was_wiped_out_is_found_in_its_ring(self):
-        self.breaks_commons = True
-        instance = self.start("--shards", "2")
-        process = instance.shard(0)
-        with open(os.path.join(instance.runtime_dir, "test", "segment"), "r+b") as file, \
-                mmap.mmap(file.fileno(), 0) as memory:
-            senders = senders_of(memory, 0)
-            instance.kill(process, signal.SIGSTOP)
-            ping = instance.popen("submit", "sys.ping", "--shard", "0", stdout=subprocess.DEVNULL)
-            wait_until(lambda: memory[senders] & 1 << 2, "the gateway's bit")
-            memory[senders] = 0
-            instance.kill(process, signal.SIGCONT)
-            self.assertEqual(ping.wait(harness.DEADLINE), 0)
-        self.assertEqual(instance.status()["knocks"], 1)
-
-    def test_a_message_whose_bell_was_broken_is_found_within_a_second(self):
-        """The receiver sleeps, and its words say that it is awake: nobody rings."""
-        self.breaks_commons = True
-        instance = self.start("--shards", "2")
-        with open(os.path.join(instance.runtime_dir, "test", "segment"), "r+b") as file, \
-                mmap.mmap(file.fileno(), 0) as memory:
-            bell, _ = segment.place(memory, "commons", 0, "bells", 0, 0, "words")
-            for _ in range(20):  # a shard that takes a turn meanwhile makes it whole
-                before = instance.status()["knocks"]
-                wait_until(lambda: struct.unpack_from("<I", memory, bell)[0] != 0, "shard 0 to sleep")
-                struct.pack_into("<I", memory, bell, 0)
-                begin = time.monotonic()
-                self.assertDone(instance.command("submit", "--shard", "0", "sys.ping"))
-                served_s = time.monotonic() - begin
-                if instance.status()["knocks"] > before:
-                    break
-            else:
-                self.fail("no wake-up was lost in 20 tries")
-        print(f"found and served within {served_s:.2f} s")
-        self.assertIn("shard 0 slept", instance.log())
-        self.assertEqual(instance.stop(), 0)
-
-    def test_stopped_peer_does_not_keep_another_from_being_replaced(self):
-        instance = self.start("--shards", "2")
-        stopped = instance.shard(0)
-        instance.kill(stopped, signal.SIGSTOP)
-        instance.kill_and_wait("shard", 1)
-        instance.kill_and_wait("gateway")
-        instance.kill(stopped, signal.SIGCONT)
-        self.assertEqual(instance.stop(), 0)
-
-    def test_orphans_leave_within_5_seconds_and_the_next_start_takes_over(self):
-        instance = self.start("--shards", "2")
-        pids = [p["pid"] for p in instance.processes()[1:]]
-        instance.kill(instance.supervisor.pid)
-        instance.wait_exit()
-        wait_until(lambda: not any(map(harness.is_alive, pids)), "the orphans to leave", 5)
-        self.assertIn("the supervisor is gone", instance.log())
-        instance.start("--shards", "2")
-        self.assertEqual(instance.stop(), 0)
-
-    def test_a_start_waits_for_orphans_of_the_one_before(self):
-        instance = self.start("--shards", "2")
-        instance.kill(instance.supervisor.pid)
-        instance.wait_exit()
-        instance.start("--shards", "2")
-        self.assertEqual(instance.stop(), 0)
-
-    def test_kill_of_everything_is_taken_over_and_the_last_three_segments_are_kept(self):
-        instance = self.start("--shards", "2")
-        directory = os.path.join(instance.runtime_dir, "test")
-        kept = []
-        for _ in range(4):
-            kept.insert(0, os.readlink(os.path.join(directory, "segment")))
-            instance.kill_all()
-            instance.start("--shards", "2")
-            links = [os.path.join(directory, f"crashed-{n}") for n in (1, 2, 3)]
-            self.assertEqual([os.readlink(link) for link in links if os.path.islink(link)], kept[:3])
-            self.assertTrue(all(map(os.path.exists, kept[:3])))
-        self.assertFalse(os.path.exists(kept[3]))
-        self.assertIn("the instance before died; its segment is kept", instance.log())
-        self.assertEqual(instance.stop(), 0)
-        self.assertFalse(os.path.lexists(os.path.join(directory, "segment")))
-
-
-class Leaving(harness.TestCase):
-    def test_sigterm_and_sigint_end_it_in_order(self):
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            instance = self.start("--shards", "2")
-            instance.kill(instance.supervisor.pid, signum)
-            self.assertEqual(instance.wait_exit(), 0)
-            self.assertIn("stopped: instance test", instance.log())
-
-    def test_a_signal_to_the_whole_process_group_ends_it_in_order(self):
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            with self.subTest(signum):
-                instance = self.start("--shards", "2", start_new_session=True)
-                os.killpg(instance.supervisor.pid, signum)
-                self.assertEqual(instance.wait_exit(), 0)
-                self.assertNotIn("killed", instance.log())
-
-    def test_stop_works_with_a_dead_gateway(self):
-        instance = self.start("--shards", "2")
-        instance.kill(instance.gateway())
-        self.assertEqual(instance.stop(), 0)
-
-    def test_a_gateway_that_hangs_does_not_hold_up_the_end_of_an_idle_instance(self):
-        instance = self.start("--shards", "2", "--drain-limit", "60")
-        instance.kill(instance.gateway(), signal.SIGSTOP)
-        begin = time.monotonic()
-        instance.kill(instance.supervisor.pid, signal.SIGTERM)
-        instance.wait_exit()
-        self.assertLess(time.monotonic() - begin, 30)
-        self.assertIn("the gateway does not say that it has drained", instance.log())
-
-    def test_a_service_is_not_stopped_under_the_calls_it_serves(self):
-        with tempfile.TemporaryDirectory() as folder:
-            big = os.path.join(folder, "big")
-            with open(big, "wb") as file:
-                file.truncate(200 << 30)
-            instance = self.start("--shards", "2", "--root", folder, "--drain-limit", "1")
-            submit = instance.popen("submit", "file.sha256", big, stdout=subprocess.DEVNULL,
-                                    stderr=subprocess.DEVNULL)
-            with submit:
-                wait_until(lambda: any(p.get("calls_in") for p in instance.processes()), "the hash to begin")
-                instance.kill(instance.supervisor.pid, signal.SIGTERM)
-                instance.wait_exit()
-            self.assertNotIn("did not leave in order", instance.log())
-
-    def test_second_signal_ends_it_at_once(self):
-        instance = self.start("--shards", "2")
-        instance.kill(instance.gateway(), signal.SIGSTOP)  # so that the drain does not end
-        instance.kill(instance.supervisor.pid, signal.SIGTERM)
-        instance.wait_for_log("draining")
-        instance.kill(instance.supervisor.pid, signal.SIGTERM)
-        self.assertEqual(instance.wait_exit(), 1)
-        self.assertIn("leaving at once", instance.log())
-        self.assertEqual(instance.segments(), [])
-
-    def test_drain_limit_ends_a_drain_and_stragglers_are_killed(self):
-        instance = self.start("--shards", "2", "--drain-limit", "0.1")
-        instance.kill(instance.gateway(), signal.SIGSTOP)
-        instance.kill(instance.supervisor.pid, signal.SIGTERM)
-        self.assertEqual(instance.wait_exit(), 0)
-        self.assertIn("drain limit of 0.1 s reached", instance.log())
-        self.assertIn("did not leave within 5 s: killed", instance.log())
-
-    def test_deaths_in_a_drain_are_made_good_and_it_ends(self):
-        instance = self.start("--shards", "2")
-        gateway = instance.gateway()
-        instance.kill(gateway, signal.SIGSTOP)
-        instance.kill(instance.supervisor.pid, signal.SIGTERM)
-        instance.wait_for_log("draining")
-        instance.kill_and_wait("shard", 0)
-        instance.kill(gateway)
-        self.assertEqual(instance.wait_exit(), 0)
-        self.assertIn("gateway is up again", instance.log())
-
-    def begin_sleep(self, instance, milliseconds):
-        """A request that a shard serves until then."""
-        request = instance.popen("submit", "sys.sleep", str(milliseconds), "--shard", "1",
-                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.addCleanup(lambda: (request.kill(), request.wait()))
-        wait_until(lambda: instance.shard(1)["calls_in"] == 1, "the request to be served")
-        return request
-
-    def test_what_is_in_flight_completes_before_anybody_leaves(self):
-        instance = self.start("--shards", "2")
-        request = self.begin_sleep(instance, 500)
-        instance.kill(instance.supervisor.pid, signal.SIGTERM)
-        self.assertEqual(request.wait(harness.DEADLINE), 0)
-        self.assertEqual(instance.wait_exit(), 0)
-        self.assertNotIn("drain limit", instance.log())
-
-    def test_what_does_not_complete_within_the_drain_limit_is_left(self):
-        instance = self.start("--shards", "2", "--drain-limit", "0.2")
-        self.begin_sleep(instance, 600000)
-        instance.kill(instance.supervisor.pid, signal.SIGTERM)
-        self.assertEqual(instance.wait_exit(), 0)
-        self.assertIn("drain limit of 0.2 s reached with 1 calls in flight", instance.log())
-        self.assertNotIn("killed", instance.log())
-
-    def test_without_a_supervisor_what_is_in_flight_completes_too(self):
-        instance = self.start("--shards", "2")
-        request = self.begin_sleep(instance, 1000)
-        instance.kill(instance.supervisor.pid)
-        self.assertEqual(request.wait(harness.DEADLINE), 0)
-
-    def test_without_a_supervisor_what_lasts_longer_ends_after_5_seconds(self):
-        instance = self.start("--shards", "2")
-        pids = [p["pid"] for p in instance.processes()[1:]]
-        self.begin_sleep(instance, 600000)
-        instance.kill(instance.supervisor.pid)
-        wait_until(lambda: not any(map(harness.is_alive, pids)), "the orphans to leave", 5)
-
-    def test_stop_right_after_the_start_ends_it_too(self):
-        for _ in range(10):
-            instance = self.instance()
-            instance.run("--shards", "2")
-            lock = os.path.join(instance.runtime_dir, "test", "segment")
-            wait_until(lambda: os.path.lexists(lock) or instance.supervisor.poll() is not None,
-                       "the segment's link")
-            instance.kill(instance.supervisor.pid, signal.SIGTERM)
-            self.assertEqual(instance.wait_exit(), 0)
-            self.assertEqual(instance.segments(), [])
 
 
 if __name__ == "__main__":
