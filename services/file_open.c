@@ -97,7 +97,7 @@ static int coroutine_fn walk_co(const struct file_roots *roots, const char *path
 
 static bool root_settles(const struct file_root *root, uint64_t flags)
 {
-    return (flags & O_ACCMODE) == O_RDONLY || (root->writable && !root->is_mixed);
+    return !file_walk_writes(flags) || (root->writable && !root->is_mixed);
 }
 
 int coroutine_fn file_open_co(const struct file_roots *roots, const char *path, uint64_t flags,

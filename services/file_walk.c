@@ -55,6 +55,11 @@ uint64_t file_walk_kernel_flags(uint64_t flags)
     return (flags & O_PATH ? flags & ~(uint64_t)O_ACCMODE : flags) | O_CLOEXEC;
 }
 
+bool file_walk_writes(uint64_t flags)
+{
+    return (flags & O_ACCMODE) != O_RDONLY || (flags & (O_CREAT | O_TRUNC));
+}
+
 static int open_beneath(
     const struct file_root *root, const char *rest, uint64_t flags, uint32_t mode)
 {
@@ -213,7 +218,7 @@ static int step(struct walk_state *state)
 static int open_base(const struct walk_state *state)
 {
     struct file_walk *walk = state->walk;
-    if ((walk->flags & O_ACCMODE) != O_RDONLY && !state->root->writable) {
+    if (file_walk_writes(walk->flags) && !state->root->writable) {
         walk->root = state->root;
         return -EROFS;
     }

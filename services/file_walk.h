@@ -33,5 +33,8 @@ int file_walk_open(struct file_walk *walk);
 
 void file_walk_deinit(struct file_walk *walk);
 
+/* Whether opening with them may change anything, or lets one. */
+bool file_walk_writes(uint64_t flags);
+
 /* The flags as openat2() takes them: with O_PATH it refuses an access mode. */
 uint64_t file_walk_kernel_flags(uint64_t flags);

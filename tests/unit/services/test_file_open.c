@@ -368,6 +368,8 @@ static void the_root_where_a_write_ends_decides(void **state)
     expect_error(f, roots, "a/to-sub/deep", O_WRONLY, -EROFS, "is read-only");
     expect_error(f, roots, "b/to-read-only", O_WRONLY, -EROFS, "is read-only");
     expect_error(f, roots, "a/sub/new", O_WRONLY | O_CREAT, -EROFS, "is read-only");
+    expect_error(f, roots, "a/sub/new", O_RDONLY | O_CREAT, -EROFS, "is read-only");
+    expect_error(f, roots, "a/sub/deep", O_RDONLY | O_TRUNC, -EROFS, "is read-only");
     static const char *const allowed[] = {
         "a/file", "a/sub/writable/file", "a/to-sub/writable/file", "a/new", "b/new", "a/newer"};
     for (size_t i = 0; i < sizeof(allowed) / sizeof(allowed[0]); i++) {

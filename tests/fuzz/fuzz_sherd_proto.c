@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Messages of sherd.proto, from clients that have several connections and lose them: the gateway's
+ * dispatch with all behind it, and a shard that serves `sys`. nng alone is not there: this file is
+ * the gateway's port. Every message is answered once, and once its clients are gone the gateway
+ * holds nothing of them.
+ *
+ * Input: a sequence of a byte that says what happens and on which connection, and for a message
+ * two bytes of length and its bytes.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "ipc/gateway/core.h"
+#include "services/sys.h"
+#include "tests/fuzz/fuzz.h"
+#include "tests/unit/shard/mesh_rig.h"
+
+#define CONNECTIONS 4
+#define TURNS_MAX   1000000 /* until nothing is under way */
+
+enum happening { MESSAGE, LOSS, TURN, DRAIN, RESUME, N_HAPPENINGS };
+
+static struct rig rig;
+static struct rig_end gateway_end, shard_end;
+static struct log quiet;
+static struct child_env env;
+static struct gateway gateway;
+static struct connection connections[CONNECTIONS];
+static uint32_t n_exchanges;
+
+/* ---- the port ---- */
+
+static void end_exchange(struct exchange *exchange)
+{
+    assert(n_exchanges > 0);
+    n_exchanges--;
+    exchange->connection->held--;
+    free((void *)exchange->request);
+    free(exchange);
+}
+
+void exchange_reply(struct exchange *exchange, nng_msg *msg)
+{
+    assert(nng_msg_len(msg) <= PROTOCOL_MESSAGE_MAX);
+    nng_msg_free(msg);
+    end_exchange(exchange);
+}
+
+void exchange_drop(struct exchange *exchange)
+{
+    end_exchange(exchange);
+}
+
+void connection_welcome(struct connection *connection, struct port *port)
+{
+    (void)connection;
+    (void)port;
+}
+
+void connection_close(struct connection *connection)
+{
+    (void)connection;
+}
+
+int port_open(const struct port_config *config, struct port **ret_port, const char **ret_what)
+{
+    (void)config;
+    (void)ret_port;
+    (void)ret_what;
+    abort();
+}
+
+void port_close(struct port *port)
+{
+    (void)port;
+    abort();
+}
+
+/* ---- what gateway.c does ---- */
+
+static void on_ended(void *opaque)
+{
+    (void)opaque;
+}
+
+static void on_abandon(struct session *session, void *opaque)
+{
+    (void)opaque;
+    requests_abandon(&gateway.requests, session);
+}
+
+static void on_room(struct session *session, void *opaque)
+{
+    (void)opaque;
+    requests_room(&gateway.requests, session);
+}
+
+static void open_gateway(void)
+{
+    struct requests_config requests = {
+        .ctx = gateway.ctx,
+        .mesh = gateway_end.mesh,
+        .segment = &rig.seg,
+        .registry = rig.registry,
+        .ended = on_ended,
+    };
+    struct sessions_config sessions = {
+        .ctx = gateway.ctx,
+        .n_lines = requests_n_lines(&rig.seg),
+        .abandon = on_abandon,
+        .room = on_room,
+    };
+
+    assert(requests_init(&gateway.requests, &requests) == 0);
+    assert(sessions_init(&gateway.sessions, &sessions) == 0);
+    arena_init(&gateway.arena, PROTOCOL_UNPACKED_MAX);
+}
+
+static void open_world(void)
+{
+    rig_open(&rig, 1, &sys_service);
+    rig_begin(&rig, 0, &shard_end);
+    rig_begin(&rig, segment_gateway(&rig.seg), &gateway_end);
+    log_init(&quiet, -1, LOG_LEVEL_ERROR);
+    env = (struct child_env){.segment = &rig.seg,
+        .registry = rig.registry,
+        .log = &quiet,
+        .instance = "fuzz",
+        .peer = segment_gateway(&rig.seg)};
+    gateway.env = &env;
+    gateway.ctx = gateway_end.ctx;
+    gateway.token = (struct token){.secret = (uint8_t *)"secret", .len = 6};
+}
+
+/* ---- what happens ---- */
+
+/* The loop that this thread is at, of the two. */
+static void become(AioContext *ctx)
+{
+    aio_context_set_current(NULL);
+    aio_context_set_current(ctx);
+}
+
+static void turn(struct rig_end *end)
+{
+    become(end->ctx);
+    aio_poll(end->ctx, false);
+}
+
+static void turn_both(void)
+{
+    turn(&shard_end);
+    turn(&gateway_end); /* last: what happens next is in its loop */
+}
+
+static void deliver(struct connection *connection, struct fuzz_bytes message)
+{
+    struct exchange *exchange = calloc(1, sizeof(*exchange));
+    uint8_t *copy = malloc(message.len ? message.len : 1);
+
+    assert(exchange && copy);
+    memcpy(copy, message.at, message.len);
+    *exchange =
+        (struct exchange){.connection = connection, .request = copy, .request_len = message.len};
+    connection->held++;
+    n_exchanges++;
+    dispatch_message(&gateway, exchange);
+}
+
+static void lose(struct connection *connection)
+{
+    if (connection->session)
+        session_detach(connection->session);
+    assert(!connection->session);
+}
+
+static void happen(uint8_t byte, struct fuzz_bytes *bytes)
+{
+    struct connection *connection = &connections[byte % CONNECTIONS];
+
+    switch ((enum happening)(byte / CONNECTIONS % N_HAPPENINGS)) {
+    case MESSAGE:
+        deliver(connection, fuzz_take(bytes, (size_t)fuzz_number(bytes, 2)));
+        return;
+    case LOSS:
+        lose(connection);
+        return;
+    case TURN:
+        turn_both();
+        return;
+    case DRAIN:
+        gateway.draining = true;
+        requests_drain(&gateway.requests);
+        return;
+    case RESUME:
+        gateway.draining = false;
+        requests_resume(&gateway.requests);
+        return;
+    case N_HAPPENINGS:
+        break;
+    }
+    abort();
+}
+
+static void close_gateway(void)
+{
+    for (int i = 0; i < CONNECTIONS; i++)
+        lose(&connections[i]);
+    sessions_deinit(&gateway.sessions);
+    for (int turns = 0; !requests_is_idle(&gateway.requests) || !mesh_is_idle(gateway_end.mesh);
+         turns++) {
+        assert(turns < TURNS_MAX);
+        turn_both();
+    }
+    assert(n_exchanges == 0);
+    assert(rig_slots_in_use(&rig) == 0 && rig_balances(&rig));
+    requests_deinit(&gateway.requests);
+    arena_deinit(&gateway.arena);
+    aio_context_set_current(NULL);
+}
+
+static void close_world(void)
+{
+    rig_finish(&gateway_end);
+    rig_finish(&shard_end);
+    rig_close(&rig);
+}
+
+void fuzz_one(const uint8_t *data, size_t len)
+{
+    struct fuzz_bytes bytes = {data, len};
+
+    if (!gateway.ctx) {
+        open_world();
+        atexit(close_world);
+    }
+    gateway.draining = false;
+    for (uint32_t i = 0; i < CONNECTIONS; i++)
+        connections[i] = (struct connection){.pipe = i + 1, .remote = i == CONNECTIONS - 1};
+    become(gateway.ctx);
+    open_gateway();
+    while (bytes.len > 0)
+        happen((uint8_t)fuzz_number(&bytes, 1), &bytes);
+    close_gateway();
+}
