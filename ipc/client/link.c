@@ -53,10 +53,11 @@ struct link {
     struct exchange *idle;
     uint32_t n_idle;
 
-    pthread_mutex_t lock; /* the three below */
+    pthread_mutex_t lock; /* the four below */
     struct exchange *inbox;
     struct exchange **inbox_last;
     uint32_t n_unsent; /* messages that nng has not handed to a connection */
+    uint64_t n_gone;   /* those that it has handed to one, or given up */
 };
 
 static void arrive(struct exchange *exchange, int result)
@@ -73,10 +74,18 @@ static void arrive(struct exchange *exchange, int result)
     link_ring(link);
 }
 
-static void count_unsent(struct link *link, int more)
+static void count_unsent(struct link *link)
 {
     pthread_mutex_lock(&link->lock);
-    link->n_unsent += (uint32_t)more;
+    link->n_unsent++;
+    pthread_mutex_unlock(&link->lock);
+}
+
+static void count_gone(struct link *link)
+{
+    pthread_mutex_lock(&link->lock);
+    link->n_unsent--;
+    link->n_gone++;
     pthread_mutex_unlock(&link->lock);
 }
 
@@ -87,7 +96,7 @@ static void on_exchange(void *opaque)
     int result = nng_aio_result(exchange->aio);
 
     if (!exchange->receiving)
-        count_unsent(exchange->link, -1);
+        count_gone(exchange->link);
     if (!exchange->receiving && result == 0) {
         exchange->receiving = true;
         nng_ctx_recv(exchange->ctx, exchange->aio);
@@ -154,12 +163,20 @@ int link_open(const char *url, bool wait, struct link **ret_link)
     return r;
 }
 
-void link_redial(struct link *link)
+uint32_t link_waiting(struct link *link, uint64_t *ret_n_gone)
 {
     pthread_mutex_lock(&link->lock);
-    bool waits = link->n_unsent > 0;
+    uint32_t n = link->n_unsent;
+    *ret_n_gone = link->n_gone;
     pthread_mutex_unlock(&link->lock);
-    if (!waits)
+    return n;
+}
+
+void link_redial(struct link *link)
+{
+    uint64_t n_gone;
+
+    if (link_waiting(link, &n_gone) == 0)
         return;
     nng_dialer_close(link->dialer);
     /* Where there is no memory for it, the next redial finds none to close and tries again. */
@@ -224,7 +241,7 @@ int link_send(struct link *link, uint32_t kind, void *opaque, nng_msg *msg, int3
     exchange->letter = (struct letter){.kind = kind, .opaque = opaque};
     nng_aio_set_timeout(exchange->aio, timeout_ms);
     nng_aio_set_msg(exchange->aio, msg);
-    count_unsent(link, 1);
+    count_unsent(link);
     nng_ctx_send(exchange->ctx, exchange->aio);
     return 0;
 }

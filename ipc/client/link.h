@@ -45,6 +45,10 @@ uint32_t link_room(const struct link *link);
 /* Consumes msg. timeout_ms: -1 none. 0; -EAGAIN: no room. */
 int link_send(struct link *link, uint32_t kind, void *opaque, nng_msg *msg, int32_t timeout_ms);
 
+/* How many messages wait for a connection that takes them; ret_n_gone: how many waited and no longer
+ * do, ever. */
+uint32_t link_waiting(struct link *link, uint64_t *ret_n_gone);
+
 /* Where a message waits for a connection: begins to connect anew, in the background. */
 void link_redial(struct link *link);
 

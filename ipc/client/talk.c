@@ -33,9 +33,9 @@ enum letter_kind { LETTER_HELLO, LETTER_METHODS, LETTER_BATCH, LETTER_NEXT, LETT
 #define HOLD_NS      (INT64_C(10) * 1000000)
 #define CANCEL_BATCH 1024u
 
-/* How long hello may wait for a connection before the link dials anew: first, and at most, which is
- * longer than nng gives a greeting (10 s), so that one to a slow gateway comes to its end. */
-#define PATIENCE_MIN_NS (INT64_C(1) * 1000000000)
+/* How long messages may wait for a connection before the link dials anew: first, and at most, which
+ * is longer than nng gives a greeting (10 s), so that one to a slow gateway comes to its end. */
+#define PATIENCE_MIN_NS (INT64_C(500) * 1000000)
 #define PATIENCE_MAX_NS (INT64_C(16) * 1000000000)
 
 /* What a message of submissions carried, and when. */
@@ -130,17 +130,26 @@ static void say_hello(struct talk *talk, int64_t now_ns)
     }
     talk->phase = TALK_HELLO;
     talk->connection_number++;
-    talk->redial_ns = now_ns + talk->patience_ns;
 }
 
-/* Hello has no answer yet, perhaps for want of a connection. */
-static void remind(struct talk *talk, int64_t now_ns)
+/* Messages that no connection takes wait for one that nng may have given up, and that in any phase:
+ * the latest may have broken with none under way to tell. Whether one goes is looked at when
+ * redial_ns has come, not at each step, so that a client with much to say arms no timer each time. */
+static void watch_sending(struct talk *talk, int64_t now_ns)
 {
-    link_redial(talk->link);
-    talk->patience_ns *= 2;
-    if (talk->patience_ns > PATIENCE_MAX_NS)
-        talk->patience_ns = PATIENCE_MAX_NS;
-    talk->redial_ns = now_ns + talk->patience_ns;
+    uint64_t n_gone;
+    bool waits = link_waiting(talk->link, &n_gone) > 0;
+
+    if (talk->redial_ns > now_ns)
+        return;
+    if (waits && talk->redial_ns != 0 && n_gone == talk->n_gone) {
+        link_redial(talk->link);
+        talk->patience_ns *= 2;
+        if (talk->patience_ns > PATIENCE_MAX_NS)
+            talk->patience_ns = PATIENCE_MAX_NS;
+    }
+    talk->n_gone = n_gone;
+    talk->redial_ns = waits ? now_ns + talk->patience_ns : 0;
 }
 
 static void ask_methods(struct talk *talk)
@@ -570,13 +579,12 @@ void talk_step(struct talk *talk)
     int64_t now_ns = talk_now_ns();
     if (talk->phase == TALK_APART && talk->error == 0 && talk->retry_ns <= now_ns)
         say_hello(talk, now_ns);
-    if (talk->phase == TALK_HELLO && talk->redial_ns <= now_ns)
-        remind(talk, now_ns);
-    if (talk->phase != TALK_READY)
-        return;
-    send_batches(talk, now_ns);
-    send_nexts(talk);
-    send_cancels(talk);
+    if (talk->phase == TALK_READY) {
+        send_batches(talk, now_ns);
+        send_nexts(talk);
+        send_cancels(talk);
+    }
+    watch_sending(talk, now_ns);
 }
 
 int64_t talk_next_ns(const struct talk *talk)
@@ -589,7 +597,7 @@ int64_t talk_next_ns(const struct talk *talk)
         next_ns = talk->tickets.first_deadline_ns;
     if (talk->phase == TALK_APART && talk->retry_ns < next_ns)
         next_ns = talk->retry_ns;
-    if (talk->phase == TALK_HELLO && talk->redial_ns < next_ns)
+    if (talk->redial_ns != 0 && talk->redial_ns < next_ns)
         next_ns = talk->redial_ns;
     if (talk->hold_ns != 0 && talk->tickets.line.n > 0 && talk->hold_ns < next_ns)
         next_ns = talk->hold_ns;

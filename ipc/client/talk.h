@@ -65,8 +65,9 @@ struct talk {
     uint32_t n_early;
     int64_t give_up_ns;  /* when to stop waiting for the gateway; 0: it is there */
     int64_t retry_ns;    /* not to say hello before; 0: at once */
-    int64_t redial_ns;   /* when to connect anew for a hello that waits for a connection */
+    int64_t redial_ns;   /* when to connect anew if no message has been taken; 0: none waits */
     int64_t patience_ns; /* from one such time to the next */
+    uint64_t n_gone;     /* of the link's messages, when redial_ns was set */
     int64_t hold_ns;     /* not to submit before, the gateway is full; 0: it is not */
 
     int error; /* -errno: the conversation has ended with it, until somebody submits again */

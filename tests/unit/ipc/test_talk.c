@@ -28,6 +28,8 @@ struct link {
     struct letter letters[64];
     size_t first_letter, last_letter;
     unsigned n_redials;
+    bool broken; /* there is no connection that would take a message */
+    uint64_t n_gone;
 };
 
 uint32_t link_room(const struct link *link)
@@ -53,6 +55,12 @@ bool link_take(struct link *link, struct letter *ret_letter)
         return false;
     *ret_letter = link->letters[link->first_letter++];
     return true;
+}
+
+uint32_t link_waiting(struct link *link, uint64_t *ret_n_gone)
+{
+    *ret_n_gone = link->n_gone;
+    return link->broken;
 }
 
 void link_redial(struct link *link)
@@ -303,6 +311,8 @@ static void find_replacement(struct fixture *f)
 
 /* ---- cases ---- */
 
+#define PATIENCE_RATIO_MAX 32 /* the longest of the client's patience to the first */
+
 static void a_request_is_submitted_after_hello_and_its_end_told_once(void **state)
 {
     struct fixture *f = *state;
@@ -425,24 +435,63 @@ static void a_next_for_a_gateway_that_is_gone_which_its_successor_refuses_ends_n
     assert_int_equal(f->talk.phase, TALK_READY);
 }
 
+/* The time to look whether the link takes messages comes, so many times. */
+static void assert_redials(struct fixture *f, unsigned n_times)
+{
+    int64_t patience_ns = f->talk.patience_ns;
+    unsigned before = f->link->n_redials;
+
+    talk_step(&f->talk);
+    assert_int_equal(f->link->n_redials, before);
+    assert_int_equal(talk_next_ns(&f->talk), f->talk.redial_ns);
+    for (unsigned n = 1; n <= n_times; n++) {
+        f->talk.redial_ns = 1;
+        talk_step(&f->talk);
+        talk_step(&f->talk);
+        assert_int_equal(f->link->n_redials, before + n);
+        assert_true(f->talk.redial_ns > talk_now_ns());
+    }
+    assert_true(f->talk.patience_ns > patience_ns);
+}
+
+static void what_no_connection_takes_has_the_link_dial_anew_whatever_it_is(void **state)
+{
+    struct fixture *f = *state;
+
+    under_way(f, "t.again");
+    f->link->broken = true; /* under nothing that would tell */
+    submit(f, "t.again");
+    assert_int_equal(f->talk.phase, TALK_READY);
+    assert_redials(f, 3);
+}
+
+static void a_link_that_takes_messages_is_left_alone_however_many_wait(void **state)
+{
+    struct fixture *f = *state;
+
+    under_way(f, "t.again");
+    f->link->broken = true;
+    for (unsigned n = 1; n <= 3; n++) {
+        f->link->n_gone++;
+        f->talk.redial_ns = n > 1;
+        submit(f, "t.again");
+        assert_true(f->talk.redial_ns > talk_now_ns());
+    }
+    assert_int_equal(f->link->n_redials, 0);
+}
+
 static void a_hello_without_an_answer_has_the_link_dial_anew_ever_more_seldom(void **state)
 {
     struct fixture *f = *state;
 
     under_way(f, "t.again");
     int64_t patience_ns = f->talk.patience_ns;
+    f->link->broken = true;
     lose_gateway(f);
-    talk_step(&f->talk);
-    assert_int_equal(f->link->n_redials, 0);
-    assert_int_equal(talk_next_ns(&f->talk), f->talk.redial_ns);
-    for (unsigned n = 1; n <= 10; n++) {
-        f->talk.redial_ns = 0; /* that time has come */
-        talk_step(&f->talk);
-        talk_step(&f->talk);
-        assert_int_equal(f->link->n_redials, n);
-        assert_true(f->talk.redial_ns > talk_now_ns());
-    }
-    assert_true(f->talk.patience_ns > patience_ns && f->talk.patience_ns <= 16 * patience_ns);
+    assert_redials(f, 10);
+    assert_true(f->talk.patience_ns <= PATIENCE_RATIO_MAX * patience_ns);
+    f->link->broken = false;
+    f->talk.redial_ns = 1;
     find_replacement(f);
     assert_int_equal(f->talk.patience_ns, patience_ns);
     assert_true(talk_next_ns(&f->talk) > talk_now_ns());
@@ -459,6 +508,8 @@ int main(void)
         CASE(a_late_end_counts_for_what_stands_in_line_again),
         CASE(what_a_lost_gateway_had_is_submitted_again_or_in_doubt),
         CASE(a_next_for_a_gateway_that_is_gone_which_its_successor_refuses_ends_nothing),
+        CASE(what_no_connection_takes_has_the_link_dial_anew_whatever_it_is),
+        CASE(a_link_that_takes_messages_is_left_alone_however_many_wait),
         CASE(a_hello_without_an_answer_has_the_link_dial_anew_ever_more_seldom),
         CASE(a_next_that_is_refused_ends_the_conversation_instead_of_being_asked_for_ever),
     };
