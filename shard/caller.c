@@ -41,7 +41,7 @@ static struct call_class *class_of_call(struct mesh *mesh, const struct mesh_cal
     return &mesh->links[call->target].classes[call->lane][call->depth];
 }
 
-static void put_free(struct mesh *mesh, uint32_t peer, uint32_t slot)
+void caller_put_free(struct mesh *mesh, uint32_t peer, uint32_t slot)
 {
     struct call_class *class = class_of_slot(mesh, peer, slot);
     struct out_slot *out = &mesh->links[peer].out[slot];
@@ -49,11 +49,6 @@ static void put_free(struct mesh *mesh, uint32_t peer, uint32_t slot)
     out->call = NULL;
     out->next_free = class->free_slots;
     class->free_slots = slot + 1;
-}
-
-static struct call_slot *slot_at(const struct mesh *mesh, uint32_t peer, uint32_t slot)
-{
-    return &mesh->links[peer].calls[slot];
 }
 
 int caller_init(struct mesh *mesh, uint32_t peer)
@@ -109,7 +104,7 @@ void caller_note_withdrawal(struct mesh *mesh, uint32_t peer)
 void caller_free_slot(struct mesh *mesh, uint32_t peer, uint32_t slot, enum call_end end)
 {
     struct link *link = &mesh->links[peer];
-    struct call_slot *shared = slot_at(mesh, peer, slot);
+    struct call_slot *shared = caller_slot(mesh, peer, slot);
     uint64_t word = call_word(word_generation(shared->word), CALL_FREE);
     uint64_t ended = link->stats->ends[end] + 1;
 
@@ -124,7 +119,7 @@ void caller_free_slot(struct mesh *mesh, uint32_t peer, uint32_t slot, enum call
     redo_clear(mesh);
     if (link->out[slot].args.off)
         caller_give_back_args(mesh, peer, slot);
-    put_free(mesh, peer, slot);
+    caller_put_free(mesh, peer, slot);
 }
 
 void caller_stop_timer(struct mesh_call *call)
@@ -186,7 +181,7 @@ static void fill_slot(struct mesh *mesh, const struct mesh_call *call, struct ca
 static void publish(struct mesh *mesh, struct mesh_call *call)
 {
     struct link *link = &mesh->links[call->target];
-    struct call_slot *shared = slot_at(mesh, call->target, call->slot);
+    struct call_slot *shared = caller_slot(mesh, call->target, call->slot);
     uint64_t generation = (word_generation(shared->word) + 1) & CALL_GENERATION_MASK;
     uint64_t word = call_word(generation, CALL_WAITING);
     uint64_t submitted = link->stats->calls_submitted + 1;
@@ -224,7 +219,7 @@ static void on_heap_ready(struct heap_waiter *waiter, uint64_t off)
 
     if (caller_is_given_up(mesh, call->target)) {
         /* That was judged while it waited, and nobody would end it any more. */
-        put_free(mesh, call->target, call->slot);
+        caller_put_free(mesh, call->target, call->slot);
         caller_end_later(mesh, call, CALL_END_NOT_STARTED, -EHOSTDOWN);
         heap_put(&mesh->heap, off, args.len);
         return;
@@ -317,7 +312,7 @@ void caller_pump(struct mesh *mesh, uint32_t peer)
 
 void caller_leave_slot(struct mesh *mesh, const struct mesh_call *call)
 {
-    put_free(mesh, call->target, call->slot);
+    caller_put_free(mesh, call->target, call->slot);
     caller_pump(mesh, call->target);
 }
 
@@ -342,9 +337,9 @@ void caller_finish(struct mesh *mesh, struct mesh_call *call, const struct mesh_
     call->done(call, &told);
 }
 
-static void abandon(struct mesh *mesh, uint32_t peer, uint32_t slot)
+void caller_abandon(struct mesh *mesh, uint32_t peer, uint32_t slot)
 {
-    struct call_slot *shared = slot_at(mesh, peer, slot);
+    struct call_slot *shared = caller_slot(mesh, peer, slot);
 
     atomic_store_release(
         &shared->word, call_word(word_generation(shared->word), CALL_ABANDONED)); /* GONE */
@@ -352,12 +347,27 @@ static void abandon(struct mesh *mesh, uint32_t peer, uint32_t slot)
 }
 
 /* So that a method that runs for long need not go on for nobody. */
-static void push_abandoned(struct mesh *mesh, uint32_t peer, uint32_t slot)
+void caller_push_abandoned(struct mesh *mesh, uint32_t peer, uint32_t slot)
 {
     mesh_push(mesh, peer,
         &(struct message){.kind = MESSAGE_ABANDONED,
             .slot = slot,
-            .generation = word_generation(slot_at(mesh, peer, slot)->word)});
+            .generation = word_generation(caller_slot(mesh, peer, slot)->word)});
+}
+
+/* Before its slot is let go: who dies in between has noted the end, or still has the slot. */
+void caller_note_end(struct mesh_call *call, const struct mesh_answer *answer)
+{
+    if (call->note)
+        call->note(call, answer);
+}
+
+/* The same, for one that is taken back. */
+static void note_taken_back(struct mesh_call *call, enum call_end end, int status)
+{
+    if (call->where == CALL_OUT)
+        caller_note_end(
+            call, &(struct mesh_answer){.end = end, .status = status, .shard = call->target});
 }
 
 /* Takes a call back from wherever it is; one that is published leaves its slot abandoned. */
@@ -376,8 +386,8 @@ static void take_back(struct mesh *mesh, struct mesh_call *call)
     case CALL_OUT:
         caller_inherit_room(mesh, call);
         link->out[call->slot].call = NULL;
-        abandon(mesh, call->target, call->slot);
-        push_abandoned(mesh, call->target, call->slot);
+        caller_abandon(mesh, call->target, call->slot);
+        caller_push_abandoned(mesh, call->target, call->slot);
         break;
     case CALL_NOWHERE:
     case CALL_FILLING:
@@ -386,10 +396,11 @@ static void take_back(struct mesh *mesh, struct mesh_call *call)
     }
 }
 
-static void on_deadline(void *opaque)
+void caller_on_deadline(void *opaque)
 {
     struct mesh_call *call = opaque;
 
+    note_taken_back(call, CALL_END_EXPIRED, -ETIMEDOUT);
     take_back(call->mesh, call);
     caller_end_later(call->mesh, call, CALL_END_EXPIRED, -ETIMEDOUT);
 }
@@ -398,6 +409,7 @@ void mesh_call_cancel(struct mesh *mesh, struct mesh_call *call)
 {
     if (call->where == CALL_NOWHERE || call->where == CALL_OVER || call->where == CALL_FILLING)
         return;
+    note_taken_back(call, CALL_END_CANCELLED, -ECANCELED);
     take_back(mesh, call);
     caller_end_later(mesh, call, CALL_END_CANCELLED, -ECANCELED);
 }
@@ -453,7 +465,7 @@ int mesh_call_start(struct mesh *mesh, struct mesh_call *call)
     call->poison = NULL;
     mesh->n_under_way++;
     if (call->deadline_ns != INT64_MAX)
-        aio_timer_init(mesh->ctx, &call->timer, on_deadline, call);
+        aio_timer_init(mesh->ctx, &call->timer, caller_on_deadline, call);
     if (caller_is_given_up(mesh, call->target)) {
         caller_end_later(mesh, call, CALL_END_NOT_STARTED, -EHOSTDOWN);
         return 0;
@@ -481,7 +493,7 @@ static struct call_slot *slot_of_message(
 
     if (message->slot >= mesh->links[peer].n_out)
         return NULL;
-    shared = slot_at(mesh, peer, message->slot);
+    shared = caller_slot(mesh, peer, message->slot);
     if (word_generation(shared->word) != message->generation ||
         word_state(shared->word) == CALL_FREE)
         return NULL;
@@ -518,6 +530,8 @@ static void take_small_answer(
 
     if (bytes)
         memcpy(small, link->served[message->slot].inline_answer, message->len);
+    if (call)
+        caller_note_end(call, &answer);
     /* An abandoned call's end was told already: by a deadline, a cancel, or to nobody. */
     caller_free_slot(mesh, peer, message->slot, call ? answer.end : CALL_END_NONE);
     /* Dying before this, the replacement finds the answer of a free slot, and drops it. */
@@ -526,10 +540,9 @@ static void take_small_answer(
         caller_finish(mesh, call, &answer);
 }
 
-/* Frees a slot whose answer lay in the callee's heap, and gives that buffer back. */
-static void free_read_slot(struct mesh *mesh, uint32_t peer, uint32_t slot, enum call_end end)
+void caller_free_read_slot(struct mesh *mesh, uint32_t peer, uint32_t slot, enum call_end end)
 {
-    uint64_t generation = word_generation(slot_at(mesh, peer, slot)->word);
+    uint64_t generation = word_generation(caller_slot(mesh, peer, slot)->word);
 
     caller_free_slot(mesh, peer, slot, end);
     mesh_push(mesh, peer,
@@ -545,7 +558,7 @@ static void read_large_answer(
     struct mesh *mesh, uint32_t peer, struct ring_rx *rx, const struct message *message)
 {
     struct link *link = &mesh->links[peer];
-    struct call_slot *shared = slot_at(mesh, peer, message->slot);
+    struct call_slot *shared = caller_slot(mesh, peer, message->slot);
     struct out_slot *out = &link->out[message->slot];
     struct mesh_call *call = out->call;
     struct mesh_hold hold = {.peer = peer, .slot = message->slot};
@@ -559,6 +572,8 @@ static void read_large_answer(
     answer.hold = answer.data ? &hold : NULL;
     out->end = call ? answer.end : CALL_END_NONE;
     out->call = NULL;
+    if (call)
+        caller_note_end(call, &answer);
     atomic_store_release(
         &shared->word, call_word(word_generation(shared->word), CALL_READING)); /* GONE */
     ring_advance(rx);
@@ -567,7 +582,7 @@ static void read_large_answer(
         caller_finish(mesh, call, &answer);
     }
     if (!hold.held)
-        free_read_slot(mesh, peer, message->slot, out->end);
+        caller_free_read_slot(mesh, peer, message->slot, out->end);
 }
 
 void mesh_answer_hold(
@@ -585,7 +600,8 @@ void mesh_hold_release(struct mesh *mesh, struct mesh_hold *hold)
         return;
     hold->held = false;
     mesh->n_held--;
-    free_read_slot(mesh, hold->peer, hold->slot, mesh->links[hold->peer].out[hold->slot].end);
+    caller_free_read_slot(
+        mesh, hold->peer, hold->slot, mesh->links[hold->peer].out[hold->slot].end);
     caller_pump(mesh, hold->peer);
 }
 
@@ -605,82 +621,4 @@ void caller_on_answer(
     else
         take_small_answer(mesh, peer, rx, message);
     pump_class(mesh, class_of_slot(mesh, peer, message->slot));
-}
-
-/* ---- taking over from a dead predecessor ---- */
-
-/* Else its message is not in the ring; to be asked before anything else is sent. */
-static bool was_published(const struct link *link, uint32_t slot)
-{
-    return link->calls[slot].position < link->tx[segment_slot_lane(link->n_out, slot)].next;
-}
-
-/* That the callee has started it does not say that it has copied the arguments: until it tells, or
- * the slot comes back, they stay. */
-static void recover_slot(struct mesh *mesh, uint32_t peer, uint32_t slot)
-{
-    struct link *link = &mesh->links[peer];
-    const struct call_slot *shared = slot_at(mesh, peer, slot);
-
-    if (shared->args_off && heap_mark(&mesh->heap, peer, shared->args_off, shared->args_len)) {
-        /* An incarnation of peer's before this one may have begun it, too. */
-        link->out[slot].args = (struct args_buffer){.off = shared->args_off,
-            .len = shared->args_len,
-            .is_left = caller_args_in_place(mesh, peer, slot),
-            .left_by =
-                atomic_load_acquire(&segment_control(&mesh->seg, peer)->incarnation) - /* QUIET */
-                1};
-    }
-}
-
-/* However often a predecessor was replaced before the peer looked: once is what there is room for. */
-static void tell_what_is_abandoned(struct mesh *mesh, uint32_t peer)
-{
-    struct link *link = &mesh->links[peer];
-    struct message message;
-
-    for (enum mesh_lane lane = 0; lane < N_LANES; lane++)
-        for (uint64_t n = 0; ring_tx_peek_at(&link->tx[lane], n, &message); n++)
-            if (message.kind == MESSAGE_ABANDONED && message.slot < link->n_out &&
-                message.generation == word_generation(link->calls[message.slot].word))
-                link->out[message.slot].told = true;
-    for (uint32_t slot = link->n_out; slot-- > 0;)
-        if (word_state(link->calls[slot].word) == CALL_ABANDONED && !link->out[slot].told)
-            push_abandoned(mesh, peer, slot);
-}
-
-/* Nobody waits for it any more. A word that is none was written by a stray pointer: nobody can
- * answer what it stands for. */
-static void leave_behind(struct mesh *mesh, uint32_t peer, uint32_t slot)
-{
-    struct call_slot *shared = slot_at(mesh, peer, slot);
-
-    if (word_state(shared->word) == CALL_WAITING)
-        abandon(mesh, peer, slot);
-    else if (word_state(shared->word) > CALL_READING)
-        atomic_store_release(
-            &shared->word, call_word(word_generation(shared->word), CALL_FREE)); /* GONE */
-}
-
-void caller_recover(struct mesh *mesh, uint32_t peer)
-{
-    struct link *link = &mesh->links[peer];
-
-    for (uint32_t slot = 0; slot < link->n_out; slot++)
-        leave_behind(mesh, peer, slot);
-    caller_note_withdrawal(mesh, peer); /* it may have died before it noted its own */
-    atomic_full_fence();                /* GONE */
-    for (uint32_t slot = link->n_out; slot-- > 0;)
-        if (word_state(link->calls[slot].word) == CALL_FREE)
-            put_free(mesh, peer, slot);
-        else if (word_state(link->calls[slot].word) == CALL_READING)
-            continue; /* to give it back something must be sent */
-        else if (!was_published(link, slot))
-            caller_free_slot(mesh, peer, slot, CALL_END_CANCELLED);
-        else
-            recover_slot(mesh, peer, slot);
-    for (uint32_t slot = link->n_out; slot-- > 0;)
-        if (word_state(link->calls[slot].word) == CALL_READING)
-            free_read_slot(mesh, peer, slot, CALL_END_NONE);
-    tell_what_is_abandoned(mesh, peer);
 }

@@ -128,10 +128,11 @@ static void note(struct mesh *mesh, const struct verdict *v, enum verdict_kind k
 static void end_call(struct mesh *mesh, const struct verdict *v, enum call_end end, int status)
 {
     struct mesh_call *call = mesh->links[v->peer].out[v->slot].call;
+    struct mesh_answer answer = {.end = end, .status = status, .shard = v->peer};
 
+    caller_note_end(call, &answer);
     give_back(mesh, v, end);
-    caller_finish(
-        mesh, call, &(struct mesh_answer){.end = end, .status = status, .shard = v->peer});
+    caller_finish(mesh, call, &answer);
 }
 
 static void judge_not_started(struct mesh *mesh, const struct verdict *v)
@@ -145,23 +146,32 @@ static void judge_not_started(struct mesh *mesh, const struct verdict *v)
         end_call(mesh, v, CALL_END_NOT_STARTED, -EHOSTDOWN);
 }
 
+/* One that was adopted may have lost its arguments. */
+static bool can_be_repeated(const struct call_slot *shared, const struct mesh_call *call)
+{
+    return shared->flags & CALL_IDEMPOTENT && (call->args || !call->args_len);
+}
+
 static void judge_started(struct mesh *mesh, const struct verdict *v)
 {
     const struct call_slot *shared = &mesh->links[v->peer].calls[v->slot];
     struct mesh_call *call = mesh->links[v->peer].out[v->slot].call;
+    bool repeatable = call && can_be_repeated(shared, call);
 
     if (v->abandoned) {
         note(mesh, v, VERDICT_GIVEN_BACK);
         give_back(mesh, v, CALL_END_NONE);
-    } else if (shared->flags & CALL_IDEMPOTENT &&
-               poison_note(mesh, call, v->dead, v->peer, v->generation)) {
+    } else if (repeatable && poison_note(mesh, call, v->dead, v->peer, v->generation)) {
         note(mesh, v, VERDICT_POISONED);
+        caller_note_end(
+            call, &(struct mesh_answer){
+                      .end = CALL_END_FAILED, .status = -ENOTRECOVERABLE, .shard = v->peer});
         give_back(mesh, v, CALL_END_FAILED);
         poison_park(mesh, call);
-    } else if (shared->flags & CALL_IDEMPOTENT && v->failed) {
+    } else if (repeatable && v->failed) {
         note(mesh, v, VERDICT_FAILED);
         end_call(mesh, v, CALL_END_FAILED, -EHOSTDOWN);
-    } else if (shared->flags & CALL_IDEMPOTENT) {
+    } else if (repeatable) {
         note(mesh, v, VERDICT_RUN_AGAIN);
         give_back(mesh, v, CALL_END_NONE);
         counter_add(&mesh->links[v->peer].stats->run_again, 1);

@@ -299,7 +299,8 @@ static void report_scan(const char *text, void *opaque)
     log_line(opaque, LOG_LEVEL_WARNING, "%s", text);
 }
 
-static int begin(struct member *member, void *const *states)
+static int begin(
+    struct member *member, void *const *states, mesh_adopt_fn *adopt, void *adopt_opaque)
 {
     const struct child_env *env = member->env;
     struct mesh_config config = {.segment = env->segment,
@@ -310,7 +311,9 @@ static int begin(struct member *member, void *const *states)
         .states = states,
         .letters_dir = env->runtime_dir,
         .no_rebalance = env->no_rebalance,
-        .scan = {.mode = env->scan_mode, .report = report_scan, .opaque = env->log}};
+        .scan = {.mode = env->scan_mode, .report = report_scan, .opaque = env->log},
+        .adopt = adopt,
+        .adopt_opaque = adopt_opaque};
     int r;
 
     r = make_context(member);
@@ -330,6 +333,12 @@ static int begin(struct member *member, void *const *states)
 
 int member_new(const struct child_env *env, void *const *states, struct member **ret_member)
 {
+    return member_new_heir(env, states, NULL, NULL, ret_member);
+}
+
+int member_new_heir(const struct child_env *env, void *const *states, mesh_adopt_fn *adopt,
+    void *adopt_opaque, struct member **ret_member)
+{
     struct member *member = calloc(1, sizeof(*member));
     int r;
 
@@ -347,7 +356,7 @@ int member_new(const struct child_env *env, void *const *states, struct member *
     atomic_full_fence();                                         /* HERE */
     member->head = segment_supervisor(env->segment);
     watch_for_crashes(member);
-    r = begin(member, states);
+    r = begin(member, states, adopt, adopt_opaque);
     if (r < 0) {
         member_free(member);
         return r;

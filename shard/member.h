@@ -52,6 +52,9 @@ struct member_hooks {
 /* Context, doorbell and mesh; makes itself current. states as in struct mesh_config. 0 or -errno,
  * logged. */
 int member_new(const struct child_env *env, void *const *states, struct member **ret_member);
+/* The same; adopt as in struct mesh_config. */
+int member_new_heir(const struct child_env *env, void *const *states, mesh_adopt_fn *adopt,
+    void *adopt_opaque, struct member **ret_member);
 void member_free(struct member *member);
 
 AioContext *member_context(const struct member *member);

@@ -437,6 +437,8 @@ static struct mesh *mesh_alloc(const struct mesh_config *config)
     mesh->registry = config->registry;
     mesh->states = config->states;
     mesh->letters_dir = config->letters_dir;
+    mesh->adopt = config->adopt;
+    mesh->adopt_opaque = config->adopt_opaque;
     mesh->part = segment_part(&mesh->seg, mesh->self);
     mesh->bell = segment_bell(&mesh->seg, mesh->self);
     segment_instruments(&mesh->seg, mesh->self, &mesh->instruments);

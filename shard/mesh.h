@@ -23,6 +23,16 @@
 #include "shard/segment.h"
 
 struct mesh;
+struct mesh_asked;
+struct mesh_call;
+
+/*
+ * A call of a dead predecessor's that is still under way, and has an origin: who knows whose it is
+ * returns a call (zero bytes, but for done, note and args) to go on with, else NULL, and it is
+ * abandoned. asked->args are the mesh's, and gone when this returns; NULL where they are gone already:
+ * then the call is not run again after its callee's death, but in doubt.
+ */
+typedef struct mesh_call *mesh_adopt_fn(const struct mesh_asked *asked, void *opaque);
 
 struct mesh_config {
     const struct segment *segment;
@@ -35,6 +45,8 @@ struct mesh_config {
     const char *letters_dir; /* where dead letters are kept; NULL: nowhere */
     bool no_rebalance;       /* portable coroutines are not handed over to idle shards */
     struct scan_config scan; /* of what leaves with a portable coroutine */
+    mesh_adopt_fn *adopt;    /* in mesh_new(); NULL: what a predecessor called is abandoned */
+    void *adopt_opaque;
 };
 
 /* Takes over the peer's part: what the predecessor had sent is judged, and every ring is looked
@@ -68,8 +80,8 @@ struct mesh_answer {
     struct mesh_hold *hold; /* where data lies in the callee's heap; else NULL */
 };
 
-struct mesh_call;
 typedef void mesh_done_fn(struct mesh_call *call, const struct mesh_answer *answer);
+typedef void mesh_note_fn(struct mesh_call *call, const struct mesh_answer *answer);
 typedef void mesh_ready_fn(struct mesh_call *call, void *room);
 
 /* Where arguments lie in the caller's heap. */
@@ -83,7 +95,10 @@ struct args_buffer {
 /*
  * What a caller sets. X(type, name, what it is). ready: without one args are copied; else there are
  * none yet: a room of args_len bytes is to be filled in place, and it is told once there is a slot
- * and a buffer.
+ * and a buffer. note: told how a call ends that was published, while its slot still says that it is
+ * under way: whoever dies after it has put that down where it lasts, and who dies before it leaves
+ * an heir the slot to adopt. It starts and cancels nothing; done() follows, at once or in the next
+ * turn.
  */
 #define MESH_CALL_ASKED(X)                                                                  \
     X(uint32_t, target, "a shard")                                                          \
@@ -96,6 +111,7 @@ struct args_buffer {
     X(uint32_t, lane, "enum mesh_lane; LANE_URGENT: not stuck behind bulk work")            \
     X(uint64_t, origin, "0, or origin_word() of the client's request that it is")           \
     X(mesh_done_fn *, done, "")                                                             \
+    X(mesh_note_fn *, note, "NULL, or see above")                                           \
     X(mesh_ready_fn *, ready, "NULL, or see above")
 
 #define X(type, name, help) type name;

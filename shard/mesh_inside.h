@@ -91,6 +91,8 @@ struct mesh {
     struct hot hot;                         /* those that need not tell us */
     uint64_t to_look[SEGMENT_BITMAP_WORDS]; /* peers whose rings may hold more than was taken */
     const char *letters_dir;
+    mesh_adopt_fn *adopt; /* NULL: nobody */
+    void *adopt_opaque;
     uint32_t n_dirty;
     uint32_t *dirty; /* peers pushed to since the last flush */
     struct link links[];
@@ -169,9 +171,31 @@ const struct service_method *mesh_method(
 int caller_init(struct mesh *mesh, uint32_t peer);
 void caller_deinit(struct mesh *mesh, uint32_t peer);
 
-/* Takes over the predecessor's slots for one peer: what it waited for is abandoned, what it never
- * published is over. */
+/* caller_heir.c: takes over the predecessor's slots for one peer: what it waited for is adopted or
+ * abandoned, what it never published is over. */
 void caller_recover(struct mesh *mesh, uint32_t peer);
+
+static inline struct call_slot *caller_slot(const struct mesh *mesh, uint32_t peer, uint32_t slot)
+{
+    return &mesh->links[peer].calls[slot];
+}
+
+/* A slot that nothing is under way in may be taken. */
+void caller_put_free(struct mesh *mesh, uint32_t peer, uint32_t slot);
+
+/* Frees a slot whose answer lay in the callee's heap, and gives that buffer back. */
+void caller_free_read_slot(struct mesh *mesh, uint32_t peer, uint32_t slot, enum call_end end);
+
+/* Nobody waits for the call in the slot any more; and the callee is told, so that a method that runs
+ * for long need not go on for nobody. */
+void caller_abandon(struct mesh *mesh, uint32_t peer, uint32_t slot);
+void caller_push_abandoned(struct mesh *mesh, uint32_t peer, uint32_t slot);
+
+/* A call's timer. */
+void caller_on_deadline(void *opaque);
+
+/* Tells who asked for it how a published call ends, before its slot is let go. */
+void caller_note_end(struct mesh_call *call, const struct mesh_answer *answer);
 
 /* The message at the head of rx, a ring from peer, which this advances. */
 void caller_on_answer(

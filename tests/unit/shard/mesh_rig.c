@@ -74,7 +74,9 @@ static void begin(struct rig_end *end)
         .registry = rig->registry,
         .letters_dir = rig->letters_dir,
         .no_rebalance = rig->no_rebalance,
-        .scan = rig->scan};
+        .scan = rig->scan,
+        .adopt = rig->adopt,
+        .adopt_opaque = rig};
 
     segment_instruments(&rig->seg, end->peer, &instruments);
     assert(aio_context_new(

@@ -50,6 +50,7 @@ struct rig {
     bool no_rebalance;
     enum aio_engine engine;  /* threads, unless a benchmark sets it */
     struct scan_config scan; /* likewise off */
+    mesh_adopt_fn *adopt;    /* by ends begun from now on; opaque is the rig */
     struct rig_end ends[RIG_MAX_PEERS];
 };
 
