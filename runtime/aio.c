@@ -195,6 +195,8 @@ static void sleep_for_events(AioContext *ctx)
 
     if (doorbell_prepare_sleep(&ctx->bell) && !sources_pending(ctx))
         timeout_ns = aio_compute_timeout(ctx);
+    if (timeout_ns != 0 && ctx->sources && sources_prepare(ctx))
+        timeout_ns = 0;
     if (timeout_ns != 0)
         blocking_wait(ctx, timeout_ns);
     else

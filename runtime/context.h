@@ -189,6 +189,7 @@ void context_add_flags(AioContext *ctx, const char *text);
 /* source.c: whether one has work; does it and returns progress; rings whom they pushed to. Context:
  * owner loop. */
 bool sources_pending(AioContext *ctx);
+bool sources_prepare(AioContext *ctx);
 bool sources_dispatch(AioContext *ctx);
 void sources_flush(AioContext *ctx);
 

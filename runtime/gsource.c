@@ -113,7 +113,8 @@ static int64_t look(struct context_source *s)
     AioContext *ctx = s->ctx;
     int64_t timeout_ns = 0;
 
-    if (doorbell_prepare_outer(&ctx->bell) && !poll_mode_leave(ctx) && !sources_pending(ctx))
+    if (doorbell_prepare_outer(&ctx->bell) && !poll_mode_leave(ctx) && !sources_pending(ctx) &&
+        !sources_prepare(ctx))
         timeout_ns = until_due_ns(s);
     return timeout_min_ns(timeout_ns, take_over_fds(s));
 }

@@ -39,6 +39,17 @@ bool sources_pending(AioContext *ctx)
     return pending;
 }
 
+bool sources_prepare(AioContext *ctx)
+{
+    bool pending = false;
+
+    ctx->sources_visited++;
+    for (struct aio_source *s = ctx->sources; s; s = s->next)
+        pending |= s->prepare && s->prepare(s->opaque);
+    ctx->sources_visited--;
+    return pending;
+}
+
 bool sources_dispatch(AioContext *ctx)
 {
     bool progress = false;

@@ -26,6 +26,9 @@ struct aio_source {
      * callbacks, timers). Cheap where nothing was pushed. */
     void (*flush)(void *opaque);
     void *opaque;
+    /* The loop is about to sleep, notify_me is raised, and pending() said no: those who have not
+     * been asked to ring must be now. Returns whether there is work after all. May be NULL. */
+    bool (*prepare)(void *opaque);
     struct aio_source *next; /* the loop's */
 };
 

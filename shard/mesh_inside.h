@@ -272,9 +272,6 @@ void serve_recover(struct mesh *mesh, uint32_t peer);
 uint32_t serve_on_calls(struct mesh *mesh, uint32_t peer, struct ring_rx *rx,
     const struct message *messages, uint32_t n);
 
-/* What the status of a method says of its call's end. */
-enum call_end serve_end_of(const struct service_call *call, int status);
-
 /* Sends answer, which its kind becomes. */
 void serve_push_answer(struct mesh *mesh, uint32_t peer, const struct message *answer);
 

@@ -484,6 +484,14 @@ static void answer_what_never_came(struct mesh *mesh, uint32_t peer, const struc
             CALL_END_CANCELLED, -ECANCELED);
 }
 
+void serve_abandon(struct service_call *call)
+{
+    call->abandoned = true;
+    if (call->nests)
+        co_cancel(&call->unwanted); /* in a moment: what it has asked others for ends as well */
+    serve_wake_sleeper(call);
+}
+
 void serve_on_abandoned(struct mesh *mesh, uint32_t peer, const struct message *message)
 {
     struct service_call *call;
@@ -497,10 +505,7 @@ void serve_on_abandoned(struct mesh *mesh, uint32_t peer, const struct message *
         answer_what_never_came(mesh, peer, message); /* else it has ended, or is away */
         return;
     }
-    call->abandoned = true;
-    if (call->nests)
-        co_cancel(&call->unwanted); /* in a moment: what it has asked others for ends as well */
-    serve_wake_sleeper(call);
+    serve_abandon(call);
 }
 
 /* ---- a call from this shard itself ---- */
@@ -535,4 +540,40 @@ int coroutine_fn serve_local(struct mesh *mesh, uint32_t method, const void *arg
         ret_answer->len = call.reply_len;
     }
     return 0;
+}
+
+/* ---- a call from outside ---- */
+
+bool serve_outside_init(struct service_call *call, const struct serve_outside *outside,
+    struct mesh *mesh, uint32_t method, uint32_t slot, uint64_t generation)
+{
+    uint32_t service;
+    const struct service_method *callee = registry_method(mesh->registry, method, &service);
+
+    if (!callee)
+        return false;
+    service_call_init(call, mesh, method, callee, service);
+    call->local = true;
+    call->outside = outside;
+    call->from = mesh->self;
+    call->slot = slot;
+    call->generation = generation;
+    return true;
+}
+
+int coroutine_fn serve_outside_run(struct service_call *call)
+{
+    struct mesh *mesh = call->mesh;
+
+    mesh->n_served++;
+    coroutine_set_work(running_word(mesh->self, mesh->self, call->slot, call->generation));
+    int status = run_method(call);
+    lock_drop_all(mesh, coroutine_self());
+    mesh->n_served--;
+    return status;
+}
+
+void serve_outside_deinit(struct service_call *call)
+{
+    free(call->error_text);
 }

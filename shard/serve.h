@@ -9,6 +9,18 @@
 #include "shard/mesh.h"
 #include "shard/service.h"
 
+/*
+ * Who asked, where that is neither a peer nor a coroutine of this shard: where its answers go. Each
+ * gets what the method said, of which serve has checked that it comes in turn; the errors are those
+ * of the function in service.h.
+ */
+struct serve_outside {
+    size_t reply_max;
+    int (*reply)(struct service_call *call, const void *data, size_t len);
+    int (*take_room)(struct service_call *call, size_t len, void **ret_room);
+    int (*put_room)(struct service_call *call, size_t len); /* the first len bytes are the answer */
+};
+
 struct service_call {
     struct mesh *mesh;
     const struct service_method *method;
@@ -20,7 +32,8 @@ struct service_call {
 
     /* Who asked: a slot of another peer's, or a coroutine of this shard (local). */
     bool local;
-    uint32_t home; /* the shard that was called */
+    const struct serve_outside *outside; /* then local as well; NULL: nobody from outside asked */
+    uint32_t home;                       /* the shard that was called */
     uint32_t from;
     uint32_t slot;
     uint64_t generation;
@@ -48,6 +61,22 @@ struct service_call {
     size_t args_len;
     void *args_copy; /* to free, or NULL */
 };
+
+/* A call of method for somebody outside, who sets deadline and arguments, and for the records its
+ * own slot and generation. False: there is no such method. */
+bool serve_outside_init(struct service_call *call, const struct serve_outside *outside,
+    struct mesh *mesh, uint32_t method, uint32_t slot, uint64_t generation);
+
+/* Runs it in the calling coroutine and returns what the method did. error_text is there until
+ * serve_outside_deinit(). */
+int coroutine_fn serve_outside_run(struct service_call *call);
+void serve_outside_deinit(struct service_call *call);
+
+/* Nobody waits for the answer any more: what it waits for ends. */
+void serve_abandon(struct service_call *call);
+
+/* What the status of a method says of its call's end. */
+enum call_end serve_end_of(const struct service_call *call, int status);
 
 /* Writes the bytes of an answer to where the caller finds them; may wait for a shared buffer. len
  * is at most SERVICE_REPLY_MAX. */

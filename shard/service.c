@@ -166,12 +166,21 @@ int coroutine_fn service_lock_consistent(struct service_call *call, const char *
 
 /* ---- answers ---- */
 
+size_t service_reply_max(const struct service_call *call)
+{
+    return call->outside ? call->outside->reply_max : SERVICE_REPLY_MAX;
+}
+
 int coroutine_fn service_reply(struct service_call *call, const void *data, size_t len)
 {
-    if (len > SERVICE_REPLY_MAX)
+    if (len > service_reply_max(call))
         return -EMSGSIZE;
     if (call->replied)
         return -EALREADY;
+    if (call->outside) {
+        call->replied = true;
+        return call->outside->reply(call, data, len);
+    }
     if ((call->args_in_place || call->calling) && len > SEGMENT_INLINE_BYTES)
         return -EDEADLK;
     if (!call->local) {
@@ -194,10 +203,16 @@ int coroutine_fn service_reply(struct service_call *call, const void *data, size
 
 int coroutine_fn service_reply_room(struct service_call *call, size_t len, void **ret_room)
 {
-    if (len == 0 || len > SERVICE_REPLY_MAX)
+    if (len == 0 || len > service_reply_max(call))
         return -EMSGSIZE;
     if (call->replied)
         return -EALREADY;
+    if (call->outside) {
+        int r = call->outside->take_room(call, len, ret_room);
+        call->replied = call->has_room = r == 0;
+        call->room_len = len;
+        return r;
+    }
     if (call->args_in_place || call->calling)
         return -EDEADLK;
     int r = service_move(call, call->home);
@@ -225,6 +240,8 @@ int service_reply_done(struct service_call *call, size_t len)
     if (!call->has_room || len > call->room_len)
         return -EINVAL;
     call->has_room = false;
+    if (call->outside)
+        return call->outside->put_room(call, len);
     if (call->local)
         call->reply_len = len;
     else

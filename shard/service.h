@@ -156,8 +156,12 @@ int coroutine_fn service_lock_consistent(struct service_call *call, const char *
 
 #define SERVICE_REPLY_MAX ((size_t)1024 * 1024) /* also the longest arguments */
 
-/* Answers with len bytes, copied. 0; -EMSGSIZE above SERVICE_REPLY_MAX; -EALREADY the second time.
- * May wait for room. coroutine_fn. */
+/* The longest answer to this call: SERVICE_REPLY_MAX, or more for a local client, whose own memory
+ * takes it. */
+size_t service_reply_max(const struct service_call *call);
+
+/* Answers with len bytes, copied. 0; -EMSGSIZE above service_reply_max(); -EALREADY the second time;
+ * -ENOBUFS: a local client has less room for it. May wait for room. coroutine_fn. */
 int coroutine_fn service_reply(struct service_call *call, const void *data, size_t len);
 
 /*
@@ -168,9 +172,9 @@ int coroutine_fn service_reply(struct service_call *call, const void *data, size
  * on it any more when service_reply_done() is called, and none when the method returns, which gives
  * back what is not answered with.
  *
- * 0; -EMSGSIZE: len is 0, or above SERVICE_REPLY_MAX; -EALREADY: the second time, or after
- * service_reply(); -EDEADLK: the arguments lie in the caller's memory; -ENOMEM. May wait for room.
- * coroutine_fn.
+ * 0; -EMSGSIZE: len is 0, or above service_reply_max(); -EALREADY: the second time, or after
+ * service_reply(); -EDEADLK: the arguments lie in the caller's memory; -ENOBUFS: a local client has
+ * less room; -ENOMEM. May wait for room. coroutine_fn.
  */
 #define SERVICE_ROOM_ALIGN ((size_t)4096)
 int coroutine_fn service_reply_room(struct service_call *call, size_t len, void **ret_room);

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a dead incarnation left in the ledger, by how far it was:
+ *
+ *   its client is gone        the slot is free
+ *   taken                     run
+ *   started, idempotent       run again
+ *   started, else             in doubt
+ *   ended                     its completion is written once more, at the same position
+ *
+ * The kernel may go on with what the dead one had in flight. Where a request was about to let it
+ * touch the client's memory, neither is it run again nor is its end told before the supervisor has
+ * the proof that this is over (shard/quiet.h): the client may use that memory as soon as it hears.
+ *
+ * A row whose client is not kept any more was dropped while nobody lived here: it is let go.
+ *
+ * Orderings    first                 then              ordered by                if broken
+ *   QUIET    kernel's last write   client is told    supervisor's release,     a client's buffer is
+ *                                                    acquire here (quiet.c)    written over
+ *   POISON   crash counted         request judged    store release             a crash is not counted
+ *   GONE: see lane.c
+ */
+#include <errno.h>
+
+#include "ipc/plane/plane_inside.h"
+#include "runtime/atomic.h"
+
+#define CRASHES_MAX 3u
+
+/* ---- who was on the CPU ---- */
+
+static bool was_on_cpu(const struct plane *plane, const struct request *request)
+{
+    const struct peer_control *control = plane->control;
+    const struct ledger_slot *slot = slot_of(plane, request);
+
+    return control->crashed_incarnation == slot->incarnation &&
+           control->crashed_generation == ledger_generation(slot->word) &&
+           control->crashed_slot == (uint32_t)(request - plane->requests) &&
+           control->crashed_peer == plane->shard && control->crashed_home == plane->shard;
+}
+
+/* Its own in this shard; those in others are read from there. */
+static uint32_t count_crashes(const struct lane *lane)
+{
+    const struct segment *seg = &lane->plane->seg;
+    uint32_t n = 0;
+
+    for (uint32_t shard = 0; shard < seg->geometry.n_shards; shard++) {
+        const struct client_lane *row = segment_client_lane(seg, shard, lane->grant.client);
+        if (row->generation == lane->grant.generation)
+            n += client_lane_crashes(atomic_load_relaxed(&row->crashes));
+    }
+    return n;
+}
+
+static void note_crash(struct lane *lane, uint32_t incarnation)
+{
+    uint64_t *word = &lane->row->crashes;
+
+    if ((uint32_t)(*word >> 32) == incarnation)
+        return; /* it was noted by one that died since */
+    atomic_store_release(
+        word, (uint64_t)incarnation << 32 | (client_lane_crashes(*word) + 1)); /* POISON */
+    if (count_crashes(lane) >= CRASHES_MAX)
+        lane_cut(lane, CUT_POISON);
+}
+
+/* ---- one request ---- */
+
+static bool is_quiet(const struct plane *plane, const struct ledger_slot *slot)
+{
+    uint32_t quiet = atomic_load_acquire(&plane->control->quiet_incarnation); /* QUIET */
+
+    return !(slot->flags & LEDGER_TOUCHES_CLIENT) || (int32_t)(quiet - slot->incarnation) >= 0;
+}
+
+static void judge_started(struct plane *plane, struct request *request)
+{
+    struct ledger_slot *slot = slot_of(plane, request);
+    const struct service_method *method =
+        registry_method(plane->registry, entry_of(slot)->method, NULL);
+
+    if (was_on_cpu(plane, request))
+        note_crash(request->lane, slot->incarnation);
+    if (!method || !(method->flags & SERVICE_IDEMPOTENT))
+        ledger_refuse(plane, request, CALL_END_IN_DOUBT, -EOWNERDEAD, "its shard died with it", 0);
+    else if (slot->flags & LEDGER_CANCELLED)
+        ledger_refuse(plane, request, CALL_END_CANCELLED, -ECANCELED, NULL, 0);
+    else if (request->lane->state != CLIENT_LANE_OPEN)
+        ledger_refuse(plane, request, CALL_END_FAILED, -EOWNERDEAD, NULL, 0);
+    else
+        run_begin(plane, request);
+}
+
+static void judge_taken(struct plane *plane, struct request *request)
+{
+    const struct ledger_slot *slot = slot_of(plane, request);
+
+    if (slot->flags & LEDGER_CANCELLED || request->lane->state != CLIENT_LANE_OPEN)
+        ledger_refuse(plane, request, CALL_END_CANCELLED, -ECANCELED, NULL, 0);
+    else
+        run_begin(plane, request);
+}
+
+bool heir_look(struct plane *plane)
+{
+    bool progress = false;
+
+    for (uint32_t n = 0; n < plane->n_ledger && plane->n_inherited > 0; n++) {
+        struct request *request = &plane->requests[n];
+        const struct ledger_slot *slot = slot_of(plane, request);
+        if (!request->is_inherited || !is_quiet(plane, slot))
+            continue;
+        request->is_inherited = false;
+        plane->n_inherited--;
+        progress = true;
+        if (ledger_state(slot->word) == LEDGER_STARTED)
+            judge_started(plane, request);
+        else
+            judge_taken(plane, request);
+    }
+    return progress;
+}
+
+/* ---- all of them ---- */
+
+static void take_over(struct plane *plane, struct request *request)
+{
+    const struct ledger_slot *slot = slot_of(plane, request);
+    enum ledger_state state = ledger_state(slot->word);
+    struct lane *lane;
+
+    if (state == LEDGER_FREE)
+        return;
+    lane = lane_find(plane, slot->client, slot->client_generation);
+    if (!lane || state > LEDGER_ENDED) {
+        ledger_void(plane, request);
+        return;
+    }
+    ledger_adopt(lane, request);
+    if (state == LEDGER_ENDED) {
+        ledger_publish(plane, request);
+        return;
+    }
+    request->is_inherited = true;
+    plane->n_inherited++;
+}
+
+void heir_take_over(struct plane *plane)
+{
+    for (uint32_t n = 0; n < plane->n_ledger; n++)
+        take_over(plane, &plane->requests[n]);
+    for (uint32_t client = 0; client < plane->seg.geometry.n_clients; client++)
+        if (!plane->lanes[client] && plane->rows[client].state != CLIENT_LANE_NONE)
+            atomic_store_release(&plane->rows[client].state, (uint32_t)CLIENT_LANE_NONE); /* GONE */
+    plane->unblocked = true; /* those that are to be begun are, in the first turn */
+}

@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * An entry is copied once, into the slot of the ledger that it will have, and what is checked and
+ * used from then on is the copy: the client may go on writing to its own as it likes. The barrier
+ * behind the copy keeps the compiler from reading any of it a second time.
+ *
+ * What does not fit into a quota stays in the client's ring, and the lane waits (enum lane_wait);
+ * where the client has asked for it (PLANE_REFUSE), it ends at once instead. A lane may have twice
+ * as many slots of the ledger as are free: so one client alone has most of them, and however many
+ * there are, the next one finds some.
+ *
+ * Nobody has written into an entry when it came, so how long the next one has waited is told from
+ * outside: so many stand in the ring (looked for in doubling steps), and each takes so long.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "ipc/plane/plane_inside.h"
+#include "runtime/atomic.h"
+#include "runtime/context.h"
+
+#define BEHIND_NS    INT64_C(5000000) /* longer than that nobody should wait in the ring */
+#define RETRY_US_MIN 100u
+#define RETRY_US_MAX 1000000u
+#define BURST_A_RATE 0.02 /* s */
+#define BURST_MIN    16.0
+#define SECOND_NS    1e9
+
+/* ---- what makes no sense ---- */
+
+static bool is_within(uint64_t off, uint64_t len, uint64_t bytes)
+{
+    return off <= bytes && len <= bytes - off;
+}
+
+static enum cut_reason check(const struct lane *lane, const struct plane_submission *entry)
+{
+    if (entry->flags & ~PLANE_FLAGS_ALL || entry->route_kind >= N_PLANE_ROUTES)
+        return CUT_FLAGS;
+    if (entry->flags & PLANE_ARGS_INLINE
+            ? entry->args_len > PLANE_INLINE_ARGS
+            : entry->args_len &&
+                  !is_within(entry->args_off, entry->args_len, lane->grant.data_bytes))
+        return CUT_ARGS;
+    if (entry->room_len && !is_within(entry->room_off, entry->room_len, lane->grant.data_bytes))
+        return CUT_ROOM;
+    return CUT_NONE;
+}
+
+static uint64_t bytes_of(const struct plane_submission *entry)
+{
+    return (entry->flags & PLANE_ARGS_INLINE ? 0 : (uint64_t)entry->args_len) + entry->room_len;
+}
+
+/* ---- what has to wait ---- */
+
+static bool has_token(struct lane *lane)
+{
+    double rate = (double)lane->grant.max_rate, burst = rate * BURST_A_RATE;
+    int64_t now_ns = aio_clock_ns();
+
+    if (burst < BURST_MIN)
+        burst = BURST_MIN;
+    lane->tokens += (double)(now_ns - lane->tokens_ns) * rate / SECOND_NS;
+    lane->tokens_ns = now_ns;
+    if (lane->tokens > burst)
+        lane->tokens = burst;
+    return lane->tokens >= 1;
+}
+
+static enum lane_wait find_wait(struct lane *lane, uint64_t bytes)
+{
+    const struct plane *plane = lane->plane;
+
+    if (lane->n_in_flight >= lane->grant.max_in_flight)
+        return WAIT_OWN;
+    if (lane->n_in_flight && lane->bytes_in_flight + bytes > lane->grant.max_bytes)
+        return WAIT_OWN;
+    if (plane->n_free <= 1 || lane->n_in_flight >= 2 * plane->n_free)
+        return WAIT_SLOT;
+    if (lane->grant.max_rate && !has_token(lane))
+        return WAIT_RATE;
+    return WAIT_NONE;
+}
+
+static int64_t until_token_ns(const struct lane *lane)
+{
+    return (int64_t)((1 - lane->tokens) * SECOND_NS / (double)lane->grant.max_rate) + 1;
+}
+
+static void begin_wait(struct lane *lane, enum lane_wait wait)
+{
+    lane->wait = (uint8_t)wait;
+    lane_heat(lane); /* there it is found when the wait is over */
+    if (wait == WAIT_SLOT)
+        lane->plane->n_slot_waits++;
+    if (wait == WAIT_RATE)
+        timer_mod_ns(&lane->rate_timer, aio_clock_ns() + until_token_ns(lane));
+}
+
+void intake_go_on(struct lane *lane)
+{
+    if (!lane->wait)
+        return;
+    if (lane->wait == WAIT_SLOT)
+        lane->plane->n_slot_waits--;
+    lane->wait = WAIT_NONE;
+    lane->plane->unblocked = true;
+}
+
+/* ---- how long they wait ---- */
+
+/* How many entries stand behind the next one, within a factor of two; not more than n_entries. */
+static uint64_t depth_behind(const struct lane *lane)
+{
+    uint64_t depth = 0;
+
+    for (uint64_t n = 1; n < lane->n_entries; n *= 2) {
+        uint64_t position = lane->head + n;
+        const struct plane_submission *entry = &lane->submissions[position & (lane->n_entries - 1)];
+        if (atomic_load_relaxed(&entry->turn) != (uint32_t)(position + 1)) /* ENTRY */
+            break;
+        depth = n;
+    }
+    return depth;
+}
+
+/* ns that the last of those in the ring will have waited. */
+static int64_t delay_ns(const struct lane *lane)
+{
+    if (lane->ns_an_entry * lane->n_entries < (uint64_t)BEHIND_NS)
+        return 0;
+    return (int64_t)(lane->ns_an_entry * depth_behind(lane));
+}
+
+/* At the begin of a visit: what passed since the one before, if it left something. */
+static void learn_pace(struct lane *lane)
+{
+    int64_t now_ns = (int64_t)context_coarse_ns(lane->plane->ctx);
+    uint64_t n = lane->head - lane->left_head;
+
+    if (!lane->left_ns) {
+        lane->ns_an_entry = 0;
+    } else if (n > 0 && now_ns > lane->left_ns) {
+        uint64_t each = (uint64_t)(now_ns - lane->left_ns) / n;
+        lane->ns_an_entry = lane->ns_an_entry ? (3 * lane->ns_an_entry + each) / 4 : each;
+    }
+}
+
+/* Before what this visit takes: of which the next visit sees the time. */
+static void note_visit(struct lane *lane)
+{
+    learn_pace(lane);
+    lane->left_ns = (int64_t)context_coarse_ns(lane->plane->ctx);
+    lane->left_head = lane->head;
+}
+
+static uint32_t retry_us(int64_t ns)
+{
+    uint64_t us = (uint64_t)ns / 1000;
+
+    return us < RETRY_US_MIN ? RETRY_US_MIN : us > RETRY_US_MAX ? RETRY_US_MAX : (uint32_t)us;
+}
+
+/* ---- one entry ---- */
+
+static void cancel(struct lane *lane, uint64_t id)
+{
+    struct plane *plane = lane->plane;
+
+    lane->head++;
+    atomic_store_release(&lane->row->head, lane->head); /* HEAD */
+    for (uint32_t n = lane->first; n != NO_REQUEST; n = plane->requests[n].next)
+        if (entry_of(&plane->ledger[n])->id == id) {
+            ledger_cancel(plane, &plane->requests[n]);
+            return; /* the list may be another by now */
+        }
+}
+
+static void refuse_behind(struct lane *lane, struct request *request, int64_t delay)
+{
+    counter_add(&lane->row->refused, 1);
+    ledger_refuse(lane->plane, request, CALL_END_NOT_STARTED, -EAGAIN, "the shard is behind",
+        retry_us(delay));
+}
+
+static bool is_draining(const struct plane *plane)
+{
+    return atomic_load_relaxed(&plane->gateway->order) == ORDER_DRAIN; /* ORDER in member.c */
+}
+
+/* Runs it, or ends it without. */
+static void decide(struct lane *lane, struct request *request, enum lane_wait wait)
+{
+    struct plane *plane = lane->plane;
+    const struct plane_submission *entry = entry_of(slot_of(plane, request));
+    int64_t delay;
+
+    if (wait)
+        refuse_behind(lane, request, wait == WAIT_RATE ? until_token_ns(lane) : delay_ns(lane));
+    else if (is_draining(plane))
+        ledger_refuse(
+            plane, request, CALL_END_NOT_STARTED, -ESHUTDOWN, "the instance is draining", 0);
+    else if (request->bytes > lane->grant.max_bytes || entry->args_len > PLANE_PAYLOAD_MAX ||
+             entry->room_len > PLANE_PAYLOAD_MAX)
+        ledger_refuse(
+            plane, request, CALL_END_NOT_STARTED, -EMSGSIZE, "more bytes than its quota", 0);
+    else if (entry->deadline_ns && entry->deadline_ns <= (uint64_t)aio_clock_ns())
+        ledger_refuse(plane, request, CALL_END_EXPIRED, -ETIMEDOUT, NULL, 0);
+    else if (entry->flags & PLANE_REFUSE && (delay = delay_ns(lane)) > BEHIND_NS)
+        refuse_behind(lane, request, delay);
+    else
+        run_begin(plane, request);
+}
+
+/* False: nothing more is taken now. */
+static bool take(struct lane *lane)
+{
+    const struct plane_submission *from = &lane->submissions[lane->head & (lane->n_entries - 1)];
+    struct ledger_slot *slot = ledger_next(lane->plane);
+    const struct plane_submission *entry = entry_of(slot);
+    enum cut_reason reason;
+    enum lane_wait wait;
+
+    if (atomic_load_acquire(&from->turn) != (uint32_t)(lane->head + 1)) { /* ENTRY */
+        lane_cut(lane, CUT_TURN);
+        return false;
+    }
+    memcpy(slot->entry, from, sizeof(slot->entry));
+    atomic_signal_barrier();
+    __builtin_prefetch(&lane->submissions[(lane->head + 2) & (lane->n_entries - 1)]);
+    reason = check(lane, entry);
+    if (!reason && !(entry->flags & PLANE_CANCEL) && lane->n_in_flight >= lane->n_entries)
+        reason = CUT_OVERRUN;
+    if (reason) {
+        lane_cut(lane, reason);
+        return false;
+    }
+    if (entry->flags & PLANE_CANCEL) {
+        cancel(lane, entry->id);
+        return lane->state == CLIENT_LANE_OPEN;
+    }
+    wait = find_wait(lane, bytes_of(entry));
+    if (wait && !(entry->flags & PLANE_REFUSE)) {
+        begin_wait(lane, wait);
+        return false;
+    }
+    if (!wait && lane->grant.max_rate)
+        lane->tokens -= 1;
+    decide(lane, ledger_commit(lane, bytes_of(entry)), wait);
+    return lane->state == CLIENT_LANE_OPEN;
+}
+
+void intake_run(struct lane *lane, uint32_t budget)
+{
+    note_visit(lane);
+    while (budget-- > 0 && take(lane) && lane_has_entry(lane))
+        ;
+    if (lane->state == CLIENT_LANE_OPEN && !lane_has_entry(lane))
+        lane->left_ns = 0;
+}

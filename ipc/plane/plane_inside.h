@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * plane_inside - what the files of the data plane's server share: plane.c (turns), lane.c (one
+ * client), intake.c (out of the ring), ledger.c (what is under way, and its end), run.c (methods),
+ * heir.c (what a dead shard left). Nobody else includes it.
+ *
+ * Concurrency: owner loop, all of it.
+ */
+#include "ipc/plane/plane.h"
+#include "proto/data_plane.h"
+#include "runtime/co_cancel.h"
+#include "runtime/instruments_inside.h"
+#include "runtime/source.h"
+#include "shard/serve.h"
+
+#define NO_REQUEST UINT32_MAX
+#define BUDGET     32u /* entries of a lane at a time */
+
+struct lane;
+
+/* The private side of a ledger slot; same index. */
+struct request {
+    struct lane *lane;         /* NULL: free, or its client is gone */
+    struct service_call *call; /* while its method runs */
+    CoCancel *forward;         /* while another shard serves it */
+    uint32_t next, prev;       /* of its lane, or of the free ones */
+    bool is_inherited;         /* a dead incarnation's, not judged yet */
+    uint64_t bytes;            /* that it counts for in the client's quota */
+};
+
+/* Why nothing is taken from a lane for now. */
+enum lane_wait {
+    WAIT_NONE,
+    WAIT_OWN,  /* for an end of its own: its quotas are used up */
+    WAIT_SLOT, /* for any end: the ledger is full */
+    WAIT_RATE, /* for time */
+};
+
+/* A client that has opened this shard. */
+struct lane {
+    /* ---- what each look and each request touches ---- */
+    const struct plane_submission *submissions;
+    struct plane_completion *completions;
+    struct plane_words *words;
+    struct client_lane *row;
+    uint64_t head, tail; /* those of the row */
+    uint32_t n_entries;
+    uint32_t n_in_flight;
+    uint8_t state; /* enum client_lane_state */
+    uint8_t wait;  /* enum lane_wait */
+    bool is_hot;
+    bool is_dirty; /* has completions that it has not been rung for */
+    uint32_t n_quiet;
+    uint32_t first; /* of its requests, the newest */
+    uint64_t bytes_in_flight;
+
+    /* ---- the rest ---- */
+    struct plane *plane;
+    struct plane_grant grant;
+    struct plane_layout layout;
+    uint8_t *base;
+    uint8_t *data;
+    int bell_fd;              /* -1: none any more */
+    struct lane *next, *prev; /* hot ones, in a circle */
+    struct lane *next_dirty;
+    double tokens; /* requests that its rate allows now */
+    int64_t tokens_ns;
+    AioTimer rate_timer;
+    int64_t left_ns;      /* when it was last left with entries in its ring; 0: it was empty */
+    uint64_t left_head;   /* its head then */
+    uint64_t ns_an_entry; /* how long one has taken lately, while some waited */
+};
+
+struct plane {
+    struct mesh *mesh;
+    AioContext *ctx;
+    struct segment seg;
+    const struct registry *registry;
+    const int *bell_fds;
+    struct log *log;
+    struct part_head *part;
+    struct client_lane *rows;
+    struct ledger_slot *ledger;
+    struct request *requests;
+    const struct peer_control *control; /* this shard's */
+    const struct peer_control *gateway;
+    uint32_t shard;
+    uint32_t incarnation;
+    uint32_t n_ledger;
+    uint32_t first_free; /* of the ledger */
+    uint32_t n_free;
+    uint32_t n_under_way;
+    uint32_t n_slot_waits; /* lanes that wait for a slot */
+    uint32_t n_inherited;  /* requests that wait for a dead one's I/O */
+    uint32_t n_hot;
+    bool is_closed;
+    bool unblocked; /* a lane has stopped waiting */
+    uint64_t n_accepted, n_ended;
+    struct lane *hot;    /* the next to look at; NULL: none */
+    struct lane *dirty;  /* those to ring */
+    struct lane **lanes; /* by client */
+    struct aio_source source;
+};
+
+static inline uint64_t ledger_word(uint64_t generation, enum ledger_state state)
+{
+    return generation << 8 | state;
+}
+
+static inline uint64_t ledger_generation(uint64_t word)
+{
+    return word >> 8;
+}
+
+static inline enum ledger_state ledger_state(uint64_t word)
+{
+    return (enum ledger_state)(word & 0xff);
+}
+
+static inline struct ledger_slot *slot_of(const struct plane *plane, const struct request *request)
+{
+    return &plane->ledger[request - plane->requests];
+}
+
+static inline const struct plane_submission *entry_of(const struct ledger_slot *slot)
+{
+    return (const struct plane_submission *)slot->entry;
+}
+
+static inline struct plane_completion *completion_of(struct ledger_slot *slot)
+{
+    return (struct plane_completion *)slot->completion;
+}
+
+/* What stands in the turn of the next entry until it is valid: that of the lap before. */
+static inline uint32_t stale_turn(const struct lane *lane)
+{
+    return lane->head < lane->n_entries ? 0 : (uint32_t)(lane->head + 1 - lane->n_entries);
+}
+
+/* The next entry has come, or something that is none. */
+static inline bool lane_has_entry(const struct lane *lane)
+{
+    const struct plane_submission *next = &lane->submissions[lane->head & (lane->n_entries - 1)];
+
+    return atomic_load_acquire(&next->turn) != stale_turn(lane); /* ENTRY */
+}
+
+/* ---- lane.c ---- */
+
+struct lane *lane_find(const struct plane *plane, uint32_t client, uint64_t generation);
+
+/* It is looked at in each turn. */
+void lane_heat(struct lane *lane);
+
+/* It is not, any more; before that the client has been told to ring. */
+void lane_cool(struct lane *lane);
+
+/* Cut off, with a line in the log: its client is to end. */
+void lane_cut(struct lane *lane, enum cut_reason reason);
+
+/* One that is over and of which nothing is under way is freed. Whether it was. */
+bool lane_settle(struct lane *lane);
+
+void lane_free(struct lane *lane);
+
+/* Sends the byte that wakes the client, if it sleeps. */
+void lane_ring(struct lane *lane);
+
+/* ---- intake.c ---- */
+
+/* Takes at most `budget` entries. */
+void intake_run(struct lane *lane, uint32_t budget);
+
+/* It waits no longer. */
+void intake_go_on(struct lane *lane);
+
+/* ---- ledger.c ---- */
+
+void ledger_init(struct plane *plane);
+
+/* The slot that the next request will have: to be written to, and free until ledger_commit(). */
+struct ledger_slot *ledger_next(struct plane *plane);
+
+/* One that a dead incarnation left becomes the lane's; or, where it has none, its slot free. */
+void ledger_adopt(struct lane *lane, struct request *request);
+void ledger_void(struct plane *plane, struct request *request);
+
+/* The entry in ledger_next() of a lane is taken: whatever happens, it ends once. */
+struct request *ledger_commit(struct lane *lane, uint64_t bytes);
+
+/* It is begun by this incarnation. */
+void ledger_start(struct plane *plane, struct request *request);
+
+/* How a request ended; the answer stands in its completion or in its client's memory. */
+struct outcome {
+    enum call_end end;
+    int error; /* 0 or -errno */
+    uint32_t len;
+    uint32_t shard;
+    uint32_t retry_us;
+};
+
+/* Ends it: noted, written to its client, and its slot free again. */
+void ledger_end(struct plane *plane, struct request *request, const struct outcome *outcome);
+
+/* The same for one whose end is noted already. */
+void ledger_publish(struct plane *plane, struct request *request);
+
+/* The same for one that nobody ran, with a text for people. */
+void ledger_refuse(struct plane *plane, struct request *request, enum call_end end, int error,
+    const char *text, uint32_t retry_us);
+
+/* Writes a text to where the client finds it; returns how much of it. */
+uint32_t ledger_put_text(struct plane *plane, struct request *request, const char *text);
+
+/* Room for the answer in the client's memory; NULL: there is none of that size. */
+uint8_t *ledger_room(struct plane *plane, struct request *request, size_t len);
+
+/* Asks that it ends early. */
+void ledger_cancel(struct plane *plane, struct request *request);
+
+/* ---- run.c ---- */
+
+/* Begins it in a coroutine of its own. */
+void run_begin(struct plane *plane, struct request *request);
+
+/* ---- heir.c ---- */
+
+/* Takes over what a dead incarnation left in the ledger. */
+void heir_take_over(struct plane *plane);
+
+/* Ends or begins those whose I/O is over. Whether there were any. */
+bool heir_look(struct plane *plane);

@@ -1,0 +1,354 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A request is a coroutine of its own, which begins at once and, where its method waits for
+ * nothing, has ended when run_begin() returns.
+ *
+ * Arguments within the entry are read where the ledger has them: no other process can write there.
+ * Those in the client's memory are copied first, but for methods that say they take them in place.
+ * An answer goes straight to the client: into the completion where it is small, else into the room
+ * that the entry names, which the method fills by itself where that is aligned as a room has to be.
+ *
+ * Orderings    first                 then             ordered by            if broken
+ *   TOUCH    flag                  I/O submitted    store release, the    the heir tells an end while
+ *                                                   call into the kernel  a disk still writes there
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ipc/plane/plane_inside.h"
+#include "runtime/atomic.h"
+#include "runtime/context.h"
+#include "runtime/instruments_inside.h"
+#include "shard/call.h"
+#include "shard/keymap.h"
+
+struct run {
+    struct service_call call; /* first: what serve_outside's functions get */
+    struct plane *plane;
+    struct request *request;
+    const struct plane_submission *entry; /* in the ledger */
+    void *bounce;                         /* room for an answer that is copied; or NULL */
+    uint64_t too_long;                    /* bytes of an answer that had no room */
+    uint8_t small[SEGMENT_INLINE_BYTES];
+};
+
+static struct run *run_of(struct service_call *call)
+{
+    return (struct run *)call;
+}
+
+static void count_payload(struct run *run, bool copied, uint64_t bytes)
+{
+    struct part_head *part = run->plane->part;
+
+    counter_add(copied ? &part->payload_copied_bytes : &part->payload_in_place_bytes, bytes);
+}
+
+/* From here on I/O may touch the client's memory. */
+static void note_touch(struct run *run)
+{
+    struct ledger_slot *slot = slot_of(run->plane, run->request);
+
+    atomic_store_release(&slot->flags, slot->flags | LEDGER_TOUCHES_CLIENT); /* TOUCH */
+}
+
+/* ---- answers ---- */
+
+static uint8_t *find_room(struct run *run, size_t len)
+{
+    uint8_t *room = ledger_room(run->plane, run->request, len);
+
+    if (!room)
+        run->too_long = len;
+    return room;
+}
+
+static int put_reply(struct service_call *call, const void *data, size_t len)
+{
+    struct run *run = run_of(call);
+    uint8_t *to = len <= PLANE_INLINE_ANSWER
+                      ? completion_of(slot_of(run->plane, run->request))->inline_answer
+                      : find_room(run, len);
+
+    if (!to)
+        return -ENOBUFS;
+    if (len)
+        memcpy(to, data, len);
+    if (len > SEGMENT_INLINE_BYTES)
+        count_payload(run, true, len);
+    call->reply_len = len;
+    return 0;
+}
+
+static int take_room(struct service_call *call, size_t len, void **ret_room)
+{
+    struct run *run = run_of(call);
+    size_t whole = (len + SERVICE_ROOM_ALIGN - 1) / SERVICE_ROOM_ALIGN * SERVICE_ROOM_ALIGN;
+    uint8_t *room = len <= PLANE_INLINE_ANSWER ? NULL : find_room(run, len);
+
+    if (!room && len > PLANE_INLINE_ANSWER)
+        return -ENOBUFS;
+    if (room && (uintptr_t)room % SERVICE_ROOM_ALIGN == 0) {
+        note_touch(run);
+        *ret_room = room;
+        return 0;
+    }
+    run->bounce = aligned_alloc(SERVICE_ROOM_ALIGN, whole);
+    *ret_room = run->bounce;
+    return run->bounce ? 0 : -ENOMEM;
+}
+
+static int put_room(struct service_call *call, size_t len)
+{
+    struct run *run = run_of(call);
+    const uint8_t *from = run->bounce ? run->bounce : find_room(run, len);
+
+    if (run->bounce || len <= PLANE_INLINE_ANSWER)
+        return put_reply(call, from, len);
+    count_payload(run, false, len);
+    call->reply_len = len;
+    return 0;
+}
+
+static const struct serve_outside client = {.reply_max = PLANE_PAYLOAD_MAX,
+    .reply = put_reply,
+    .take_room = take_room,
+    .put_room = put_room};
+
+/* ---- arguments ---- */
+
+static const uint8_t *args_of(const struct run *run)
+{
+    const struct plane_submission *entry = run->entry;
+
+    return entry->flags & PLANE_ARGS_INLINE ? entry->inline_args
+                                            : run->request->lane->data + entry->args_off;
+}
+
+/* Where nobody else can write to them; *ret_copy is to be freed. */
+static int copy_args(struct run *run, const uint8_t **ret_args, void **ret_copy)
+{
+    uint32_t len = run->entry->args_len;
+    const uint8_t *from = args_of(run);
+
+    *ret_copy = NULL;
+    *ret_args = from;
+    if (run->entry->flags & PLANE_ARGS_INLINE)
+        return 0;
+    if (len > SERVICE_REPLY_MAX)
+        return -EMSGSIZE;
+    if (len <= sizeof(run->small)) {
+        *ret_args = memcpy(run->small, from, len);
+        return 0;
+    }
+    *ret_copy = malloc(len);
+    if (!*ret_copy)
+        return -ENOMEM;
+    *ret_args = memcpy(*ret_copy, from, len);
+    count_payload(run, true, len);
+    return 0;
+}
+
+static int take_args(struct run *run)
+{
+    struct service_call *call = &run->call;
+    bool in_memory = !(run->entry->flags & PLANE_ARGS_INLINE) && run->entry->args_len > 0;
+
+    call->args_len = run->entry->args_len;
+    call->args_in_place = in_memory && call->method->flags & SERVICE_IN_PLACE;
+    if (!call->args_in_place)
+        return copy_args(run, &call->args, &call->args_copy);
+    note_touch(run);
+    call->args = args_of(run);
+    count_payload(run, false, call->args_len);
+    return 0;
+}
+
+/* ---- where ---- */
+
+static int hash_of_method(struct run *run, uint64_t *ret_hash)
+{
+    const uint8_t *args;
+    void *copy;
+    int r = copy_args(run, &args, &copy);
+
+    if (r == 0)
+        r = registry_hash(
+            run->plane->registry, run->entry->method, args, run->entry->args_len, ret_hash);
+    free(copy);
+    return r;
+}
+
+/* -ENODEV: there is no such shard. */
+static int find_shard(struct run *run, uint32_t *ret_shard)
+{
+    uint32_t n_shards = run->plane->seg.geometry.n_shards;
+    uint64_t hash = run->entry->route;
+
+    *ret_shard = run->plane->shard;
+    switch (run->entry->route_kind) {
+    case PLANE_ROUTE_SHARD:
+        if (hash >= n_shards)
+            return -ENODEV;
+        *ret_shard = (uint32_t)hash;
+        return 0;
+    case PLANE_ROUTE_METHOD:
+        if (hash_of_method(run, &hash) < 0)
+            return 0;
+        *ret_shard = keymap_shard(keymap_slot(hash), n_shards);
+        return 0;
+    case PLANE_ROUTE_KEY:
+        *ret_shard = keymap_shard(keymap_slot(hash), n_shards);
+        return 0;
+    default:
+        return 0;
+    }
+}
+
+static int64_t deadline_of(const struct plane_submission *entry)
+{
+    return entry->deadline_ns && entry->deadline_ns < INT64_MAX ? (int64_t)entry->deadline_ns
+                                                                : INT64_MAX;
+}
+
+/* ---- here ---- */
+
+/* A cancelled method that gave up is cancelled; one that had an answer all the same is done. */
+static enum call_end end_of(const struct run *run, int status)
+{
+    const struct ledger_slot *slot = slot_of(run->plane, run->request);
+
+    return status == -ECANCELED && slot->flags & LEDGER_CANCELLED
+               ? CALL_END_CANCELLED
+               : serve_end_of(&run->call, status);
+}
+
+static void finish(struct run *run, int status)
+{
+    struct outcome outcome = {.shard = run->plane->shard, .len = (uint32_t)run->call.reply_len};
+    char text[80];
+
+    run->request->call = NULL;
+    if (run->too_long) {
+        status = -ENOBUFS;
+        snprintf(text, sizeof(text), "the answer has %llu bytes, the room for it %u",
+            (unsigned long long)run->too_long, run->entry->room_len);
+    }
+    outcome.end = end_of(run, status);
+    if (status < 0) {
+        outcome.error = status;
+        outcome.len =
+            ledger_put_text(run->plane, run->request, run->too_long ? text : run->call.error_text);
+    }
+    ledger_end(run->plane, run->request, &outcome);
+}
+
+static void coroutine_fn run_here(struct run *run)
+{
+    int r = take_args(run);
+
+    if (r < 0) {
+        ledger_refuse(run->plane, run->request, CALL_END_NOT_STARTED, r,
+            r == -EMSGSIZE ? "arguments above 1 MiB" : NULL, 0);
+        return;
+    }
+    run->call.deadline_ns = deadline_of(run->entry);
+    run->request->call = &run->call;
+    r = serve_outside_run(&run->call);
+    finish(run, r);
+    serve_outside_deinit(&run->call);
+    free(run->call.args_copy);
+    free(run->bounce);
+}
+
+/* ---- in another shard ---- */
+
+static void finish_forward(
+    struct run *run, uint32_t shard, int status, const struct call_answer *answer)
+{
+    struct outcome outcome = {.end = answer->end, .error = status < 0 ? status : 0, .shard = shard};
+    char text[80];
+
+    run->request->forward = NULL;
+    if (status < 0) {
+        outcome.len = ledger_put_text(run->plane, run->request, answer->data);
+    } else if (put_reply(&run->call, answer->data, answer->len) < 0) {
+        snprintf(text, sizeof(text), "the answer has %zu bytes, the room for it %u", answer->len,
+            run->entry->room_len);
+        outcome.end = CALL_END_FAILED;
+        outcome.error = -ENOBUFS;
+        outcome.len = ledger_put_text(run->plane, run->request, text);
+    } else {
+        outcome.len = (uint32_t)run->call.reply_len;
+    }
+    ledger_end(run->plane, run->request, &outcome);
+}
+
+static void coroutine_fn run_elsewhere(struct run *run, uint32_t shard)
+{
+    const struct plane_submission *entry = run->entry;
+    struct call_request request = {.target = shard,
+        .method = entry->method,
+        .args = args_of(run),
+        .args_len = entry->args_len,
+        .deadline_ns = deadline_of(entry),
+        .lane = entry->flags & PLANE_URGENT ? LANE_URGENT : LANE_NORMAL,
+        .in_place = true};
+    struct call_answer answer = {0};
+    CoCancel token;
+    CoScope scope;
+    int r;
+
+    co_cancel_init(&token);
+    run->request->forward = &token;
+    co_scope_begin(&scope, &token, CO_NO_DEADLINE);
+    r = shard_call(run->plane->mesh, &request, &answer);
+    co_scope_end(&scope);
+    finish_forward(run, shard, r, &answer);
+    call_answer_deinit(&answer);
+    co_cancel_deinit(&token);
+}
+
+/* ---- beginning ---- */
+
+static void coroutine_fn run_entry(void *opaque)
+{
+    struct request *request = opaque;
+    struct plane *plane = request->lane->plane;
+    struct ledger_slot *slot = slot_of(plane, request);
+    struct run run;
+    uint32_t shard;
+
+    run.plane = plane;
+    run.request = request;
+    run.entry = entry_of(slot);
+    run.bounce = NULL;
+    run.too_long = 0;
+    if (!serve_outside_init(&run.call, &client, plane->mesh, run.entry->method,
+            (uint32_t)(request - plane->requests), ledger_generation(slot->word)))
+        ledger_refuse(plane, request, CALL_END_NOT_STARTED, -ENOENT, "no method of that number", 0);
+    else if (find_shard(&run, &shard) < 0)
+        ledger_refuse(plane, request, CALL_END_NOT_STARTED, -ENODEV, "no such shard", 0);
+    else if (shard == plane->shard)
+        run_here(&run);
+    else
+        run_elsewhere(&run, shard);
+}
+
+void run_begin(struct plane *plane, struct request *request)
+{
+    const struct ledger_slot *slot = slot_of(plane, request);
+    const struct service_method *method =
+        registry_method(plane->registry, entry_of(slot)->method, NULL);
+    Coroutine *co =
+        coroutine_create_full(run_entry, request, method ? method->name : "client's request", 0);
+
+    if (!co) {
+        ledger_refuse(plane, request, CALL_END_NOT_STARTED, -ENOMEM, NULL, 0);
+        return;
+    }
+    ledger_start(plane, request);
+    coroutine_enter(co);
+}

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: MIT */
+#include "tests/unit/plane/plane_rig.h"
+
+#include <assert.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "runtime/atomic.h"
+
+struct plane *plane_rig_new(struct rig_end *end)
+{
+    struct rig *rig = end->rig;
+    struct plane *plane;
+    struct plane_config config = {.mesh = end->mesh,
+        .ctx = end->ctx,
+        .segment = &rig->seg,
+        .registry = rig->registry,
+        .bell_fds = rig->bells,
+        .shard = end->peer,
+        .incarnation = segment_control(&rig->seg, end->peer)->incarnation};
+
+    assert(plane_new(&config, &plane) == 0);
+    return plane;
+}
+
+void client_make(struct client *client, struct rig *rig, uint32_t shard, uint32_t number,
+    uint32_t n_entries, uint64_t data_bytes)
+{
+    uint32_t n_shards = rig->seg.geometry.n_shards;
+
+    *client = (struct client){.shard = shard,
+        .layout = plane_layout(n_shards, n_entries, data_bytes),
+        .grant = {.client = number,
+            .generation = 1,
+            .n_entries = n_entries,
+            .data_bytes = data_bytes,
+            .max_bytes = data_bytes ? data_bytes : 1,
+            .max_in_flight = n_entries}};
+    client->memory_fd = memfd_create("client", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    assert(client->memory_fd >= 0);
+    assert(ftruncate(client->memory_fd, (off_t)client->layout.total_bytes) == 0);
+    assert(fcntl(client->memory_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0);
+    client->base = mmap(
+        NULL, client->layout.total_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, client->memory_fd, 0);
+    assert(client->base != MAP_FAILED);
+    assert(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, client->bells) == 0);
+}
+
+void client_free(struct client *client)
+{
+    munmap(client->base, client->layout.total_bytes);
+    close(client->memory_fd);
+    close(client->bells[0]);
+    close(client->bells[1]);
+}
+
+int client_open(struct client *client, struct plane *plane)
+{
+    return plane_open(plane, &client->grant, fcntl(client->memory_fd, F_DUPFD_CLOEXEC, 0),
+        fcntl(client->bells[1], F_DUPFD_CLOEXEC, 0));
+}
+
+struct plane_submission *client_next(struct client *client)
+{
+    struct plane_submission *entry =
+        plane_submission_at(&client->layout, client->base, client->shard, client->pushed);
+
+    memset(entry, 0, offsetof(struct plane_submission, turn));
+    memset(&entry->route, 0, sizeof(*entry) - offsetof(struct plane_submission, route));
+    entry->id = client->pushed;
+    return entry;
+}
+
+bool client_push(struct client *client)
+{
+    struct plane_submission *entry =
+        plane_submission_at(&client->layout, client->base, client->shard, client->pushed);
+    struct plane_words *words = plane_words_of(&client->layout, client->base, client->shard);
+
+    client->pushed++;
+    atomic_store_release(&entry->turn, (uint32_t)client->pushed);
+    atomic_full_fence();
+    if (!atomic_load_relaxed(&words->need_wakeup))
+        return false;
+    send(client->bells[0], "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+    return true;
+}
+
+uint64_t client_call(struct client *client, uint32_t method)
+{
+    struct plane_submission *entry = client_next(client);
+    uint64_t id = entry->id;
+
+    entry->method = (uint16_t)method;
+    entry->flags = PLANE_ARGS_INLINE;
+    client_push(client);
+    return id;
+}
+
+bool client_pop(struct client *client, struct plane_completion *ret)
+{
+    struct plane_completion *from =
+        plane_completion_at(&client->layout, client->base, client->shard, client->popped);
+
+    if (atomic_load_acquire(&from->turn) != (uint32_t)(client->popped + 1))
+        return false;
+    *ret = *from;
+    client->popped++;
+    return true;
+}
+
+uint8_t *client_data(const struct client *client, uint64_t off)
+{
+    return client->base + client->layout.data_off + off;
+}
