@@ -51,7 +51,26 @@ static int end_at_once(const struct child_env *env)
     return 1;
 }
 
-void birth_describe(const struct child *child, char *comm, struct spawn *ret_spawn,
+/* All that it keeps: what every child has, its own life_fd, and what is kept for it. NULL: no
+ * memory. */
+static int *list_fds(const struct child *child, const struct fd_keep_heir *keep, uint32_t *ret_n)
+{
+    const struct supervisor *s = child->supervisor;
+    int *fds = calloc(s->n_keep_fds + keep->n_kept + 2, sizeof(*fds));
+    uint32_t n = s->n_keep_fds;
+
+    if (!fds)
+        return NULL;
+    memcpy(fds, s->keep_fds, n * sizeof(*fds));
+    fds[n++] = child->life_fd;
+    fds[n++] = keep->channel;
+    for (uint32_t i = 0; i < keep->n_kept; i++)
+        fds[n++] = keep->kept[i].fd;
+    *ret_n = n;
+    return fds;
+}
+
+int birth_describe(const struct child *child, bool copies, char *comm, struct spawn *ret_spawn,
     struct child_env *ret_env, child_main_fn **ret_main)
 {
     const struct supervisor *s = child->supervisor;
@@ -64,15 +83,12 @@ void birth_describe(const struct child *child, char *comm, struct spawn *ret_spa
     *ret_spawn = (struct spawn){
         .process = child->process,
         .comm = comm,
-        .keep_fds = s->keep_fds,
-        .n_keep_fds = s->n_keep_fds + 1,
         .core = placement_core_of(s, child->peer),
         .registry = s->config.registry,
         .segment = &s->segment,
         .peer = child->peer,
     };
 
-    s->keep_fds[s->n_keep_fds] = child->life_fd;
     *ret_env = (struct child_env){
         .segment = &s->segment,
         .registry = s->config.registry,
@@ -88,10 +104,12 @@ void birth_describe(const struct child *child, char *comm, struct spawn *ret_spa
         .scan_mode = s->config.scan_mode,
         .no_rebalance = s->config.no_rebalance,
         .life_fd = child->life_fd,
+        .client_bytes = s->config.client_bytes,
         .listen_url = s->config.listen_url,
         .token_file = s->config.token_file,
     };
     *ret_main = is_gateway ? s->config.gateway_main : s->config.shard_main;
+    return fd_keep_inherit(s->keep, child->peer, copies, &ret_env->keep);
 }
 
 void birth_become(struct child *child, struct child_env *ret_env, child_main_fn **ret_main)
@@ -100,11 +118,16 @@ void birth_become(struct child *child, struct child_env *ret_env, child_main_fn 
     char comm[COMM_BYTES], *error = NULL;
     struct spawn spawn;
 
-    birth_describe(child, comm, &spawn, ret_env, ret_main);
-    if (spawn_settle(&spawn, log, &error) < 0) {
+    int *fds = NULL, r = birth_describe(child, false, comm, &spawn, ret_env, ret_main);
+
+    if (r == 0)
+        spawn.keep_fds = fds = list_fds(child, &ret_env->keep, &spawn.n_keep_fds);
+    r = fds ? spawn_settle(&spawn, log, &error) : -ENOMEM;
+    if (r < 0) {
         log_line(log, LOG_LEVEL_ERROR, "can't begin: %s", error ? error : "no memory");
         *ret_main = end_at_once;
     }
+    free(fds);
     free(error);
 }
 
@@ -153,6 +176,7 @@ bool birth_fork(struct child *child)
     int r;
 
     prepare_control(child);
+    fd_keep_prepare(child->supervisor->keep, child->peer);
     restart_began(&child->restart, supervisor_now_ns());
     child->due_ns = NEVER;
     r = quiet_open(child, &error);

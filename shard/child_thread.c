@@ -50,17 +50,20 @@ static void *thread_main(void *opaque)
     return NULL;
 }
 
-static void describe(struct child *child, struct child_thread *thread)
+static int describe(struct child *child, struct child_thread *thread)
 {
     struct spawn spawn;
+    int r = birth_describe(child, true, thread->comm, &spawn, &thread->env, &thread->main);
 
-    birth_describe(child, thread->comm, &spawn, &thread->env, &thread->main);
+    if (r < 0)
+        return r;
     thread->log = *child->supervisor->config.log;
     thread->env.log = &thread->log;
     log_process(&thread->log, spawn.process);
     thread->pin = spawn.core;
     if (spawn.core)
         thread->cpus = spawn.core->cpus;
+    return 0;
 }
 
 static void discard(struct child_thread *thread)
@@ -69,6 +72,7 @@ static void discard(struct child_thread *thread)
         close(thread->started);
     if (thread->ended_fd >= 0)
         close(thread->ended_fd);
+    fd_keep_disinherit(&thread->env.keep, false); /* the fds in it were the thread's */
     free(thread);
 }
 
@@ -99,11 +103,12 @@ int child_begin(struct child *child, pid_t *ret_pid, char **ret_error)
     thread->ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (thread->started < 0 || thread->ended_fd < 0)
         r = -errno;
-    if (r == 0) {
-        describe(child, thread);
+    if (r == 0)
+        r = describe(child, thread);
+    if (r == 0)
         r = start(thread);
-    }
     if (r < 0) {
+        fd_keep_disinherit(&thread->env.keep, true);
         discard(thread);
         return explain(ret_error, r, "thread: %s", strerror(-r));
     }

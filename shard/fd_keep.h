@@ -6,17 +6,17 @@
  * Why:         what belongs to a client has to outlive the process that serves it: the replacement
  *              of a dead one inherits it by the fork, and nobody at the other end notices.
  * Use:         supervisor: fd_keep_new() before the first fork, fd_keep_start() once it has a loop,
- *              fd_keep_drain() before each fork; in a child, fd_keep_inherit()
+ *              fd_keep_prepare() before each fork; for the child, fd_keep_inherit()
  *              gateway: fd_keep_send(PUT with an fd), and wait for KEPT or REFUSED of the same key,
  *              kind and peer; fd_keep_send(DROP) at the end
  *              shard: open what it has inherited, then follow HAND and DROP
  * Concurrency: one socket pair (SOCK_SEQPACKET) a child, made before the first fork and there for
  *              all its incarnations. Only the gateway may ask for anything, and what it may is
  *              bounded; from what is kept nothing is ever read.
- * Lifetime:    an fd is kept until it is dropped, whoever dies meanwhile. Each message may come
- *              twice, or to an heir that has inherited the same: the second is to no effect, and
- *              its fds are to be closed. What is for one heir comes in the order in which it was
- *              asked for, but that HANDs after which a DROP came may be left out.
+ * Lifetime:    an fd is kept until it is dropped, whoever dies meanwhile. A child begins with what it
+ *              has inherited; what is asked for after that comes as HAND and DROP, those of a key in
+ *              order, but that HANDs after which a DROP came may be left out. Asking or telling
+ *              twice does nothing the second time.
  * Not here:    what the fds are (ipc/plane/, ipc/gateway/)
  */
 #include <stdbool.h>
@@ -35,8 +35,9 @@ enum fd_keep_op {
     FD_KEEP_PUT = 1, /* gateway to supervisor, with one fd: keep it. In the place of one of the same
                         key, generation, kind and peer, if there is one */
     FD_KEEP_KEPT,    /* supervisor to gateway: done */
-    FD_KEEP_REFUSED, /* likewise: not done, `error` says why: -EMFILE; -ENOSPC: as many keys as are
-                        kept at the most; -ENOMEM; -EINVAL; -ESTALE: the key was dropped */
+    FD_KEEP_REFUSED, /* likewise: not done, `error` says why: -EMFILE; -ENOMEM; -EINVAL; -EBUSY: of
+                        that key another generation is kept, or its end is still being told;
+                        -ESTALE: the key was dropped */
     FD_KEEP_DROP,    /* gateway to supervisor, and on to each peer that has one of the key: all of
                         the key is over */
     FD_KEEP_HAND,    /* supervisor to a peer, with n_fds: those of the key that are for all, in the
@@ -89,8 +90,8 @@ struct fd_keep_heir {
 
 struct fd_keep;
 
-/* Channels for n_peers children, of which `giver` alone may ask. max_keys: at most so many are kept
- * at a time. 0 or -errno, with a text. */
+/* Channels for n_peers children, of which `giver` alone may ask. Keys are numbers below max_keys. 0
+ * or -errno, with a text. */
 int fd_keep_new(uint32_t n_peers, uint32_t giver, uint32_t max_keys, struct log *log,
     struct fd_keep **ret_keep, char **ret_error);
 
@@ -104,17 +105,17 @@ int fd_keep_add(struct fd_keep *keep, uint32_t kind, uint32_t peer, int fd);
 /* Follows what is asked for in that loop, until fd_keep_free(). 0 or -errno. */
 int fd_keep_start(struct fd_keep *keep, AioContext *ctx);
 
-/* Before a fork: does what its predecessor has asked for and nobody has looked at yet. */
-void fd_keep_drain(struct fd_keep *keep);
+/* Before a child is forked, its predecessor being gone: what that one asked for and nobody has
+ * looked at yet is done, and what it was told and has not read is taken back, for its replacement
+ * inherits all of that. */
+void fd_keep_prepare(struct fd_keep *keep, uint32_t peer);
 
-/* The fds that a child inherits, its channel among them: *ret_n of them, free() it. NULL: no
- * memory. */
-int *fd_keep_list(const struct fd_keep *keep, uint32_t peer, uint32_t *ret_n);
-
-/* What a child has of it. dup: it is a thread, and has copies of its own. 0 or -errno. kept is
- * malloc'ed. */
+/* What a child has of it. copies: it is a thread, and has fds of its own. 0 or -errno. */
 int fd_keep_inherit(
-    const struct fd_keep *keep, uint32_t peer, bool dup, struct fd_keep_heir *ret_heir);
+    const struct fd_keep *keep, uint32_t peer, bool copies, struct fd_keep_heir *ret_heir);
+
+/* Frees the table, and where `copies` is set closes what is in it. */
+void fd_keep_disinherit(struct fd_keep_heir *heir, bool copies);
 
 /* Fds kept now. */
 uint32_t fd_keep_count(const struct fd_keep *keep);

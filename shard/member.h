@@ -11,6 +11,7 @@
  * Lifetime:    from the fork to the exit of the process.
  */
 #include "runtime/aio.h"
+#include "shard/fd_keep.h"
 #include "shard/log.h"
 #include "shard/mesh.h"
 #include "shard/registry.h"
@@ -31,7 +32,10 @@ struct child_env {
     uint32_t io_depth;
     enum scan_mode scan_mode;
     bool no_rebalance;
-    int life_fd;            /* for its context (sherd/aio.h), which consumes it */
+    int life_fd; /* for its context (sherd/aio.h), which consumes it */
+    struct fd_keep_heir
+        keep;              /* the fds that the supervisor keeps for it; the table is not its own */
+    uint64_t client_bytes; /* gateway: memory of all clients of the data plane; 0: there are none */
     const char *listen_url; /* gateway: NULL or tcp://… */
     const char *token_file;
 };

@@ -140,7 +140,7 @@ static int list_kept_fds(struct supervisor *s, char **ret_error)
     uint32_t n_bells = s->segment.n_peers + 1;
 
     s->n_keep_fds = n_bells + 1 + s->config.n_service_fds;
-    s->keep_fds = calloc(s->n_keep_fds + 1, sizeof(*s->keep_fds)); /* and its life_fd */
+    s->keep_fds = calloc(s->n_keep_fds, sizeof(*s->keep_fds));
     if (!s->keep_fds)
         return explain(ret_error, -ENOMEM, "%s", strerror(ENOMEM));
     memcpy(s->keep_fds, s->bell_fds, n_bells * sizeof(*s->keep_fds));
@@ -149,6 +149,19 @@ static int list_kept_fds(struct supervisor *s, char **ret_error)
         memcpy(s->keep_fds + n_bells + 1, s->config.service_fds,
             s->config.n_service_fds * sizeof(*s->keep_fds));
     return 0;
+}
+
+/* Who attached lives on with the supervisor, whatever dies below it. */
+static int make_keep(struct supervisor *s, char **ret_error)
+{
+    int r = fd_keep_new(s->segment.n_peers, segment_gateway(&s->segment),
+        s->segment.geometry.n_clients, s->config.log, &s->keep, ret_error);
+
+    if (r < 0 || !s->config.listener_fd)
+        return r;
+    r = fd_keep_add(s->keep, 0, segment_gateway(&s->segment), s->config.listener_fd);
+    s->config.listener_fd = 0;
+    return r < 0 ? explain(ret_error, r, "%s", strerror(-r)) : 0;
 }
 
 static int make_children(struct supervisor *s, char **ret_error)
@@ -244,7 +257,10 @@ static int make_loop(struct supervisor *s, char **ret_error)
         return explain(ret_error, r, "event loop: %s", strerror(-r));
     aio_timer_init(s->ctx, &s->wake, on_wake, s);
     r = aio_set_fd_handler(s->ctx, s->signal_fd, on_signal, NULL, NULL, NULL, s);
-    return r < 0 ? explain(ret_error, r, "signalfd: %s", strerror(-r)) : 0;
+    if (r < 0)
+        return explain(ret_error, r, "signalfd: %s", strerror(-r));
+    r = fd_keep_start(s->keep, s->ctx);
+    return r < 0 ? explain(ret_error, r, "kept fds: %s", strerror(-r)) : 0;
 }
 
 int supervisor_new(
@@ -255,6 +271,8 @@ int supervisor_new(
 
     if (!s) {
         close(config->lock_fd);
+        if (config->listener_fd)
+            close(config->listener_fd);
         return explain(ret_error, -ENOMEM, "%s", strerror(ENOMEM));
     }
     *s = (struct supervisor){.config = *config,
@@ -269,6 +287,8 @@ int supervisor_new(
     r = make_segment(s, ret_error);
     if (r == 0)
         r = bells_open(s->segment.n_peers + 1, &s->bell_fds, ret_error);
+    if (r == 0)
+        r = make_keep(s, ret_error);
     if (r == 0)
         r = list_kept_fds(s, ret_error);
     if (r == 0)
@@ -305,6 +325,9 @@ void supervisor_free(struct supervisor *s)
         return;
     for (uint32_t peer = 0; s->children && peer < s->segment.n_peers; peer++)
         quiet_forget(&s->children[peer]);
+    fd_keep_free(s->keep);
+    if (s->config.listener_fd)
+        close(s->config.listener_fd);
     if (s->ctx) {
         timer_del(&s->wake);
         aio_set_fd_handler(s->ctx, s->signal_fd, NULL, NULL, NULL, NULL, NULL);

@@ -59,7 +59,10 @@ struct supervisor_config {
     bool wake_latency_low; /* the caller holds it (shard/wake_latency.h): for status alone */
     bool no_rebalance;     /* portable coroutines are not handed over to idle shards */
     enum scan_mode scan_mode; /* of what leaves with a portable coroutine */
-    const int *service_fds;   /* fds that services opened, which every child keeps */
+    int listener_fd; /* the gateway's (kept under FD_KEEP_PROGRAM, kind 0), which outlives it; 0:
+                        none; consumed */
+    uint64_t client_bytes;  /* as in struct child_env */
+    const int *service_fds; /* fds that services opened, which every child keeps */
     uint32_t n_service_fds;
     child_main_fn *shard_main, *gateway_main;
     /* SIGHUP: may change log->level, *limits and the services' settings. Whether all shards are to

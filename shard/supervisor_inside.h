@@ -90,6 +90,7 @@ struct supervisor {
     struct supervisor_config config;
     struct segment_file file;
     struct segment segment;
+    struct fd_keep *keep;
     int *bell_fds; /* n_peers, then the supervisor's */
     int *keep_fds; /* of every child */
     uint32_t n_keep_fds;
@@ -151,8 +152,10 @@ struct child *birth_next_due(const struct supervisor *supervisor);
 /* Forks it, or puts it off. Returns true in the child. */
 bool birth_fork(struct child *child);
 
-/* What the child is to settle in with, and what it is to be. comm has room for 16 bytes. */
-void birth_describe(const struct child *child, char *comm, struct spawn *ret_spawn,
+/* What the child is to settle in with, and what it is to be. comm has room for 16 bytes; copies as
+ * in fd_keep_inherit(). 0, or
+ * -errno: it can't get what is kept for it. Its table of that is the caller's to free. */
+int birth_describe(const struct child *child, bool copies, char *comm, struct spawn *ret_spawn,
     struct child_env *ret_env, child_main_fn **ret_main);
 
 /* In the child: settles in, and says what it is to do. */
