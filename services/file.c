@@ -433,7 +433,7 @@ static void stop(void *opaque)
     free(state);
 }
 
-static int start(uint32_t shard, const void *config, void **ret_state)
+static int start(struct service_home *home, const void *config, void **ret_state)
 {
     struct file_state *state = calloc(1, sizeof(*state));
     if (!state)

@@ -27,9 +27,8 @@
 static enum peer_order first_order(const struct child *child)
 {
     const struct supervisor *s = child->supervisor;
-    bool is_gateway = child->peer == segment_gateway(&s->segment);
 
-    return is_gateway && (s->drained || s->stage == STAGE_DRAINING) ? ORDER_DRAIN : ORDER_RUN;
+    return s->drained || s->stage == STAGE_DRAINING ? ORDER_DRAIN : ORDER_RUN;
 }
 
 static void prepare_control(struct child *child)

@@ -64,39 +64,42 @@ enum layout_index {
 };
 
 /* X(struct, table): every record there is */
-#define LAYOUT_RECORDS(X)                      \
-    X(segment_super, SUPER_FIELDS)             \
-    X(segment_geometry, GEOMETRY_FIELDS)       \
-    X(segment_image, IMAGE_FIELDS)             \
-    X(supervisor_head, SUPERVISOR_HEAD_FIELDS) \
-    X(order_note, ORDER_NOTE_FIELDS)           \
-    X(peer_control, PEER_CONTROL_FIELDS)       \
-    X(method_name, METHOD_NAME_FIELDS)         \
-    X(commons_bell, COMMONS_BELL_FIELDS)       \
-    X(doorbell_words, DOORBELL_WORDS_FIELDS)   \
-    X(commons_bitmap, COMMONS_BITMAP_FIELDS)   \
-    X(arena_slot, ARENA_SLOT_FIELDS)           \
-    X(part_head, PART_HEAD_FIELDS)             \
-    X(redo_record, REDO_RECORD_FIELDS)         \
-    X(part_hot, PART_HOT_FIELDS)               \
-    X(aio_counters, AIO_COUNTERS_FIELDS)       \
-    X(pair_stats, PAIR_STATS_FIELDS)           \
-    X(ring_mark, RING_MARK_FIELDS)             \
-    X(recorder_event, RECORDER_EVENT_FIELDS)   \
-    X(co_entry, CO_ENTRY_FIELDS)               \
-    X(ring_slot, RING_SLOT_FIELDS)             \
-    X(crash_record, CRASH_RECORD_FIELDS)       \
-    X(verdict_record, VERDICT_RECORD_FIELDS)   \
-    X(lock_record, LOCK_RECORD_FIELDS)         \
-    X(lock_holder, LOCK_HOLDER_FIELDS)         \
-    X(client_row, CLIENT_ROW_FIELDS)           \
-    X(client_user, CLIENT_USER_FIELDS)         \
-    X(client_lane, CLIENT_LANE_FIELDS)         \
-    X(ledger_slot, LEDGER_SLOT_FIELDS)         \
-    X(message, MESSAGE_FIELDS)                 \
-    X(call_slot, CALL_SLOT_FIELDS)             \
-    X(serve_slot, SERVE_SLOT_FIELDS)           \
-    X(segment_word, SEGMENT_WORD_FIELDS)       \
+#define LAYOUT_RECORDS(X)                              \
+    X(segment_super, SUPER_FIELDS)                     \
+    X(segment_geometry, GEOMETRY_FIELDS)               \
+    X(segment_image, IMAGE_FIELDS)                     \
+    X(supervisor_head, SUPERVISOR_HEAD_FIELDS)         \
+    X(order_note, ORDER_NOTE_FIELDS)                   \
+    X(peer_control, PEER_CONTROL_FIELDS)               \
+    X(method_name, METHOD_NAME_FIELDS)                 \
+    X(commons_bell, COMMONS_BELL_FIELDS)               \
+    X(doorbell_words, DOORBELL_WORDS_FIELDS)           \
+    X(commons_bitmap, COMMONS_BITMAP_FIELDS)           \
+    X(arena_slot, ARENA_SLOT_FIELDS)                   \
+    X(part_head, PART_HEAD_FIELDS)                     \
+    X(redo_record, REDO_RECORD_FIELDS)                 \
+    X(part_hot, PART_HOT_FIELDS)                       \
+    X(aio_counters, AIO_COUNTERS_FIELDS)               \
+    X(pair_stats, PAIR_STATS_FIELDS)                   \
+    X(ring_mark, RING_MARK_FIELDS)                     \
+    X(recorder_event, RECORDER_EVENT_FIELDS)           \
+    X(co_entry, CO_ENTRY_FIELDS)                       \
+    X(ring_slot, RING_SLOT_FIELDS)                     \
+    X(crash_record, CRASH_RECORD_FIELDS)               \
+    X(verdict_record, VERDICT_RECORD_FIELDS)           \
+    X(lock_record, LOCK_RECORD_FIELDS)                 \
+    X(lock_holder, LOCK_HOLDER_FIELDS)                 \
+    X(client_row, CLIENT_ROW_FIELDS)                   \
+    X(client_user, CLIENT_USER_FIELDS)                 \
+    X(client_lane, CLIENT_LANE_FIELDS)                 \
+    X(ledger_slot, LEDGER_SLOT_FIELDS)                 \
+    X(listener_row, LISTENER_ROW_FIELDS)               \
+    X(service_count, SERVICE_COUNT_FIELDS)             \
+    X(service_region_head, SERVICE_REGION_HEAD_FIELDS) \
+    X(message, MESSAGE_FIELDS)                         \
+    X(call_slot, CALL_SLOT_FIELDS)                     \
+    X(serve_slot, SERVE_SLOT_FIELDS)                   \
+    X(segment_word, SEGMENT_WORD_FIELDS)               \
     X(segment_page, SEGMENT_PAGE_FIELDS)
 
 enum layout_record_number {

@@ -56,7 +56,8 @@ static void enter_draining(struct supervisor *s)
     if (gateway->up)
         atomic_store_release(&segment_control(&s->segment, gateway->peer)->state,
             (uint32_t)PEER_DRAINING); /* FAILED */
-    child_order(gateway, ORDER_DRAIN);
+    for (uint32_t peer = 0; peer < s->segment.n_peers; peer++)
+        child_order(&s->children[peer], ORDER_DRAIN);
 }
 
 static void enter_leaving(struct supervisor *s)

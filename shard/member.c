@@ -119,7 +119,7 @@ static void change_order(struct member *member, uint32_t order)
 {
     if (order == ORDER_LEAVE)
         member->leaves = true;
-    else if (order == ORDER_DRAIN)
+    else if (order == ORDER_DRAIN || order == ORDER_RETURN)
         begin_drain(member);
     else if (order == ORDER_RUN && !member->orphaned)
         end_drain(member);

@@ -530,6 +530,11 @@ void mesh_free(struct mesh *mesh)
     free(mesh);
 }
 
+void mesh_set_homes(struct mesh *mesh, struct service_home *homes)
+{
+    mesh->homes = homes;
+}
+
 bool mesh_is_idle(const struct mesh *mesh)
 {
     return mesh->n_under_way == 0 && mesh->n_served == 0 && mesh->n_held == 0 &&

@@ -53,6 +53,11 @@ struct mesh_config {
  * into in the first turn. 0 or -ENOMEM. */
 int mesh_new(const struct mesh_config *config, struct mesh **ret_mesh);
 
+struct service_home;
+
+/* By service number: for service_home(). Before the first turn; they outlive the mesh. */
+void mesh_set_homes(struct mesh *mesh, struct service_home *homes);
+
 /* Ends nothing: coroutines that are served and calls under way must be gone (mesh_is_idle()), or
  * the process is about to exit. NULL does nothing. */
 void mesh_free(struct mesh *mesh);

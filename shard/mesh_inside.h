@@ -70,6 +70,7 @@ struct mesh {
     const int *bell_fds;
     const struct registry *registry;
     void *const *states;
+    struct service_home *homes; /* by service; NULL: none */
     struct part_head *part;
     struct aio_instruments instruments;
     struct aio_source source;

@@ -214,14 +214,16 @@ static void turn_restart(struct supervisor *s)
 
 /* ---- drain, and back ---- */
 
-static void tell_gateway(struct supervisor *s, enum peer_state state, enum peer_order order)
+/* Clients come to the gateway, connections to services' listeners in the shards. */
+static void tell_all(struct supervisor *s, enum peer_state state, enum peer_order order)
 {
     struct child *gateway = &s->children[segment_gateway(&s->segment)];
 
     if (gateway->up)
         atomic_store_release(
             &segment_control(&s->segment, gateway->peer)->state, (uint32_t)state); /* FAILED */
-    child_order(gateway, order);
+    for (uint32_t peer = 0; peer < s->segment.n_peers; peer++)
+        child_order(&s->children[peer], order);
 }
 
 static void begin_drain(struct supervisor *s)
@@ -231,7 +233,7 @@ static void begin_drain(struct supervisor *s)
     supervisor_show_state(s);
     s->operation.step_ends_ns = supervisor_now_ns() + limit_ns(s);
     log_line(s->config.log, LOG_LEVEL_NOTICE, "draining by order: nothing new is taken");
-    tell_gateway(s, PEER_DRAINING, ORDER_DRAIN);
+    tell_all(s, PEER_DRAINING, ORDER_DRAIN);
 }
 
 static void turn_drain(struct supervisor *s)
@@ -254,7 +256,7 @@ static void begin_resume(struct supervisor *s)
     s->drained = false;
     supervisor_show_state(s);
     s->operation.step_ends_ns = supervisor_now_ns() + COME_NS;
-    tell_gateway(s, PEER_UP, ORDER_RUN);
+    tell_all(s, PEER_UP, ORDER_RUN);
 }
 
 /* Done when the gateway takes what comes; a client that was told so is not refused. */

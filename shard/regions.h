@@ -33,6 +33,7 @@ struct dimensions {
     X(SUPERVISOR, control, supervisor_head, NUMBER, LINE, 1, 1)                                    \
     X(PEERS, control, peer_control, PEER, LINE, d->n_peers, 1)                                     \
     X(METHODS, control, method_name, NUMBER, LINE, 1, SEGMENT_METHODS)                             \
+    X(LISTENERS, control, listener_row, NUMBER, LINE, 1, SEGMENT_LISTENERS)                        \
     X(BELLS, commons, commons_bell, PEER, LINE, d->n_peers + 1, 1)                                 \
     X(ARENA, commons, arena_slot, NUMBER, LINE, 1, d->g->n_portable)                               \
     X(TAGS, commons, segment_word, NUMBER, LINE, 1, d->g->n_portable *ARENA_CHUNKS_EACH)           \
@@ -64,6 +65,11 @@ struct dimensions {
     X(CLIENT_USERS, shard, client_user, NUMBER, LINE, d->gateway, SEGMENT_CLIENT_USERS)            \
     X(CLIENT_LANES, shard, client_lane, NUMBER, LINE, !d->gateway, d->g->n_clients)                \
     X(LEDGER, shard, ledger_slot, NUMBER, LINE, !d->gateway, d->g->n_ledger)                       \
+    X(SERVICE_COUNTERS, shard, service_count, NUMBER, LINE, !d->gateway, SEGMENT_SERVICE_COUNTERS) \
+    X(SERVICE_REGIONS, shard, service_region_head, NUMBER, LINE, !d->gateway,                      \
+        SEGMENT_SERVICE_REGIONS)                                                                   \
+    X(SERVICE_MEMORY, shard, segment_page, NUMBER, SEGMENT_PAGE, !d->gateway,                      \
+        (uint32_t)(d->g->service_bytes / SEGMENT_PAGE))                                            \
     X(HEAP, shard, segment_page, NUMBER, SEGMENT_PAGE, 1,                                          \
         (uint32_t)(d->g->heap_bytes / SEGMENT_PAGE))
 

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "shard/explain.h"
+#include "shard/service_home.h"
 
 /*
  * Two arrays that only grow: services in the order they came, methods likewise, each method with
@@ -26,6 +27,7 @@ struct entry {
     const struct service *service;
     void *config; /* configure()'s */
     uint32_t first_method;
+    struct service_plan plan;
 };
 
 struct method {
@@ -39,6 +41,8 @@ struct registry {
     uint32_t n_services;
     uint32_t n_methods;
     bool test_methods;
+    bool prepared;
+    struct service_plans plans;
 };
 
 struct registry *registry_new(void)
@@ -51,7 +55,8 @@ void registry_free(struct registry *registry)
     if (!registry)
         return;
     for (uint32_t i = 0; i < registry->n_services; i++) {
-        const struct entry *entry = &registry->services[i];
+        struct entry *entry = &registry->services[i];
+        service_plan_deinit(&entry->plan);
         if (entry->service->discard)
             entry->service->discard(entry->config);
     }
@@ -260,6 +265,51 @@ void registry_enable_test_methods(struct registry *registry)
     registry->test_methods = true;
 }
 
+/* ---- before the segment is made ---- */
+
+static int prepare(struct registry *registry, struct entry *entry, char **ret_error)
+{
+    const struct service *service = entry->service;
+    char *why = NULL;
+    int r = 0;
+
+    service_plan_init(&entry->plan, &registry->plans, service);
+    if (service->prepare)
+        r = service->prepare(&entry->plan, entry->config, &why);
+    if (r < 0)
+        explain(ret_error, r, "service %s: %s", service->name, why ? why : strerrordesc_np(-r));
+    free(why);
+    return r < 0 ? r : service_plan_counters(&entry->plan, ret_error);
+}
+
+int registry_prepare(struct registry *registry, uint32_t n_shards, char **ret_error)
+{
+    registry->plans = (struct service_plans){.n_shards = n_shards};
+    for (uint32_t i = 0; i < registry->n_services; i++) {
+        int r = prepare(registry, &registry->services[i], ret_error);
+        if (r < 0)
+            return r;
+    }
+    registry->prepared = true;
+    return 0;
+}
+
+const struct service_plan *registry_plan(const struct registry *registry, uint32_t service)
+{
+    return registry->prepared ? &registry->services[service].plan : NULL;
+}
+
+uint64_t registry_region_bytes(const struct registry *registry)
+{
+    return registry->plans.bytes;
+}
+
+void registry_write_plans(const struct registry *registry, const struct segment *seg)
+{
+    for (uint32_t i = 0; registry->prepared && i < registry->n_services; i++)
+        service_plan_write(&registry->services[i].plan, seg);
+}
+
 /* ---- looking up ---- */
 
 uint32_t registry_n_services(const struct registry *registry)
@@ -338,12 +388,21 @@ static void stop_first(const struct registry *registry, void *const *states, uin
     }
 }
 
-int registry_start(const struct registry *registry, uint32_t shard, void **states, char **ret_error)
+void registry_make_homes(const struct registry *registry, const struct segment *seg, uint32_t shard,
+    uint32_t incarnation, struct service_home *homes)
+{
+    for (uint32_t i = 0; i < registry->n_services; i++)
+        service_home_init(&homes[i], registry_plan(registry, i), seg, shard, incarnation);
+}
+
+int registry_start(
+    const struct registry *registry, struct service_home *homes, void **states, char **ret_error)
 {
     for (uint32_t i = 0; i < registry->n_services; i++) {
         const struct entry *entry = &registry->services[i];
         states[i] = NULL;
-        int r = entry->service->start ? entry->service->start(shard, entry->config, &states[i]) : 0;
+        int r =
+            entry->service->start ? entry->service->start(&homes[i], entry->config, &states[i]) : 0;
         if (r < 0) {
             stop_first(registry, states, i);
             return explain(ret_error, r, "service %s does not start: %s", entry->service->name,
@@ -356,4 +415,18 @@ int registry_start(const struct registry *registry, uint32_t shard, void **state
 void registry_stop(const struct registry *registry, void *const *states)
 {
     stop_first(registry, states, registry->n_services);
+}
+
+void registry_drain(const struct registry *registry, void *const *states)
+{
+    for (uint32_t i = 0; i < registry->n_services; i++)
+        if (registry->services[i].service->drain)
+            registry->services[i].service->drain(states[i]);
+}
+
+void registry_resume(const struct registry *registry, void *const *states)
+{
+    for (uint32_t i = 0; i < registry->n_services; i++)
+        if (registry->services[i].service->resume)
+            registry->services[i].service->resume(states[i]);
 }

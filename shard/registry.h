@@ -6,9 +6,9 @@
  * Why:         a method travels as a number, which is the same in every process forked from one
  *              image.
  * Use:         supervisor, before the first fork: registry_new(), registry_add() and
- *              registry_load(), registry_configure(); from then on it is read only, but for
- *              registry_configure_anew().
- *              shard, in its loop: registry_start() before the first call, registry_stop() after
+ *              registry_load(), registry_configure(), registry_prepare(); from then on it is read
+ *              only, but for registry_configure_anew().
+ *              shard, in its loop: registry_make_homes(), registry_start() before the first call, registry_stop() after
  *              the last.
  * Concurrency: filled by one thread of the supervisor, constant after the first fork: any process.
  * Lifetime:    services and their libraries live as long as the process. Freed by tests alone:
@@ -20,7 +20,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "shard/segment.h"
 #include "shard/service.h"
+
+struct service_plan;
 
 #define REGISTRY_NAME_MAX    64u /* "service.method", without NUL */
 #define REGISTRY_METHODS_MAX 4096u
@@ -73,11 +76,31 @@ int registry_find(
 int registry_hash(const struct registry *registry, uint32_t method, const void *args, size_t len,
     uint64_t *ret_hash);
 
+/* Once all are configured, before the segment is made: each service says what it needs. 0, or -errno
+ * with a text. */
+int registry_prepare(struct registry *registry, uint32_t n_shards, char **ret_error);
+
+/* NULL: registry_prepare() was not called. */
+const struct service_plan *registry_plan(const struct registry *registry, uint32_t service);
+
+/* Of the services' regions in each shard's part; then, in the fresh segment, what is where. */
+uint64_t registry_region_bytes(const struct registry *registry);
+void registry_write_plans(const struct registry *registry, const struct segment *seg);
+
+/* Fills in a home for each service. seg NULL: without counters and regions. Owner loop of that
+ * shard. */
+void registry_make_homes(const struct registry *registry, const struct segment *seg, uint32_t shard,
+    uint32_t incarnation, struct service_home *homes);
+
 /* Calls start() of every service, in order. states has a place for each service; one without
  * start() gets NULL. On failure those that were started are stopped, and -errno is returned.
  * Context: owner loop of a shard. */
 int registry_start(
-    const struct registry *registry, uint32_t shard, void **states, char **ret_error);
+    const struct registry *registry, struct service_home *homes, void **states, char **ret_error);
+
+/* Calls drain(), or resume(), of every service. Context: owner loop of that shard. */
+void registry_drain(const struct registry *registry, void *const *states);
+void registry_resume(const struct registry *registry, void *const *states);
 
 /* Calls stop() of every service, last first. Context: owner loop of that shard. */
 void registry_stop(const struct registry *registry, void *const *states);

@@ -51,6 +51,9 @@ static_assert(sizeof(struct client_lane) == LINE, "a line each");
 static_assert(sizeof(struct ledger_slot) == 3 * LINE, "part of the ABI");
 static_assert(offsetof(struct ledger_slot, entry) == LINE, "an entry is a line");
 static_assert(offsetof(struct ledger_slot, completion) == 2 * LINE, "a completion is a line");
+static_assert(sizeof(struct listener_row) == 256, "part of the ABI");
+static_assert(sizeof(struct service_count) == 128, "part of the ABI");
+static_assert(sizeof(struct service_region_head) == 128, "part of the ABI");
 static_assert(SEGMENT_MIN_SLOTS / 8 * SEGMENT_SLOT_CLASSES <= SEGMENT_MIN_SLOTS, "one a class");
 static_assert(sizeof(struct segment_super) <= SEGMENT_PAGE, "the superblock is a page");
 static_assert(SEGMENT_MAX_PEERS <= SEGMENT_BITMAP_WORDS * 64, "a bit a sender");
@@ -228,6 +231,12 @@ int segment_geometry_plan(
     return 0;
 }
 
+uint64_t segment_geometry_add(struct segment_geometry *geometry, uint64_t service_bytes)
+{
+    geometry->service_bytes = align_up(service_bytes, SEGMENT_PAGE);
+    return planned_bytes(geometry);
+}
+
 static bool geometry_is_sane(const struct segment_geometry *g)
 {
     return g->n_shards >= 1 && g->n_shards <= SEGMENT_MAX_SHARDS &&
@@ -238,7 +247,8 @@ static bool geometry_is_sane(const struct segment_geometry *g)
            g->n_portable <= 1u << 16 && g->stack_bytes >= 4 * SEGMENT_PAGE &&
            g->stack_bytes <= 1u << 24 && (g->stack_bytes & (g->stack_bytes - 1)) == 0 &&
            g->n_clients <= 1u << 20 && g->n_ledger <= 1u << 16 &&
-           g->heap_bytes % SEGMENT_PAGE == 0 && g->heap_bytes <= UINT64_C(1) << 32;
+           g->heap_bytes % SEGMENT_PAGE == 0 && g->heap_bytes <= UINT64_C(1) << 32 &&
+           g->service_bytes % SEGMENT_PAGE == 0 && g->service_bytes <= SEGMENT_SERVICE_BYTES_MAX;
 }
 
 /* ---- making and opening ---- */
@@ -602,6 +612,26 @@ uint32_t segment_slot_depth(
     uint32_t first_nested = n_normal - (SEGMENT_SLOT_CLASSES - 1) * n_nested;
 
     return slot < first_nested ? 0 : 1 + (slot - first_nested) / n_nested;
+}
+
+struct listener_row *segment_listeners(const struct segment *seg)
+{
+    return (struct listener_row *)shared_region(seg, REGION_LISTENERS);
+}
+
+struct service_count *segment_service_counts(const struct segment *seg, uint32_t shard)
+{
+    return (struct service_count *)region_of(seg, shard, REGION_SERVICE_COUNTERS);
+}
+
+struct service_region_head *segment_service_regions(const struct segment *seg, uint32_t shard)
+{
+    return (struct service_region_head *)region_of(seg, shard, REGION_SERVICE_REGIONS);
+}
+
+uint8_t *segment_service_memory(const struct segment *seg, uint32_t shard)
+{
+    return region_of(seg, shard, REGION_SERVICE_MEMORY);
 }
 
 struct lock_record *segment_locks(const struct segment *seg, uint32_t shard)

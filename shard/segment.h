@@ -27,7 +27,8 @@
  *   | part of shard 0  |  shard 0: head, counters, pairs, heads, tails, recorder, registry of
  *   |  ...             |  coroutines, crash record, rings it sends on, call slots (as caller),
  *   | part of shard n-1|  serve slots (as callee), in-flight table of its heap, locks whose
- *   |                  |  home it is, lanes of clients and the ledger of their requests, heap
+ *   |                  |  home it is, lanes of clients and the ledger of their requests,
+ *   |                  |  services' counters and regions, heap
  *   | part of gateway  |  the gateway, which is peer n_shards; clients, and their users
  *   +------------------+  super.total_bytes
  *
@@ -43,7 +44,7 @@
 
 #define SEGMENT_MAGIC        "SHERDSEG"
 #define SEGMENT_FORMAT       1u /* other formats of the description cannot be read at all */
-#define SEGMENT_ABI          18u
+#define SEGMENT_ABI          19u
 #define SEGMENT_PAGE         4096u
 #define SEGMENT_MAX_SHARDS   128u
 #define SEGMENT_MAX_PEERS    (SEGMENT_MAX_SHARDS + 1)
@@ -101,7 +102,8 @@ const char *mesh_lane_text(uint32_t lane);
     X(r, uint32_t, n_clients, , gauge, "clients of the data plane; numbered below it")         \
     X(r, uint32_t, n_ledger, , gauge, "ledger of each shard: their requests under way in it")  \
     X(r, uint32_t, spare, , spare, "")                                                         \
-    X(r, uint64_t, heap_bytes, , gauge, "shared buffers of each peer; whole pages")
+    X(r, uint64_t, heap_bytes, , gauge, "shared buffers of each peer; whole pages")            \
+    X(r, uint64_t, service_bytes, , gauge, "services' regions of each shard; whole pages")
 SEGMENT_STRUCT(segment_geometry, GEOMETRY_FIELDS);
 
 /* What has to be the same in every process of an instance (image.h). */
@@ -231,6 +233,18 @@ SEGMENT_STRUCT(supervisor_head, SUPERVISOR_HEAD_FIELDS);
     X(r, uint32_t, flags, , word, "enum service_flags")               \
     X(r, char, name, [72], text, "service.method; empty: there are no more")
 SEGMENT_STRUCT(method_name, METHOD_NAME_FIELDS);
+
+#define SEGMENT_LISTENERS 16u /* of all services */
+
+/* Where services take connections (shard/service_plan.h): constant once the first process is
+ * forked. */
+#define LISTENER_ROW_FIELDS(X, r)                                                    \
+    X(r, char, name, [72], text, "service.listener; empty: there are no more")       \
+    X(r, char, address, [128], text, "as it is reached")                             \
+    X(r, uint32_t, n_sockets, , gauge, "one that all shards share, or one for each") \
+    X(r, uint32_t, connections_max, , gauge, "that each shard has open at a time")   \
+    X(r, uint8_t, spare, [48], spare, "")
+SEGMENT_STRUCT(listener_row, LISTENER_ROW_FIELDS);
 
 /* ---- commons: written by all ---- */
 
@@ -631,6 +645,29 @@ static inline enum client_state client_state(uint64_t word)
     X(r, uint64_t, refused, , counter, "times it tried in vain")
 SEGMENT_STRUCT(client_user, CLIENT_USER_FIELDS);
 
+#define SEGMENT_SERVICE_COUNTERS  64u /* of all services, those of listeners included */
+#define SEGMENT_SERVICE_REGIONS   16u /* of all services */
+#define SEGMENT_SERVICE_BYTES_MAX (UINT64_C(1) << 40)
+
+/* What a service counts in this shard. The name is the supervisor's, before the first fork. */
+#define SERVICE_COUNT_FIELDS(X, r)                                                     \
+    X(r, char, name, [72], text, "service.counter; empty: there are no more")          \
+    X(r, uint64_t, kind, , word, "enum service_counter_kind")                          \
+    X(r, uint64_t, value, , word, "over all incarnations; of a gauge, what it is now") \
+    X(r, uint8_t, spare, [40], spare, "")
+SEGMENT_STRUCT(service_count, SERVICE_COUNT_FIELDS);
+
+/* A service's region in this shard's part, and how its last user left it. Name, place and size are
+ * the supervisor's, before the first fork. */
+#define SERVICE_REGION_HEAD_FIELDS(X, r)                                                         \
+    X(r, char, name, [72], text, "service.region; empty: there are no more")                     \
+    X(r, uint64_t, off, , word, "in the segment")                                                \
+    X(r, uint64_t, bytes, , gauge, "its size")                                                   \
+    X(r, uint64_t, mark, , word, "what change of it is under way, as the service says; 0: none") \
+    X(r, uint32_t, incarnation, , word, "that opened it last; 0: none yet, and it is all zero")  \
+    X(r, uint8_t, spare, [28], spare, "")
+SEGMENT_STRUCT(service_region_head, SERVICE_REGION_HEAD_FIELDS);
+
 /* X(name, text): what a ring slot carries */
 #define MESSAGE_KINDS(X)                                                                      \
     X(NONE, "nothing")                                                                        \
@@ -731,6 +768,10 @@ struct segment {
 int segment_geometry_plan(
     uint32_t n_shards, uint64_t max_bytes, struct segment_geometry *ret, uint64_t *ret_bytes);
 
+/* Makes room for services' regions of so many bytes in each shard's part, beside what is planned.
+ * Returns the segment's new size. */
+uint64_t segment_geometry_add(struct segment_geometry *geometry, uint64_t service_bytes);
+
 /* Lays out a fresh mapping (zero bytes, of the planned size) and fills in the superblock. 0 or
  * -EINVAL. */
 int segment_init(struct segment *seg, void *base, uint64_t bytes,
@@ -820,6 +861,14 @@ struct ledger_slot *segment_ledger(const struct segment *seg, uint32_t shard, ui
 /* A client, by number; the users whose clients' requests crashed shards, SEGMENT_CLIENT_USERS. */
 struct client_row *segment_client(const struct segment *seg, uint32_t client);
 struct client_user *segment_client_users(const struct segment *seg);
+
+/* SEGMENT_LISTENERS, SEGMENT_SERVICE_COUNTERS and SEGMENT_SERVICE_REGIONS of them. */
+struct listener_row *segment_listeners(const struct segment *seg);
+struct service_count *segment_service_counts(const struct segment *seg, uint32_t shard);
+struct service_region_head *segment_service_regions(const struct segment *seg, uint32_t shard);
+
+/* Where the services' regions of shard lie: geometry.service_bytes of them. */
+uint8_t *segment_service_memory(const struct segment *seg, uint32_t shard);
 
 /* Where peer's part begins, and, for peer n_peers, where the last one ends. */
 uint64_t segment_part_off(const struct segment *seg, uint32_t peer);

@@ -71,7 +71,37 @@ static void service_call_init(struct service_call *call, struct mesh *mesh, uint
         .home = mesh->self,
         .method = callee,
         .method_number = method,
+        .service = service,
         .state = mesh->states && !builtin_is(method) ? mesh->states[service] : NULL};
+}
+
+/* ---- a connection ---- */
+
+void serve_connection_begin(
+    struct service_call *call, struct mesh *mesh, uint32_t service, struct connection *connection)
+{
+    *call = (struct service_call){.mesh = mesh,
+        .home = mesh->self,
+        .from = mesh->self,
+        .local = true,
+        .replied = true, /* there is nobody to answer */
+        .deadline_ns = INT64_MAX,
+        .depth = UINT32_MAX, /* what it calls is called from outside: depth 0 */
+        .service = service,
+        .connection = connection,
+        .state = mesh->states ? mesh->states[service] : NULL};
+    mesh->n_served++;
+}
+
+void coroutine_fn serve_connection_end(struct service_call *call)
+{
+    call_room_free(&call->calling);
+    if (call->nests)
+        co_cancel_deinit(&call->unwanted);
+    if (in_coroutine())
+        lock_drop_all(call->mesh, coroutine_self());
+    free(call->error_text);
+    call->mesh->n_served--;
 }
 
 /* ---- a call from another peer ---- */

@@ -29,6 +29,8 @@ struct service_call {
     uint32_t depth;
     uint32_t path; /* as in struct call_slot */
     uint32_t method_number;
+    uint32_t service;
+    struct connection *connection; /* that it stands for; NULL: it is a call */
 
     /* Who asked: a slot of another peer's, or a coroutine of this shard (local). */
     bool local;
@@ -101,6 +103,12 @@ void serve_note_home(struct service_call *call, bool is_here);
 /* Its method has returned: to where it is answered. False where its home is given up, and nobody
  * waits for the answer any more. */
 bool coroutine_fn serve_come_home(struct service_call *call);
+
+/* A connection, in which a service may do what it may in a call: nobody has called, so what it asks
+ * of others is asked as if from outside. Counts as a call that is served. */
+void serve_connection_begin(
+    struct service_call *call, struct mesh *mesh, uint32_t service, struct connection *connection);
+void coroutine_fn serve_connection_end(struct service_call *call);
 
 /* Wakes the coroutine that sleeps in the call, if there is one. */
 void serve_wake_sleeper(struct service_call *call);

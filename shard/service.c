@@ -10,10 +10,12 @@
 #include "runtime/co_sleep.h"
 #include "runtime/co_wait.h"
 #include "shard/gather.h"
+#include "shard/keymap.h"
 #include "shard/lock_inside.h"
 #include "shard/mesh_inside.h"
 #include "shard/portable_inside.h"
 #include "shard/serve.h"
+#include "shard/service_home.h"
 
 const void *service_args(const struct service_call *call, size_t *ret_len)
 {
@@ -24,6 +26,21 @@ const void *service_args(const struct service_call *call, size_t *ret_len)
 void *service_state(const struct service_call *call)
 {
     return call->state;
+}
+
+struct service_home *service_home(const struct service_call *call)
+{
+    return &call->mesh->homes[call->service];
+}
+
+uint64_t service_hash(const void *key, size_t len)
+{
+    return keymap_hash(key, len);
+}
+
+uint32_t service_shard_of_key(const struct service_call *call, const void *key, size_t len)
+{
+    return keymap_shard(keymap_slot(keymap_hash(key, len)), service_n_shards(call));
 }
 
 uint32_t service_shard(const struct service_call *call)

@@ -30,15 +30,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "runtime/co_fd.h"
 #include "runtime/coroutine.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-#define SERVICE_ABI 1u
+#define SERVICE_ABI 2u
 
 struct service_call;
+struct service_plan; /* in the supervisor: what a service is going to need */
+struct service_home; /* a service in one shard, from its start() to the end of stop() */
+struct ProtobufCMessageDescriptor;
 
 typedef int service_run_fn(struct service_call *call); /* coroutine_fn */
 
@@ -60,9 +64,22 @@ struct service_method {
     service_run_fn *run;
     uint32_t flags;
     const char *help; /* a line: arguments and what comes back */
+    /* What they are, for who asks: &NAME__descriptor of protobuf-c. NULL: bytes. Nobody checks them
+     * before the method runs; sherd/service_message.h unpacks and packs. */
+    const struct ProtobufCMessageDescriptor *args, *reply;
 };
 
-struct service_config;
+enum service_counter_kind {
+    SERVICE_COUNTER, /* only grows, over the deaths of its shard too */
+    SERVICE_GAUGE,   /* goes both ways; 0 when its shard begins */
+};
+
+/* Shown by `sherd services`, for each shard. */
+struct service_counter {
+    const char *name; /* a-z 0-9 - _ */
+    enum service_counter_kind kind;
+    const char *help;
+};
 
 struct service {
     uint32_t abi; /* SERVICE_ABI */
@@ -77,17 +94,116 @@ struct service {
     int (*configure)(void **config, const char *key, const char *value, char **ret_error);
     /* Frees what configure() made, which may be NULL. NULL: nothing to do. */
     void (*discard)(void *config);
-    /* In each new shard, in its loop, before its first call. 0 or -errno: the shard does not come
-     * up. config, constant from here on, is what configure() made, NULL where it was never called.
-     * *ret_state is handed to each call. NULL: nothing to do. */
-    int (*start)(uint32_t shard, const void *config, void **ret_state);
+    /* In each new shard, in its loop, before its first call and connection. 0 or -errno: the shard
+     * does not come up. config, constant from here on, is what configure() made, NULL where it was
+     * never called. *ret_state is handed to each call. NULL: nothing to do. */
+    int (*start)(struct service_home *home, const void *config, void **ret_state);
     /* In a shard that leaves in order, after its last call. NULL: nothing to do. */
     void (*stop)(void *state);
     /* Which shard owns a call that names none: a hash of its key, of which the 16,384 slots are
      * taken. method is the place in methods. 0 with *ret_hash, or -errno: anywhere. Runs in the
      * gateway; args are a private copy. NULL: anywhere. */
     int (*hash)(uint32_t method, const void *args, size_t len, uint64_t *ret_hash);
+    /* In the supervisor, once, when all settings are known: service_plan_region() and
+     * service_listen(). 0, or -errno with a text in ret_error (free() it): the instance does not
+     * start. NULL: needs neither. */
+    int (*prepare)(struct service_plan *plan, const void *config, char **ret_error);
+    /* Counted with service_count(), by their places here. */
+    const struct service_counter *counters;
+    uint32_t n_counters;
+    /* In a shard that is told to take nothing new, in its loop: what the service does of its own
+     * accord ends soon. Its listeners close by themselves, before. resume(): it goes on after all.
+     * NULL: nothing to do. */
+    void (*drain)(void *state);
+    void (*resume)(void *state);
 };
+
+/* ---- in the supervisor: prepare() ---- */
+
+/* How many shards there are going to be. */
+uint32_t service_plan_n_shards(const struct service_plan *plan);
+
+/*
+ * Each shard is to have a region of so many bytes, which outlives it: it lies in shared memory, at
+ * one address in all of that shard's incarnations, and is zero at first. In start(),
+ * service_region() finds it. 0; -EINVAL: the name has other letters than a-z 0-9 - _, or bytes is
+ * 0; -EEXIST; -ENOSPC: more than 16 regions of all services; -ENOMEM.
+ */
+int service_plan_region(struct service_plan *plan, const char *name, uint64_t bytes);
+
+enum service_listen_flags {
+    /* One socket of which all shards accept, instead of one for each (SO_REUSEPORT), among which
+     * the kernel deals connections out: each comes to who looks first. Unix sockets are always so. */
+    SERVICE_LISTEN_SHARED = 1u << 0,
+};
+
+struct service_listener {
+    const char *name;    /* a-z 0-9 - _ */
+    const char *address; /* tcp://127.0.0.1:6379, tcp://[::1]:0, unix:///run/kv.sock */
+    uint32_t flags;      /* enum service_listen_flags */
+    uint32_t
+        connections_max;   /* open at a time in each shard; others wait in the backlog. 0: 1,000 */
+    uint32_t backlog;      /* how many wait there; 0: as many as the kernel lets */
+    int64_t send_limit_ns; /* one who takes nothing for so long is let go; 0: 60 s */
+    int64_t idle_limit_ns; /* one who sends nothing for so long likewise; 0: never */
+    /* A connection, in a coroutine of its own. It is closed when this returns, whatever it returns.
+     * call is that of nobody: it has no arguments and takes no answer, and all else may be used
+     * with it. */
+    service_run_fn *serve;
+};
+
+/*
+ * Opens it, before the first fork: so it stays when a shard dies, with who waits in its backlog, and
+ * the replacement accepts them. Connections that were accepted close with their shard. What
+ * listener points to is copied. 0, or -errno with a text: -EINVAL: the address, the name, no
+ * serve(); -EADDRINUSE and whatever else socket(), bind() and listen() say; -EEXIST; -ENOSPC: more
+ * than 16 of all services.
+ */
+int service_listen(
+    struct service_plan *plan, const struct service_listener *listener, char **ret_error);
+
+/* ---- in a shard: from start() on ---- */
+
+/* This shard, and how many there are. */
+uint32_t service_home_shard(const struct service_home *home);
+uint32_t service_home_n_shards(const struct service_home *home);
+
+/* Adds n to the counter in that place of the service's table; or makes it n. */
+void service_count(struct service_home *home, uint32_t counter, int64_t n);
+void service_count_set(struct service_home *home, uint32_t counter, uint64_t n);
+
+/*
+ * A region of this shard, and how the incarnation that had it before left it. A process may die
+ * between any two stores, and what it had stored by then is there, in the order of its code as far
+ * as service_region_begin() and _end() order it: so who changes more than one word
+ *
+ *     service_region_begin(&region, 1);        whatever is not 0, and means something to it
+ *     … the stores …
+ *     service_region_end(&region);
+ *
+ * and after a death finds in `mark` whether it was in the middle, and of what. A change that a
+ * single aligned store of at most 8 bytes completes (service_region_publish()) needs no mark.
+ */
+struct service_region {
+    void *data; /* on a page */
+    uint64_t bytes;
+    uint32_t found; /* the incarnation that had it before; 0: none, and all bytes are 0 */
+    uint64_t mark;  /* that it left; 0: it was in the middle of nothing */
+    uint64_t *word; /* the region's own */
+};
+
+/* Once in each start(): this incarnation's from now on. The mark stays as it was until
+ * service_region_begin() or _end(). 0; -ENOENT: prepare() planned none of that name. */
+int service_region(struct service_home *home, const char *name, struct service_region *ret);
+
+void service_region_begin(const struct service_region *region, uint64_t mark);
+void service_region_end(const struct service_region *region);
+
+/* Stores *word = value, after all that was stored before it. */
+static inline void service_region_publish(uint64_t *word, uint64_t value)
+{
+    __atomic_store_n(word, value, __ATOMIC_RELEASE);
+}
 
 /* ---- what a method may use ---- */
 
@@ -96,6 +212,15 @@ const void *service_args(const struct service_call *call, size_t *ret_len);
 
 /* What start() made. */
 void *service_state(const struct service_call *call);
+
+/* The service in the shard where the call is now. */
+struct service_home *service_home(const struct service_call *call);
+
+/* What hash() makes of a key, so that it agrees with service_shard_of_key(). Any process. */
+uint64_t service_hash(const void *key, size_t len);
+
+/* The shard that owns a key: a hash of it chooses one of 16,384 slots, and that a shard. */
+uint32_t service_shard_of_key(const struct service_call *call, const void *key, size_t len);
 
 /* This shard, and how many there are. */
 uint32_t service_shard(const struct service_call *call);
@@ -244,6 +369,22 @@ enum service_gather_flags {
  * method. Each has the deadline of the call that is being served. coroutine_fn. */
 int coroutine_fn service_gather(struct service_call *call, const char *name,
     struct service_part *parts, size_t n, uint32_t flags);
+
+/* ---- connections: in a listener's serve() ---- */
+
+/*
+ * Some bytes: at least one, as many as are there, at most len; 0: the other side has ended. -errno:
+ * -ECANCELED: the shard takes nothing new, so the connection is to end; -ETIMEDOUT: silent for
+ * longer than its listener allows; -ECONNRESET and the like. One coroutine at a time. coroutine_fn.
+ */
+ssize_t coroutine_fn service_recv(struct service_call *call, void *buf, size_t len);
+
+/* All of it: 0; -ETIMEDOUT: the other side took nothing for longer than its listener allows; -EPIPE,
+ * -ECONNRESET and the like. One coroutine at a time. coroutine_fn. */
+int coroutine_fn service_send(struct service_call *call, const void *data, size_t len);
+
+/* The connection, for what else is to be done with it (sherd/co_socket.h); NULL: the call is none's. */
+CoFd *service_connection(const struct service_call *call);
 
 #ifdef __cplusplus
 }

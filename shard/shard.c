@@ -1,43 +1,103 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A shard: services are started in its loop before it looks into its rings for the first time, and
- * stopped after its last turn.
+ * A shard: services are started in its loop before it looks into its rings for the first time,
+ * their listeners opened once it is up, and all of it ended after its last turn.
  */
 #include <stdlib.h>
 #include <string.h>
 
+#include "shard/connection.h"
 #include "shard/member.h"
+#include "shard/service_home.h"
 
-static int start_services(const struct child_env *env, void **states)
+struct shard {
+    const struct child_env *env;
+    struct member *member;
+    void **states;              /* by service */
+    struct service_home *homes; /* likewise */
+    struct doors *doors;        /* NULL: not open yet */
+};
+
+static int start_services(struct shard *shard)
 {
+    const struct child_env *env = shard->env;
     char *error = NULL;
-    int r = registry_start(env->registry, env->peer, states, &error);
+    int r;
 
+    registry_make_homes(env->registry, env->segment, env->peer, env->incarnation, shard->homes);
+    mesh_set_homes(member_mesh(shard->member), shard->homes);
+    r = registry_start(env->registry, shard->homes, shard->states, &error);
     if (r < 0)
         log_line(env->log, LOG_LEVEL_ERROR, "%s", error ? error : strerror(-r));
     free(error);
     return r;
 }
 
+/* ---- taking nothing new, and back ---- */
+
+static void drain(void *opaque)
+{
+    struct shard *shard = opaque;
+
+    if (shard->doors)
+        doors_close(shard->doors);
+    registry_drain(shard->env->registry, shard->states);
+}
+
+static void resume(void *opaque)
+{
+    struct shard *shard = opaque;
+
+    registry_resume(shard->env->registry, shard->states);
+    if (shard->doors)
+        doors_reopen(shard->doors);
+}
+
+/* ---- life ---- */
+
+/* Accepts connections once calls may come. A shard that was told to drain before has not opened. */
+static void open_doors(struct shard *shard)
+{
+    const struct child_env *env = shard->env;
+    int r = doors_open(member_mesh(shard->member), env->registry, shard->homes, &shard->doors);
+
+    if (r < 0)
+        log_line(env->log, LOG_LEVEL_ERROR,
+            "can't accept connections: %s; those who come wait in vain", strerror(-r));
+    member_set_hooks(
+        shard->member, &(struct member_hooks){.drain = drain, .resume = resume, .opaque = shard});
+}
+
+/* What was under way when it had to leave still uses its service; it ends with the process. */
+static void stop_services(struct shard *shard)
+{
+    if (shard->doors)
+        doors_close(shard->doors);
+    if (!mesh_is_idle(member_mesh(shard->member)) ||
+        (shard->doors && !doors_are_left(shard->doors)))
+        return;
+    doors_free(shard->doors);
+    registry_stop(shard->env->registry, shard->states);
+}
+
 int shard_main(const struct child_env *env)
 {
-    void **states = calloc(registry_n_services(env->registry) + 1, sizeof(*states));
-    struct member *member = NULL;
+    uint32_t n = registry_n_services(env->registry);
+    struct shard shard = {.env = env,
+        .states = calloc(n + 1, sizeof(*shard.states)),
+        .homes = calloc(n + 1, sizeof(*shard.homes))};
     int status = 1;
 
-    if (!states) {
+    if (!shard.states || !shard.homes) {
         log_line(env->log, LOG_LEVEL_ERROR, "can't begin: no memory");
-        return status;
+    } else if (member_new(env, shard.states, &shard.member) == 0 && start_services(&shard) == 0) {
+        member_ready(shard.member);
+        open_doors(&shard);
+        status = member_run(shard.member);
+        stop_services(&shard);
     }
-    if (member_new(env, states, &member) == 0 && start_services(env, states) == 0) {
-        member_ready(member);
-        status = member_run(member);
-        /* What was under way when it had to leave still uses its service; it ends with the
-         * process. */
-        if (mesh_is_idle(member_mesh(member)))
-            registry_stop(env->registry, states);
-    }
-    member_free(member);
-    free(states);
+    member_free(shard.member);
+    free(shard.homes);
+    free(shard.states);
     return status;
 }

@@ -67,6 +67,7 @@ static int plan_segment(struct supervisor *s, struct segment_geometry *ret_geome
 {
     const struct supervisor_config *config = &s->config;
     uint64_t memory = cgroup_memory_bytes(config->cgroup_root), most = config->segment_bytes;
+    uint64_t regions = registry_region_bytes(config->registry), all;
     int r;
 
     if (most > memory)
@@ -89,6 +90,13 @@ static int plan_segment(struct supervisor *s, struct segment_geometry *ret_geome
     if (r < 0)
         return explain(
             ret_error, r, "%u shards: 1 to %u are possible", config->n_shards, SEGMENT_MAX_SHARDS);
+    all = segment_geometry_add(ret_geometry, regions);
+    if (all > memory)
+        return explain(ret_error, -ENOSPC,
+            "services want %llu bytes of shared memory in each of %u shards; with the rest that "
+            "does not fit the memory limit of this cgroup, %llu bytes",
+            (unsigned long long)regions, config->n_shards, (unsigned long long)memory);
+    *ret_bytes = all;
     return 0;
 }
 
@@ -115,6 +123,7 @@ static int make_segment(struct supervisor *s, char **ret_error)
     if (r < 0)
         return explain(ret_error, r, "segment: %s", strerror(-r));
     method_table_write(&s->segment, config->registry);
+    registry_write_plans(config->registry, &s->segment);
     return 0;
 }
 

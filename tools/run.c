@@ -114,6 +114,12 @@ static int configure_services(struct run *run, char **ret_error)
     return r;
 }
 
+static uint32_t n_shards(const struct run *run)
+{
+    return run->options.shards ? run->options.shards
+                               : topology_default_shards(&run->topology, SEGMENT_MAX_SHARDS);
+}
+
 static int make_registry(struct run *run, char **ret_error)
 {
     struct fd_list before;
@@ -126,6 +132,8 @@ static int make_registry(struct run *run, char **ret_error)
     r = add_services(run, ret_error);
     if (r == 0)
         r = configure_services(run, ret_error);
+    if (r == 0)
+        r = registry_prepare(run->registry, n_shards(run), ret_error);
     if (r == 0)
         r = fd_list_read(&run->service_fds);
     if (r == 0)
@@ -208,8 +216,7 @@ static int make_supervisor(struct run *run, struct supervisor **ret, char **ret_
         .lock_fd = run->lock_fd,
         .shm_dir = "/dev/shm",
         .segment_bytes = options->segment_bytes,
-        .n_shards = options->shards ? options->shards
-                                    : topology_default_shards(&run->topology, SEGMENT_MAX_SHARDS),
+        .n_shards = n_shards(run),
         .topology = &run->topology,
         .pin = !options->no_pin,
         .engine = options->engine,
@@ -274,9 +281,9 @@ static int prepare(struct run *run, struct supervisor **ret, char **ret_error)
     hold_wake_latency(run);
     r = change_user(run, ret_error);
     if (r == 0)
-        r = make_registry(run, ret_error);
-    if (r == 0)
         r = topology_read("", &run->topology);
+    if (r == 0)
+        r = make_registry(run, ret_error);
     if (r == 0)
         r = rundir_claim(run->options.instance, &run->runtime_dir, &run->lock_fd, ret_error);
     if (r == 0)

@@ -19,10 +19,10 @@ static int configure(void **config, const char *key, const char *value, char **r
     return 0;
 }
 
-static int start(uint32_t shard, const void *config, void **ret_state)
+static int start(struct service_home *home, const void *config, void **ret_state)
 {
     return asprintf((char **)ret_state, "Hello %s, this is shard %u\n",
-               config ? (const char *)config : "World", (unsigned)shard) < 0
+               config ? (const char *)config : "World", (unsigned)service_home_shard(home)) < 0
                ? -ENOMEM
                : 0;
 }

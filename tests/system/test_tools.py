@@ -16,7 +16,7 @@ from harness import sherd
 
 TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MAN = os.path.join(TREE, "docs", "man")
-COMMANDS = ("run", "status", "queues", "co", "audit", "postmortem", "dead-letters", "submit", "bench", "stop")
+COMMANDS = ("run", "status", "queues", "services", "co", "audit", "postmortem", "dead-letters", "submit", "bench", "stop")
 ROOTS = ("--root", "/usr", "--root", "/etc")
 
 
@@ -63,7 +63,7 @@ class Help(unittest.TestCase):
 
     def test_wrong_usage_is_one_line_and_exit_status_2(self):
         for arguments, text in (
-                (("nonsense",), "no such command: nonsense; there are: run status queues co audit postmortem dead-letters submit bench drain restart stop"),
+                (("nonsense",), "no such command: nonsense; there are: run status queues services co audit postmortem dead-letters submit bench drain restart stop"),
                 ((), "--help"),
                 (("status", "--nonsense"), "no such option: --nonsense"),
                 (("status", "--wait", "soon"), "expected a number of seconds"),
@@ -417,7 +417,7 @@ class Manual(harness.TestCase):
             instance = self.start("--shards", "2", *ROOTS, "--root", folder + ":rw", name="demo")
             environment = {**instance.environment,
                            "PATH": bin_folder + os.pathsep + os.environ["PATH"]}
-            for name in ("sherd-status", "sherd-queues", "sherd-audit", "sherd-submit", "sherd-stop"):
+            for name in ("sherd-status", "sherd-queues", "sherd-services", "sherd-audit", "sherd-submit", "sherd-stop"):
                 examples = re.findall(r"^```\n(.*?)^```", section(page(name), "EXAMPLES"), re.M | re.S)
                 for line in "".join(examples).splitlines():
                     if "jq" in line and not shutil.which("jq"):

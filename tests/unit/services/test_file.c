@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 
 #include "proto/file.pb-c.h"
+#include "shard/service_home.h"
 #include "tests/unit/services/fake_call.h"
 
 /* The file service as a shard has it, with the fixture's folder as its root. */
@@ -13,6 +14,7 @@ struct service_fixture {
     struct fixture *f;
     struct registry *registry;
     void *states[1];
+    struct service_home homes[1];
 };
 
 static struct service_fixture start_service(struct fixture *f, const char *rights)
@@ -22,7 +24,7 @@ static struct service_fixture start_service(struct fixture *f, const char *right
     char *error = NULL;
     assert_int_equal(registry_add(s.registry, &file_service, NULL), 0);
     assert_int_equal(registry_configure(s.registry, "file", "root", spec, &error), 0);
-    assert_int_equal(registry_start(s.registry, 0, s.states, &error), 0);
+    assert_int_equal(registry_start(s.registry, s.homes, s.states, &error), 0);
     free(spec);
     return s;
 }

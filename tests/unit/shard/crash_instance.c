@@ -19,6 +19,7 @@
 #include "shard/audit.h"
 #include "shard/mesh_inside.h"
 #include "shard/rundir.h"
+#include "shard/service_home.h"
 #include "shard/supervisor_inside.h"
 
 #define DEADLINE_NS (INT64_C(20) * 1000000000)
@@ -81,6 +82,7 @@ static int live(const struct child_env *env, const struct registry *registry, en
     struct crash_instance *instance = instance_of_all;
     struct member *member = NULL;
     void *states[1] = {NULL};
+    struct service_home homes[1] = {0};
     struct load load = {0};
     int status = 1;
 
@@ -88,7 +90,7 @@ static int live(const struct child_env *env, const struct registry *registry, en
     if (role < N_FUSE_ROLES)
         fuse_watch(instance->fuse, role, env->segment);
     if (member_new(env, states, &member) == 0 &&
-        (!registry || registry_start(registry, env->peer, states, NULL) == 0) &&
+        (!registry || registry_start(registry, homes, states, NULL) == 0) &&
         (member_ready(member), begin(instance, env, member_mesh(member), &load)) == 0) {
         status = member_run(member);
         load_check_end(&load);

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "shard/registry.h"
+#include "shard/service_home.h"
 
 static int run(struct service_call *call)
 {
@@ -165,16 +166,24 @@ static int configure(void **config, const char *key, const char *value, char **r
     return 0;
 }
 
-static int start_with_config(uint32_t shard, const void *config, void **ret_state)
+static int start_with_config(struct service_home *home, const void *config, void **ret_state)
 {
     char *state = NULL;
 
-    assert_true(asprintf(&state, "%u %s", shard, config ? (const char *)config : "-") >= 0);
+    assert_true(asprintf(&state, "%u %s", service_home_shard(home), config ? (const char *)config : "-") >= 0);
     *ret_state = state;
     return 0;
 }
 
-static int start_badly(uint32_t shard, const void *config, void **ret_state)
+static int start_all(const struct registry *registry, uint32_t shard, void **states, char **ret_error)
+{
+    static struct service_home homes[2];
+
+    registry_make_homes(registry, NULL, shard, 1, homes);
+    return registry_start(registry, homes, states, ret_error);
+}
+
+static int start_badly(struct service_home *home, const void *config, void **ret_state)
 {
     return -ENODEV;
 }
@@ -192,7 +201,7 @@ static void settings_are_kept_for_start_and_freed_once(void **state)
 
     assert_int_equal(registry_configure(registry, "living", "good", "old", &why), 0);
     assert_int_equal(registry_configure(registry, "living", "good", "new", &why), 0);
-    assert_int_equal(registry_start(registry, 7, states, NULL), 0);
+    assert_int_equal(start_all(registry, 7, states, NULL), 0);
     assert_null(states[0]);
     assert_string_equal(states[1], "7 new");
     registry_stop(registry, states);
@@ -203,7 +212,7 @@ static void expect_started_with(const struct registry *registry, const char *exp
 {
     void *states[2];
 
-    assert_int_equal(registry_start(registry, 7, states, NULL), 0);
+    assert_int_equal(start_all(registry, 7, states, NULL), 0);
     assert_string_equal(states[1], expected);
     registry_stop(registry, states);
 }
@@ -251,7 +260,7 @@ static void start_that_fails_stops_those_before_it(void **state)
     void *states[2];
     char *why = NULL;
 
-    assert_int_equal(registry_start(registry, 0, states, &why), -ENODEV);
+    assert_int_equal(start_all(registry, 0, states, &why), -ENODEV);
     assert_string_equal(why, "service stillborn does not start: No such device");
     free(why); /* a state left behind is for the sanitizer to find */
     registry_free(registry);
