@@ -170,12 +170,14 @@ static int start_with_config(struct service_home *home, const void *config, void
 {
     char *state = NULL;
 
-    assert_true(asprintf(&state, "%u %s", service_home_shard(home), config ? (const char *)config : "-") >= 0);
+    assert_true(asprintf(&state, "%u %s", service_home_shard(home),
+                    config ? (const char *)config : "-") >= 0);
     *ret_state = state;
     return 0;
 }
 
-static int start_all(const struct registry *registry, uint32_t shard, void **states, char **ret_error)
+static int start_all(
+    const struct registry *registry, uint32_t shard, void **states, char **ret_error)
 {
     static struct service_home homes[2];
 
