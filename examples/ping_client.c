@@ -14,7 +14,11 @@
 static bool ping(struct sherd_client *client, uint32_t shard)
 {
     const struct sherd_request request = {
-        .method = "sys.ping", .shard = shard, .timeout_ns = 5 * SECOND};
+        .method = "sys.ping",
+        .shard = shard,
+        .flags = SHERD_TO_SHARD,
+        .timeout_ns = 5 * SECOND,
+    };
     struct sherd_result result;
     int r = sherd_client_call(client, &request, &result);
     if (r < 0) {

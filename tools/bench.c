@@ -163,7 +163,7 @@ static int find_size(
     uint8_t *args = malloc(sherd__file__request__get_packed_size(&message));
     if (!args)
         return command_error("bench: no memory");
-    struct sherd_request request = {.method = "file.stat", .args = args, .shard = SHERD_ANY_SHARD};
+    struct sherd_request request = {.method = "file.stat", .args = args};
     request.args_len = sherd__file__request__pack(&message, args);
     int r = sherd_client_open(&where, &client, &error);
     int status = r ? command_error_text(error, "the gateway", r) : EXIT_DONE;

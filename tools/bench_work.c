@@ -96,7 +96,7 @@ struct sherd_request bench_maker_next(struct bench_maker *m, enum bench_work wor
 {
     uint32_t n = m->plan->n_shards;
     uint64_t turn = m->turn[work]++;
-    struct sherd_request request = {.shard = (uint32_t)(turn % n)};
+    struct sherd_request request = {.shard = (uint32_t)(turn % n), .flags = SHERD_TO_SHARD};
     switch (work) {
     case BENCH_ping:
         set_ping(m, &request);

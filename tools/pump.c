@@ -79,7 +79,7 @@ static void entry_free(struct pump_entry *entry)
     *(entry->older ? &entry->older->newer : &pump->oldest) = entry->newer;
     *(entry->newer ? &entry->newer->older : &pump->newest) = entry->older;
     pump->n_entries--;
-    free(entry->result.data);
+    sherd_result_deinit(&entry->result);
     free(entry);
 }
 
@@ -115,7 +115,7 @@ static void keep(struct pump_entry *entry, const struct sherd_result *result)
     entry->result.data = NULL;
     if (!result->len)
         return;
-    entry->result.data = malloc(result->len);
+    entry->result.data = entry->result.owned = malloc(result->len);
     if (entry->result.data) {
         memcpy(entry->result.data, result->data, result->len);
         entry->pump->held_bytes += result->len;
@@ -160,7 +160,7 @@ static int start(struct pump *pump, const struct name *name)
         r = sherd_client_submit(pump->client, &request, on_end, entry, &entry->id);
     if (r) {
         struct sherd_result refused = {
-            .end = SHERD_END_FAILED, .error = r, .shard = SHERD_ANY_SHARD};
+            .end = SHERD_END_FAILED, .error = r, .shard = SHERD_NO_SHARD};
         entry_ended(entry, &refused);
         return 0;
     }
@@ -311,7 +311,7 @@ static void on_call_end(const struct sherd_result *result, void *opaque)
     struct call *call = opaque;
     call->has_ended = true;
     call->result = *result;
-    call->result.data = result->len ? malloc(result->len) : NULL;
+    call->result.data = call->result.owned = result->len ? malloc(result->len) : NULL;
     if (call->result.data) {
         memcpy(call->result.data, result->data, result->len);
     } else if (result->len) {
@@ -349,7 +349,7 @@ int pump_call(
         *ret_result = call.result;
         return 0;
     }
-    free(call.result.data);
+    sherd_result_deinit(&call.result);
     return pump->is_interrupted ? -EINTR : r;
 }
 

@@ -106,11 +106,12 @@ struct sherd_request submit_request(const struct submit *submit)
     const struct submit_values *values = submit->values;
     return (struct sherd_request){
         .method = submit->method,
-        .shard = values->shard,
         .key = values->key,
         .key_len = values->key ? strlen(values->key) : 0,
         .timeout_ns = values->timeout_ns,
-        .urgent = values->is_urgent,
+        .shard = values->shard,
+        .flags = (values->shard != SHERD_NO_SHARD ? SHERD_TO_SHARD : 0u) |
+                 (values->is_urgent ? SHERD_URGENT : 0u),
     };
 }
 
@@ -222,7 +223,7 @@ static int check_usage(const struct submit *submit, const struct submit_method *
         return command_usage(&command, "%s has no use for --length", submit->method);
     if (values->is_json && !(method->uses & SUBMIT_USES_JSON))
         return command_usage(&command, "%s has no use for --json", submit->method);
-    if (values->shard != SHERD_ANY_SHARD && values->key)
+    if (values->shard != SHERD_NO_SHARD && values->key)
         return command_usage(&command, "--shard and --key exclude each other");
     if (values->url && values->instance)
         return command_usage(&command, "--url and --instance exclude each other");
@@ -284,7 +285,7 @@ int submit_command(int argc, char **argv)
 {
     struct submit_values values = {
         .wait_ns = COMMAND_WAIT_NS,
-        .shard = SHERD_ANY_SHARD,
+        .shard = SHERD_NO_SHARD,
         .count = SUBMIT_NOT_GIVEN,
         .offset = SUBMIT_NOT_GIVEN,
         .length = SUBMIT_NOT_GIVEN,

@@ -22,7 +22,7 @@
 struct submit_values {
     const char *instance;
     int64_t wait_ns;
-    uint32_t shard; /* SHERD_ANY_SHARD */
+    uint32_t shard; /* SHERD_NO_SHARD: not given */
     const char *key;
     int64_t timeout_ns; /* 0: none */
     bool is_urgent;

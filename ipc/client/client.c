@@ -1,4 +1,8 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * What both planes have in common: options and requests are checked here, and here is the loop that
+ * steps and waits. A transport (transport.h) does the rest.
+ */
 #include "ipc/client/client.h"
 
 #include <errno.h>
@@ -6,35 +10,22 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/timerfd.h>
-#include <unistd.h>
 
 #include "ipc/client/instance.h"
-#include "ipc/client/talk.h"
-#include "ipc/client/token.h"
+#include "ipc/client/transport.h"
+#include "proto/protocol.h"
 
-/*
- * The pollable fd is an epoll set of two: the link's eventfd, which letters and submissions ring,
- * and a timerfd for what happens without a letter. Both are made quiet before a step, so that what
- * comes during the step makes the fd readable again.
- *
- * A request's copy takes its own bytes and some 200 more until it ends; those beyond the window
- * wait here. Who has more to submit than memory for it looks at sherd_client_in_flight().
- */
-#define WINDOW_DEFAULT  1024u
-#define METHOD_NAME_MAX 256u
-#define ANSWER_WAIT_NS  (INT64_C(5) * 1000000000) /* for a gateway that is there to say hello */
+#define ANSWER_DEFAULT 4096u
+
+/* All of the ABI that is not a function. */
+_Static_assert(sizeof(struct sherd_client_options) == 120, "constant for ever");
+_Static_assert(sizeof(struct sherd_request) == 96, "constant for ever");
+_Static_assert(sizeof(struct sherd_result) == 64, "constant for ever");
+_Static_assert(sizeof(enum sherd_end) == 4, "a field of a result");
 
 struct sherd_client {
-    struct talk talk;
-    struct token token;
-    int64_t wait_ns;
-    int epoll_fd;
-    int timer_fd;
-    int64_t armed_ns; /* INT64_MAX: not */
-    bool rung;        /* the fd is readable already for what was submitted */
-    bool inside;      /* a step is on the stack */
+    struct transport *transport;
+    bool inside; /* a step is on the stack */
 };
 
 const char *sherd_end_text(enum sherd_end end)
@@ -51,19 +42,19 @@ const char *sherd_end_text(enum sherd_end end)
 
 void sherd_result_deinit(struct sherd_result *result)
 {
-    free(result->data);
+    free(result->owned);
     *result = (struct sherd_result){};
 }
 
 /* ---- opening ---- */
 
-__attribute__((format(printf, 3, 4))) static int explain(
-    char **ret_error, int error, const char *format, ...)
+int transport_explain(char **ret_error, int error, const char *format, ...)
 {
     va_list args;
 
     if (!ret_error)
         return error;
+    free(*ret_error);
     va_start(args, format);
     if (vasprintf(ret_error, format, args) < 0)
         *ret_error = NULL;
@@ -71,299 +62,261 @@ __attribute__((format(printf, 3, 4))) static int explain(
     return error;
 }
 
-static int watch(int epoll_fd, int fd)
+static bool is_zero(const uint64_t *words, size_t n)
 {
-    struct epoll_event event = {.events = EPOLLIN};
+    uint64_t any = 0;
 
-    return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
+    for (size_t i = 0; i < n; i++)
+        any |= words[i];
+    return any == 0;
 }
 
-static int make_fds(struct sherd_client *client)
-{
-    client->armed_ns = INT64_MAX;
-    client->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    client->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-    if (client->epoll_fd < 0 || client->timer_fd < 0)
-        return -errno;
-    return watch(client->epoll_fd, client->timer_fd);
-}
-
-static int find_url(const struct sherd_client_options *options, char **ret_url, char **ret_error)
+static int check_name(const struct sherd_client_options *options, char **ret_error)
 {
     char *path;
     const char *name = options->instance ? options->instance : "default";
+    int r = options->url ? 0 : instance_socket_path(name, PROTOCOL_SOCKET, &path);
 
-    if (options->url) {
-        *ret_url = strdup(options->url);
-        return *ret_url ? 0 : explain(ret_error, -ENOMEM, "no memory");
-    }
-    int r = instance_socket_path(name, &path);
     if (r == -EINVAL)
-        return explain(ret_error, r,
+        return transport_explain(ret_error, r,
             "'%s' is no name of an instance: up to %u letters, digits, '-', '_' and '.'", name,
             INSTANCE_NAME_MAX);
     if (r < 0)
-        return explain(ret_error, r,
+        return transport_explain(ret_error, r,
             "the socket of instance %s: %s; set SHERD_RUNTIME_DIR to a "
             "folder of your own with a short name",
             name, strerror(-r));
-    r = asprintf(ret_url, "ipc://%s", path) < 0 ? -ENOMEM : 0;
-    free(path);
-    return r < 0 ? explain(ret_error, r, "no memory") : 0;
-}
-
-static int dial(struct sherd_client *client, const struct sherd_client_options *options,
-    const char *url, char **ret_error)
-{
-    int r = link_open(url, options->wait_ns > 0, &client->talk.link);
-
-    /* nng says "refused" also of a socket that does not exist. */
-    if (r == -ENOENT || (r == -ECONNREFUSED && strncmp(url, "ipc://", 6) == 0))
-        return explain(
-            ret_error, -ENOENT, "no instance of Sherd at %s: start it with `sherd run`", url);
-    if (r < 0)
-        return explain(ret_error, r, "connecting to %s: %s", url, strerror(-r));
-    r = watch(client->epoll_fd, link_fd(client->talk.link));
-    return r < 0 ? explain(ret_error, r, "watching the connection: %s", strerror(-r)) : 0;
-}
-
-static int load_token(struct sherd_client *client, const char *path, char **ret_error)
-{
-    const char *why;
-
-    if (!path)
-        return 0;
-    int r = token_load(path, &client->token, &why);
-    if (r < 0)
-        return explain(ret_error, r, "token file %s %s (%s)", path, why, strerror(-r));
-    client->talk.token = client->token.secret;
-    client->talk.token_len = client->token.len;
+    if (!options->url)
+        free(path);
     return 0;
 }
 
-/* ---- steps and waiting ---- */
-
-static void make_quiet(struct sherd_client *client)
+static int check_options(const struct sherd_client_options *options, char **ret_error)
 {
-    uint64_t expirations;
-
-    link_quiet(client->talk.link);
-    if (read(client->timer_fd, &expirations, sizeof(expirations)) == sizeof(expirations))
-        client->armed_ns = INT64_MAX;
-    client->rung = false;
+    if (options->wait_ns < 0 || options->spin_ns < 0)
+        return transport_explain(ret_error, -EINVAL, "a negative time to wait");
+    if (options->reserved32 != 0 ||
+        !is_zero(options->reserved, sizeof(options->reserved) / sizeof(options->reserved[0])))
+        return transport_explain(ret_error, -EINVAL,
+            "an option that this libsherd-client does not know, or options that did not begin as "
+            "zero bytes");
+    if (options->plane > SHERD_PLANE_CONTROL)
+        return transport_explain(ret_error, -EINVAL, "no such plane: %u", options->plane);
+    if (options->plane == SHERD_PLANE_DATA && options->url)
+        return transport_explain(
+            ret_error, -EINVAL, "the data plane has no URL: name the instance");
+    return check_name(options, ret_error);
 }
 
-static void arm(struct sherd_client *client)
+static int open_transport(
+    const struct sherd_client_options *options, struct transport **ret_transport, char **ret_error)
 {
-    int64_t next_ns = talk_next_ns(&client->talk);
-    struct itimerspec when = {};
+    struct transport_options how = {.options = options, .ret_error = ret_error};
 
-    if (next_ns == client->armed_ns)
-        return;
-    if (next_ns != INT64_MAX) {
-        next_ns = next_ns > 0 ? next_ns : 1;
-        when.it_value.tv_sec = next_ns / 1000000000;
-        when.it_value.tv_nsec = next_ns % 1000000000;
-    }
-    if (timerfd_settime(client->timer_fd, TFD_TIMER_ABSTIME, &when, NULL) == 0)
-        client->armed_ns = next_ns;
-}
-
-static void step(struct sherd_client *client)
-{
-    client->inside = true;
-    make_quiet(client);
-    talk_step(&client->talk);
-    arm(client);
-    client->inside = false;
-}
-
-/* Waits for the fd until then, at most. */
-static int wait_until(struct sherd_client *client, int64_t until_ns)
-{
-    struct epoll_event event;
-    int timeout_ms = -1;
-
-    if (until_ns != INT64_MAX) {
-        int64_t left_ns = until_ns - talk_now_ns();
-        int64_t left_ms = left_ns > 0 ? (left_ns + 999999) / 1000000 : 0;
-        timeout_ms = left_ms < INT32_MAX ? (int)left_ms : INT32_MAX;
-    }
-    return epoll_wait(client->epoll_fd, &event, 1, timeout_ms) < 0 ? -errno : 0;
-}
-
-static int64_t end_of_wait(int64_t timeout_ns)
-{
-    int64_t now_ns = talk_now_ns();
-
-    return timeout_ns < 0 || timeout_ns > INT64_MAX - now_ns ? INT64_MAX : now_ns + timeout_ns;
-}
-
-int sherd_client_process(struct sherd_client *client, int64_t timeout_ns)
-{
-    struct talk *talk = &client->talk;
-    int64_t until_ns = end_of_wait(timeout_ns);
-    uint64_t before = talk->n_ended;
-
-    if (client->inside)
-        return -EBUSY;
-    for (;;) {
-        step(client);
-        if (talk->error < 0) {
-            int r = talk->error;
-            talk->error = 0;
-            if (sherd_client_in_flight(client) > 0)
-                link_ring(talk->link); /* what callbacks submitted meanwhile */
-            return r;
-        }
-        if (talk->n_ended != before || sherd_client_in_flight(client) == 0 ||
-            talk_now_ns() >= until_ns)
-            return (int)(talk->n_ended - before);
-        int r = wait_until(client, until_ns);
-        if (r < 0)
-            return r;
-    }
-}
-
-int sherd_client_fd(const struct sherd_client *client)
-{
-    return client->epoll_fd;
-}
-
-size_t sherd_client_in_flight(const struct sherd_client *client)
-{
-    return client->talk.tickets.line.n + client->talk.tickets.out.n;
-}
-
-/* Until the gateway knows us, or the conversation ends. */
-static int get_to_know(struct sherd_client *client, char **ret_error)
-{
-    struct talk *talk = &client->talk;
-
-    talk->wait_ns = client->wait_ns > 0 ? client->wait_ns : ANSWER_WAIT_NS;
-    talk->eager = true;
-    step(client);
-    while (talk->phase != TALK_READY && talk->error == 0) {
-        int r = wait_until(client, talk_next_ns(talk));
-        if (r < 0 && r != -EINTR)
-            return explain(ret_error, r, "waiting for the gateway: %s", strerror(-r));
-        step(client);
-    }
-    talk->wait_ns = client->wait_ns;
-    talk->eager = false;
-    int error = talk->error == -ENOTCONN ? -ETIMEDOUT : talk->error;
-    talk->error = 0;
-    return error < 0 ? explain(ret_error, error, "%s", talk->error_text ? talk->error_text : "")
-                     : 0;
-}
-
-static int open_client(
-    struct sherd_client *client, const struct sherd_client_options *options, char **ret_error)
-{
-    char *url = NULL;
-
-    if (options->wait_ns < 0)
-        return explain(ret_error, -EINVAL, "a negative time to wait");
-    int r = make_fds(client);
-    if (r < 0)
-        return explain(ret_error, r, "file descriptors: %s", strerror(-r));
-    r = load_token(client, options->token_file, ret_error);
-    if (r == 0)
-        r = find_url(options, &url, ret_error);
-    if (r == 0)
-        r = dial(client, options, url, ret_error);
-    if (r == 0)
-        r = get_to_know(client, ret_error);
-    free(url);
-    return r;
+    return control_open(&how, ret_transport);
 }
 
 int sherd_client_open(
     const struct sherd_client_options *options, struct sherd_client **ret_client, char **ret_error)
 {
-    struct sherd_client *client = calloc(1, sizeof(*client));
-
     if (ret_error)
         *ret_error = NULL;
-    if (!client)
-        return explain(ret_error, -ENOMEM, "no memory");
-    client->epoll_fd = client->timer_fd = -1;
-    client->wait_ns = options->wait_ns;
-    client->talk.window = options->window ? options->window : WINDOW_DEFAULT;
-    talk_init(&client->talk);
-    int r = open_client(client, options, ret_error);
+    int r = check_options(options, ret_error);
     if (r < 0)
-        sherd_client_close(client);
-    else
-        *ret_client = client;
-    return r;
+        return r;
+    struct sherd_client *client = calloc(1, sizeof(*client));
+    if (!client)
+        return transport_explain(ret_error, -ENOMEM, "no memory");
+    r = open_transport(options, &client->transport, ret_error);
+    if (r < 0) {
+        free(client);
+        return r;
+    }
+    client->transport->answer_max = options->answer_max ? options->answer_max : ANSWER_DEFAULT;
+    *ret_client = client;
+    return 0;
 }
 
 void sherd_client_close(struct sherd_client *client)
 {
     if (!client)
         return;
-    talk_deinit(&client->talk);
-    token_deinit(&client->token);
-    if (client->timer_fd >= 0)
-        close(client->timer_fd);
-    if (client->epoll_fd >= 0)
-        close(client->epoll_fd);
+    client->transport->ops->free(client->transport);
     free(client);
+}
+
+enum sherd_plane sherd_client_plane(const struct sherd_client *client)
+{
+    return client->transport->ops->plane;
+}
+
+uint32_t sherd_client_n_shards(const struct sherd_client *client)
+{
+    return client->transport->n_shards;
+}
+
+const char *sherd_client_error_text(const struct sherd_client *client)
+{
+    return client->transport->error_text ? client->transport->error_text : "";
+}
+
+/* ---- steps and waiting ---- */
+
+static int64_t end_of_wait(int64_t timeout_ns)
+{
+    int64_t now_ns = waiter_now_ns();
+
+    return timeout_ns < 0 || timeout_ns > INT64_MAX - now_ns ? INT64_MAX : now_ns + timeout_ns;
+}
+
+static int step(struct sherd_client *client)
+{
+    struct transport *transport = client->transport;
+
+    client->inside = true;
+    transport->ops->step(transport);
+    client->inside = false;
+    int r = transport->error;
+    transport->error = 0;
+    return r;
+}
+
+/* Steps until something ended, or there is nothing to wait for. 0 or -errno. */
+static int run(struct sherd_client *client, int64_t timeout_ns)
+{
+    struct transport *transport = client->transport;
+    uint64_t before = transport->n_ended;
+    int64_t until_ns = 0; /* asked for once it matters */
+
+    for (;;) {
+        int r = step(client);
+        if (r < 0)
+            return r;
+        if (transport->n_ended != before || timeout_ns == 0 ||
+            transport->ops->in_flight(transport) == 0 || waiter_take_wake(&transport->waiter))
+            return 0;
+        if (until_ns == 0)
+            until_ns = end_of_wait(timeout_ns);
+        else if (until_ns != INT64_MAX && waiter_now_ns() >= until_ns)
+            return 0;
+        r = transport->ops->wait(transport, until_ns);
+        if (r < 0)
+            return r;
+    }
+}
+
+int sherd_client_process(struct sherd_client *client, int64_t timeout_ns)
+{
+    struct transport *transport = client->transport;
+    uint64_t before = transport->n_ended;
+
+    if (client->inside)
+        return -EBUSY;
+    transport->ops->forget(transport);
+    int r = run(client, timeout_ns);
+    return r < 0 ? r : (int)(transport->n_ended - before);
+}
+
+int sherd_client_reap(
+    struct sherd_client *client, struct sherd_result *ret_results, uint32_t n, int64_t timeout_ns)
+{
+    struct transport *transport = client->transport;
+    int r = 0;
+
+    if (client->inside)
+        return -EBUSY;
+    transport->ops->forget(transport);
+    uint32_t n_got = transport->ops->reap(transport, ret_results, n);
+    if (n_got < n)
+        r = run(client, n_got > 0 ? 0 : timeout_ns);
+    n_got += transport->ops->reap(transport, ret_results + n_got, n - n_got);
+    return n_got == 0 && r < 0 ? r : (int)n_got;
+}
+
+int sherd_client_fd(struct sherd_client *client)
+{
+    struct transport *transport = client->transport;
+
+    if (!transport->is_polled) {
+        transport->is_polled = true;
+        waiter_ring(&transport->waiter); /* the next process looks, and sees to the rest */
+    }
+    return transport->waiter.epoll_fd;
+}
+
+void sherd_client_wake(struct sherd_client *client)
+{
+    waiter_wake(&client->transport->waiter);
+}
+
+size_t sherd_client_in_flight(const struct sherd_client *client)
+{
+    return client->transport->ops->in_flight(client->transport);
 }
 
 /* ---- submitting ---- */
 
-static int check(const struct sherd_request *request)
+int sherd_client_method(struct sherd_client *client, const char *name, uint32_t *ret_handle)
 {
-    if (!request->method || strnlen(request->method, METHOD_NAME_MAX + 1) > METHOD_NAME_MAX)
-        return -EINVAL;
-    if ((request->args_len > 0 && !request->args) || request->timeout_ns < 0)
-        return -EINVAL;
-    if (request->args_len > SHERD_PAYLOAD_MAX ||
-        (request->key && request->key_len > PROTOCOL_KEY_MAX))
-        return -EMSGSIZE;
+    int64_t handle = methods_add(&client->transport->methods, name);
+
+    if (handle < 0)
+        return (int)handle;
+    *ret_handle = (uint32_t)handle;
     return 0;
+}
+
+static int check(const struct sherd_client *client, const struct sherd_request *request)
+{
+    if (request->method ? strnlen(request->method, METHOD_NAME_MAX + 1) > METHOD_NAME_MAX
+                        : request->method_handle >= client->transport->methods.n)
+        return -EINVAL;
+    if ((request->args_len > 0 && !request->args) || (request->key_len > 0 && !request->key) ||
+        (request->room_len > 0 && !request->room) || request->timeout_ns < 0)
+        return -EINVAL;
+    if ((request->flags & ~(uint32_t)(SHERD_TO_SHARD | SHERD_URGENT | SHERD_REFUSE)) != 0 ||
+        (request->reserved[0] | request->reserved[1]) != 0)
+        return -EINVAL;
+    return request->key_len > PROTOCOL_KEY_MAX ? -EMSGSIZE : 0;
 }
 
 int sherd_client_submit(struct sherd_client *client, const struct sherd_request *request,
     sherd_done_fn *done, void *opaque, uint64_t *ret_id)
 {
-    struct talk *talk = &client->talk;
-    struct ticket *ticket;
-    int r = check(request);
+    struct transport *transport = client->transport;
+    int r = check(client, request);
 
-    if (r < 0)
-        return r;
-    r = ticket_new(&talk->tickets, talk->last_id + 1, request,
-        end_of_wait(request->timeout_ns > 0 ? request->timeout_ns : -1), &ticket);
-    if (r < 0)
-        return r;
-    ticket->done = done;
-    ticket->opaque = opaque;
-    talk->last_id++;
-    if (ret_id)
-        *ret_id = ticket->id;
-    if (!client->rung && !client->inside) {
-        client->rung = true;
-        link_ring(talk->link);
-    }
-    return 0;
+    return r < 0 ? r : transport->ops->submit(transport, request, done, opaque, ret_id);
+}
+
+void sherd_client_flush(struct sherd_client *client)
+{
+    client->transport->ops->flush(client->transport);
+}
+
+int sherd_client_submit_many(struct sherd_client *client, const struct sherd_request *requests,
+    uint32_t n, sherd_done_fn *done, void *const *opaques, uint64_t *ret_ids)
+{
+    uint32_t i;
+    int r = 0;
+
+    for (i = 0; i < n && r == 0; i += r == 0)
+        r = sherd_client_submit(
+            client, &requests[i], done, opaques ? opaques[i] : NULL, ret_ids ? &ret_ids[i] : NULL);
+    sherd_client_flush(client);
+    return i > 0 ? (int)i : r;
 }
 
 int sherd_client_cancel(struct sherd_client *client, uint64_t id)
 {
-    int r = talk_cancel(&client->talk, id);
-
-    if (r == 0)
-        link_ring(client->talk.link);
-    return r;
+    return client->transport->ops->cancel(client->transport, id);
 }
 
 /* ---- one call ---- */
 
 struct one_call {
     struct sherd_result *result;
+    const void *room;
     bool ended;
     int error;
 };
@@ -374,10 +327,10 @@ static void on_call_done(const struct sherd_result *result, void *opaque)
 
     call->ended = true;
     *call->result = *result;
-    call->result->data = NULL;
-    if (result->len == 0)
+    call->result->opaque = NULL;
+    if (result->len == 0 || result->data == call->room)
         return;
-    call->result->data = malloc(result->len);
+    call->result->data = call->result->owned = malloc(result->len);
     if (call->result->data)
         memcpy(call->result->data, result->data, result->len);
     else
@@ -388,13 +341,14 @@ int sherd_client_call(struct sherd_client *client, const struct sherd_request *r
     struct sherd_result *ret_result)
 {
     struct sherd_result result = {};
-    struct one_call call = {.result = &result};
+    struct one_call call = {.result = &result, .room = request->room};
 
     if (client->inside)
         return -EBUSY;
+    client->transport->ops->forget(client->transport);
     int r = sherd_client_submit(client, request, on_call_done, &call, NULL);
     while (r >= 0 && !call.ended) {
-        r = sherd_client_process(client, -1);
+        r = run(client, -1);
         if (r == -EINTR)
             r = 0;
     }
@@ -404,4 +358,17 @@ int sherd_client_call(struct sherd_client *client, const struct sherd_request *r
     if (r == 0)
         *ret_result = result;
     return r;
+}
+
+/* ---- buffers ---- */
+
+void *sherd_buffer_alloc(struct sherd_client *client, size_t len)
+{
+    return client->transport->ops->buffer_alloc(client->transport, len);
+}
+
+void sherd_buffer_free(struct sherd_client *client, void *buffer)
+{
+    if (buffer)
+        client->transport->ops->buffer_free(client->transport, buffer);
 }

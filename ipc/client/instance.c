@@ -10,8 +10,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "proto/protocol.h"
-
 static bool is_name(const char *name)
 {
     static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
@@ -57,7 +55,7 @@ static int find_parent(char **ret_path)
     return r;
 }
 
-int instance_socket_path(const char *name, char **ret_path)
+int instance_socket_path(const char *name, const char *socket, char **ret_path)
 {
     char *parent, *path;
 
@@ -68,7 +66,7 @@ int instance_socket_path(const char *name, char **ret_path)
     int r = find_parent(&parent);
     if (r < 0)
         return r;
-    int len = asprintf(&path, "%s/%s/" PROTOCOL_SOCKET, parent, name);
+    int len = asprintf(&path, "%s/%s/%s", parent, name, socket);
     free(parent);
     if (len < 0)
         return -ENOMEM;

@@ -2,17 +2,61 @@
 #include "ipc/client/settle.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
+
+#define BEHIND_RETRY_US 10000u
+
+/* For who fetches it. Where there is no memory the answer is lost, and it says so. */
+static void keep(struct talk *talk, struct ticket *ticket, const struct sherd_result *result)
+{
+    ticket->result = *result;
+    if (result->len > 0 && result->data != ticket->room) {
+        ticket->result.data = malloc(result->len);
+        if (ticket->result.data)
+            memcpy(ticket->result.data, result->data, result->len);
+    }
+    if (result->len > 0 && !ticket->result.data) {
+        ticket->result.len = 0;
+        ticket->result.end = SHERD_END_FAILED;
+        ticket->result.error = -ENOMEM;
+    }
+    ticket->next = NULL;
+    *talk->kept_last = ticket;
+    talk->kept_last = &ticket->next;
+}
+
+/* The answer goes where the user wants it. */
+static void fill_room(const struct ticket *ticket, struct sherd_result *result)
+{
+    if (!ticket->room || result->end != SHERD_END_DONE)
+        return;
+    if (result->len <= ticket->room_len) {
+        if (result->len > 0)
+            memcpy(ticket->room, result->data, result->len);
+        result->data = ticket->room;
+        return;
+    }
+    result->end = SHERD_END_FAILED;
+    result->error = -EMSGSIZE;
+    result->data = NULL;
+    result->len = 0;
+}
 
 void settle_with(struct talk *talk, struct ticket *ticket, const struct sherd_result *result)
 {
-    sherd_done_fn *done = ticket->done;
-    void *opaque = ticket->opaque;
+    struct sherd_result filled = *result;
 
-    ticket_free(&talk->tickets, ticket);
+    ticket_remove(&talk->tickets, ticket);
     talk->n_ended++;
-    if (done)
-        done(result, opaque);
+    filled.opaque = ticket->opaque;
+    fill_room(ticket, &filled);
+    if (!ticket->done) {
+        keep(talk, ticket, &filled);
+        return;
+    }
+    ticket->done(&filled, filled.opaque);
+    free(ticket);
 }
 
 void settle(
@@ -23,7 +67,7 @@ void settle(
             .id = ticket->id,
             .end = end,
             .error = error,
-            .shard = SHERD_ANY_SHARD,
+            .shard = SHERD_NO_SHARD,
             .data = (uint8_t *)text,
             .len = text ? strlen(text) : 0,
         });
@@ -81,6 +125,31 @@ void settle_line(struct talk *talk, int64_t now_ns)
     }
     if (first_ns < tickets->first_deadline_ns)
         tickets->first_deadline_ns = first_ns;
+}
+
+void settle_behind(struct talk *talk, struct ticket *ticket)
+{
+    settle_with(talk, ticket,
+        &(struct sherd_result){
+            .id = ticket->id,
+            .end = SHERD_END_NOT_STARTED,
+            .error = -EAGAIN,
+            .shard = SHERD_NO_SHARD,
+            .retry_us = BEHIND_RETRY_US,
+        });
+}
+
+void settle_refuse(struct talk *talk)
+{
+    struct ticket *ticket = talk->tickets.line.first;
+    uint64_t last_id = talk->last_id; /* not what callbacks submit now */
+
+    while (ticket && talk->tickets.n_refuse > 0) {
+        struct ticket *next = ticket->next;
+        if (ticket->refuse && ticket->id <= last_id)
+            settle_behind(talk, ticket);
+        ticket = next;
+    }
 }
 
 void settle_all(struct talk *talk, int error)

@@ -24,5 +24,11 @@ void settle_after_hello(struct talk *talk, bool resumed);
 /* In line: those to be cancelled, and those whose deadline has passed. */
 void settle_line(struct talk *talk, int64_t now_ns);
 
+/* The gateway cannot take it now, and it does not wait. */
+void settle_behind(struct talk *talk, struct ticket *ticket);
+
+/* In line, those that do not wait there. */
+void settle_refuse(struct talk *talk);
+
 /* Nobody answers any more: not started, or in doubt. */
 void settle_all(struct talk *talk, int error);

@@ -57,6 +57,7 @@ int64_t talk_now_ns(void)
 void talk_init(struct talk *talk)
 {
     arena_init(&talk->arena, PROTOCOL_UNPACKED_MAX);
+    talk->kept_last = &talk->kept;
     talk->patience_ns = PATIENCE_MIN_NS;
 }
 
@@ -70,7 +71,10 @@ static void drop_letter(const struct letter *letter)
 void talk_deinit(struct talk *talk)
 {
     struct letter letter;
+    struct ticket *kept;
 
+    while ((kept = talk_take_kept(talk)))
+        talk_free_kept(kept);
     if (talk->link)
         link_stop(talk->link);
     while (talk->link && link_take(talk->link, &letter))
@@ -83,6 +87,25 @@ void talk_deinit(struct talk *talk)
     arena_deinit(&talk->arena);
     free(talk->cancels);
     free(talk->error_text);
+}
+
+struct ticket *talk_take_kept(struct talk *talk)
+{
+    struct ticket *ticket = talk->kept;
+
+    if (!ticket)
+        return NULL;
+    talk->kept = ticket->next;
+    if (!talk->kept)
+        talk->kept_last = &talk->kept;
+    return ticket;
+}
+
+void talk_free_kept(struct ticket *ticket)
+{
+    if (ticket->result.data != ticket->room)
+        free(ticket->result.data);
+    free(ticket);
 }
 
 static bool has_tickets(const struct talk *talk)
@@ -122,7 +145,8 @@ static void say_hello(struct talk *talk, int64_t now_ns)
     if (talk->give_up_ns == 0)
         talk->give_up_ns = now_ns + talk->wait_ns;
     int64_t left_ms = (talk->give_up_ns - now_ns) / 1000000;
-    nng_msg *msg = wire_hello(talk->session, talk->session_len, talk->token, talk->token_len);
+    nng_msg *msg =
+        wire_hello(talk->name, talk->session, talk->session_len, talk->token, talk->token_len);
     if (!msg || link_send(talk->link, LETTER_HELLO, NULL, msg,
                     left_ms < 1 ? 1 : (left_ms > INT32_MAX ? INT32_MAX : (int32_t)left_ms)) < 0) {
         talk->retry_ns = now_ns + RETRY_NS;
@@ -174,6 +198,7 @@ static void on_welcome(struct talk *talk, const Sherd__Wire__HelloReply *hello)
     memcpy(talk->session, hello->session.data, PROTOCOL_SESSION_LEN);
     talk->session_len = PROTOCOL_SESSION_LEN;
     talk->max_in_flight = hello->max_in_flight > 0 ? hello->max_in_flight : 1;
+    talk->n_shards = hello->shards;
     talk->give_up_ns = 0;
     talk->patience_ns = PATIENCE_MIN_NS;
     memset(talk->gaps, 0, sizeof(talk->gaps));
@@ -230,7 +255,7 @@ static void on_methods(struct talk *talk, const Sherd__Wire__Reply *reply)
         return;
     if (reply->body_case != SHERD__WIRE__REPLY__BODY_METHODS ||
         methods_learn(&talk->methods, reply->methods) < 0)
-        methods_deinit(&talk->methods);
+        methods_forget(&talk->methods);
     talk->phase = TALK_READY;
 }
 
@@ -242,7 +267,9 @@ static void on_refused(struct talk *talk, const Sherd__Wire__Refused *refused)
 
     if (!ticket || ticket->state != TICKET_SENT)
         return;
-    if (refused->number == EAGAIN) {
+    if (refused->number == EAGAIN && ticket->refuse) {
+        settle_behind(talk, ticket);
+    } else if (refused->number == EAGAIN) {
         ticket_back(&talk->tickets, ticket);
         talk->hold_ns = talk_now_ns() + HOLD_NS;
     } else {
@@ -424,7 +451,7 @@ static void on_end(struct talk *talk, const Sherd__Wire__End *end)
             .end = (enum sherd_end)end->kind,
             .error = end->kind == SHERD__WIRE__END_KIND__DONE ? 0 : -(int)(end->error & 0xfff),
             .shard =
-                end->runner_case == SHERD__WIRE__END__RUNNER_SHARD ? end->shard : SHERD_ANY_SHARD,
+                end->runner_case == SHERD__WIRE__END__RUNNER_SHARD ? end->shard : SHERD_NO_SHARD,
             .data = end->data.data,
             .len = end->data.len,
         });
@@ -581,6 +608,7 @@ void talk_step(struct talk *talk)
         say_hello(talk, now_ns);
     if (talk->phase == TALK_READY) {
         send_batches(talk, now_ns);
+        settle_refuse(talk);
         send_nexts(talk);
         send_cancels(talk);
     }

@@ -39,6 +39,7 @@ struct talk {
     struct link *link;
     int64_t wait_ns; /* for a gateway that is gone */
     uint32_t window;
+    const char *name; /* for logs; NULL: the program's */
     const uint8_t *token;
     size_t token_len;
 
@@ -58,7 +59,8 @@ struct talk {
     uint32_t max_in_flight;
     uint64_t ack; /* all ends up to here have come */
     struct talk_gap gaps[TALK_NEXTS_MAX + 2];
-    struct method_set methods;
+    uint32_t n_shards;
+    struct method_table methods; /* of the instance */
 
     uint32_t n_batches, n_nexts, n_cancel_messages; /* under way */
     struct letter early[LINK_EXCHANGES];            /* until the answer to hello has come */
@@ -72,7 +74,9 @@ struct talk {
 
     int error; /* -errno: the conversation has ended with it, until somebody submits again */
     char *error_text;
-    uint64_t n_ended; /* callbacks run */
+    uint64_t n_ended;    /* requests */
+    struct ticket *kept; /* ended, without a callback, not fetched: oldest first */
+    struct ticket **kept_last;
     struct wire_batch batch;
     struct arena arena;
 };
@@ -90,5 +94,9 @@ int64_t talk_next_ns(const struct talk *talk);
 
 /* -ENOENT; else its end follows. */
 int talk_cancel(struct talk *talk, uint64_t id);
+
+/* The oldest end without a callback, in ticket->result: talk_free_kept() it. NULL: none. */
+struct ticket *talk_take_kept(struct talk *talk);
+void talk_free_kept(struct ticket *ticket);
 
 int64_t talk_now_ns(void);

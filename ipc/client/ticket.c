@@ -61,6 +61,7 @@ static void take_out(struct ticket_list *list, struct ticket *ticket)
 
 static void take_out_of_list(struct ticket_table *table, struct ticket *ticket)
 {
+    table->n_refuse -= ticket->state == TICKET_LINE && ticket->refuse;
     if (ticket == table->last_urgent)
         table->last_urgent = ticket->prev;
     take_out(ticket->state == TICKET_LINE ? &table->line : &table->out, ticket);
@@ -70,6 +71,7 @@ static void insert_in_line(struct ticket_table *table, struct ticket *before, st
 {
     if (ticket->urgent && before == table->last_urgent)
         table->last_urgent = ticket;
+    table->n_refuse += ticket->refuse;
     insert(&table->line, before, ticket);
 }
 
@@ -89,8 +91,11 @@ static struct ticket *copy_request(const struct sherd_request *request)
         return NULL;
     uint8_t *tail = (uint8_t *)(ticket + 1);
     *ticket = (struct ticket){
-        .shard = request->shard,
-        .urgent = request->urgent,
+        .shard = request->flags & SHERD_TO_SHARD ? request->shard : SHERD_NO_SHARD,
+        .urgent = request->flags & SHERD_URGENT,
+        .refuse = request->flags & SHERD_REFUSE,
+        .room = request->room,
+        .room_len = request->room_len,
         .args_len = request->args_len,
         .key_len = key_len,
         .method = (const char *)tail,
@@ -148,7 +153,7 @@ void ticket_back(struct ticket_table *table, struct ticket *ticket)
     insert_in_line(table, ticket->urgent ? NULL : table->last_urgent, ticket);
 }
 
-void ticket_free(struct ticket_table *table, struct ticket *ticket)
+void ticket_remove(struct ticket_table *table, struct ticket *ticket)
 {
     struct ticket **link = bucket_of(table, ticket->id);
 
@@ -156,6 +161,11 @@ void ticket_free(struct ticket_table *table, struct ticket *ticket)
         link = &(*link)->hash_next;
     *link = ticket->hash_next;
     take_out_of_list(table, ticket);
+}
+
+void ticket_free(struct ticket_table *table, struct ticket *ticket)
+{
+    ticket_remove(table, ticket);
     free(ticket);
 }
 

@@ -31,6 +31,7 @@ struct ticket {
     uint32_t shard;
     bool cancel; /* its cancellation is wanted */
     bool urgent;
+    bool refuse;         /* does not wait in line */
     int64_t deadline_ns; /* CLOCK_MONOTONIC; INT64_MAX: none */
     sherd_done_fn *done;
     void *opaque;
@@ -41,6 +42,9 @@ struct ticket {
     const char *method; /* these three lie behind the struct */
     const uint8_t *key;
     const uint8_t *args;
+    uint8_t *room; /* the user's, for the answer; NULL: none */
+    size_t room_len;
+    struct sherd_result result; /* once it is out of the table, and kept for who fetches it */
 };
 
 struct ticket_list {
@@ -55,6 +59,7 @@ struct ticket_table {
     size_t n_buckets;           /* a power of two */
     struct ticket_list line;    /* state TICKET_LINE */
     struct ticket_list out;     /* all other states */
+    size_t n_refuse;            /* in line, those that do not wait there */
     struct ticket *last_urgent; /* in line, where all urgent ones stand first; NULL: none does */
     int64_t first_deadline_ns;  /* no ticket in line has an earlier one; INT64_MAX: none has one */
 };
@@ -71,7 +76,10 @@ void ticket_out(struct ticket_table *table, struct ticket *ticket, enum ticket_s
 /* Back to the head of the line, or of those in it that are not urgent. */
 void ticket_back(struct ticket_table *table, struct ticket *ticket);
 
-/* Takes it out of the table and frees it. */
+/* Takes it out of the table: it is the caller's to free(). */
+void ticket_remove(struct ticket_table *table, struct ticket *ticket);
+
+/* The same, and frees it. */
 void ticket_free(struct ticket_table *table, struct ticket *ticket);
 
 /* Frees all. */

@@ -13,12 +13,12 @@ static nng_msg *pack(const Sherd__Wire__Request *request)
     return msg;
 }
 
-nng_msg *wire_hello(
-    const uint8_t *session, size_t session_len, const uint8_t *token, size_t token_len)
+nng_msg *wire_hello(const char *name, const uint8_t *session, size_t session_len,
+    const uint8_t *token, size_t token_len)
 {
     Sherd__Wire__Hello body = SHERD__WIRE__HELLO__INIT;
     body.version = PROTOCOL_VERSION;
-    body.client = program_invocation_short_name;
+    body.client = name ? (char *)name : program_invocation_short_name;
     body.session = (ProtobufCBinaryData){session_len, (uint8_t *)session};
     body.token = (ProtobufCBinaryData){token_len, (uint8_t *)token};
     Sherd__Wire__Request request = SHERD__WIRE__REQUEST__INIT;
@@ -87,7 +87,7 @@ bool wire_batch_add(struct wire_batch *batch, const struct ticket *ticket, int64
     submission->key = (ProtobufCBinaryData){ticket->key_len, (uint8_t *)ticket->key};
     submission->timeout_ns = time_left(ticket, now_ns);
     submission->urgent = ticket->urgent;
-    if (ticket->shard != SHERD_ANY_SHARD) {
+    if (ticket->shard != SHERD_NO_SHARD) {
         submission->placement_case = SHERD__WIRE__SUBMISSION__PLACEMENT_SHARD;
         submission->shard = ticket->shard;
     }

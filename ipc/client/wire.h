@@ -16,8 +16,8 @@
 #include "proto/protocol.h"
 #include "proto/sherd.pb-c.h"
 
-nng_msg *wire_hello(
-    const uint8_t *session, size_t session_len, const uint8_t *token, size_t token_len);
+nng_msg *wire_hello(const char *name, const uint8_t *session, size_t session_len,
+    const uint8_t *token, size_t token_len);
 nng_msg *wire_methods(void);
 nng_msg *wire_next(const uint8_t *session, uint64_t ack, uint32_t wait_ms);
 nng_msg *wire_cancel(uint64_t *ids, size_t n);

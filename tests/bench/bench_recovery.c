@@ -124,6 +124,7 @@ static void keep_busy(struct bench *bench)
     struct sherd_request request = {.method = "sys.echo", .args = "load", .args_len = 4};
 
     while (sherd_client_in_flight(bench->client) < LOAD) {
+        request.flags = SHERD_TO_SHARD;
         request.shard = (uint32_t)sherd_client_in_flight(bench->client) % 2;
         sherd_client_submit(bench->client, &request, on_load, NULL, NULL);
     }
@@ -169,7 +170,7 @@ static int64_t served_ns(const struct bench *bench, uint32_t shard)
 
 static void recover(struct bench *bench, uint32_t shard, double *ret_ms)
 {
-    struct sherd_request ping = {.method = "sys.ping", .shard = shard};
+    struct sherd_request ping = {.method = "sys.ping", .shard = shard, .flags = SHERD_TO_SHARD};
     const struct peer_control *control = segment_control(&bench->segment, shard);
     uint32_t incarnation = control->incarnation;
     int pidfd = pidfd_open(control->pid, 0);

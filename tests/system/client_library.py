@@ -11,32 +11,43 @@ import os
 
 import harness
 
-ANY_SHARD = 0xffffffff
+NO_SHARD = 0xffffffff
+TO_SHARD, URGENT, REFUSE = 1, 2, 4
+AUTO, DATA, CONTROL = range(3)
 DONE, FAILED, CANCELLED, EXPIRED, NOT_STARTED, IN_DOUBT = range(1, 7)
 SECOND = 1_000_000_000
 
 
 class Options(ctypes.Structure):
     _fields_ = [("instance", ctypes.c_char_p), ("url", ctypes.c_char_p),
-                ("token_file", ctypes.c_char_p), ("wait_ns", ctypes.c_int64),
-                ("window", ctypes.c_uint32)]
+                ("token_file", ctypes.c_char_p), ("name", ctypes.c_char_p),
+                ("wait_ns", ctypes.c_int64), ("spin_ns", ctypes.c_int64),
+                ("data_bytes", ctypes.c_uint64), ("window", ctypes.c_uint32),
+                ("plane", ctypes.c_uint32), ("answer_max", ctypes.c_uint32),
+                ("reserved32", ctypes.c_uint32), ("reserved", ctypes.c_uint64 * 6)]
 
 
 class Request(ctypes.Structure):
     _fields_ = [("method", ctypes.c_char_p), ("args", ctypes.c_char_p), ("args_len", ctypes.c_size_t),
-                ("shard", ctypes.c_uint32), ("key", ctypes.c_char_p), ("key_len", ctypes.c_size_t),
-                ("timeout_ns", ctypes.c_int64), ("urgent", ctypes.c_bool)]
+                ("key", ctypes.c_char_p), ("key_len", ctypes.c_size_t),
+                ("room", ctypes.c_void_p), ("room_len", ctypes.c_size_t),
+                ("timeout_ns", ctypes.c_int64), ("shard", ctypes.c_uint32),
+                ("flags", ctypes.c_uint32), ("method_handle", ctypes.c_uint32),
+                ("answer_max", ctypes.c_uint32), ("reserved", ctypes.c_uint64 * 2)]
 
 
 class RawResult(ctypes.Structure):
-    _fields_ = [("id", ctypes.c_uint64), ("end", ctypes.c_int), ("error", ctypes.c_int),
-                ("shard", ctypes.c_uint32), ("data", ctypes.POINTER(ctypes.c_char)),
-                ("len", ctypes.c_size_t)]
+    _fields_ = [("id", ctypes.c_uint64), ("opaque", ctypes.c_void_p),
+                ("data", ctypes.POINTER(ctypes.c_char)), ("len", ctypes.c_size_t),
+                ("end", ctypes.c_int), ("error", ctypes.c_int32), ("shard", ctypes.c_uint32),
+                ("retry_us", ctypes.c_uint32), ("owned", ctypes.c_void_p),
+                ("reserved", ctypes.c_uint64)]
 
 
 class Result:
     def __init__(self, raw):
         self.id, self.end, self.error, self.shard = raw.id, raw.end, raw.error, raw.shard
+        self.retry_us = raw.retry_us
         self.data = raw.data[:raw.len] if raw.len else b""
 
 
@@ -52,7 +63,14 @@ def load():
     library.sherd_client_close.restype = None
     library.sherd_client_submit.argtypes = [ctypes.c_void_p, ctypes.POINTER(Request), DoneFunction,
                                             ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64)]
+    library.sherd_client_flush.argtypes = [ctypes.c_void_p]
+    library.sherd_client_flush.restype = None
     library.sherd_client_cancel.argtypes = [ctypes.c_void_p, ctypes.c_uint64]
+    library.sherd_client_reap.argtypes = [ctypes.c_void_p, ctypes.POINTER(RawResult),
+                                          ctypes.c_uint32, ctypes.c_int64]
+    library.sherd_client_wake.argtypes = [ctypes.c_void_p]
+    library.sherd_client_wake.restype = None
+    library.sherd_client_plane.argtypes = [ctypes.c_void_p]
     library.sherd_client_process.argtypes = [ctypes.c_void_p, ctypes.c_int64]
     library.sherd_client_fd.argtypes = [ctypes.c_void_p]
     library.sherd_client_in_flight.argtypes = [ctypes.c_void_p]
@@ -74,13 +92,14 @@ begin_nng()
 
 
 class Client:
-    def __init__(self, instance=None, url=None, token_file=None, wait_ns=5 * SECOND, window=0):
+    def __init__(self, instance=None, url=None, token_file=None, wait_ns=5 * SECOND, window=0, **more):
         self.lib = load()
         self.handle = ctypes.c_void_p()
         self.callbacks = {}
         text = ctypes.c_void_p()
-        options = Options(None, url.encode() if url else None,
-                          token_file.encode() if token_file else None, wait_ns, window)
+        options = Options(url=url.encode() if url else None,
+                          token_file=token_file.encode() if token_file else None,
+                          wait_ns=wait_ns, window=window, **more)
         if instance:
             options.url = f"ipc://{os.path.join(instance.runtime_dir, instance.name, 'gateway')}".encode()
         error = self.lib.sherd_client_open(options, self.handle, text)
@@ -98,15 +117,17 @@ class Client:
         result = Result(raw.contents)
         self.callbacks.pop(result.id)(result)
 
-    def submit(self, method, args=b"", done=lambda result: None, shard=ANY_SHARD, key=None,
+    def submit(self, method, args=b"", done=lambda result: None, shard=None, key=None,
                timeout_ns=0, urgent=False):
         number = ctypes.c_uint64()
-        request = Request(method.encode(), args, len(args), shard, key, len(key or b""), timeout_ns,
-                          urgent)
+        request = Request(method=method.encode(), args=args, args_len=len(args), key=key,
+                          key_len=len(key or b""), timeout_ns=timeout_ns, shard=shard or 0,
+                          flags=(URGENT if urgent else 0) | (0 if shard is None else TO_SHARD))
         error = self.lib.sherd_client_submit(self.handle, request, self.on_done, None, number)
         if error < 0:
             raise ClientError(-error, os.strerror(-error))
         self.callbacks[number.value] = done
+        self.lib.sherd_client_flush(self.handle)
         return number.value
 
     def cancel(self, number):
@@ -115,6 +136,30 @@ class Client:
     def process(self, timeout_ns=-1):
         """How many ended; negative: -errno."""
         return self.lib.sherd_client_process(self.handle, timeout_ns)
+
+    def queue(self, method, args=b"", flags=0, timeout_ns=0, room=None):
+        """Its end is fetched by reap()."""
+        number = ctypes.c_uint64()
+        request = Request(method=method.encode(), args=args, args_len=len(args), flags=flags,
+                          timeout_ns=timeout_ns, room=ctypes.addressof(room) if room else None,
+                          room_len=len(room) if room else 0)
+        error = self.lib.sherd_client_submit(self.handle, request, DoneFunction(), None, number)
+        if error < 0:
+            raise ClientError(-error, os.strerror(-error))
+        return number.value
+
+    def reap(self, n, timeout_ns=-1):
+        results = (RawResult * n)()
+        got = self.lib.sherd_client_reap(self.handle, results, n, timeout_ns)
+        if got < 0:
+            raise ClientError(-got, os.strerror(-got))
+        return [Result(result) for result in results[:got]]
+
+    def wake(self):
+        self.lib.sherd_client_wake(self.handle)
+
+    def plane(self):
+        return self.lib.sherd_client_plane(self.handle)
 
     def in_flight(self):
         return self.lib.sherd_client_in_flight(self.handle)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """libsherd-client.so against a real instance: many in flight, gateways that die, times and ends."""
+import ctypes
 import errno
 import os
 import select
@@ -8,9 +9,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 
 import harness
-from client_library import (CANCELLED, DONE, EXPIRED, IN_DOUBT, NOT_STARTED, SECOND, Client, ClientError)
+from client_library import (CANCELLED, DONE, EXPIRED, FAILED, IN_DOUBT, NOT_STARTED, REFUSE, SECOND,
+                            Client, ClientError)
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 HEADER = os.path.join(HERE, "../../ipc/client/client.h")
@@ -113,6 +116,47 @@ class Calls(harness.TestCase):
                 client.submit("sys.ping", done=again)
             client.run()
             self.assertEqual(ends, [DONE] * 516)
+
+    def test_ends_without_a_callback_are_fetched_as_they_come(self):
+        sherd = self.start()
+        with Client(sherd) as client:
+            wanted = {client.queue("sys.echo", str(i).encode()): str(i).encode() for i in range(100)}
+            while wanted:
+                for result in client.reap(7):
+                    self.assertEqual((result.end, result.data), (DONE, wanted.pop(result.id)))
+            self.assertEqual(client.reap(7), [])
+
+    def test_an_answer_comes_into_the_room_given_or_is_too_long_for_it(self):
+        sherd = self.start()
+        with Client(sherd) as client:
+            room = ctypes.create_string_buffer(8)
+            client.queue("sys.echo", b"12345678", room=room)
+            self.assertEqual([r.data for r in client.reap(1)], [b"12345678"])
+            self.assertEqual(room.raw, b"12345678")
+            client.queue("sys.echo", b"123456789", room=room)
+            result, = client.reap(1)
+            self.assertEqual((result.end, result.error), (FAILED, -errno.EMSGSIZE))
+
+    def test_what_does_not_wait_ends_at_once_where_the_window_is_full(self):
+        sherd = self.start()
+        with Client(sherd, window=1) as client:
+            slow = client.queue("sys.sleep", b"100")
+            client.process(0)
+            refused = client.queue("sys.ping", flags=REFUSE)
+            result, = client.reap(1)
+            self.assertEqual((result.id, result.end, result.error),
+                             (refused, NOT_STARTED, -errno.EAGAIN))
+            self.assertGreater(result.retry_us, 0)
+            self.assertEqual([r.id for r in client.reap(1)], [slow])
+
+    def test_another_thread_ends_a_wait(self):
+        sherd = self.start()
+        with Client(sherd) as client:
+            client.queue("sys.sleep", b"60000")
+            waker = threading.Timer(0.05, client.wake)
+            waker.start()
+            self.assertEqual(client.reap(1), [])
+            waker.join()
 
     def test_the_fd_is_readable_when_there_is_something_to_do(self):
         with Client(self.start("--shards", "1")) as client:

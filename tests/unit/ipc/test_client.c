@@ -146,7 +146,7 @@ static void a_runtime_directory_too_long_for_a_socket_is_refused(void **state)
     longer[0] = '/';
     longer[sizeof(longer) - 1] = '\0';
     setenv("SHERD_RUNTIME_DIR", longer, 1);
-    assert_int_equal(instance_socket_path("a", &path), -ENAMETOOLONG);
+    assert_int_equal(instance_socket_path("a", "gateway", &path), -ENAMETOOLONG);
     setenv("SHERD_RUNTIME_DIR", scratch, 1);
 }
 
@@ -155,12 +155,12 @@ static void the_socket_is_where_the_environment_says(void **state)
     char *path;
 
     setenv("SHERD_RUNTIME_DIR", "/a/b", 1);
-    assert_int_equal(instance_socket_path(NULL, &path), 0);
+    assert_int_equal(instance_socket_path(NULL, "gateway", &path), 0);
     assert_string_equal(path, "/a/b/default/gateway");
     free(path);
     unsetenv("SHERD_RUNTIME_DIR");
     setenv("XDG_RUNTIME_DIR", "/x", 1);
-    assert_int_equal(instance_socket_path("n", &path), 0);
+    assert_int_equal(instance_socket_path("n", "gateway", &path), 0);
     assert_string_equal(path, "/x/sherd/n/gateway");
     free(path);
     unsetenv("XDG_RUNTIME_DIR");

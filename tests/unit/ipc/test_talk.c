@@ -265,7 +265,7 @@ static void on_done(const struct sherd_result *result, void *opaque)
 
 static uint64_t submit(struct fixture *f, const char *method)
 {
-    struct sherd_request request = {.method = method, .shard = SHERD_ANY_SHARD};
+    struct sherd_request request = {.method = method};
     struct ticket *ticket;
 
     assert_int_equal(

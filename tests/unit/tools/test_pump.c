@@ -88,14 +88,14 @@ int sherd_client_cancel(struct sherd_client *client, uint64_t id)
     return -ENOENT;
 }
 
-int sherd_client_fd(const struct sherd_client *client)
+int sherd_client_fd(struct sherd_client *client)
 {
     return client->ready_fd;
 }
 
 void sherd_result_deinit(struct sherd_result *result)
 {
-    free(result->data);
+    free(result->owned);
 }
 
 /* ---- a job that notes what it is told ---- */
