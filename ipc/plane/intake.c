@@ -164,17 +164,19 @@ static uint32_t retry_us(int64_t ns)
 
 /* ---- one entry ---- */
 
+/* Marked before the head moves: who dies in between leaves the cancel in the ring, to be taken once
+ * more. */
 static void cancel(struct lane *lane, uint64_t id)
 {
     struct plane *plane = lane->plane;
+    uint32_t n = lane->first;
 
+    while (n != NO_REQUEST && entry_of(&plane->ledger[n])->id != id)
+        n = plane->requests[n].next;
+    if (n != NO_REQUEST)
+        ledger_cancel(plane, &plane->requests[n]);
     lane->head++;
     atomic_store_release(&lane->row->head, lane->head); /* HEAD */
-    for (uint32_t n = lane->first; n != NO_REQUEST; n = plane->requests[n].next)
-        if (entry_of(&plane->ledger[n])->id == id) {
-            ledger_cancel(plane, &plane->requests[n]);
-            return; /* the list may be another by now */
-        }
 }
 
 static void refuse_behind(struct lane *lane, struct request *request, int64_t delay)
