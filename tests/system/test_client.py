@@ -152,11 +152,13 @@ class Calls(harness.TestCase):
     def test_another_thread_ends_a_wait(self):
         sherd = self.start()
         with Client(sherd) as client:
-            client.queue("sys.sleep", b"60000")
+            slow = client.queue("sys.sleep", b"60000")
             waker = threading.Timer(0.05, client.wake)
             waker.start()
             self.assertEqual(client.reap(1), [])
             waker.join()
+            client.cancel(slow)
+            self.assertEqual([r.end for r in client.reap(1)], [CANCELLED])
 
     def test_the_fd_is_readable_when_there_is_something_to_do(self):
         with Client(self.start("--shards", "1")) as client:
