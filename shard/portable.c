@@ -206,14 +206,25 @@ arena_co portable_take(struct mesh *mesh)
     return co ? co : arena_create(&mesh->seg, mesh->self, UINT32_MAX);
 }
 
-void portable_run(
-    struct mesh *mesh, arena_co co, portable_fn *entry, void *opaque, const char *name)
+static void fill_own(const struct mesh *mesh, const void *state, const void *own[PORTABLE_OWN])
+{
+    own[OWN_MESH] = mesh;
+    own[OWN_CONTEXT] = mesh->ctx;
+    own[OWN_END] = mesh->portables;
+    own[OWN_REGISTRY] = mesh->registry;
+    own[OWN_STATES] = mesh->states;
+    own[OWN_STATE] = state;
+}
+
+void portable_run(struct mesh *mesh, arena_co co, portable_fn *entry, void *opaque,
+    const void *state, const char *name)
 {
     struct portable *p = portable_at(&mesh->seg, co);
     uint8_t *low;
 
     arena_stack(&mesh->seg, co, &low);
-    *p = (struct portable){.co = co, .mesh = mesh, .began = mesh, .run = entry, .opaque = opaque};
+    *p = (struct portable){.co = co, .mesh = mesh, .run = entry, .opaque = opaque};
+    fill_own(mesh, state, p->began);
     p->coroutine = co_portable_create(low, (size_t)((uint8_t *)p - low), run, p, name, on_ended, p);
     co_portable_begins_in(p->coroutine, (const void *)(uintptr_t)entry);
     show_slot(mesh, p, name);
@@ -229,7 +240,7 @@ int portable_start(
         return -EAGAIN;
     if (ret_co)
         *ret_co = co;
-    portable_run(mesh, co, entry, opaque, name);
+    portable_run(mesh, co, entry, opaque, NULL, name);
     return 0;
 }
 
@@ -310,18 +321,21 @@ static void show_leaving(const struct portable *p, uint32_t n_moves)
     atomic_store_relaxed(&slot->n_moves, slot->n_moves + n_moves);
 }
 
-/* What the mesh's own frames hold, and what of a service is another in each shard, is of no harm:
- * it is set anew on arrival. */
+/*
+ * What the mesh's own frames hold, and what of a service is another in each shard, is of no harm: it
+ * is set anew on arrival. That goes for what they held where it began, too: a frame that lasts, also
+ * the method's, has saved registers of those before it, which another process would take for
+ * pointers of its own.
+ */
 static bool passes_scan(const struct portable *p, const char *name)
 {
     const struct mesh *mesh = p->mesh;
-    const void *const known[] = {
-        p->began, mesh->ctx, mesh->portables, mesh->registry, mesh->states, p->opaque, p->notice};
+    const void *known[2 * PORTABLE_OWN + 2] = {p->opaque, p->notice};
     struct scan_of of = {.co = p->co,
         .name = name,
         .known = known,
         .n_known = sizeof(known) / sizeof(known[0]),
-        .own = mesh,
+        .own = {mesh, p->began[OWN_MESH]},
         .own_bytes = sizeof(*mesh) + mesh->seg.n_peers * sizeof(mesh->links[0]),
         .states = (const void *const *)mesh->states,
         .n_states = mesh->states ? registry_n_services(mesh->registry) : 0,
@@ -330,6 +344,8 @@ static bool passes_scan(const struct portable *p, const char *name)
         .has_memory = p->has_memory};
     const void *end;
 
+    fill_own(mesh, NULL, known + 2);
+    memcpy(known + 2 + PORTABLE_OWN, p->began, sizeof(p->began));
     of.low = co_portable_position(p->coroutine, &end);
     of.end = end;
     return private_scan_passes(mesh->scan, &of);

@@ -12,12 +12,24 @@
 
 struct free_block;
 
+/* Values of the mesh's own that its frames hold, and that are others in each process. */
+enum portable_own {
+    OWN_MESH,
+    OWN_CONTEXT,
+    OWN_END,
+    OWN_REGISTRY,
+    OWN_STATES,
+    OWN_STATE,
+    PORTABLE_OWN
+};
+
 /* At the top of the slot's memory: in shared memory, and read by its coroutine's shard alone. */
 struct portable {
     arena_co co;
     Coroutine *coroutine;
-    struct mesh *mesh;        /* where it is: set by who enters it */
-    const struct mesh *began; /* where it began: the frames there may still have it, unused */
+    struct mesh *mesh; /* where it is: set by who enters it */
+    const void
+        *began[PORTABLE_OWN]; /* where it began: the frames there may still have it, unused */
     portable_fn *run;
     void *opaque;          /* valid until it first waits */
     struct notice *notice; /* with a move under way: of the shard it leaves */
@@ -40,10 +52,10 @@ int portable_end_new(struct mesh *mesh, struct portable_end **ret_end);
 void portable_end_free(struct portable_end *end);
 
 /* portable_start() in two steps: one that is this shard's, 0: none is free; and its begin, with that,
- * or its end, without. give: 0 does nothing. */
+ * or its end, without. state: its service's here, or NULL. give: 0 does nothing. */
 arena_co portable_take(struct mesh *mesh);
-void portable_run(
-    struct mesh *mesh, arena_co co, portable_fn *entry, void *opaque, const char *name);
+void portable_run(struct mesh *mesh, arena_co co, portable_fn *entry, void *opaque,
+    const void *state, const char *name);
 void portable_give(struct mesh *mesh, arena_co co);
 
 /* Coroutines that would end with this shard: those that it runs, or that wait in it. One on its way

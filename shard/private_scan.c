@@ -185,7 +185,8 @@ static uint32_t look_at(
         return 0;
     range = range_of(scan, value);
     if (!range || range->kind != MEMORY_PRIVATE ||
-        value - (uint64_t)(uintptr_t)of->own < of->own_bytes ||
+        value - (uint64_t)(uintptr_t)of->own[0] < of->own_bytes ||
+        value - (uint64_t)(uintptr_t)of->own[1] < of->own_bytes ||
         has(of->known, of->n_known, (const void *)(uintptr_t)value) ||
         has(of->states, of->n_states, (const void *)(uintptr_t)value) ||
         has(of->harmless, of->n_harmless, place->at))

@@ -58,10 +58,10 @@ struct scan_of {
     const char *name;
     const uint64_t *low, *end;   /* what of its stack is alive */
     const void *const *known;    /* values of the mesh's own; NULL ones are skipped */
-    const void *own;             /* memory of the mesh's, into which its frames point */
+    const void *own[2];          /* memory of the mesh's, into which its frames point */
     const void *const *harmless; /* addresses of words that its program has marked; likewise */
     const void *const *states;   /* values, of services */
-    uint64_t own_bytes;
+    uint64_t own_bytes;          /* of each */
     uint32_t n_known, n_harmless, n_states;
     bool has_memory; /* of shard_alloc() */
 };

@@ -64,6 +64,11 @@ static int coroutine_fn run_method(struct service_call *call)
     return status;
 }
 
+static void *state_of(const struct mesh *mesh, uint32_t method, uint32_t service)
+{
+    return mesh->states && !builtin_is(method) ? mesh->states[service] : NULL;
+}
+
 static void service_call_init(struct service_call *call, struct mesh *mesh, uint32_t method,
     const struct service_method *callee, uint32_t service)
 {
@@ -72,7 +77,7 @@ static void service_call_init(struct service_call *call, struct mesh *mesh, uint
         .method = callee,
         .method_number = method,
         .service = service,
-        .state = mesh->states && !builtin_is(method) ? mesh->states[service] : NULL};
+        .state = state_of(mesh, method, service)};
 }
 
 /* ---- a connection ---- */
@@ -335,7 +340,8 @@ static void begin(struct mesh *mesh, struct incoming *in)
         return;
     }
     if (in->co) {
-        portable_run(mesh, in->co, serve_portable, in, in->callee->name);
+        portable_run(mesh, in->co, serve_portable, in, state_of(mesh, in->method, in->service),
+            in->callee->name);
         return;
     }
     Coroutine *co =

@@ -16,7 +16,8 @@
 #include "runtime/atomic.h"
 #include "shard/arena.h"
 
-#define DEADLINE_NS (INT64_C(20) * 1000000000)
+#define DEADLINE_NS   (INT64_C(20) * 1000000000)
+#define BALLAST_BYTES 4096
 
 static void *map_shared(size_t bytes)
 {
@@ -153,6 +154,7 @@ void rig_fork(struct rig *rig, uint32_t peer, rig_body_fn *body)
     assert(end->pid >= 0);
     if (end->pid == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL); /* should the test abort */
+        end->ballast = malloc((peer + 1) * BALLAST_BYTES);
         live(end);
         _exit(0);
     }

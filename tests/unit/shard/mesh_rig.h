@@ -33,6 +33,7 @@ struct rig_end {
     pthread_t thread;
     pid_t pid;
     bool running;
+    void *ballast; /* what comes to lie behind it has another address in each process */
 };
 
 /* In shared memory, for ends to tell the test things. */
