@@ -256,7 +256,7 @@ void caller_with_slot(struct mesh *mesh, struct mesh_call *call)
 /*
  * A shard that is to be restarted by order finishes what it has; new calls to it wait in line for
  * its replacement, whose judgement pumps the line. A call from within one that this shard itself
- * serves, here or further out, is part of what it has to finish; a lock given back may be, too; and
+ * serves or has made, here or further out, is part of what it has to finish; a lock given back may be, too; and
  * a coroutine that is on its way there, or waits there for its wake, is there already.
  */
 static bool goes_on(const struct mesh_call *call)
@@ -460,6 +460,9 @@ int mesh_call_start(struct mesh *mesh, struct mesh_call *call)
     if (r < 0)
         return r;
     call->mesh = mesh;
+    if (!call->depth)
+        call->path =
+            path_within(0, SEGMENT_MAX_DEPTH - 1, mesh->self); /* a place that no other has */
     call->room.off = 0;
     call->n_crashes = 0;
     call->poison = NULL;

@@ -440,7 +440,8 @@ static int coroutine_fn wait_for_target(const struct mesh *mesh, uint32_t target
     return check_target(mesh, target);
 }
 
-static int coroutine_fn move_to(struct mesh **mesh, struct portable *self, uint32_t target)
+static int coroutine_fn move_to(
+    struct mesh **mesh, struct portable *self, uint32_t target, bool awaited)
 {
     const char *why;
     int r = check_target(*mesh, target);
@@ -448,7 +449,7 @@ static int coroutine_fn move_to(struct mesh **mesh, struct portable *self, uint3
     if (r < 0 || target == (*mesh)->self)
         return r;
     r = co_portable_check(&why);
-    if (r == 0)
+    if (r == 0 && !awaited)
         r = wait_for_target(*mesh, target);
     if (r < 0)
         return r;
@@ -463,16 +464,16 @@ static int coroutine_fn move_to(struct mesh **mesh, struct portable *self, uint3
 
 int coroutine_fn shard_co_move(struct mesh **mesh, uint32_t target)
 {
-    return move_to(mesh, self_in(__func__), target);
+    return move_to(mesh, self_in(__func__), target, false);
 }
 
-int coroutine_fn portable_go_home(struct mesh **mesh, uint32_t target)
+int coroutine_fn portable_move(struct mesh **mesh, uint32_t target, unsigned flags)
 {
     struct portable *self = self_in(__func__);
     int r;
 
-    self->unseen = true;
-    r = move_to(mesh, self, target);
+    self->unseen = flags & PORTABLE_AT_END;
+    r = move_to(mesh, self, target, flags & PORTABLE_AWAITED);
     self->unseen = false;
     return r;
 }

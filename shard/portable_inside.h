@@ -66,8 +66,13 @@ uint32_t portable_n_here(const struct mesh *mesh);
  * any more, and takes back what can't arrive. */
 void portable_judge(struct mesh *mesh, uint32_t peer, bool failed);
 
-/* As shard_co_move(), of a coroutine of which nothing but the mesh's own frames is left. */
-int coroutine_fn portable_go_home(struct mesh **mesh, uint32_t target);
+enum portable_move_flags {
+    PORTABLE_AT_END = 1u << 0,  /* nothing but the mesh's own frames is left of the coroutine */
+    PORTABLE_AWAITED = 1u << 1, /* target waits for its end, also before it is restarted */
+};
+
+/* As shard_co_move(). */
+int coroutine_fn portable_move(struct mesh **mesh, uint32_t target, unsigned flags);
 
 /* shard_co_yield() in two steps: others run; and the shard to go on in, which may be this one. */
 void coroutine_fn portable_take_turn(struct mesh *mesh);

@@ -402,7 +402,7 @@ enum call_state {
     X(r, uint32_t, flags, , word, "enum call_flags")                                           \
     X(r, uint32_t, path, , word,                                                               \
         "shards that serve the calls around this one: number + 1, a byte each, the outermost " \
-        "lowest")                                                                              \
+        "lowest; the highest is who made that")                                                \
     X(r, uint32_t, spare0, , spare, "")                                                        \
     X(r, uint64_t, origin, , word, "origin_word() of a client's request; 0: none")             \
     X(r, uint8_t, inline_args, [SEGMENT_INLINE_BYTES], bytes, "arguments that are small")

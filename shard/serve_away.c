@@ -58,7 +58,8 @@ static int coroutine_fn move_to(struct service_call *call, uint32_t shard, bool 
     int r;
 
     serve_note_home(call, false);
-    r = at_end ? portable_go_home(&call->mesh, shard) : shard_co_move(&call->mesh, shard);
+    r = portable_move(&call->mesh, shard,
+        (at_end ? PORTABLE_AT_END : 0) | (path_has(call->path, shard) ? PORTABLE_AWAITED : 0));
     serve_note_home(call, true);
     if (is_dropped(call))
         call->abandoned = true; /* it was told so while it was away */

@@ -44,6 +44,7 @@ static void burn(struct fuse *fuse, const char *file, int line)
     if (fuse->role != watched.role || !is_at(&fuse->at, file, line) || --fuse->n_left > 0)
         return;
     atomic_store(&fuse->armed, false);
+    atomic_store(&fuse->victim, watched.pid);
     atomic_store(&fuse->fired, true);
     kill(getpid(), SIGKILL);
 }

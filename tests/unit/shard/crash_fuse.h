@@ -38,6 +38,7 @@ struct fuse {
     uint64_t n_left; /* hits to come, the last of them deadly */
     _Atomic bool armed;
     _Atomic bool fired;
+    _Atomic int32_t victim; /* who died on it last, or was killed: a pid */
 };
 
 /* The calling process is of that role from now on, and a child forked from it is not. */

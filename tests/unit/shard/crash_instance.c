@@ -18,6 +18,7 @@
 #include "shard/arena.h"
 #include "shard/audit.h"
 #include "shard/mesh_inside.h"
+#include "shard/order.h"
 #include "shard/rundir.h"
 #include "shard/service_home.h"
 #include "shard/supervisor_inside.h"
@@ -53,7 +54,8 @@ __attribute__((noreturn, format(printf, 3, 4))) static void fail(
     va_start(args, format);
     vfprintf(stderr, format, args);
     va_end(args);
-    fprintf(stderr, "\n");
+    fprintf(stderr, "; %u went wrong%s%s\n", atomic_load(&instance->board->n_wrong),
+        instance->board->wrong[0] ? ", first: " : "", instance->board->wrong);
     for (uint32_t peer = 0; instance->seg.base && peer < instance->seg.n_peers; peer++) {
         pid_t pid = segment_control(&instance->seg, peer)->pid;
         if (pid > 0)
@@ -93,7 +95,8 @@ static int live(const struct child_env *env, const struct registry *registry, en
         (!registry || registry_start(registry, homes, states, NULL) == 0) &&
         (member_ready(member), begin(instance, env, member_mesh(member), &load)) == 0) {
         status = member_run(member);
-        load_check_end(&load);
+        if (segment_control(env->segment, env->peer)->order != ORDER_RETURN)
+            load_check_end(&load); /* else its replacement makes the round once more */
     }
     return status;
 }
@@ -243,20 +246,37 @@ static bool is_ready(struct crash_instance *instance)
     return atomic_load_acquire(&head->ready_ns) != 0;
 }
 
+static bool has_burnt(const struct crash_instance *instance)
+{
+    return atomic_load(&instance->fuse->fired);
+}
+
+static bool is_without_supervisor(const struct crash_instance *instance)
+{
+    return has_burnt(instance) && instance->fuse->role == FUSE_SUPERVISOR;
+}
+
+static bool is_ready_or_dead(struct crash_instance *instance)
+{
+    return is_without_supervisor(instance) || is_ready(instance);
+}
+
 void crash_instance_start(struct crash_instance *instance)
 {
-    instance->n_deaths = 0;
+    for (uint32_t i = 0; i < LOAD_SHARDS; i++)
+        atomic_store(&instance->board->owners[i], 0); /* of the locks of the one before */
     fflush(NULL);
     instance->supervisor = fork();
     if (instance->supervisor == 0)
         _exit(supervise(instance));
-    if (!wait_for(instance, is_ready))
+    if (!wait_for(instance, is_ready_or_dead))
         fail(instance, "start", "it does not come up");
 }
 
 static void let_go(struct crash_instance *instance)
 {
-    segment_close(&instance->seg);
+    if (instance->seg.base)
+        segment_close(&instance->seg);
     instance->seg.base = NULL;
     instance->supervisor = 0;
 }
@@ -277,7 +297,7 @@ void crash_instance_kill(struct crash_instance *instance, uint32_t peer)
 
     if (pid <= 0 || kill(pid, SIGKILL) < 0)
         fail(instance, "kill", "peer %u has pid %d", peer, (int)pid);
-    instance->n_deaths++;
+    atomic_store(&instance->fuse->victim, pid);
 }
 
 /* ---- rounds ---- */
@@ -285,6 +305,57 @@ void crash_instance_kill(struct crash_instance *instance, uint32_t peer)
 void crash_instance_begin_round(struct crash_instance *instance)
 {
     atomic_fetch_add(&instance->board->round, 1);
+    if (instance->stir)
+        instance->stir(instance);
+}
+
+void crash_instance_kill_doomed(struct crash_instance *instance)
+{
+    if (!is_without_supervisor(instance))
+        crash_instance_kill(instance, CRASH_DOOMED);
+}
+
+/* ORDER_TAKEN while it is under way. */
+static uint32_t state_of_order(struct crash_instance *instance)
+{
+    const struct order_note *notes = segment_supervisor(&instance->seg)->orders;
+
+    for (uint32_t i = 0; i < SEGMENT_ORDER_NOTES; i++) {
+        uint32_t state = atomic_load_acquire(&notes[i].state);
+        if (state && atomic_load_relaxed(&notes[i].word) == instance->order)
+            return state;
+    }
+    return ORDER_TAKEN;
+}
+
+static bool order_has_ended(struct crash_instance *instance)
+{
+    return is_without_supervisor(instance) || state_of_order(instance) >= ORDER_DONE;
+}
+
+static void give_order(struct crash_instance *instance, enum order_kind kind, uint32_t target)
+{
+    bool may_burn = atomic_load(&instance->fuse->armed) || has_burnt(instance);
+    union sigval value;
+
+    instance->order =
+        order_word(&(struct order){.kind = kind, .target = target, .token = ++instance->n_orders});
+    value.sival_ptr = (void *)(uintptr_t)instance->order;
+    if (sigqueue(instance->supervisor, ORDER_SIGNAL, value) < 0 ||
+        !wait_for(instance, order_has_ended))
+        fail(instance, order_kind_text(kind), "the order is not carried out");
+    if (!may_burn && state_of_order(instance) != ORDER_DONE)
+        fail(instance, order_kind_text(kind), "%s", order_state_text(state_of_order(instance)));
+}
+
+void crash_instance_give_orders(struct crash_instance *instance)
+{
+    if (is_without_supervisor(instance))
+        return;
+    kill(instance->supervisor, SIGHUP);
+    give_order(instance, ORDER_KIND_RESTART, CRASH_DOOMED);
+    give_order(instance, ORDER_KIND_DRAIN, segment_gateway(&instance->seg));
+    give_order(instance, ORDER_KIND_RESUME, segment_gateway(&instance->seg));
 }
 
 static bool is_over(struct crash_instance *instance)
@@ -298,17 +369,34 @@ static bool is_over(struct crash_instance *instance)
     return true;
 }
 
+/* Who is to die may have done so without anybody having seen it yet. */
 static bool are_all_up(struct crash_instance *instance)
 {
-    uint32_t n_deaths = 0;
-
     for (uint32_t peer = 0; peer < instance->seg.n_peers; peer++) {
         const struct peer_control *control = segment_control(&instance->seg, peer);
-        if (atomic_load_acquire(&control->state) != PEER_UP)
+        if (atomic_load_relaxed(&control->pid) == atomic_load(&instance->fuse->victim) ||
+            atomic_load_acquire(&control->state) != PEER_UP)
             return false;
-        n_deaths += control->deaths;
     }
-    return n_deaths >= instance->n_deaths;
+    return true;
+}
+
+/* The kernel is known to have let go of all that the dead had in flight. */
+static bool is_quiet(struct crash_instance *instance)
+{
+    for (uint32_t peer = 0; peer < instance->seg.n_peers; peer++) {
+        const struct peer_control *control = segment_control(&instance->seg, peer);
+        if (atomic_load_relaxed(&control->quiet_incarnation) + 1 <
+            atomic_load_relaxed(&control->incarnation))
+            return false;
+    }
+    return true;
+}
+
+void crash_instance_wait_until_quiet(struct crash_instance *instance)
+{
+    if (!wait_for(instance, is_quiet))
+        fail(instance, "quiet", "the kernel has not let go of what the dead had in flight");
 }
 
 static bool heaps_are_empty(const struct segment *seg)
@@ -510,16 +598,16 @@ static void note_round(
         instance->longest_idle_ns = took_ns;
 }
 
-void crash_instance_round(struct crash_instance *instance, const char *what, bool may_die)
+bool crash_instance_round(struct crash_instance *instance, const char *what, bool may_die)
 {
     int64_t begin_ns = aio_clock_ns(), wanted_ns = cpu_wanted_ns();
+    bool died;
 
     atomic_store(&instance->board->may_die, may_die);
     crash_instance_begin_round(instance);
     if (!wait_for(instance, is_over))
         fail_unrest(instance, what);
-    if (fuse_disarm(instance->fuse))
-        instance->n_deaths++;
+    died = fuse_disarm(instance->fuse);
     if (!wait_for(instance, is_at_rest))
         fail_unrest(instance, what);
     if (may_die)
@@ -528,6 +616,7 @@ void crash_instance_round(struct crash_instance *instance, const char *what, boo
     if (!wait_for(instance, lists_are_checked))
         fail_unrest(instance, what);
     check_counts(instance, what);
+    return died;
 }
 
 void crash_instance_serve(struct crash_instance *instance, const char *what)
@@ -571,8 +660,8 @@ bool crash_instance_wait_for_death(struct crash_instance *instance)
 {
     int64_t deadline_ns = aio_clock_ns() + DEADLINE_NS;
 
-    while (!atomic_load(&instance->fuse->fired)) {
-        if (are_all_up(instance) && is_over(instance))
+    while (!has_burnt(instance)) {
+        if (are_all_up(instance) && is_over(instance) && is_quiet(instance))
             break;
         if (aio_clock_ns() > deadline_ns)
             fail_unrest(instance, "the death of a shard");

@@ -33,9 +33,12 @@ struct crash_instance {
     pid_t supervisor;
     int log_fd;
     struct segment seg; /* read-only, as a tool has it */
+    uint64_t order;     /* given last, as its word */
+    uint32_t n_orders;
     /* What the doomed shard does in its first life, instead of its share; NULL: that. */
     void (*misbehave)(const struct child_env *env);
-    uint32_t n_deaths; /* there should have been */
+    /* What is done to it in each round, once that has begun; NULL: nothing. */
+    void (*stir)(struct crash_instance *instance);
     /* Round with a death; and without the time in which somebody waited for a processor. */
     int64_t longest_ns, longest_idle_ns;
 };
@@ -43,15 +46,18 @@ struct crash_instance {
 void crash_instance_prepare(struct crash_instance *instance, const char *dir, const char *name);
 void crash_instance_discard(struct crash_instance *instance);
 
-/* Forks the supervisor and waits until all is up. */
+/* Forks the supervisor and waits until all is up, or it has died on its fuse. */
 void crash_instance_start(struct crash_instance *instance);
 
 /* In order, with exit status 0. */
 void crash_instance_stop(struct crash_instance *instance);
 
 /* Has the load run once, in which processes may die, and waits until nothing is under way; then all
- * must be as if nothing had happened. */
-void crash_instance_round(struct crash_instance *instance, const char *what, bool may_die);
+ * must be as if nothing had happened. Returns whether the one on the fuse died. */
+bool crash_instance_round(struct crash_instance *instance, const char *what, bool may_die);
+
+/* Until the supervisor has the proof that no I/O of a dead process is under way. */
+void crash_instance_wait_until_quiet(struct crash_instance *instance);
 
 /* One in which nothing is looked at but that it comes to its end, that nobody crashes and that the
  * supervisor lives. */
@@ -62,6 +68,11 @@ void crash_instance_destroy(struct crash_instance *instance);
 
 /* Begins a round and does not wait for it. */
 void crash_instance_begin_round(struct crash_instance *instance);
+
+/* What instance->stir may be: the doomed shard dies; or the log level is read anew, the doomed shard
+ * is restarted, and the instance is drained and resumed, by order. */
+void crash_instance_kill_doomed(struct crash_instance *instance);
+void crash_instance_give_orders(struct crash_instance *instance);
 
 /* Whether the supervisor dies; false once all is up again without. */
 bool crash_instance_wait_for_death(struct crash_instance *instance);
