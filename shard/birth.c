@@ -106,6 +106,7 @@ int birth_describe(const struct child *child, bool copies, char *comm, struct sp
         .client_bytes = s->config.client_bytes,
         .listen_url = s->config.listen_url,
         .token_file = s->config.token_file,
+        .extra = s->config.shard_extra,
     };
     *ret_main = is_gateway ? s->config.gateway_main : s->config.shard_main;
     return fd_keep_inherit(s->keep, child->peer, copies, &ret_env->keep);

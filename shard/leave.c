@@ -17,7 +17,7 @@
  * Orderings     first              then             ordered by                  if broken
  *   ENDED  a pair's ends     its calls submitted  acquire here, redo's store   a call that ended between
  *                                                 release (caller.c)           is counted as ended twice
- *   ORDER, DRAIN: see member.c; FAILED: see death.c
+ *   ORDER, DRAIN: see member.c; GLANCE: see hang.c; FAILED: see death.c
  */
 #include "shard/supervisor_inside.h"
 
@@ -116,12 +116,18 @@ uint64_t leave_calls_under_way(const struct supervisor *s, uint32_t from, uint32
     return pair_under_way(s, from, to, &submitted);
 }
 
-/* Calls that have not ended; what a caller that is given up had open nobody will end. */
+/* Calls, and local clients' requests, that have not ended; what a caller that is given up had open nobody will end. */
 static uint64_t calls_in_flight(const struct supervisor *s, uint64_t *ret_submitted)
 {
     uint64_t in_flight = 0;
 
     *ret_submitted = 0;
+    for (uint32_t shard = 0; shard < s->segment.geometry.n_shards; shard++) {
+        const struct part_head *part = segment_part(&s->segment, shard);
+        if (!child_is_failed(&s->children[shard]))
+            in_flight += atomic_load_relaxed(&part->requests_in_flight); /* GLANCE */
+        *ret_submitted += atomic_load_relaxed(&part->requests_accepted); /* GLANCE */
+    }
     for (uint32_t from = 0; from < s->segment.n_peers; from++) {
         for (uint32_t to = 0; to < s->segment.n_peers; to++) {
             uint64_t submitted, under_way = pair_under_way(s, from, to, &submitted);

@@ -38,12 +38,24 @@ struct child_env {
     uint64_t client_bytes; /* gateway: memory of all clients of the data plane; 0: there are none */
     const char *listen_url; /* gateway: NULL or tcp://… */
     const char *token_file;
+    const struct shard_extra *extra; /* shards: NULL or what the program adds to them */
 };
 
 /* Runs a child's life and returns its exit status. */
 typedef int child_main_fn(const struct child_env *env);
 
 struct member;
+
+/* What a program adds to each shard: shard/ knows nothing of it. In its loop, outside coroutines. */
+struct shard_extra {
+    /* After the services' start(), before the first call. 0 or -errno: the shard does not come up. */
+    int (*start)(const struct child_env *env, struct member *member, void **ret_extra);
+    /* Takes nothing new; to_return: a replacement will, so what comes is left where it is. */
+    void (*drain)(void *extra, bool to_return);
+    void (*resume)(void *extra);
+    /* After the last turn, with nothing under way. */
+    void (*stop)(void *extra);
+};
 
 /* Role hooks, called in the loop, outside coroutines. NULL: nothing to do. */
 struct member_hooks {

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/atomic.h"
 #include "shard/connection.h"
 #include "shard/member.h"
 #include "shard/service_home.h"
@@ -16,6 +17,7 @@ struct shard {
     void **states;              /* by service */
     struct service_home *homes; /* likewise */
     struct doors *doors;        /* NULL: not open yet */
+    void *extra;                /* NULL: the program adds nothing */
 };
 
 static int start_services(struct shard *shard)
@@ -33,7 +35,24 @@ static int start_services(struct shard *shard)
     return r;
 }
 
+static int start_extra(struct shard *shard)
+{
+    const struct child_env *env = shard->env;
+    int r = env->extra ? env->extra->start(env, shard->member, &shard->extra) : 0;
+
+    if (r < 0)
+        log_line(env->log, LOG_LEVEL_ERROR, "can't begin: %s", strerror(-r));
+    return r;
+}
+
 /* ---- taking nothing new, and back ---- */
+
+static bool is_to_return(const struct shard *shard)
+{
+    const struct peer_control *control = segment_control(shard->env->segment, shard->env->peer);
+
+    return atomic_load_acquire(&control->order) == ORDER_RETURN; /* ORDER in member.c */
+}
 
 static void drain(void *opaque)
 {
@@ -41,6 +60,8 @@ static void drain(void *opaque)
 
     if (shard->doors)
         doors_close(shard->doors);
+    if (shard->extra)
+        shard->env->extra->drain(shard->extra, is_to_return(shard));
     registry_drain(shard->env->registry, shard->states);
 }
 
@@ -49,6 +70,8 @@ static void resume(void *opaque)
     struct shard *shard = opaque;
 
     registry_resume(shard->env->registry, shard->states);
+    if (shard->extra)
+        shard->env->extra->resume(shard->extra);
     if (shard->doors)
         doors_reopen(shard->doors);
 }
@@ -73,8 +96,11 @@ static void stop_services(struct shard *shard)
 {
     if (shard->doors)
         doors_close(shard->doors);
-    if (!mesh_is_idle(member_mesh(shard->member)) ||
-        (shard->doors && !doors_are_left(shard->doors)))
+    if (!mesh_is_idle(member_mesh(shard->member)))
+        return;
+    if (shard->extra)
+        shard->env->extra->stop(shard->extra);
+    if (shard->doors && !doors_are_left(shard->doors))
         return;
     doors_free(shard->doors);
     registry_stop(shard->env->registry, shard->states);
@@ -90,7 +116,8 @@ int shard_main(const struct child_env *env)
 
     if (!shard.states || !shard.homes) {
         log_line(env->log, LOG_LEVEL_ERROR, "can't begin: no memory");
-    } else if (member_new(env, shard.states, &shard.member) == 0 && start_services(&shard) == 0) {
+    } else if (member_new(env, shard.states, &shard.member) == 0 && start_services(&shard) == 0 &&
+               start_extra(&shard) == 0) {
         member_ready(shard.member);
         open_doors(&shard);
         status = member_run(shard.member);

@@ -65,6 +65,7 @@ struct supervisor_config {
     const int *service_fds; /* fds that services opened, which every child keeps */
     uint32_t n_service_fds;
     child_main_fn *shard_main, *gateway_main;
+    const struct shard_extra *shard_extra; /* NULL: nothing */
     /* SIGHUP: may change log->level, *limits and the services' settings. Whether all shards are to
      * be replaced for it, one after the other. NULL: nothing to reload. */
     bool (*reload)(void *opaque);

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "ipc/gateway/gateway.h"
+#include "ipc/plane/plane_shard.h"
 #include "services/file.h"
 #include "services/sys.h"
 #include "shard/fd_list.h"
@@ -234,6 +235,7 @@ static int make_supervisor(struct run *run, struct supervisor **ret, char **ret_
         .n_service_fds = run->service_fds.n,
         .shard_main = shard_main,
         .gateway_main = gateway_main,
+        .shard_extra = &plane_shard_extra,
         .reload = reload,
         .opaque = run,
     };

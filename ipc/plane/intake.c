@@ -186,11 +186,6 @@ static void refuse_behind(struct lane *lane, struct request *request, int64_t de
         retry_us(delay));
 }
 
-static bool is_draining(const struct plane *plane)
-{
-    return atomic_load_relaxed(&plane->gateway->order) == ORDER_DRAIN; /* ORDER in member.c */
-}
-
 /* Runs it, or ends it without. */
 static void decide(struct lane *lane, struct request *request, enum lane_wait wait)
 {
@@ -200,7 +195,7 @@ static void decide(struct lane *lane, struct request *request, enum lane_wait wa
 
     if (wait)
         refuse_behind(lane, request, wait == WAIT_RATE ? until_token_ns(lane) : delay_ns(lane));
-    else if (is_draining(plane))
+    else if (plane->is_draining)
         ledger_refuse(
             plane, request, CALL_END_NOT_STARTED, -ESHUTDOWN, "the instance is draining", 0);
     else if (request->bytes > lane->grant.max_bytes || entry->args_len > PLANE_PAYLOAD_MAX ||

@@ -178,7 +178,6 @@ int plane_new(const struct plane_config *config, struct plane **ret_plane)
         .rows = segment_client_lane(seg, config->shard, 0),
         .ledger = segment_ledger(seg, config->shard, 0),
         .control = segment_control(seg, config->shard),
-        .gateway = segment_control(seg, segment_gateway(seg)),
         .shard = config->shard,
         .incarnation = config->incarnation,
         .n_ledger = seg->geometry.n_ledger,
@@ -219,9 +218,15 @@ void plane_recover(struct plane *plane)
     heir_take_over(plane);
 }
 
-void plane_close(struct plane *plane)
+void plane_drain(struct plane *plane, bool to_return)
 {
-    plane->is_closed = true;
+    plane->is_draining = true;
+    plane->is_closed = to_return;
+}
+
+void plane_resume(struct plane *plane)
+{
+    plane->is_draining = plane->is_closed = false;
 }
 
 bool plane_is_idle(const struct plane *plane)

@@ -70,8 +70,9 @@ void plane_recover(struct plane *plane);
  * ended. One that is not open: nothing. */
 void plane_drop(struct plane *plane, uint32_t client, uint64_t generation);
 
-/* Takes nothing more out of the rings: what comes is left for the replacement. */
-void plane_close(struct plane *plane);
+/* From now on what comes is refused; or, to_return, left in the rings for the replacement. */
+void plane_drain(struct plane *plane, bool to_return);
+void plane_resume(struct plane *plane);
 
 /* No request is under way here. */
 bool plane_is_idle(const struct plane *plane);

@@ -84,7 +84,6 @@ struct plane {
     struct ledger_slot *ledger;
     struct request *requests;
     const struct peer_control *control; /* this shard's */
-    const struct peer_control *gateway;
     uint32_t shard;
     uint32_t incarnation;
     uint32_t n_ledger;
@@ -94,8 +93,9 @@ struct plane {
     uint32_t n_slot_waits; /* lanes that wait for a slot */
     uint32_t n_inherited;  /* requests that wait for a dead one's I/O */
     uint32_t n_hot;
-    bool is_closed;
-    bool unblocked; /* a lane has stopped waiting */
+    bool is_draining; /* what comes is refused */
+    bool is_closed;   /* nothing is taken any more */
+    bool unblocked;   /* a lane has stopped waiting */
     uint64_t n_accepted, n_ended;
     struct lane *hot;    /* the next to look at; NULL: none */
     struct lane *dirty;  /* those to ring */
