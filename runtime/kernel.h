@@ -7,6 +7,7 @@
  *              using. Each is probed at run time: having the number here proves nothing.
  * Not here:    wrappers; who uses one of these keeps the call beside its reason
  */
+#include <stdint.h>
 #include <sys/mman.h>
 
 #ifndef MADV_GUARD_INSTALL
@@ -16,4 +17,23 @@
 #ifndef IORING_ENTER_NO_IOWAIT
 #define IORING_ENTER_NO_IOWAIT (1U << 7)  /* 6.15; io_uring_enter: sleep as idle, not as iowait */
 #define IORING_FEAT_NO_IOWAIT  (1U << 17) /* io_uring_setup's answer: it is known */
+#endif
+
+/* Landlock since 6.1's headers: rights that may be taken away, and the first argument of
+ * landlock_create_ruleset(), whose size tells the kernel how much of it is meant. */
+#define KERNEL_LANDLOCK_FS_TRUNCATE         (UINT64_C(1) << 14) /* ABI 3, 6.2 */
+#define KERNEL_LANDLOCK_FS_IOCTL_DEV        (UINT64_C(1) << 15) /* ABI 5, 6.10 */
+#define KERNEL_LANDLOCK_NET_BIND_TCP        (UINT64_C(1) << 0)  /* ABI 4, 6.7 */
+#define KERNEL_LANDLOCK_NET_CONNECT_TCP     (UINT64_C(1) << 1)
+#define KERNEL_LANDLOCK_SCOPE_ABSTRACT_UNIX (UINT64_C(1) << 0) /* ABI 6, 6.12 */
+#define KERNEL_LANDLOCK_SCOPE_SIGNAL        (UINT64_C(1) << 1)
+
+struct kernel_landlock_ruleset {
+    uint64_t handled_access_fs;
+    uint64_t handled_access_net; /* ABI 4 */
+    uint64_t scoped;             /* ABI 6 */
+};
+
+#ifndef SYS_SECCOMP
+#define SYS_SECCOMP 1 /* si_code of a SIGSYS by seccomp; glibc's headers have no name for it */
 #endif

@@ -407,6 +407,18 @@ static int coroutine_fn run_stat(struct service_call *call)
 
 /* ---- the service ---- */
 
+static int reach(const void *config, struct service_reach *reach)
+{
+    const struct file_roots *roots = config;
+    int r = 0;
+
+    for (uint32_t i = 0; roots && r == 0 && i < roots->n_roots; i++) {
+        const char *real = roots->roots[i].real;
+        r = service_reach_path(reach, *real ? real : "/", roots->roots[i].writable);
+    }
+    return r;
+}
+
 static int configure(void **config, const char *key, const char *value, char **ret_error)
 {
     if (strcmp(key, "root") == 0)
@@ -478,6 +490,7 @@ const struct service file_service = {
     .methods = methods,
     .n_methods = sizeof(methods) / sizeof(methods[0]),
     .configure = configure,
+    .reach = reach,
     .discard = discard,
     .start = start,
     .stop = stop,

@@ -364,6 +364,29 @@ static int coroutine_fn run_wander(struct service_call *call)
     return service_reply(call, text, (size_t)n);
 }
 
+/* sys.note's, which may be written to. */
+static int configure(void **config, const char *key, const char *value, char **ret_error)
+{
+    char *folder;
+
+    if (strcmp(key, "notes") != 0) {
+        if (asprintf(ret_error, "sys has no setting %s; it has notes", key) < 0)
+            *ret_error = NULL;
+        return -EINVAL;
+    }
+    folder = strdup(value);
+    if (!folder)
+        return -ENOMEM;
+    free(*config);
+    *config = folder;
+    return 0;
+}
+
+static int reach(const void *config, struct service_reach *reach)
+{
+    return service_reach_path(reach, config, true);
+}
+
 static const struct service_method methods[] = {
     {"ping", run_ping, SERVICE_IDEMPOTENT, "answers with nothing"},
     {"echo", run_echo, SERVICE_IDEMPOTENT, "answers with its arguments"},
@@ -381,7 +404,8 @@ static const struct service_method methods[] = {
     {"spin", run_spin, SERVICE_TEST | SERVICE_IDEMPOTENT, "MS: keeps the shard busy for MS ms"},
     {"poke", run_poke, SERVICE_TEST, "ADDRESS: writes there, whosever memory it is"},
     {"note", run_note, SERVICE_TEST,
-        "PATH TEXT: adds TEXT and a new line to the file, and answers with TEXT"},
+        "PATH TEXT: adds TEXT and a new line to the file, and answers with TEXT; --set "
+        "sys.notes=FOLDER"},
     {"eat", run_eat, SERVICE_TEST, "MIB: takes so much memory, and gives it back"},
 };
 
@@ -391,4 +415,7 @@ const struct service sys_service = {
     .help = "asks a shard about itself",
     .methods = methods,
     .n_methods = sizeof(methods) / sizeof(methods[0]),
+    .configure = configure,
+    .discard = free,
+    .reach = reach,
 };

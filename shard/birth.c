@@ -107,6 +107,7 @@ int birth_describe(const struct child *child, bool copies, char *comm, struct sp
         .listen_url = s->config.listen_url,
         .token_file = s->config.token_file,
         .extra = s->config.shard_extra,
+        .sandbox = s->config.sandbox,
     };
     *ret_main = is_gateway ? s->config.gateway_main : s->config.shard_main;
     return fd_keep_inherit(s->keep, child->peer, copies, &ret_env->keep);

@@ -26,6 +26,7 @@
 
 #include "runtime/atomic.h"
 #include "runtime/coroutine_layout.h"
+#include "runtime/kernel.h"
 #include "shard/crash_registers.h"
 
 #define ALTERNATE_BYTES ((size_t)64 * 1024)
@@ -68,7 +69,9 @@ static void fill_in(struct crash_record *record, const siginfo_t *info, const vo
         record->flags |= CRASH_OTHER_THREAD;
     if (overflowed)
         record->flags |= CRASH_OVERFLOW;
-    if (info->si_code > 0)
+    if (info->si_signo == SIGSYS && info->si_code == SYS_SECCOMP)
+        record->syscall_number = info->si_syscall;
+    else if (info->si_code > 0)
         record->fault_address = (uint64_t)(uintptr_t)info->si_addr;
     record->machine = crash_registers_machine;
     record->n_registers = crash_registers_of_signal(context, record->registers);

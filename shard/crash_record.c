@@ -19,6 +19,7 @@
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -26,6 +27,7 @@
 
 #include "runtime/atomic.h"
 #include "runtime/coroutine_layout.h"
+#include "shard/sandbox.h"
 
 #define PAGE 4096u
 
@@ -195,6 +197,18 @@ static void put_stall(const struct crash_record *record, char *buf, size_t size)
         snprintf(buf + used, size - used, ", at 0x%llx", (unsigned long long)record->pc);
 }
 
+/* The sandbox let a system call not through. */
+static void put_call(const struct crash_record *record, char *buf, size_t size)
+{
+    char *name = sandbox_call_name(record->syscall_number);
+
+    snprintf(buf, size,
+        "SIGSYS: it called %s (system call %lld), which its sandbox forbids, at 0x%llx",
+        name ? name : "something", (long long)record->syscall_number,
+        (unsigned long long)record->pc);
+    free(name);
+}
+
 void crash_record_line(const struct crash_record *record, char *buf, size_t size)
 {
     char where[96], what[160];
@@ -210,6 +224,8 @@ void crash_record_line(const struct crash_record *record, char *buf, size_t size
     put_where(record, where, sizeof where);
     if (record->kind == CRASH_OF_STALL)
         put_stall(record, what, sizeof what);
+    else if (record->signal == SIGSYS && record->syscall_number >= 0)
+        put_call(record, what, sizeof what);
     else
         snprintf(what, sizeof what, "SIG%s at 0x%llx, address 0x%llx", name ? name : "?",
             (unsigned long long)record->pc, (unsigned long long)record->fault_address);

@@ -15,6 +15,7 @@
 #include "shard/log.h"
 #include "shard/mesh.h"
 #include "shard/registry.h"
+#include "shard/sandbox.h"
 #include "shard/segment.h"
 
 /* What a child is forked with. All of it is inherited and constant, log apart. */
@@ -39,6 +40,7 @@ struct child_env {
     const char *listen_url; /* gateway: NULL or tcp://… */
     const char *token_file;
     const struct shard_extra *extra; /* shards: NULL or what the program adds to them */
+    const struct sandbox *sandbox; /* NULL: none */
 };
 
 /* Runs a child's life and returns its exit status. */

@@ -395,6 +395,33 @@ void registry_make_homes(const struct registry *registry, const struct segment *
         service_home_init(&homes[i], registry_plan(registry, i), seg, shard, incarnation);
 }
 
+struct service_reach {
+    struct sandbox_paths *paths;
+};
+
+int service_reach_path(struct service_reach *reach, const char *path, bool writable)
+{
+    return sandbox_paths_add(reach->paths, path, writable);
+}
+
+void service_reach_sockets(struct service_reach *reach)
+{
+    reach->paths->needs_sockets = true;
+}
+
+int registry_reach(const struct registry *registry, struct sandbox_paths *paths)
+{
+    struct service_reach reach = {paths};
+    int r = 0;
+
+    for (uint32_t i = 0; r == 0 && i < registry->n_services; i++) {
+        const struct entry *entry = &registry->services[i];
+        if (entry->service->reach)
+            r = entry->service->reach(entry->config, &reach);
+    }
+    return r;
+}
+
 int registry_start(
     const struct registry *registry, struct service_home *homes, void **states, char **ret_error)
 {

@@ -20,6 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "shard/sandbox.h"
 #include "shard/segment.h"
 #include "shard/service.h"
 
@@ -91,6 +92,9 @@ void registry_write_plans(const struct registry *registry, const struct segment 
  * shard. */
 void registry_make_homes(const struct registry *registry, const struct segment *seg, uint32_t shard,
     uint32_t incarnation, struct service_home *homes);
+
+/* What all services together may reach. 0, or the first -errno. */
+int registry_reach(const struct registry *registry, struct sandbox_paths *paths);
 
 /* Calls start() of every service, in order. states has a place for each service; one without
  * start() gets NULL. On failure those that were started are stopped, and -errno is returned.

@@ -40,8 +40,9 @@ extern "C" {
 #define SERVICE_ABI 2u
 
 struct service_call;
-struct service_plan; /* in the supervisor: what a service is going to need */
-struct service_home; /* a service in one shard, from its start() to the end of stop() */
+struct service_plan;  /* in the supervisor: what a service is going to need */
+struct service_reach; /* of the machine: what a shard may use */
+struct service_home;  /* a service in one shard, from its start() to the end of stop() */
 struct ProtobufCMessageDescriptor;
 
 typedef int service_run_fn(struct service_call *call); /* coroutine_fn */
@@ -116,6 +117,11 @@ struct service {
      * NULL: nothing to do. */
     void (*drain)(void *state);
     void (*resume)(void *state);
+    /* In each new shard, before it gives up its rights and start() is called: names what it needs of
+     * the machine beyond memory, threads, its listeners and what it was handed, by
+     * service_reach_path() and service_reach_sockets(). All else fails in it from then on
+     * (docs/security.md). 0 or -errno: the shard does not come up. NULL: nothing. */
+    int (*reach)(const void *config, struct service_reach *reach);
 };
 
 /* ---- in the supervisor: prepare() ---- */
@@ -161,6 +167,15 @@ struct service_listener {
  */
 int service_listen(
     struct service_plan *plan, const struct service_listener *listener, char **ret_error);
+
+/* ---- in a shard: reach() ---- */
+
+/* A file, or a folder with all below it, may be opened, and written, made and removed where
+ * writable. What is not there is no error. 0 or -ENOMEM. */
+int service_reach_path(struct service_reach *reach, const char *path, bool writable);
+
+/* Sockets may be made, bound and connected, not only those used that are listened on. */
+void service_reach_sockets(struct service_reach *reach);
 
 /* ---- in a shard: from start() on ---- */
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A shard: services are started in its loop before it looks into its rings for the first time,
+ * A shard: it gives up the rights that none of its services needs. Those are started in its loop before it looks into its rings for the first time,
  * their listeners opened once it is up, and all of it ended after its last turn.
  */
 #include <stdlib.h>
@@ -19,6 +19,24 @@ struct shard {
     struct doors *doors;        /* NULL: not open yet */
     void *extra;                /* NULL: the program adds nothing */
 };
+
+/* While it is one thread, and before the first byte of anybody else's is read. */
+static int give_up_rights(const struct child_env *env)
+{
+    struct sandbox_paths paths = {0};
+    char *error = NULL;
+    int r = sandbox_paths_add(&paths, env->runtime_dir, true); /* letters of the dead */
+
+    if (r == 0)
+        r = registry_reach(env->registry, &paths);
+    if (r == 0)
+        r = sandbox_enter(env->sandbox, SANDBOX_SHARD, &paths, &error);
+    if (r < 0)
+        log_line(env->log, LOG_LEVEL_ERROR, "can't begin: %s", error ? error : strerror(-r));
+    sandbox_paths_deinit(&paths);
+    free(error);
+    return r;
+}
 
 static int start_services(struct shard *shard)
 {
@@ -43,6 +61,20 @@ static int start_extra(struct shard *shard)
     if (r < 0)
         log_line(env->log, LOG_LEVEL_ERROR, "can't begin: %s", strerror(-r));
     return r;
+}
+
+static int begin(struct shard *shard)
+{
+    const struct child_env *env = shard->env;
+    int r = give_up_rights(env);
+
+    if (r == 0)
+        r = member_new(env, shard->states, &shard->member);
+    if (r == 0)
+        r = start_services(shard);
+    if (r == 0)
+        r = start_extra(shard);
+    return r == 0 ? sandbox_close_rings(env->sandbox) : r;
 }
 
 /* ---- taking nothing new, and back ---- */
@@ -116,8 +148,7 @@ int shard_main(const struct child_env *env)
 
     if (!shard.states || !shard.homes) {
         log_line(env->log, LOG_LEVEL_ERROR, "can't begin: no memory");
-    } else if (member_new(env, shard.states, &shard.member) == 0 && start_services(&shard) == 0 &&
-               start_extra(&shard) == 0) {
+    } else if (begin(&shard) == 0) {
         member_ready(shard.member);
         open_doors(&shard);
         status = member_run(shard.member);

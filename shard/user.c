@@ -8,6 +8,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "shard/capabilities.h"
 #include "shard/explain.h"
 
 int user_find(const char *name, struct user *ret_user, char **ret_error)
@@ -27,8 +28,13 @@ int user_find(const char *name, struct user *ret_user, char **ret_error)
 
 int user_become(const char *name, const struct user *user, char **ret_error)
 {
+    int r;
+
     if (geteuid() == user->uid)
         return 0;
+    r = user->uid == 0 ? 0 : capabilities_bound();
+    if (r < 0)
+        return explain(ret_error, r, "--user %s: capabilities: %s", name, strerror(-r));
     if (initgroups(name, user->gid) < 0)
         return explain(ret_error, -errno, "--user %s: groups: %m", name);
     if (setresgid(user->gid, user->gid, user->gid) < 0)

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "ipc/gateway/gateway.h"
@@ -22,6 +23,7 @@
 #include "shard/fd_list.h"
 #include "shard/log.h"
 #include "shard/rundir.h"
+#include "shard/sandbox.h"
 #include "shard/supervisor.h"
 #include "shard/topology.h"
 #include "shard/user.h"
@@ -37,6 +39,7 @@ struct run {
     struct topology topology;
     struct supervisor_limits limits;
     int latency_fd; /* -1: not held */
+    struct sandbox *sandbox;
     struct fd_list service_fds;
     bool roots_changed; /* at the last SIGHUP */
     char *runtime_dir;
@@ -227,6 +230,7 @@ static int make_supervisor(struct run *run, struct supervisor **ret, char **ret_
         .log = &run->log,
         .listen_url = options->listen,
         .token_file = options->token_file,
+        .sandbox = run->sandbox,
         .limits = &run->limits,
         .cgroup_root = "",
         .spin_ns = (uint64_t)options->spin_us * 1000,
@@ -272,6 +276,33 @@ static int change_user(struct run *run, char **ret_error)
     return r < 0 ? r : user_become(run->options.user, &user, ret_error);
 }
 
+static int make_sandbox(struct run *run, char **ret_error)
+{
+    char *missing = NULL;
+    int r;
+
+    if (run->options.no_sandbox) {
+        log_line(&run->log, LOG_LEVEL_WARNING,
+            "--sandbox off: who finds a mistake in a shard has all rights of user number %u",
+            (unsigned)geteuid());
+        return 0;
+    }
+    r = sandbox_new(&run->sandbox, &missing, ret_error);
+    if (r == 0 && missing)
+        log_line(&run->log, LOG_LEVEL_WARNING, "the sandbox is not whole here: %s", missing);
+    free(missing);
+    return r;
+}
+
+/* Who has lost root's rights can't lock more memory for the disk engine than the limit, which is
+ * meant for logins, and is low. Where it may not be raised, it stays. */
+static void raise_locked_memory(void)
+{
+    const struct rlimit none = {RLIM_INFINITY, RLIM_INFINITY};
+
+    setrlimit(RLIMIT_MEMLOCK, &none);
+}
+
 /* Each step in order, up to the supervisor. 0, or -errno with a text. */
 static int prepare(struct run *run, struct supervisor **ret, char **ret_error)
 {
@@ -281,7 +312,10 @@ static int prepare(struct run *run, struct supervisor **ret, char **ret_error)
     if (r < 0)
         return r;
     hold_wake_latency(run);
+    raise_locked_memory();
     r = change_user(run, ret_error);
+    if (r == 0)
+        r = make_sandbox(run, ret_error);
     if (r == 0)
         r = topology_read("", &run->topology);
     if (r == 0)
@@ -296,6 +330,7 @@ static int prepare(struct run *run, struct supervisor **ret, char **ret_error)
 static void clean_up(struct run *run)
 {
     registry_free(run->registry);
+    sandbox_free(run->sandbox);
     topology_deinit(&run->topology);
     free(run->service_fds.fds);
     free(run->runtime_dir);

@@ -102,6 +102,12 @@ static const char *parse_scan_mode(const char *text, void *field)
     return scan_mode_parse(text, field) < 0 ? "off, report, refuse or abort" : NULL;
 }
 
+static const char *parse_sandbox(const char *text, void *field)
+{
+    *(bool *)field = strcmp(text, "off") == 0;
+    return *(bool *)field || strcmp(text, "on") == 0 ? NULL : "on or off";
+}
+
 #define FIELD(name) offsetof(struct run_options, name)
 
 static const struct command_option table[] = {
@@ -148,6 +154,10 @@ static const struct command_option table[] = {
         "replace a process that is in one for longer (default: 10; 0: never)", command_seconds,
         FIELD(stall_limit_ns)},
     {"no-pin", 0, NULL, "do not pin shards to cores", command_flag, FIELD(no_pin)},
+    {"sandbox", 0, "on|off",
+        "off: shards and gateway keep all rights of their user (default: on, as far as the kernel "
+        "has it)",
+        parse_sandbox, FIELD(no_sandbox)},
     {"log-level", 0, "LEVEL", "error, warning, notice, info or debug (default: info)",
         parse_log_level, FIELD(log_level)},
     {0},
@@ -418,6 +428,7 @@ static bool lists_differ(const struct command_list *a, const struct command_list
     X("spin", a->spin_us != b->spin_us)                                        \
     X("no-rebalance", a->no_rebalance != b->no_rebalance)                      \
     X("scan-moves", a->scan_mode != b->scan_mode)                              \
+    X("sandbox", a->no_sandbox != b->no_sandbox)                               \
     X("no-pin", a->no_pin != b->no_pin)
 
 /* For free(); NULL: nothing, or no memory to say it. */

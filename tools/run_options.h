@@ -47,6 +47,7 @@ struct run_options {
     int64_t stall_report_ns;
     int64_t stall_limit_ns;
     bool no_pin;
+    bool no_sandbox;
     enum log_level log_level;
     int argc; /* for run_options_reload() */
     char **argv;

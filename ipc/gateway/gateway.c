@@ -143,6 +143,37 @@ static int load_token(struct gateway *gateway)
     return r;
 }
 
+/* What nng reads to find the address of a name, where it listens on one. */
+static int add_resolver(struct sandbox_paths *paths)
+{
+    static const char *const files[] = {"/etc/hosts", "/etc/host.conf", "/etc/resolv.conf",
+        "/run/systemd/resolve", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/services"};
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < sizeof(files) / sizeof(files[0]); i++)
+        r = sandbox_paths_add(paths, files[i], false);
+    return r;
+}
+
+static int give_up_rights(const struct child_env *env)
+{
+    struct sandbox_paths paths = {0};
+    char *error = NULL;
+    int r = sandbox_paths_add(&paths, env->runtime_dir, true); /* its socket */
+
+    if (r == 0)
+        r = sandbox_paths_add(&paths, env->token_file, false);
+    if (r == 0 && env->listen_url)
+        r = add_resolver(&paths);
+    if (r == 0)
+        r = sandbox_enter(env->sandbox, SANDBOX_GATEWAY, &paths, &error);
+    if (r < 0)
+        log_line(env->log, LOG_LEVEL_ERROR, "can't begin: %s", error ? error : strerror(-r));
+    sandbox_paths_deinit(&paths);
+    free(error);
+    return r;
+}
+
 /* nng calls it "cannot assign requested address". */
 static int check_socket_path(const struct gateway *gateway, const char *path)
 {
@@ -218,6 +249,8 @@ static int serve(struct gateway *gateway)
         .drain = on_drain, .resume = on_resume, .is_drained = is_drained, .opaque = gateway};
     int r = open_port(gateway);
 
+    if (r == 0)
+        r = sandbox_close_rings(gateway->env->sandbox);
     if (r < 0)
         return EXIT_FAILURE;
     member_set_hooks(gateway->member, &hooks);
@@ -252,7 +285,8 @@ int gateway_main(const struct child_env *env)
         return status;
     gateway->env = env;
     arena_init(&gateway->arena, PROTOCOL_UNPACKED_MAX);
-    if (load_token(gateway) == 0 && member_new(env, NULL, &gateway->member) == 0) {
+    if (give_up_rights(env) == 0 && load_token(gateway) == 0 &&
+        member_new(env, NULL, &gateway->member) == 0) {
         status = run(gateway);
         member_free(gateway->member);
     }

@@ -195,7 +195,9 @@ class Once(StormCase):
         return result.stdout.splitlines(), len(in_doubt)
 
     def test_nothing_is_run_twice_and_only_what_was_in_flight_at_a_death_is_in_doubt(self):
-        instance = self.start("--shards", "3", "--enable-test-methods")
+        instance = self.instance()
+        instance.start("--shards", "3", "--enable-test-methods", "--set", f"sys.notes={instance.scratch}")
+        instance.wait_ready()
         path = os.path.join(instance.scratch, "notes")
         dice = Dice(instance, 3, random.Random(SEED))
         ends = threading.Event()
