@@ -40,7 +40,7 @@ struct child_env {
     const char *listen_url; /* gateway: NULL or tcp://… */
     const char *token_file;
     const struct shard_extra *extra; /* shards: NULL or what the program adds to them */
-    const struct sandbox *sandbox; /* NULL: none */
+    const struct sandbox *sandbox;   /* NULL: none */
 };
 
 /* Runs a child's life and returns its exit status. */
