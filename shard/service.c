@@ -40,7 +40,12 @@ uint64_t service_hash(const void *key, size_t len)
 
 uint32_t service_shard_of_key(const struct service_call *call, const void *key, size_t len)
 {
-    return keymap_shard(keymap_slot(keymap_hash(key, len)), service_n_shards(call));
+    return service_shard_of_hash(call, keymap_hash(key, len));
+}
+
+uint32_t service_shard_of_hash(const struct service_call *call, uint64_t hash)
+{
+    return keymap_shard(keymap_slot(hash), service_n_shards(call));
 }
 
 uint32_t service_shard(const struct service_call *call)

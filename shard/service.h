@@ -124,6 +124,10 @@ struct service {
     int (*reach)(const void *config, struct service_reach *reach);
 };
 
+/* What a .so is known by: visible also where it is built with -fvisibility=hidden, as one of several
+ * files is built best. */
+extern const struct service sherd_service __attribute__((visibility("default")));
+
 /* ---- in the supervisor: prepare() ---- */
 
 /* How many shards there are going to be. */
@@ -214,10 +218,17 @@ int service_region(struct service_home *home, const char *name, struct service_r
 void service_region_begin(const struct service_region *region, uint64_t mark);
 void service_region_end(const struct service_region *region);
 
-/* Stores *word = value, after all that was stored before it. */
+/* Stores *word = value, after all that was stored before it and before all that is after it. */
 static inline void service_region_publish(uint64_t *word, uint64_t value)
 {
     __atomic_store_n(word, value, __ATOMIC_RELEASE);
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+
+static inline void service_region_publish32(uint32_t *word, uint32_t value)
+{
+    __atomic_store_n(word, value, __ATOMIC_RELEASE);
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 
 /* ---- what a method may use ---- */
@@ -236,6 +247,7 @@ uint64_t service_hash(const void *key, size_t len);
 
 /* The shard that owns a key: a hash of it chooses one of 16,384 slots, and that a shard. */
 uint32_t service_shard_of_key(const struct service_call *call, const void *key, size_t len);
+uint32_t service_shard_of_hash(const struct service_call *call, uint64_t hash);
 
 /* This shard, and how many there are. */
 uint32_t service_shard(const struct service_call *call);
