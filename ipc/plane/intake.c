@@ -25,6 +25,12 @@
 #define BURST_A_RATE 0.02 /* s */
 #define BURST_MIN    16.0
 #define SECOND_NS    1e9
+#define AHEAD        4u /* entries on their way to this core */
+
+static const struct plane_submission *entry_at(const struct lane *lane, uint64_t position)
+{
+    return &lane->submissions[position & (lane->n_entries - 1)];
+}
 
 /* ---- what makes no sense ---- */
 
@@ -117,7 +123,7 @@ static uint64_t depth_behind(const struct lane *lane)
 
     for (uint64_t n = 1; n < lane->n_entries; n *= 2) {
         uint64_t position = lane->head + n;
-        const struct plane_submission *entry = &lane->submissions[position & (lane->n_entries - 1)];
+        const struct plane_submission *entry = entry_at(lane, position);
         if (atomic_load_relaxed(&entry->turn) != (uint32_t)(position + 1)) /* ENTRY */
             break;
         depth = n;
@@ -213,7 +219,7 @@ static void decide(struct lane *lane, struct request *request, enum lane_wait wa
 /* False: nothing more is taken now. */
 static bool take(struct lane *lane)
 {
-    const struct plane_submission *from = &lane->submissions[lane->head & (lane->n_entries - 1)];
+    const struct plane_submission *from = entry_at(lane, lane->head);
     struct ledger_slot *slot = ledger_next(lane->plane);
     const struct plane_submission *entry = entry_of(slot);
     enum cut_reason reason;
@@ -225,7 +231,7 @@ static bool take(struct lane *lane)
     }
     memcpy(slot->entry, from, sizeof(slot->entry));
     atomic_signal_barrier();
-    __builtin_prefetch(&lane->submissions[(lane->head + 2) & (lane->n_entries - 1)]);
+    __builtin_prefetch(entry_at(lane, lane->head + AHEAD));
     reason = check(lane, entry);
     if (!reason && !(entry->flags & PLANE_CANCEL) && lane->n_in_flight >= lane->n_entries)
         reason = CUT_OVERRUN;
@@ -251,8 +257,11 @@ static bool take(struct lane *lane)
 void intake_run(struct lane *lane, uint32_t budget)
 {
     note_visit(lane);
+    for (uint64_t ahead = 1; ahead < AHEAD; ahead++)
+        __builtin_prefetch(entry_at(lane, lane->head + ahead));
     while (budget-- > 0 && take(lane) && lane_has_entry(lane))
         ;
+    ledger_write(lane);
     if (lane->state == CLIENT_LANE_OPEN && !lane_has_entry(lane))
         lane->left_ns = 0;
 }

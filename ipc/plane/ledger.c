@@ -10,6 +10,10 @@
  *               and the completion is written to the client's memory
  *     free
  *
+ * Completions are written some at a time, at the latest when the phase of the loop ends: a client that
+ * waits for the next one reads the line that it will be in again and again, and takes it away from this
+ * core each time; so it costs the less the fewer of them it sees coming.
+ *
  * One slot is kept for what ends at once, so that what must be refused can be, however full it is.
  *
  * Orderings    first                   then               ordered by            if broken
@@ -157,14 +161,18 @@ uint32_t ledger_put_text(struct plane *plane, struct request *request, const cha
 
 /* ---- ending ---- */
 
+static struct plane_completion *completion_at(const struct lane *lane, uint64_t position)
+{
+    return &lane->completions[position & (lane->n_entries - 1)];
+}
+
 /* The bytes first, and the turn that makes them count last. */
 static void write_completion(struct lane *lane, const struct plane_completion *from)
 {
-    struct plane_completion *to = &lane->completions[(from->turn - 1) & (lane->n_entries - 1)];
+    struct plane_completion *to = completion_at(lane, from->turn - 1);
 
     memcpy(to, from, offsetof(struct plane_completion, turn));
     atomic_store_release(&to->turn, from->turn); /* TURN */
-    atomic_prefetch_write(&lane->completions[from->turn & (lane->n_entries - 1)]);
 }
 
 static void unlink_from_lane(struct plane *plane, struct request *request)
@@ -208,7 +216,24 @@ static void mark_dirty(struct lane *lane)
     lane->plane->dirty = lane;
 }
 
-/* From the slot, of which the completion is noted. */
+void ledger_write(struct lane *lane)
+{
+    struct plane *plane = lane->plane;
+    uint32_t n = lane->n_unwritten;
+
+    if (!n)
+        return;
+    lane->n_unwritten = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        struct request *request = &plane->requests[lane->unwritten[i]];
+        if (lane->state == CLIENT_LANE_OPEN)
+            write_completion(lane, completion_of(slot_of(plane, request)));
+        unlink_from_lane(plane, request);
+        ledger_void(plane, request);
+    }
+    wake_waiting(lane);
+}
+
 void ledger_publish(struct plane *plane, struct request *request)
 {
     struct ledger_slot *slot = slot_of(plane, request);
@@ -218,12 +243,11 @@ void ledger_publish(struct plane *plane, struct request *request)
         lane->tail = slot->tail + 1;
         atomic_store_release(&lane->row->tail, lane->tail); /* TAIL */
     }
-    if (lane->state == CLIENT_LANE_OPEN)
-        write_completion(lane, completion_of(slot));
-    unlink_from_lane(plane, request);
-    ledger_void(plane, request);
+    atomic_prefetch_write(completion_at(lane, slot->tail));
+    lane->unwritten[lane->n_unwritten++] = (uint32_t)(request - plane->requests);
     mark_dirty(lane);
-    wake_waiting(lane);
+    if (lane->n_unwritten == WRITE_BATCH)
+        ledger_write(lane);
 }
 
 void ledger_end(struct plane *plane, struct request *request, const struct outcome *outcome)

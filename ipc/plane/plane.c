@@ -143,6 +143,8 @@ static void plane_flush(void *opaque)
         show_counts(plane);
     if (!plane->dirty)
         return;
+    for (struct lane *lane = plane->dirty; lane; lane = lane->next_dirty)
+        ledger_write(lane);
     atomic_full_fence(); /* SLEEPS */
     while (plane->dirty) {
         struct lane *lane = plane->dirty;

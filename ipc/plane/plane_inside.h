@@ -14,8 +14,9 @@
 #include "runtime/source.h"
 #include "shard/serve.h"
 
-#define NO_REQUEST UINT32_MAX
-#define BUDGET     32u /* entries of a lane at a time */
+#define NO_REQUEST  UINT32_MAX
+#define BUDGET      32u /* entries of a lane at a time */
+#define WRITE_BATCH 8u  /* completions of a lane, likewise */
 
 struct lane;
 
@@ -52,7 +53,9 @@ struct lane {
     bool is_hot;
     bool is_dirty; /* has completions that it has not been rung for */
     uint32_t n_quiet;
-    uint32_t first; /* of its requests, the newest */
+    uint32_t n_unwritten;
+    uint32_t unwritten[WRITE_BATCH]; /* requests whose completions are noted, in order */
+    uint32_t first;                  /* of its requests, the newest */
     uint64_t bytes_in_flight;
 
     /* ---- the rest ---- */
@@ -207,6 +210,9 @@ void ledger_end(struct plane *plane, struct request *request, const struct outco
 
 /* The same for one whose end is noted already. */
 void ledger_publish(struct plane *plane, struct request *request);
+
+/* Writes what is noted to the client's memory. */
+void ledger_write(struct lane *lane);
 
 /* The same for one that nobody ran, with a text for people. */
 void ledger_refuse(struct plane *plane, struct request *request, enum call_end end, int error,
