@@ -434,6 +434,19 @@ static bool is_there(const char *dir, bool wait_ready)
     return there;
 }
 
+/* A claim makes the lock before the segment, and nobody takes it away again: whether this instance
+ * lives cannot be told. */
+static bool lacks_lock(const char *dir)
+{
+    char *lock = file_in(dir, "lock"), *segment = file_in(dir, "segment");
+    bool lacks =
+        lock && segment && access(segment, F_OK) == 0 && access(lock, F_OK) < 0 && errno == ENOENT;
+
+    free(lock);
+    free(segment);
+    return lacks;
+}
+
 /* Watches dir, or the nearest folder above it that exists. */
 static int watch_nearest(int inotify_fd, const char *dir)
 {
@@ -494,6 +507,8 @@ static int wait_until_there(const char *dir, long long wait_ns, bool wait_ready)
         }
         if (r == 0 && is_there(dir, wait_ready))
             break;
+        if (r == 0 && lacks_lock(dir))
+            r = -ENOLCK;
         if (r == 0)
             r = wait_for_event(fd, deadline_ns);
     } while (r == 0);
@@ -555,7 +570,13 @@ int rundir_find(
         *ret_path = path;
         return 0;
     }
-    if (r == -ETIMEDOUT)
+    if (r == -ENOLCK)
+        explain(ret_error, r,
+            "instance %s: %s has a segment and no lock file, so whether it lives cannot be told; "
+            "end "
+            "its processes, if there are any, and remove the segment",
+            instance, path);
+    else if (r == -ETIMEDOUT)
         r = refuse_missing(instance, path, ret_error);
     else
         explain(ret_error, r, "instance %s, in %s: %s", instance, path, strerror(-r));

@@ -51,6 +51,7 @@ int rundir_list(char ***ret_names);
 
 /* Waits up to wait_ns until the instance is there and its segment says the supervisor is ready
  * (wait_ready) or the segment exists (!wait_ready), by inotify, not by polling. 0 with the path;
- * -ENOENT: the text says which instances there are; as rundir_path(). */
+ * -ENOENT: the text says which instances there are; -ENOLCK, at once: somebody has removed its lock
+ * file; as rundir_path(). */
 int rundir_find(
     const char *instance, long long wait_ns, int wait_ready, char **ret_path, char **ret_error);

@@ -45,7 +45,7 @@ static int find(const char *name, int64_t wait_ns, enum look_for what, char **re
     bool found = r == 0;
     if (!found && what == LOOK_READY)
         found = find_unready(name, ret_path);
-    else if (r == -ENOENT)
+    else if (r == -ENOENT || r == -ENOLCK)
         found = find_dead(name, ret_path);
     if (found) {
         free(error);

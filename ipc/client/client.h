@@ -90,7 +90,8 @@ struct sherd_client_options {
     uint64_t reserved[6];
 };
 
-/* Connects and says hello. -ENOENT: no such instance; -ETIMEDOUT; -EACCES: refused; -EPROTO: not
+/* Connects and says hello. -ENOENT: no such instance; -ECONNRESET: it begins or ends just now, and
+ * wait_ns is 0; -ETIMEDOUT; -EACCES: refused; -EPROTO: not
  * Sherd, or another version; -EINVAL: options. ret_error, which may be NULL, gets a line for people
  * (free() it) on failure. */
 SHERD_API int sherd_client_open(

@@ -219,6 +219,9 @@ static int dial(struct control *control, const struct sherd_client_options *opti
     if (r == -ENOENT || (r == -ECONNREFUSED && strncmp(url, "ipc://", 6) == 0))
         return transport_explain(
             ret_error, -ENOENT, "no instance of Sherd at %s: start it with `sherd run`", url);
+    if (r == -ECONNRESET)
+        return transport_explain(ret_error, r,
+            "%s hung up before it said anything: the instance begins or ends; try again", url);
     if (r < 0)
         return transport_explain(ret_error, r, "connecting to %s: %s", url, strerror(-r));
     r = waiter_watch(&control->base.waiter, link_fd(control->talk.link), 0);

@@ -156,6 +156,8 @@ int link_open(const char *url, bool wait, struct link **ret_link)
         r = configure(link);
     if (r == 0)
         r = nng_errno(nng_dial(link->socket, url, &link->dialer, wait ? NNG_FLAG_NONBLOCK : 0));
+    if (r == -ESHUTDOWN)
+        r = -ECONNRESET; /* nobody has closed our dialer */
     if (r < 0)
         link_close(link);
     else

@@ -29,7 +29,8 @@ struct letter {
 };
 
 /* Dials. wait: what is not there yet is waited for, in the background. 0; -ENOENT, -ECONNREFUSED,
- * … as nng found; -EINVAL: no such kind of URL. */
+ * … as nng found; -ECONNRESET: it hung up as we were introduced, and may well be there a moment
+ * later; -EINVAL: no such kind of URL. */
 int link_open(const char *url, bool wait, struct link **ret_link);
 
 /* Ends what is under way: link_take() has it. Nothing can be sent any more. Takes a second at most,

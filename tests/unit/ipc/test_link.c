@@ -136,6 +136,19 @@ static void a_connection_that_breaks_in_its_greeting_is_made_again_on_request(vo
     assert_answered(f);
 }
 
+static void a_connection_that_breaks_in_its_greeting_is_reset_where_nobody_waits(void **state)
+{
+    struct fixture *f = *state;
+
+    assert_int_equal(nng_listen(f->server, f->url, NULL, 0), 0);
+    refuses_greetings = true;
+    assert_int_equal(link_open(f->url, false, &f->link), -ECONNRESET);
+    refuses_greetings = false;
+    assert_int_equal(link_open(f->url, false, &f->link), 0);
+    say(f);
+    assert_answered(f);
+}
+
 static void a_connection_that_stands_is_left_alone(void **state)
 {
     struct fixture *f = *state;
@@ -154,6 +167,7 @@ int main(void)
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         CASE(a_message_waits_for_whom_it_is_for),
+        CASE(a_connection_that_breaks_in_its_greeting_is_reset_where_nobody_waits),
         CASE(a_connection_that_breaks_in_its_greeting_is_made_again_on_request),
         CASE(a_connection_that_stands_is_left_alone),
     };

@@ -361,6 +361,21 @@ static void find_tells_what_is_there_from_what_is_ready(void **state)
     end_instance(&start);
 }
 
+static void an_instance_whose_lock_file_was_removed_is_refused_at_once(void **state)
+{
+    struct start start;
+    struct segment seg;
+    char *path, *error = NULL;
+
+    begin_instance(&start, &seg);
+    become_ready(&start, &seg);
+    assert_int_equal(unlink(scratch_path(start.path, "lock")), 0);
+    assert_int_equal(rundir_find("demo", INT64_MAX / 2, 1, &path, &error), -ENOLCK);
+    assert_non_null(strstr(error, "no lock file"));
+    free(error);
+    end_instance(&start);
+}
+
 static void words_of_a_dead_supervisor_are_no_readiness(void **state)
 {
     struct start start;
@@ -393,6 +408,7 @@ int main(void)
         CASE(find_waits_for_an_instance_that_is_about_to_start),
         CASE(find_waits_without_inotify_too),
         CASE(find_tells_what_is_there_from_what_is_ready),
+        CASE(an_instance_whose_lock_file_was_removed_is_refused_at_once),
         CASE(words_of_a_dead_supervisor_are_no_readiness),
     };
 
