@@ -41,6 +41,10 @@ struct values {
     uint64_t span;
     bool is_sequential;
     bool overwrites;
+    const char *plane;
+    const char *args;
+    int64_t timeout_ns;
+    bool refuses;
     bool json;
 };
 
@@ -56,7 +60,8 @@ static const struct command_option options[] = {
         "submit R requests a second, all together, whether earlier ones have ended or "
         "not",
         command_u32, offsetof(struct values, rate)},
-    {"size", 0, "BYTES", "how much a ping carries, or a block has (default: nothing; 4 KiB)",
+    {"size", 0, "BYTES",
+        "how much a ping carries, a block has, or an answer may have (default: 0; 4 KiB)",
         command_bytes, offsetof(struct values, size)},
     {"file", 0, "PATH", "the file below a root that is read or written", command_text,
         offsetof(struct values, file)},
@@ -66,6 +71,14 @@ static const struct command_option options[] = {
         offsetof(struct values, is_sequential)},
     {"overwrite", 0, NULL, "file-write: the file may have content, which is lost", command_flag,
         offsetof(struct values, overwrites)},
+    {"plane", 0, "WHICH", "data: shared memory; control: messages (default: what can be had)",
+        command_text, offsetof(struct values, plane)},
+    {"args", 0, "TEXT", "what is sent to SERVICE.METHOD (default: nothing)", command_text,
+        offsetof(struct values, args)},
+    {"timeout", 0, "SECONDS", "how long each request may take (default: for ever)", command_seconds,
+        offsetof(struct values, timeout_ns)},
+    {"refuse", 0, NULL, "have a shard that is behind refuse, instead of waiting for it",
+        command_flag, offsetof(struct values, refuses)},
     {"json", 0, NULL, "print JSON", command_flag, offsetof(struct values, json)},
     {0},
 };
@@ -76,13 +89,15 @@ static const struct command_example examples[] = {
     {"sherd bench file-read --file /srv/data/1 --depth 32", "blocks of 4 KiB at random"},
     {"sherd bench file-write --file /srv/data/new --size 64K --sequential", "a new file, in order"},
     {"sherd bench mixed --depth 32 --file /srv/data/1", "calls, moves and reads as well"},
+    {"sherd bench sys.echo --args hello --rate 1000 --timeout 0.01 --refuse",
+        "any method, with a deadline of 10 ms"},
     {"sherd bench ping --json | jq .latency_ns.p99", "one figure of it"},
     {0},
 };
 
 static const struct command command = {
     .name = "bench",
-    .operands = "ping|file-read|file-write|mixed",
+    .operands = "ping|file-read|file-write|mixed|SERVICE.METHOD",
     .summary = "Loads an instance with requests and shows how fast they ended, and how.",
     .details =
         "ping: round trips to all shards in turn. file-read, file-write: blocks of a file. "
@@ -108,7 +123,27 @@ static uint32_t works_of(const char *kind)
         return works;
     KINDS(X)
 #undef X
-    return 0;
+    return strchr(kind, '.') ? 1u << BENCH_method : 0;
+}
+
+/* X(text, plane) */
+#define PLANES(X)               \
+    X("data", SHERD_PLANE_DATA) \
+    X("control", SHERD_PLANE_CONTROL)
+
+/* N_PLANES: no such plane. */
+#define N_PLANES 3u
+
+static uint32_t plane_of(const char *name)
+{
+    if (!name)
+        return SHERD_PLANE_AUTO;
+#define X(text, plane)       \
+    if (!strcmp(name, text)) \
+        return plane;
+    PLANES(X)
+#undef X
+    return N_PLANES;
 }
 
 /* ---- the command ---- */
@@ -209,7 +244,8 @@ static int plan_file(const struct values *values, const char *kind, struct bench
 static struct bench_plan plan_of(const struct values *values, const char *kind)
 {
     uint32_t works = works_of(kind);
-    bool has_file = values->file != NULL, is_ping = works == 1u << BENCH_ping;
+    bool has_file = values->file != NULL;
+    bool is_plain = works == 1u << BENCH_ping || works == 1u << BENCH_method;
     struct bench_plan plan = {
         .instance = values->instance,
         .wait_ns = values->wait_ns,
@@ -218,10 +254,15 @@ static struct bench_plan plan_of(const struct values *values, const char *kind)
                                                   : 1,
         .n_clients = values->clients,
         .size = values->size != NOT_GIVEN ? (size_t)values->size
-                : is_ping                 ? 0
+                : is_plain                 ? 0
                                           : BLOCK_BYTES,
         .n_blocks = 1,
         .is_sequential = values->is_sequential,
+        .plane = plane_of(values->plane),
+        .flags = values->refuses ? SHERD_REFUSE : 0,
+        .timeout_ns = values->timeout_ns,
+        .method = kind,
+        .text = values->args,
         .every_ns = values->rate ? (int64_t)values->clients * NS_PER_S / values->rate : 0,
     };
     for (int work = 0; work < N_BENCH_WORK; work++)
@@ -255,13 +296,17 @@ static const char *misuse(const struct values *values, const char *kind)
     bool is_file = works & (1u << BENCH_read | 1u << BENCH_write);
     bool is_mixed = strcmp(kind, "mixed") == 0, has_file = values->file != NULL;
     if (!works)
-        return "what is measured is ping, file-read, file-write or mixed";
+        return "what is measured is ping, file-read, file-write, mixed or a SERVICE.METHOD";
     if (values->clients < 1 || values->clients > CLIENTS_MAX)
         return "--clients must be 1 to 256";
     if (values->depth < 1 || (values->depth > DEPTH_MAX && values->depth != DEPTH_NOT_GIVEN))
         return "--depth must be 1 to 65536";
     if (values->rate > RATE_MAX)
         return "--rate must be 1 to 1000000000";
+    if (plane_of(values->plane) == N_PLANES)
+        return "--plane is data or control";
+    if (values->args && !(works & 1u << BENCH_method))
+        return "--args is for a SERVICE.METHOD";
     if (is_file && !has_file)
         return "which --file?";
     if (has_file && !is_file && !is_mixed)
@@ -309,8 +354,9 @@ int bench_command(int argc, char **argv)
     int n = command_parse(&command, argc, argv, &values, &operands);
     if (n < 0)
         return command_exit_status(n);
-    const char *wrong = n == 1 ? misuse(&values, operands[0])
-                               : "it takes one operand: ping, file-read, file-write or mixed";
+    const char *wrong =
+        n == 1 ? misuse(&values, operands[0])
+               : "it takes one operand: ping, file-read, file-write, mixed or a SERVICE.METHOD";
     if (wrong)
         return command_usage(&command, "%s", wrong);
     return prepare_and_run(&values, operands[0]);

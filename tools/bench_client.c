@@ -21,11 +21,15 @@
 #define LOOK_NS     (100 * NS_PER_MS)
 #define PATIENCE_NS (30 * NS_PER_S) /* for what is in flight at the end */
 
+#define DATA_BESIDES ((uint64_t)8 * 1024) /* of a request, beside its block */
+#define DATA_LEAST   ((uint64_t)1024 * 1024)
+
 struct place {
     struct bench_run *run;
     enum bench_work work;
     int64_t begun_ns; /* or when it was due */
     uint64_t id;
+    void *room; /* for the answer, in memory that the shards write to; NULL: the library has some */
     bool in_flight;
 };
 
@@ -56,6 +60,7 @@ static void on_end(const struct sherd_result *result, void *opaque)
     place->in_flight = false;
     run->free[run->n_free++] = place;
     figures->ended[place->work][(uint32_t)result->end % BENCH_END_MAX]++;
+    figures->n_behind += result->error == -EAGAIN;
     if (result->end == SHERD_END_DONE)
         histogram_add(&figures->took[place->work], (uint64_t)(clock_now_ns() - place->begun_ns));
 }
@@ -75,7 +80,14 @@ static int submit_one(struct bench_run *run, int64_t begun_ns)
     enum bench_work work = next_work(run);
     struct sherd_request request = bench_maker_next(&run->maker, work);
     struct place *place = run->free[run->n_free - 1];
-    *place = (struct place){.run = run, .work = work, .begun_ns = begun_ns, .in_flight = true};
+    place->run = run;
+    place->work = work;
+    place->begun_ns = begun_ns;
+    place->in_flight = true;
+    if (place->room) {
+        request.room = place->room;
+        request.room_len = run->plan->size;
+    }
     int r = sherd_client_submit(run->client, &request, on_end, place, &place->id);
     place->in_flight = r == 0;
     if (r == 0) {
@@ -146,15 +158,41 @@ static int finish(struct bench_run *run)
     return r;
 }
 
+/* Blocks are read to where they stay: no two of them to the same place. */
+static int make_rooms(struct bench_run *run)
+{
+    const struct bench_plan *plan = run->plan;
+    if (!plan->does[BENCH_read])
+        return 0;
+    for (uint32_t i = 0; i < plan->depth; i++) {
+        run->places[i].room = sherd_buffer_alloc(run->client, plan->size);
+        if (!run->places[i].room)
+            return -errno;
+    }
+    return 0;
+}
+
+/* What all requests in flight take of the data area, each with its arguments. */
+static uint64_t data_bytes(const struct bench_plan *plan)
+{
+    uint64_t each = 2 * ((uint64_t)plan->size + DATA_BESIDES);
+    return (each * plan->depth + DATA_LEAST) / DATA_LEAST * DATA_LEAST;
+}
+
 static void *run_client(void *opaque)
 {
     struct bench_run *run = opaque;
     struct sherd_client_options options = {.instance = run->plan->instance,
+        .plane = run->plan->plane,
         .wait_ns = run->plan->wait_ns,
+        .data_bytes = data_bytes(run->plan),
         .window = run->plan->depth < 1024 ? run->plan->depth : 1024};
     int r = sherd_client_open(&options, &run->client, &run->figures->error);
     if (r == 0) {
-        r = keep_busy(run);
+        run->figures->plane = sherd_client_plane(run->client);
+        r = make_rooms(run);
+        if (r == 0)
+            r = keep_busy(run);
         int finished = finish(run);
         r = r ? r : finished;
         sherd_client_close(run->client);

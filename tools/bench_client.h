@@ -27,10 +27,12 @@ struct bench_client {
     struct histogram took[N_BENCH_WORK];
     uint64_t submitted[N_BENCH_WORK];
     uint64_t ended[N_BENCH_WORK][BENCH_END_MAX];
-    uint64_t n_twice; /* ends of what had ended already */
-    uint64_t n_lost;  /* requests that had not ended when it gave up waiting */
-    uint64_t n_left;  /* requests that were due and never submitted: all of depth was in flight */
-    char *error;      /* why it could not go on; NULL: it could */
+    uint64_t n_behind;      /* ends with -EAGAIN: the instance said that it is behind */
+    enum sherd_plane plane; /* that it got */
+    uint64_t n_twice;       /* ends of what had ended already */
+    uint64_t n_lost;        /* requests that had not ended when it gave up waiting */
+    uint64_t n_left; /* requests that were due and never submitted: all of depth was in flight */
+    char *error;     /* why it could not go on; NULL: it could */
     struct bench_run *run;
 };
 

@@ -21,6 +21,8 @@ void bench_totals_add(struct bench_totals *t, const struct bench_client *client)
     t->n_twice += client->n_twice;
     t->n_lost += client->n_lost;
     t->n_left += client->n_left;
+    t->n_behind += client->n_behind;
+    t->plane = client->plane;
 }
 
 static uint64_t all_submitted(const struct bench_totals *t)
@@ -42,6 +44,11 @@ static uint64_t all_ended(const struct bench_totals *t, uint32_t end)
 static double per_second(uint64_t n, const struct bench_totals *t)
 {
     return t->ran_ns > 0 ? (double)n * 1e9 / (double)t->ran_ns : 0;
+}
+
+static const char *plane_text(enum sherd_plane plane)
+{
+    return plane == SHERD_PLANE_DATA ? "data" : "control";
 }
 
 /* What was read from the file and written to it. */
@@ -101,7 +108,11 @@ void bench_print_people(const struct bench_plan *plan, const struct bench_totals
 #undef X
     if (bytes_per_second(plan, totals) > 0)
         printf(", %s/s", text_bytes((uint64_t)bytes_per_second(plan, totals), figure));
-    printf("; %" PRIu64 " ended twice, %" PRIu64 " never\n", totals->n_twice, totals->n_lost);
+    printf("; %" PRIu64 " ended twice, %" PRIu64 " never; %s plane\n", totals->n_twice,
+        totals->n_lost, plane_text(totals->plane));
+    if (totals->n_behind)
+        printf(
+            "%s were refused by shards that were behind\n", text_exact(totals->n_behind, figure));
     if (totals->n_left)
         printf("%s were due and could not be submitted: at this rate it does not keep up\n",
             text_exact(totals->n_left, figure));
@@ -137,6 +148,7 @@ static json_t *totals_json(
 {
     json_t *o = json_object(), *ends = json_object(), *each = json_object();
     json_set_text(o, "kind", kind);
+    json_set_text(o, "plane", plane_text(t->plane));
     json_set_u64(o, "clients", plan->n_clients);
     json_set_u64(o, "depth", plan->depth);
     json_set_u64(o, "size", plan->size);
@@ -150,6 +162,7 @@ static json_t *totals_json(
     SHERD_ENDS(X)
 #undef X
     json_object_set_new(o, "ends", ends);
+    json_set_u64(o, "refused_behind", t->n_behind);
     json_set_u64(o, "ended_twice", t->n_twice);
     json_set_u64(o, "never_ended", t->n_lost);
     json_object_set_new(o, "done_per_s", json_real(per_second(t->took.n, t)));

@@ -96,7 +96,12 @@ struct sherd_request bench_maker_next(struct bench_maker *m, enum bench_work wor
 {
     uint32_t n = m->plan->n_shards;
     uint64_t turn = m->turn[work]++;
-    struct sherd_request request = {.shard = (uint32_t)(turn % n), .flags = SHERD_TO_SHARD};
+    struct sherd_request request = {
+        .shard = (uint32_t)(turn % n),
+        .flags = SHERD_TO_SHARD | m->plan->flags,
+        .timeout_ns = m->plan->timeout_ns,
+        .answer_max = (uint32_t)m->plan->size,
+    };
     switch (work) {
     case BENCH_ping:
         set_ping(m, &request);
@@ -109,6 +114,12 @@ struct sherd_request bench_maker_next(struct bench_maker *m, enum bench_work wor
         break;
     case BENCH_move:
         request.method = "sys.wander";
+        break;
+    case BENCH_method:
+        request.flags &= ~(uint32_t)SHERD_TO_SHARD;
+        request.method = m->plan->method;
+        request.args = m->plan->text;
+        request.args_len = m->plan->text ? strlen(m->plan->text) : 0;
         break;
     default:
         set_file(m, turn, work == BENCH_write, &request);

@@ -22,7 +22,8 @@
     X(call, "a shard has another one echo some bytes, all pairs of them in turn")   \
     X(move, "a coroutine goes round all shards, and home to answer")                \
     X(read, "a shard reads a block of a file")                                      \
-    X(write, "a shard writes a block of a file")
+    X(write, "a shard writes a block of a file")                                    \
+    X(method, "a method of the user's choice")
 
 enum bench_work {
 #define X(name, what) BENCH_##name,
@@ -43,7 +44,12 @@ struct bench_plan {
     uint32_t n_clients;
     uint32_t n_shards;
     bool does[N_BENCH_WORK];
-    size_t size;        /* bytes of a ping, or of a block */
+    uint32_t plane;     /* enum sherd_plane */
+    uint32_t flags;     /* of each request: SHERD_REFUSE or none */
+    int64_t timeout_ns; /* of each request; 0: none */
+    const char *method; /* of `method`, and its arguments */
+    const char *text;
+    size_t size;        /* bytes of a ping, or of a block, or at most of a method's answer */
     const char *path;   /* of the file, absolute; NULL: none */
     uint64_t n_blocks;  /* that are read or written, from its start on; at least 1 */
     bool is_sequential; /* one after the other; else at random */

@@ -32,7 +32,7 @@ class Bench(harness.TestCase):
         self.assertEqual(told["ends"]["done"], told["submitted"])
 
     def test_wrong_usage_is_one_line_and_exit_status_2(self):
-        kinds = "ping, file-read, file-write or mixed"
+        kinds = "ping, file-read, file-write, mixed or a SERVICE.METHOD"
         for arguments, text in (
                 ((), kinds), (("nonsense",), kinds), (("ping", "ping"), kinds),
                 (("ping", "--clients", "0"), "--clients must be 1 to 256"),
@@ -40,6 +40,8 @@ class Bench(harness.TestCase):
                 (("ping", "--depth", "0"), "--depth must be 1 to 65536"),
                 (("ping", "--rate", "4000000000"), "--rate must be"),
                 (("ping", "--size", "2M"), "--size is at most 1M"),
+                (("ping", "--plane", "both"), "--plane is data or control"),
+                (("ping", "--args", "x"), "--args is for a SERVICE.METHOD"),
                 (("ping", "--file", "/etc/passwd"), "--file is for file-read, file-write and mixed"),
                 (("mixed", "--sequential"), "are for a --file"),
                 (("file-read",), "which --file?"),
@@ -74,6 +76,14 @@ class Bench(harness.TestCase):
             told = self.bench(instance, "ping", "--seconds", "0.2", "--depth", "4", *arguments)
             self.assertAllDone(told)
             self.assertEqual((told["size"], told["bytes_per_s"]), (size, 0))
+
+    def test_any_method_is_measured_within_a_deadline(self):
+        instance = self.serve()
+        told = self.bench(instance, "sys.echo", "--args", "hello", "--seconds", "0.2", "--plane", "control")
+        self.assertAllDone(told)
+        self.assertEqual((told["plane"], set(told["work"])), ("control", {"method"}))
+        told = self.bench(instance, "sys.sleep", "--args", "100", "--timeout", "0.01", "--seconds", "0.1")
+        self.assertEqual(told["ends"]["expired"], told["submitted"])
 
     def test_blocks_of_a_file_are_read_at_random_or_in_order(self):
         with open(self.file, "wb") as file:
