@@ -13,8 +13,7 @@
  * Lifetime:    as long as the mapping, and inherited by fork
  * Not here:    the commons, which all may write: what stands there is checked by who reads it
  *
- * Of children that are threads of one process, which have one address space, the guards of
- * portable stacks are all that is raised.
+ * Not for ends of a mesh that are threads of one process, which have one address space.
  */
 #include "shard/segment.h"
 

@@ -10,12 +10,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "ipc/client/instance.h"
 #include "ipc/client/transport.h"
 #include "proto/protocol.h"
 
 #define ANSWER_DEFAULT 4096u
+#define LOOK_NS        5000000 /* from one look for an instance to the next */
 
 /* All of the ABI that is not a function. */
 _Static_assert(sizeof(struct sherd_client_options) == 120, "constant for ever");
@@ -108,12 +110,41 @@ static int check_options(const struct sherd_client_options *options, char **ret_
     return check_name(options, ret_error);
 }
 
+/*
+ * The data plane where its socket is, whatever then keeps us from it the other; of an instance that
+ * is not there yet the socket comes before the gateway answers. So whoever finds a gateway, and no
+ * such socket before nor after, has an instance without.
+ */
+static int open_either(struct transport_options *how, struct transport **ret_transport)
+{
+    int64_t until_ns = waiter_now_ns() + how->wait_ns;
+
+    for (;;) {
+        how->wait_ns = 0;
+        bool has_gateway = instance_answers(how->options->instance, PROTOCOL_SOCKET);
+        int r = plane_open(how, ret_transport);
+        if (r == 0)
+            return 0;
+        int64_t left_ns = until_ns - waiter_now_ns();
+        if (r != -ENOENT || has_gateway || left_ns <= 0) {
+            how->wait_ns = how->options->wait_ns == 0 ? 0 : left_ns > 0 ? left_ns : 1;
+            return control_open(how, ret_transport);
+        }
+        nanosleep(&(struct timespec){.tv_nsec = left_ns < LOOK_NS ? left_ns : LOOK_NS}, NULL);
+    }
+}
+
 static int open_transport(
     const struct sherd_client_options *options, struct transport **ret_transport, char **ret_error)
 {
-    struct transport_options how = {.options = options, .ret_error = ret_error};
+    struct transport_options how = {
+        .options = options, .ret_error = ret_error, .wait_ns = options->wait_ns};
 
-    return control_open(&how, ret_transport);
+    if (options->url || options->plane == SHERD_PLANE_CONTROL)
+        return control_open(&how, ret_transport);
+    if (options->plane == SHERD_PLANE_DATA)
+        return plane_open(&how, ret_transport);
+    return open_either(&how, ret_transport);
 }
 
 int sherd_client_open(
@@ -196,7 +227,7 @@ static int run(struct sherd_client *client, int64_t timeout_ns)
             transport->ops->in_flight(transport) == 0 || waiter_take_wake(&transport->waiter))
             return 0;
         if (until_ns == 0)
-            until_ns = end_of_wait(timeout_ns);
+            until_ns = timeout_ns < 0 ? INT64_MAX : end_of_wait(timeout_ns);
         else if (until_ns != INT64_MAX && waiter_now_ns() >= until_ns)
             return 0;
         r = transport->ops->wait(transport, until_ns);

@@ -210,22 +210,22 @@ static int find_url(const struct sherd_client_options *options, char **ret_url, 
     return r < 0 ? transport_explain(ret_error, r, "no memory") : 0;
 }
 
-static int dial(struct control *control, const struct sherd_client_options *options,
-    const char *url, char **ret_error)
+static int dial(struct control *control, const struct transport_options *how, const char *url)
 {
-    int r = link_open(url, options->wait_ns > 0, &control->talk.link);
+    int r = link_open(url, how->wait_ns > 0, &control->talk.link);
 
     /* nng says "refused" also of a socket that does not exist. */
     if (r == -ENOENT || (r == -ECONNREFUSED && strncmp(url, "ipc://", 6) == 0))
         return transport_explain(
-            ret_error, -ENOENT, "no instance of Sherd at %s: start it with `sherd run`", url);
+            how->ret_error, -ENOENT, "no instance of Sherd at %s: start it with `sherd run`", url);
     if (r == -ECONNRESET)
-        return transport_explain(ret_error, r,
+        return transport_explain(how->ret_error, r,
             "%s hung up before it said anything: the instance begins or ends; try again", url);
     if (r < 0)
-        return transport_explain(ret_error, r, "connecting to %s: %s", url, strerror(-r));
+        return transport_explain(how->ret_error, r, "connecting to %s: %s", url, strerror(-r));
     r = waiter_watch(&control->base.waiter, link_fd(control->talk.link), 0);
-    return r < 0 ? transport_explain(ret_error, r, "watching the connection: %s", strerror(-r)) : 0;
+    return r < 0 ? transport_explain(how->ret_error, r, "watching the connection: %s", strerror(-r))
+                 : 0;
 }
 
 static int load_token(struct control *control, const char *path, char **ret_error)
@@ -243,12 +243,12 @@ static int load_token(struct control *control, const char *path, char **ret_erro
 }
 
 /* Until the gateway knows us, or the conversation ends. */
-static int get_to_know(struct control *control, char **ret_error)
+static int get_to_know(struct control *control, int64_t wait_ns, char **ret_error)
 {
     struct talk *talk = &control->talk;
     struct transport *transport = &control->base;
 
-    talk->wait_ns = control->wait_ns > 0 ? control->wait_ns : ANSWER_WAIT_NS;
+    talk->wait_ns = wait_ns > 0 ? wait_ns : ANSWER_WAIT_NS;
     talk->eager = true;
     control_step(transport);
     while (talk->phase != TALK_READY && transport->error == 0) {
@@ -277,9 +277,9 @@ static int connect_control(struct control *control, const struct transport_optio
     if (r == 0)
         r = find_url(options->options, &url, options->ret_error);
     if (r == 0)
-        r = dial(control, options->options, url, options->ret_error);
+        r = dial(control, options, url);
     if (r == 0)
-        r = get_to_know(control, options->ret_error);
+        r = get_to_know(control, options->wait_ns, options->ret_error);
     free(url);
     return r;
 }

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -76,4 +77,20 @@ int instance_socket_path(const char *name, const char *socket, char **ret_path)
     }
     *ret_path = path;
     return 0;
+}
+
+bool instance_answers(const char *name, const char *socket_name)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    char *path;
+
+    if (instance_socket_path(name, socket_name, &path) < 0)
+        return false;
+    strcpy(address.sun_path, path); /* it fits: instance_socket_path() has looked */
+    free(path);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool answers = fd >= 0 && connect(fd, (const struct sockaddr *)&address, sizeof(address)) == 0;
+    if (fd >= 0)
+        close(fd);
+    return answers;
 }

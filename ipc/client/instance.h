@@ -7,6 +7,7 @@
  *              shard/rundir.h keeps for daemon and tools.
  * Concurrency: any thread; reads the environment
  */
+#include <stdbool.h>
 
 /* Longest name of an instance. */
 #define INSTANCE_NAME_MAX 48u
@@ -15,3 +16,6 @@
  * -ENAMETOOLONG: the path does not fit a socket address; -EACCES: the folder under /tmp is somebody
  * else's; -ENOMEM. name NULL: "default". */
 int instance_socket_path(const char *name, const char *socket, char **ret_path);
+
+/* Whether somebody listens at that socket of it. */
+bool instance_answers(const char *name, const char *socket);

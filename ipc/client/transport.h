@@ -51,7 +51,7 @@ struct transport {
 struct transport_options {
     const struct sherd_client_options *options;
     char **ret_error;
-    int64_t until_ns; /* when to give up opening */
+    int64_t wait_ns; /* for the instance, while opening */
 };
 
 /* Text for people; returns error. */

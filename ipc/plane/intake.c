@@ -231,6 +231,8 @@ static bool take(struct lane *lane)
     }
     memcpy(slot->entry, from, sizeof(slot->entry));
     atomic_signal_barrier();
+    if (entry->method == PLANE_METHOD_TABLE)
+        ((struct plane_submission *)slot->entry)->method = (uint16_t)lane->plane->table_method;
     __builtin_prefetch(entry_at(lane, lane->head + AHEAD));
     reason = check(lane, entry);
     if (!reason && !(entry->flags & PLANE_CANCEL) && lane->n_in_flight >= lane->n_entries)

@@ -19,6 +19,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "ipc/plane/plane_inside.h"
 #include "runtime/atomic.h"
@@ -26,6 +27,7 @@
 
 #define VISITS      8u
 #define QUIET_LOOKS 1024u
+#define TABLE_NAME  "sys.methods"
 
 /* ---- looking ---- */
 
@@ -194,6 +196,8 @@ int plane_new(const struct plane_config *config, struct plane **ret_plane)
         plane_free(plane);
         return -ENOMEM;
     }
+    if (registry_find(plane->registry, TABLE_NAME, strlen(TABLE_NAME), &plane->table_method) < 0)
+        plane->table_method = PLANE_METHOD_TABLE; /* which is no method */
     inherit_counts(plane);
     ledger_init(plane);
     aio_add_source(plane->ctx, &plane->source);

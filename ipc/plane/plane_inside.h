@@ -89,6 +89,7 @@ struct plane {
     const struct peer_control *control; /* this shard's */
     uint32_t shard;
     uint32_t incarnation;
+    uint32_t table_method; /* what PLANE_METHOD_TABLE stands for */
     uint32_t n_ledger;
     uint32_t first_free; /* of the ledger */
     uint32_t n_free;
