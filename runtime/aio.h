@@ -72,6 +72,9 @@ struct aio_config {
      * the proof of that for who reads the other. 0: none. With it a context has room for
      * AIO_MOST_GUARDED_FILES registered files (sherd/aio_register.h). */
     int life_fd;
+    bool restricted;       /* an io_uring takes what loop and engine need, and what can be done with
+                              fds that are there, and nothing else, for good: other entries of
+                              aio_add_sqe() end with -EACCES */
     uint32_t lesser_flags; /* for tests: how many of the sets of flags of io_uring's, from the best
                               on, are passed over */
 };

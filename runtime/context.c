@@ -284,6 +284,7 @@ static AioContext *context_alloc(const struct aio_config *config)
     ctx->ready_last = &ctx->ready;
     ctx->wanted_monitor = config->monitor;
     ctx->life_fd = config->life_fd;
+    ctx->restricted = config->restricted;
     ctx->lesser_flags = config->lesser_flags;
     ctx->io_depth = config->io_depth ? config->io_depth : DEFAULT_IO_DEPTH;
     ctx->max_threads = config->max_threads ? config->max_threads : DEFAULT_MAX_THREADS;

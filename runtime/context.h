@@ -102,6 +102,7 @@ struct AioContext {
     struct thread_pool *pool; /* NULL until first used */
     enum aio_monitor wanted_monitor;
     int life_fd; /* 0: none, or the ring has it */
+    bool restricted;
     uint32_t lesser_flags;
     uint32_t min_threads;
     uint32_t max_threads;

@@ -478,6 +478,12 @@ int uring_open_for_outer_loop(AioContext *ctx)
     int r = make_ring(ctx, &fresh, true, &name);
     if (r < 0)
         return r;
+    fresh.supported_ops = u->supported_ops;
+    r = ctx->restricted ? uring_restrict(&fresh) : 0;
+    if (r < 0) {
+        io_uring_queue_exit(&fresh.ring);
+        return r;
+    }
     /* What was filled is polls alone, which all are made again. */
     collect_all(ctx);
     io_uring_queue_exit(&u->ring);
@@ -504,6 +510,8 @@ int fdmon_uring_setup(AioContext *ctx)
     r = check_calls(u);
     if (r == 0)
         r = guard(ctx, u);
+    if (r == 0 && ctx->restricted)
+        r = uring_restrict(u);
     if (r < 0) {
         io_uring_queue_exit(&u->ring);
         free(u);

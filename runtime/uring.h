@@ -116,6 +116,10 @@ int uring_open_for_outer_loop(AioContext *ctx);
 /* Whether uring_wait() has something to do or to collect. No system call. */
 bool uring_needs_wait(const AioContext *ctx);
 
+/* While the ring is disabled: it takes only what is on a list, and supported_ops says so. 0 or
+ * -errno. */
+int uring_restrict(struct uring *u);
+
 /* What a completion is for. All three kinds of object are aligned, so two bits are free. */
 #define URING_TAG_HANDLER     1ULL
 #define URING_TAG_CQE_HANDLER 2ULL

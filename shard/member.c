@@ -261,7 +261,8 @@ static int make_context(struct member *member)
         .io_depth = env->io_depth,
         .doorbell = &bell,
         .life_fd = env->life_fd,
-        .instruments = &member->instruments};
+        .instruments = &member->instruments,
+        .restricted = env->sandbox != NULL};
     int r;
 
     segment_instruments(env->segment, env->peer, &member->instruments);
