@@ -29,67 +29,56 @@ static const struct service_counter counters[] = {
 
 /* ---- commands about a key, in its shard ---- */
 
-static bool get(
-    struct kv *kv, const struct resp_command *c, const struct key *key, struct resp_out *out)
+static bool get(struct kv *kv, const struct step *step, struct resp_out *out)
 {
-    const struct record *r = store_get(&kv->store, key->hash, key->data, key->len);
-    (void)c;
+    const struct record *r = store_get(&kv->store, step->key.hash, step->key.data, step->key.len);
     service_count(kv->home, r ? KV_HITS : KV_MISSES, 1);
     return r ? resp_bulk(out, record_value(r), r->value_len) : resp_text(out, "$-1\r\n");
 }
 
-static void show_store(struct kv *kv)
+void kv_show(struct kv *kv)
 {
     service_count_set(kv->home, KV_KEYS, store_n_keys(&kv->store));
     service_count_set(kv->home, KV_BYTES, store_live_bytes(&kv->store));
     service_count_set(kv->home, KV_EVICTED, store_n_evicted(&kv->store));
 }
 
-static bool put(struct kv *kv, const struct key *key, const void *value, size_t len)
+static bool put(struct kv *kv, const struct step *step, const void *value, size_t len)
 {
-    int r = store_set(&kv->store, key->hash, key->data, key->len, value, len);
-    show_store(kv);
-    return r == 0;
+    return store_set(&kv->store, step->key.hash, step->key.data, step->key.len, value, len) == 0;
 }
 
-static bool set(
-    struct kv *kv, const struct resp_command *c, const struct key *key, struct resp_out *out)
+static bool set(struct kv *kv, const struct step *step, struct resp_out *out)
 {
-    if (c->n > 3)
+    if (step->n > 3)
         return resp_text(out, "-ERR syntax error: SET takes no options here\r\n");
-    return resp_text(out, put(kv, key, c->args[2].data, c->args[2].len)
+    return resp_text(out, put(kv, step, step->value.data, step->value.len)
                               ? "+OK\r\n"
                               : "-ERR key and value are too large for kv.memory\r\n");
 }
 
-static bool del(
-    struct kv *kv, const struct resp_command *c, const struct key *key, struct resp_out *out)
+static bool del(struct kv *kv, const struct step *step, struct resp_out *out)
 {
-    bool was_there = store_delete(&kv->store, key->hash, key->data, key->len);
-    (void)c;
-    show_store(kv);
-    return resp_integer(out, was_there);
+    return resp_integer(
+        out, store_delete(&kv->store, step->key.hash, step->key.data, step->key.len));
 }
 
-static bool exists(
-    struct kv *kv, const struct resp_command *c, const struct key *key, struct resp_out *out)
+static bool exists(struct kv *kv, const struct step *step, struct resp_out *out)
 {
-    (void)c;
-    return resp_integer(out, store_get(&kv->store, key->hash, key->data, key->len) != NULL);
+    return resp_integer(
+        out, store_get(&kv->store, step->key.hash, step->key.data, step->key.len) != NULL);
 }
 
-static bool incr(
-    struct kv *kv, const struct resp_command *c, const struct key *key, struct resp_out *out)
+static bool incr(struct kv *kv, const struct step *step, struct resp_out *out)
 {
-    const struct record *r = store_get(&kv->store, key->hash, key->data, key->len);
+    const struct record *r = store_get(&kv->store, step->key.hash, step->key.data, step->key.len);
     struct resp_arg old = {r ? record_value(r) : "0", r ? r->value_len : 1};
     char text[24];
     int64_t n;
-    (void)c;
     if (!resp_int64(&old, &n) || n == INT64_MAX)
         return resp_text(out, "-ERR value is not an integer or out of range\r\n");
     int len = snprintf(text, sizeof text, "%lld", (long long)n + 1);
-    put(kv, key, text, (size_t)len);
+    put(kv, step, text, (size_t)len);
     return resp_integer(out, n + 1);
 }
 
@@ -101,7 +90,8 @@ static const struct command commands[] = {
     {"INCR", incr, 2, false, true},
 };
 
-const struct command *find_command(const struct resp_command *c)
+/* NULL: it is about no key. */
+static const struct command *find_command(const struct resp_command *c)
 {
     for (size_t i = 0; c->n && i < sizeof commands / sizeof commands[0]; i++)
         if (resp_is(&c->args[0], commands[i].name))
@@ -112,6 +102,19 @@ const struct command *find_command(const struct resp_command *c)
 struct key key_of(const struct resp_arg *arg)
 {
     return (struct key){arg->data, arg->len, service_hash(arg->data, arg->len)};
+}
+
+struct step step_of(const struct service_call *call, const struct resp_command *c)
+{
+    struct step step = {
+        .command = find_command(c), .n = c->n, .shard = service_shard(call), .bytes = c->bytes};
+    if (step.command && step.n >= step.command->n_least) {
+        step.key = key_of(&c->args[1]);
+        step.value = c->n > 2 ? c->args[2] : step.value;
+        if (step.n == 2 || !step.command->many)
+            step.shard = service_shard_of_hash(call, step.key.hash);
+    }
+    return step;
 }
 
 /* ---- for other shards: kv.run and kv.once ---- */
@@ -127,17 +130,17 @@ static int coroutine_fn run_for_others(struct service_call *call)
     uint32_t bytes = 0;
     bool ok = true;
     while (ok && at < end && out.len < REPLY_BYTES && resp_parse(at, (size_t)(end - at), &c) > 0) {
-        const struct command *command = find_command(&c);
-        struct key key = command && c.n >= command->n_least ? key_of(&c.args[1]) : (struct key){0};
+        struct step step = step_of(call, &c);
         size_t begin = out.len;
-        ok = resp_raw(&out, &bytes, sizeof bytes) && key.data &&
-             service_shard_of_hash(call, key.hash) == service_shard(call) &&
-             command->run(service_state(call), &c, &key, &out);
+        ok = step.key.data && step.shard == service_shard(call) &&
+             resp_raw(&out, &bytes, sizeof bytes) &&
+             step.command->run(service_state(call), &step, &out);
         bytes = (uint32_t)(out.len - begin - sizeof bytes);
         if (ok)
             memcpy(out.data + begin, &bytes, sizeof bytes);
         at += c.bytes;
     }
+    kv_show(service_state(call));
     int r = ok && len ? service_reply(call, out.data, out.len)
                       : service_fail(call, -EINVAL, "kv: not for this shard, or no memory");
     resp_out_deinit(&out);
@@ -224,7 +227,7 @@ static int start(struct service_home *home, const void *config, void **ret_state
         return r;
     }
     kv->home = home;
-    show_store(kv);
+    kv_show(kv);
     *ret_state = kv;
     return 0;
 }

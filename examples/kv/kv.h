@@ -30,9 +30,18 @@ struct key {
     uint64_t hash;
 };
 
+/* A command as it runs; what it points to is in what was parsed. */
+struct step {
+    const struct command *command; /* NULL: it is about no key */
+    struct key key;
+    struct resp_arg value;
+    uint32_t n;     /* words */
+    uint32_t shard; /* whose it is */
+    size_t at, bytes;
+};
+
 /* Appends an answer. False: no memory for it. */
-typedef bool command_fn(
-    struct kv *kv, const struct resp_command *c, const struct key *key, struct resp_out *out);
+typedef bool command_fn(struct kv *kv, const struct step *step, struct resp_out *out);
 
 struct command {
     const char *name;
@@ -42,9 +51,12 @@ struct command {
     bool once;        /* not to be run again where its shard died meanwhile */
 };
 
-/* NULL: it is about no key. */
-const struct command *find_command(const struct resp_command *c);
+/* What there is to do; one that is about many keys, or lacks words, is this shard's. */
+struct step step_of(const struct service_call *call, const struct resp_command *c);
 struct key key_of(const struct resp_arg *arg);
+
+/* After changes: what its counters say. */
+void kv_show(struct kv *kv);
 
 /* A connection, to its end. */
 int coroutine_fn session_serve(struct service_call *call);

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #define FIRST_BYTES 4096
 #define USUAL_BYTES ((size_t)64 * 1024)
@@ -117,7 +116,10 @@ int resp_parse(const char *data, size_t len, struct resp_command *ret)
 
 bool resp_is(const struct resp_arg *arg, const char *word)
 {
-    return strncasecmp(arg->data, word, arg->len) == 0 && word[arg->len] == '\0';
+    size_t i = 0;
+    while (i < arg->len && word[i] && (arg->data[i] & ~0x20) == word[i])
+        i++;
+    return i == arg->len && !word[i];
 }
 
 bool resp_int64(const struct resp_arg *arg, int64_t *ret)

@@ -12,7 +12,7 @@
 
 #include "kv.h"
 
-#define BATCH       64u /* commands that are looked through together */
+#define BATCH       32u /* commands that are looked through together */
 #define PARTS_MAX   128u
 #define FLUSH_BYTES ((size_t)64 * 1024) /* of answers, before the rest of a pipeline */
 #define READ_BYTES  ((size_t)16 * 1024)
@@ -29,8 +29,11 @@ struct session {
     struct kv *kv;
     char *in;
     size_t in_len, in_capacity;
-    size_t at;    /* what is before is answered */
-    size_t asked; /* up to here others were asked */
+    size_t at; /* what is before is answered */
+    struct step steps[BATCH];
+    uint32_t n_steps;
+    int parsed;   /* what resp_parse() says of what is behind them */
+    size_t wants; /* and how long that has to become, at least */
     struct resp_out out;
     bool ends;
     uint32_t n_parts;
@@ -61,15 +64,6 @@ static struct part *new_part(struct session *s, uint32_t shard)
     return part;
 }
 
-/* The shard whose it is; this one where it is about no key, about many, or is none at all. */
-static uint32_t owner_of(
-    const struct session *s, const struct resp_command *c, const struct command *command)
-{
-    if (!command || c->n < command->n_least || (command->many && c->n > 2))
-        return service_shard(s->call);
-    return service_shard_of_hash(s->call, key_of(&c->args[1]).hash);
-}
-
 static void forget_parts(struct session *s)
 {
     for (uint32_t i = 0; i < s->n_parts; i++)
@@ -77,25 +71,42 @@ static void forget_parts(struct session *s)
     s->n_parts = 0;
 }
 
-/* Looks through what is not answered yet. False: no memory. */
+/* Parses what is not answered yet, and asks for the memory that it is about. */
+static void look_ahead(struct session *s)
+{
+    struct resp_command c;
+    size_t at = s->at;
+    s->n_steps = 0;
+    while (s->n_steps < BATCH && (s->parsed = resp_parse(s->in + at, s->in_len - at, &c)) > 0) {
+        struct step *step = &s->steps[s->n_steps++];
+        *step = step_of(s->call, &c);
+        step->at = at;
+        at += c.bytes;
+        if (step->command)
+            store_prefetch_chain(&s->kv->store, step->key.hash);
+    }
+    s->wants = c.bytes;
+    for (uint32_t i = 0; i < s->n_steps; i++)
+        if (s->steps[i].command)
+            store_prefetch_record(&s->kv->store, s->steps[i].key.hash);
+}
+
+/* False: no memory. */
 static bool coroutine_fn ask_others(struct session *s)
 {
+    uint32_t self = service_shard(s->call);
     struct service_part *call;
-    struct resp_command c;
     bool once = false;
     forget_parts(s);
-    s->asked = s->at;
-    for (uint32_t n = 0; n < BATCH && resp_parse(s->in + s->asked, s->in_len - s->asked, &c) > 0;
-         n++, s->asked += c.bytes) {
-        const struct command *command = find_command(&c);
-        uint32_t shard = owner_of(s, &c, command);
-        if (shard == service_shard(s->call))
+    for (uint32_t i = 0; i < s->n_steps; i++) {
+        const struct step *step = &s->steps[i];
+        if (step->shard == self)
             continue;
-        struct part *part = find_part(s, shard, &call);
-        part = part ? part : new_part(s, shard);
-        once |= command->once;
+        struct part *part = find_part(s, step->shard, &call);
+        part = part ? part : new_part(s, step->shard);
+        once |= step->command->once;
         service_count(s->kv->home, KV_REMOTE, 1);
-        if (!resp_raw(&part->text, s->in + s->asked, c.bytes))
+        if (!resp_raw(&part->text, s->in + step->at, step->bytes))
             return false;
     }
     for (uint32_t i = 0; i < s->n_parts; i++) {
@@ -140,15 +151,15 @@ static bool coroutine_fn ask_alone(
     return ok;
 }
 
-static bool coroutine_fn answer_from_afar(
-    struct session *s, uint32_t shard, const struct command *command, size_t bytes)
+static bool coroutine_fn answer_from_afar(struct session *s, const struct step *step)
 {
     struct service_part *call;
-    struct part *part = s->at < s->asked ? find_part(s, shard, &call) : NULL;
+    struct part *part = find_part(s, step->shard, &call);
     if (part && call->status < 0)
-        return put_failure(s, shard, call->status);
+        return put_failure(s, step->shard, call->status);
     int r = part ? put_next(s, call->data, call->len, &part->taken) : 0;
-    return r ? r > 0 : ask_alone(s, shard, command->once, s->in + s->at, bytes);
+    return r ? r > 0
+             : ask_alone(s, step->shard, step->command->once, s->in + step->at, step->bytes);
 }
 
 /* ---- answering ---- */
@@ -160,24 +171,21 @@ static bool coroutine_fn answer_many(
     size_t begin = s->out.len;
     struct resp_out text = {0};
     int64_t sum = 0;
-    bool ok = true;
-    for (uint32_t i = 1; ok && i < c->n; i++, s->out.len = begin) {
-        struct resp_command one = {.args = {c->args[0], c->args[i]}, .n = 2};
-        struct key key = key_of(&c->args[i]);
-        uint32_t shard = service_shard_of_hash(s->call, key.hash);
+    bool ok = true, failed = false;
+    for (uint32_t i = 1; ok && !failed && i < c->n; i++) {
+        struct step one = {.command = command, .key = key_of(&c->args[i]), .n = 2};
+        uint32_t shard = service_shard_of_hash(s->call, one.key.hash);
         text.len = 0;
         if (shard == service_shard(s->call))
-            ok = command->run(s->kv, &one, &key, &s->out);
+            ok = command->run(s->kv, &one, &s->out);
         else
-            ok = resp_text(&text, "*2\r\n") &&
-                 resp_bulk(&text, one.args[0].data, one.args[0].len) &&
-                 resp_bulk(&text, key.data, key.len) &&
+            ok = resp_text(&text, "*2\r\n") && resp_bulk(&text, c->args[0].data, c->args[0].len) &&
+                 resp_bulk(&text, one.key.data, one.key.len) &&
                  ask_alone(s, shard, command->once, text.data, text.len);
-        if (ok && s->out.data[begin] == '-')
-            break; /* why not is the answer to all of it */
+        failed = ok && s->out.data[begin] == '-'; /* then that is the answer to all of it */
         sum += ok && s->out.data[begin + 1] == '1';
+        s->out.len = failed ? s->out.len : begin;
     }
-    bool failed = ok && s->out.len > begin;
     resp_out_deinit(&text);
     return ok && (failed || resp_integer(&s->out, sum));
 }
@@ -207,22 +215,28 @@ static bool answer_keyless(struct session *s, const struct resp_command *c)
     return resp_text(out, s->ends ? "+OK\r\n" : "-ERR unknown command\r\n");
 }
 
-static bool coroutine_fn answer(struct session *s, const struct resp_command *c)
+/* One that is not simply about a key. */
+static bool coroutine_fn answer_other(struct session *s, const struct step *step)
 {
-    const struct command *command = find_command(c);
-    if (c->n == 0)
+    struct resp_command c;
+    resp_parse(s->in + step->at, step->bytes, &c);
+    if (c.n == 0)
         return true;
-    if (!command)
-        return answer_keyless(s, c);
-    if (c->n < command->n_least || (c->n > 2 && command->n_least == 2 && !command->many))
+    if (!step->command)
+        return answer_keyless(s, &c);
+    if (c.n < step->command->n_least || !step->command->many)
         return resp_text(&s->out, "-ERR wrong number of arguments\r\n");
-    if (command->many && c->n > 2)
-        return answer_many(s, command, c);
-    struct key key = key_of(&c->args[1]);
-    uint32_t shard = service_shard_of_hash(s->call, key.hash);
-    if (shard == service_shard(s->call))
-        return command->run(s->kv, c, &key, &s->out);
-    return answer_from_afar(s, shard, command, c->bytes);
+    return answer_many(s, step->command, &c);
+}
+
+static bool coroutine_fn answer(struct session *s, const struct step *step)
+{
+    if (!step->command || step->n < step->command->n_least ||
+        (step->n > 2 && step->command->n_least == 2))
+        return answer_other(s, step);
+    if (step->shard == service_shard(s->call))
+        return step->command->run(s->kv, step, &s->out);
+    return answer_from_afar(s, step);
 }
 
 /* ---- a connection ---- */
@@ -234,35 +248,43 @@ static int coroutine_fn flush(struct session *s)
     return r;
 }
 
-/* Answers all that is whole. wants: how long what is left has to become, at least. */
-static int coroutine_fn answer_all(struct session *s, size_t *ret_wants)
+/* Those that were looked at. */
+static int coroutine_fn answer_batch(struct session *s)
 {
-    bool alone = service_n_shards(s->call) == 1, ok = true;
-    struct resp_command c;
-    int r;
-    s->at = s->asked = 0;
-    while (!s->ends && (r = resp_parse(s->in + s->at, s->in_len - s->at, &c)) > 0) {
-        if (!alone && s->at == s->asked)
-            ok = ask_others(s);
-        ok = ok && answer(s, &c);
-        s->at += c.bytes;
-        r = !ok ? -ENOMEM : s->out.len >= FLUSH_BYTES ? flush(s) : 0;
-        if (r < 0)
-            return r;
+    bool ok = service_n_shards(s->call) == 1 || ask_others(s);
+    int r = 0;
+    for (uint32_t i = 0; ok && r == 0 && i < s->n_steps && !s->ends; i++) {
+        const struct step *step = &s->steps[i];
+        ok = answer(s, step);
+        s->at = step->at + step->bytes;
+        if (s->out.len >= FLUSH_BYTES)
+            r = flush(s);
     }
-    if (!s->ends && r < 0) {
+    kv_show(s->kv);
+    return ok ? r : -ENOMEM;
+}
+
+/* Answers all that is whole. */
+static int coroutine_fn answer_all(struct session *s)
+{
+    int r = 0;
+    s->at = 0;
+    do {
+        look_ahead(s);
+        r = answer_batch(s);
+    } while (r == 0 && s->n_steps == BATCH && !s->ends);
+    if (r == 0 && s->parsed < 0 && !s->ends) {
         resp_text(&s->out, "-ERR Protocol error\r\n");
         s->ends = true;
     }
-    *ret_wants = c.bytes;
-    return flush(s);
+    return r < 0 ? r : flush(s);
 }
 
 /* What is left goes to the front, with room behind it for the rest, and no more than that needs. */
-static int make_room(struct session *s, size_t wants)
+static int make_room(struct session *s)
 {
     size_t left = s->in_len - s->at;
-    size_t capacity = wants > READ_BYTES ? wants : READ_BYTES;
+    size_t capacity = s->wants > READ_BYTES ? s->wants : READ_BYTES;
     memmove(s->in, s->in + s->at, left);
     s->in_len = left;
     if (capacity == s->in_capacity)
@@ -277,16 +299,15 @@ static int make_room(struct session *s, size_t wants)
 
 static int coroutine_fn talk(struct session *s)
 {
-    size_t wants = 1;
     int r = 0;
     while (r == 0 && !s->ends) {
         ssize_t n = service_recv(s->call, s->in + s->in_len, s->in_capacity - s->in_len);
         if (n <= 0)
             return (int)n; /* it has ended, or is to end */
         s->in_len += (size_t)n;
-        r = answer_all(s, &wants);
+        r = answer_all(s);
         if (r == 0)
-            r = make_room(s, wants);
+            r = make_room(s);
     }
     return r;
 }

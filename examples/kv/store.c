@@ -7,6 +7,7 @@
 #define ALIGN      16u /* of records; a ref counts in it, from 1 */
 #define FLAG_READ  1u  /* since the tail last passed */
 #define FLAG_BLANK 2u  /* to the end of the log, where a record did not fit */
+#define FLAG_DEAD  4u  /* nothing points to it, for sure */
 
 /* The region's own. head and tail only grow; their places in the log are modulo its size. */
 struct store_head {
@@ -82,10 +83,35 @@ static void relink(struct store *s, uint32_t *link, uint32_t ref, int keys, int6
     service_region_end(&s->region);
 }
 
+/* ---- records that may be written over ---- */
+
+static struct record **spare_of(struct store *s, size_t key_len, size_t value_len)
+{
+    return &s->spares[(key_len * 7 + value_len) % STORE_SPARES];
+}
+
+/* Nothing points to it any more. */
+static void let_go(struct store *s, struct record *r)
+{
+    r->flags = FLAG_DEAD;
+    *spare_of(s, r->key_len, r->value_len) = r;
+}
+
+/* One of just these lengths, which do not change for a moment: the tail goes by them. NULL: none. */
+static struct record *take_spare(struct store *s, size_t key_len, size_t value_len)
+{
+    struct record **spare = spare_of(s, key_len, value_len), *r = *spare;
+    if (!r || r->key_len != key_len || r->value_len != value_len)
+        return NULL;
+    *spare = NULL;
+    return r;
+}
+
 static void unlink_record(struct store *s, uint32_t *link)
 {
-    const struct record *r = record_of(s, *link);
+    struct record *r = record_of(s, *link);
     relink(s, link, r->next, -1, -(int64_t)record_bytes(r));
+    let_go(s, r);
 }
 
 /* ---- the log ---- */
@@ -129,13 +155,16 @@ static uint64_t pass_oldest(struct store *s)
 {
     struct record *r = record_at(s, s->head->tail);
     uint64_t bytes = record_bytes(r);
-    uint32_t *link = r->flags & FLAG_BLANK ? NULL : find_link(s, r);
+    struct record **spare = spare_of(s, r->key_len, r->value_len);
+    uint32_t *link = r->flags & (FLAG_BLANK | FLAG_DEAD) ? NULL : find_link(s, r);
     if (link && (s->head->live_bytes <= live_limit(s) || r->flags & FLAG_READ)) {
         move_to_head(s, link, r);
     } else if (link) {
         unlink_record(s, link);
         s->head->n_evicted++;
     }
+    if (*spare == r)
+        *spare = NULL;
     service_region_publish(&s->head->tail, s->head->tail + bytes);
     return bytes;
 }
@@ -158,6 +187,18 @@ static void make_room(struct store *s, uint64_t bytes)
 
 /* ---- what it is for ---- */
 
+void store_prefetch_chain(const struct store *s, uint64_t hash)
+{
+    __builtin_prefetch(bucket_of(s, (uint32_t)(hash >> 32)));
+}
+
+void store_prefetch_record(const struct store *s, uint64_t hash)
+{
+    uint32_t ref = *bucket_of(s, (uint32_t)(hash >> 32));
+    if (ref)
+        __builtin_prefetch(record_of(s, ref));
+}
+
 const struct record *store_get(struct store *s, uint64_t hash, const void *key, size_t len)
 {
     uint32_t ref = *find(s, (uint32_t)(hash >> 32), key, len);
@@ -173,18 +214,26 @@ int store_set(struct store *s, uint64_t hash, const void *key, size_t len, const
     uint64_t bytes = bytes_of(len, value_len);
     if (len > STORE_KEY_MAX || bytes > s->record_max)
         return -EMSGSIZE;
-    make_room(s, bytes);
-    struct record *r = append(s, bytes);
+    struct record *r = take_spare(s, len, value_len);
+    bool is_new = !r;
+    if (is_new) {
+        make_room(s, bytes);
+        r = append(s, bytes);
+        r->key_len = (uint16_t)len;
+        r->value_len = (uint32_t)value_len;
+    }
     uint32_t *link = find(s, (uint32_t)(hash >> 32), key, len);
-    const struct record *old = *link ? record_of(s, *link) : NULL;
-    *r = (struct record){.next = old ? old->next : 0,
-        .hash = (uint32_t)(hash >> 32),
-        .key_len = (uint16_t)len,
-        .value_len = (uint32_t)value_len};
+    struct record *old = *link ? record_of(s, *link) : NULL;
+    r->next = old ? old->next : 0;
+    r->hash = (uint32_t)(hash >> 32);
     memcpy(r->bytes, key, len);
     memcpy(r->bytes + len, value, value_len);
-    close_record(s, r);
+    r->flags = 0;
+    if (is_new)
+        close_record(s, r);
     relink(s, link, ref_of(s, r), !old, (int64_t)bytes - (old ? (int64_t)record_bytes(old) : 0));
+    if (old)
+        let_go(s, old);
     return 0;
 }
 

@@ -15,7 +15,8 @@
  *   +------+-----------------+------------------------------------------+
  *
  * A new record is written where nothing points to, and counts with the one store that puts it into
- * its bucket's chain; it takes the old one's place there. Space comes back at the tail: a record
+ * its bucket's chain; it takes the old one's place there. Where the one that was replaced last had
+ * the same lengths, that is its place; else it is at the head. Space comes back at the tail: a record
  * that nothing points to is passed over, one that counts is copied to the head, or, where more than
  * three quarters of the log count, is evicted, unless it was read since it was last passed.
  */
@@ -45,6 +46,8 @@ static inline const char *record_value(const struct record *record)
 
 struct store_head;
 
+#define STORE_SPARES 64u
+
 struct store {
     struct service_region region;
     struct store_head *head;
@@ -53,10 +56,18 @@ struct store {
     uint8_t *log;
     uint64_t log_bytes;
     uint64_t record_max; /* bytes of one */
+    /* By lengths: records that were replaced or deleted, and may be written over. This process's
+     * alone: what a dead one had here the tail passes over. */
+    struct record *spares[STORE_SPARES];
 };
 
 /* 0; -EINVAL: the region is smaller or larger than the limits above, or not a store. */
 int store_open(struct store *store, const struct service_region *region);
+
+/* Asks for the memory that the key's chain begins in, then for what is first in it: some time before
+ * it is needed, for many keys at a time. */
+void store_prefetch_chain(const struct store *store, uint64_t hash);
+void store_prefetch_record(const struct store *store, uint64_t hash);
 
 /* NULL: there is none. hash is the key's, of all whose bits use is made. */
 const struct record *store_get(struct store *store, uint64_t hash, const void *key, size_t len);
