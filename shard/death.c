@@ -59,6 +59,21 @@ static void note_death(struct child *child, bool crash, uint64_t now_ns)
         show(&control->crashes, control->crashes + 1);
 }
 
+/* Of the call, or, where a shard is its own caller, of the local client's request in its ledger. 0:
+ * there is no such. */
+static uint64_t running_generation(
+    const struct segment *seg, uint32_t home, uint32_t caller, uint32_t slot)
+{
+    if (home == caller)
+        return home < seg->geometry.n_shards && slot < seg->geometry.n_ledger
+                   ? segment_ledger(seg, home, slot)->word >> 8
+                   : 0;
+    return home < seg->n_peers && caller < seg->n_peers &&
+                   slot < segment_call_slots(seg, caller, home)
+               ? segment_serve(seg, home, caller, slot)->started >> 24
+               : 0;
+}
+
 /* Which call was on the CPU: its coroutine may have been that of another shard's call. */
 static void note_culprit(const struct child *child)
 {
@@ -70,9 +85,8 @@ static void note_culprit(const struct child *child)
     bool recorded = crash_record_read(segment_crash(seg, child->peer), &record) == 0 &&
                     record.incarnation == control->incarnation;
 
-    if (running && !(recorded && record.flags & CRASH_OTHER_THREAD) && home < seg->n_peers &&
-        caller < seg->n_peers && slot < segment_call_slots(seg, caller, home)) {
-        generation = segment_serve(seg, home, caller, slot)->started >> 24;
+    if (running && !(recorded && record.flags & CRASH_OTHER_THREAD)) {
+        generation = running_generation(seg, home, caller, slot);
         if ((uint32_t)generation != (uint32_t)running)
             generation = 0;
     }

@@ -10,6 +10,52 @@
 
 #include "runtime/atomic.h"
 
+#define DEADLINE_NS (INT64_C(20) * 1000000000)
+
+void plane_bench_open(struct plane_bench *bench, const struct service *service)
+{
+    rig_open(&bench->rig, 2, service);
+    rig_thread(&bench->rig, 1, rig_serve);
+    rig_begin(&bench->rig, 0, &bench->end);
+    aio_context_set_current(bench->end.ctx);
+    bench->plane = plane_rig_new(&bench->end);
+    client_make(&bench->client, &bench->rig, 0, 3, 16, 64u * 1024);
+    assert(client_open(&bench->client, bench->plane) == 0);
+    plane_recover(bench->plane);
+}
+
+void plane_bench_close(struct plane_bench *bench)
+{
+    plane_drop(bench->plane, 3, bench->client.grant.generation);
+    while (!plane_is_idle(bench->plane))
+        aio_poll(bench->end.ctx, false);
+    aio_poll(bench->end.ctx, false);
+    plane_free(bench->plane);
+    aio_context_set_current(NULL);
+    rig_finish(&bench->end);
+    rig_stop_all(&bench->rig);
+    rig_close(&bench->rig);
+    client_free(&bench->client);
+}
+
+struct plane_completion plane_bench_await(struct plane_bench *bench, struct client *client)
+{
+    int64_t until_ns = aio_clock_ns() + DEADLINE_NS;
+    struct plane_completion completion;
+
+    while (!client_pop(client, &completion)) {
+        assert(aio_clock_ns() < until_ns);
+        aio_poll(bench->end.ctx, false);
+    }
+    return completion;
+}
+
+void plane_bench_turn(struct plane_bench *bench, int n)
+{
+    while (n-- > 0)
+        aio_poll(bench->end.ctx, false);
+}
+
 struct plane *plane_rig_new(struct rig_end *end)
 {
     struct rig *rig = end->rig;

@@ -24,6 +24,24 @@ struct client {
     uint64_t pushed, popped;
 };
 
+/* Shard 0 with a plane in this thread, shard 1 as another, and one client, number 3, of 16 entries
+ * and 64 KiB, which has opened shard 0. */
+struct plane_bench {
+    struct rig rig;
+    struct rig_end end;
+    struct plane *plane;
+    struct client client;
+};
+
+void plane_bench_open(struct plane_bench *bench, const struct service *service);
+void plane_bench_close(struct plane_bench *bench);
+
+/* Turns the loop until a completion has come, 20 s at most. */
+struct plane_completion plane_bench_await(struct plane_bench *bench, struct client *client);
+
+/* Turns it n times. */
+void plane_bench_turn(struct plane_bench *bench, int n);
+
 /* A plane over an end's mesh, not recovered yet. */
 struct plane *plane_rig_new(struct rig_end *end);
 

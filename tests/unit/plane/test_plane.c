@@ -14,9 +14,8 @@
 #include "shard/keymap.h"
 #include "tests/unit/plane/plane_rig.h"
 
-#define DEADLINE_NS (INT64_C(20) * 1000000000)
-#define ENTRIES     16u
-#define DATA_BYTES  (64u * 1024)
+#define ENTRIES    16u
+#define DATA_BYTES (64u * 1024)
 
 /* ---- what the shards can do ---- */
 
@@ -103,59 +102,28 @@ static const struct service service = {.abi = SERVICE_ABI,
 
 /* ---- one shard in this thread, one as another ---- */
 
-struct bench {
-    struct rig rig;
-    struct rig_end end;
-    struct plane *plane;
-    struct client client;
-};
-
 static int set_up(void **state)
 {
-    struct bench *b = calloc(1, sizeof(*b));
+    struct plane_bench *b = calloc(1, sizeof(*b));
 
-    rig_open(&b->rig, 2, &service);
-    rig_thread(&b->rig, 1, rig_serve);
-    rig_begin(&b->rig, 0, &b->end);
-    aio_context_set_current(b->end.ctx);
-    b->plane = plane_rig_new(&b->end);
-    client_make(&b->client, &b->rig, 0, 3, ENTRIES, DATA_BYTES);
-    assert_int_equal(client_open(&b->client, b->plane), 0);
-    plane_recover(b->plane);
+    plane_bench_open(b, &service);
     *state = b;
     return 0;
 }
 
 static int tear_down(void **state)
 {
-    struct bench *b = *state;
-
-    plane_drop(b->plane, 3, 1);
-    while (!plane_is_idle(b->plane))
-        aio_poll(b->end.ctx, true);
-    plane_free(b->plane);
-    aio_context_set_current(NULL);
-    rig_finish(&b->end);
-    rig_stop_all(&b->rig);
-    rig_close(&b->rig);
-    client_free(&b->client);
-    free(b);
+    plane_bench_close(*state);
+    free(*state);
     return 0;
 }
 
-static struct plane_completion await(struct bench *b)
+static struct plane_completion await(struct plane_bench *b)
 {
-    int64_t until_ns = aio_clock_ns() + DEADLINE_NS;
-    struct plane_completion completion;
-
-    while (!client_pop(&b->client, &completion)) {
-        assert_true(aio_clock_ns() < until_ns);
-        aio_poll(b->end.ctx, false);
-    }
-    return completion;
+    return plane_bench_await(b, &b->client);
 }
 
-static struct client_lane *row_of(struct bench *b)
+static struct client_lane *row_of(struct plane_bench *b)
 {
     return segment_client_lane(&b->rig.seg, 0, 3);
 }
@@ -164,7 +132,7 @@ static struct client_lane *row_of(struct bench *b)
 
 static void a_request_is_served_and_its_answer_comes_with_its_end(void **state)
 {
-    struct bench *b = *state;
+    struct plane_bench *b = *state;
     struct plane_submission *entry = client_next(&b->client);
 
     entry->id = 77;
@@ -185,7 +153,7 @@ static void a_request_is_served_and_its_answer_comes_with_its_end(void **state)
 
 static void rings_go_round(void **state)
 {
-    struct bench *b = *state;
+    struct plane_bench *b = *state;
 
     for (uint32_t i = 0; i < 20 * ENTRIES; i++) {
         uint32_t n = i % ENTRIES + 1;
@@ -202,7 +170,7 @@ static void rings_go_round(void **state)
 
 static void arguments_and_an_answer_lie_in_the_data_area(void **state)
 {
-    struct bench *b = *state;
+    struct plane_bench *b = *state;
     struct plane_submission *entry = client_next(&b->client);
 
     memset(client_data(&b->client, 100), 'a', 3000);
@@ -221,7 +189,7 @@ static void arguments_and_an_answer_lie_in_the_data_area(void **state)
 
 static void an_answer_without_room_for_it_is_a_failure_that_says_so(void **state)
 {
-    struct bench *b = *state;
+    struct plane_bench *b = *state;
     struct plane_submission *entry = client_next(&b->client);
 
     entry->method = LARGE;
@@ -236,7 +204,7 @@ static void an_answer_without_room_for_it_is_a_failure_that_says_so(void **state
 
 static void an_aligned_room_is_filled_where_it_lies_and_another_by_a_copy(void **state)
 {
-    struct bench *b = *state;
+    struct plane_bench *b = *state;
 
     for (int aligned = 0; aligned < 2; aligned++) {
         struct plane_submission *entry = client_next(&b->client);
@@ -257,7 +225,7 @@ static void an_aligned_room_is_filled_where_it_lies_and_another_by_a_copy(void *
 
 static void a_method_that_takes_arguments_in_place_gets_the_clients_memory(void **state)
 {
-    struct bench *b = *state;
+    struct plane_bench *b = *state;
     struct plane_submission *entry = client_next(&b->client);
 
     entry->method = IN_PLACE;
@@ -275,7 +243,7 @@ static void a_method_that_takes_arguments_in_place_gets_the_clients_memory(void 
 
 static void a_failure_brings_its_text_cut_where_there_is_no_room(void **state)
 {
-    struct bench *b = *state;
+    struct plane_bench *b = *state;
 
     client_call(&b->client, FAILING);
     struct plane_completion c = await(b);
@@ -294,7 +262,7 @@ static void a_failure_brings_its_text_cut_where_there_is_no_room(void **state)
 
 static void a_method_that_is_none_ends_as_not_started(void **state)
 {
-    struct bench *b = *state;
+    struct plane_bench *b = *state;
 
     client_call(&b->client, 999);
     struct plane_completion c = await(b);
@@ -305,7 +273,7 @@ static void a_method_that_is_none_ends_as_not_started(void **state)
 
 static void what_is_past_its_deadline_is_not_run(void **state)
 {
-    struct bench *b = *state;
+    struct plane_bench *b = *state;
     struct plane_submission *entry = client_next(&b->client);
 
     entry->method = NAP;
@@ -319,7 +287,7 @@ static void what_is_past_its_deadline_is_not_run(void **state)
 
 static void a_deadline_ends_what_waits(void **state)
 {
-    struct bench *b = *state;
+    struct plane_bench *b = *state;
     struct plane_submission *entry = client_next(&b->client);
 
     entry->method = NAP;
@@ -331,7 +299,7 @@ static void a_deadline_ends_what_waits(void **state)
 
 static void a_cancel_ends_the_request_of_that_id_and_has_no_end_of_its_own(void **state)
 {
-    struct bench *b = *state;
+    struct plane_bench *b = *state;
     uint64_t id = client_call(&b->client, NAP);
     struct plane_submission *entry;
 
@@ -351,7 +319,7 @@ static void a_cancel_ends_the_request_of_that_id_and_has_no_end_of_its_own(void 
     assert_int_equal(row_of(b)->head, 4);
 }
 
-static uint32_t shard_that_answered(struct bench *b, enum plane_route kind, uint64_t route)
+static uint32_t shard_that_answered(struct plane_bench *b, enum plane_route kind, uint64_t route)
 {
     struct plane_submission *entry = client_next(&b->client);
     uint32_t shard;
@@ -372,7 +340,7 @@ static uint32_t shard_that_answered(struct bench *b, enum plane_route kind, uint
 
 static void a_request_runs_where_its_route_says(void **state)
 {
-    struct bench *b = *state;
+    struct plane_bench *b = *state;
 
     for (uint64_t byte = 0; byte < 256; byte += 17) {
         uint64_t hash = byte << 56;
@@ -386,7 +354,7 @@ static void a_request_runs_where_its_route_says(void **state)
 
 static void a_route_to_no_shard_ends_as_not_started(void **state)
 {
-    struct bench *b = *state;
+    struct plane_bench *b = *state;
     struct plane_submission *entry = client_next(&b->client);
 
     entry->method = ECHO;
@@ -400,7 +368,7 @@ static void a_route_to_no_shard_ends_as_not_started(void **state)
 
 static void a_large_answer_of_another_shard_comes_into_the_room(void **state)
 {
-    struct bench *b = *state;
+    struct plane_bench *b = *state;
     struct plane_submission *entry = client_next(&b->client);
 
     entry->method = LARGE;
@@ -417,7 +385,7 @@ static void a_large_answer_of_another_shard_comes_into_the_room(void **state)
 
 static void what_another_shard_serves_can_be_cancelled(void **state)
 {
-    struct bench *b = *state;
+    struct plane_bench *b = *state;
     struct plane_submission *entry = client_next(&b->client);
     uint64_t id = entry->id;
 
@@ -451,7 +419,7 @@ static void do_nothing(void *opaque)
 
 static void a_shard_that_sleeps_asks_to_be_rung_and_wakes_by_it(void **state)
 {
-    struct bench *b = *state;
+    struct plane_bench *b = *state;
     struct plane_words *words = plane_words_of(&b->client.layout, b->client.base, 0);
     struct plane_submission *entry;
     AioTimer timer;
@@ -478,7 +446,7 @@ static void a_shard_that_sleeps_asks_to_be_rung_and_wakes_by_it(void **state)
 
 static void a_quiet_lane_is_looked_at_no_more(void **state)
 {
-    struct bench *b = *state;
+    struct plane_bench *b = *state;
     struct plane_words *words = plane_words_of(&b->client.layout, b->client.base, 0);
 
     client_call(&b->client, ECHO);
@@ -493,7 +461,7 @@ static void a_quiet_lane_is_looked_at_no_more(void **state)
 
 static void a_client_that_sleeps_is_rung_once_for_what_ends_together(void **state)
 {
-    struct bench *b = *state;
+    struct plane_bench *b = *state;
     struct plane_words *words = plane_words_of(&b->client.layout, b->client.base, 0);
     char bytes[16];
 
@@ -513,7 +481,7 @@ static void a_client_that_sleeps_is_rung_once_for_what_ends_together(void **stat
 
 static void what_is_dropped_ends_its_requests_and_leaves_no_row(void **state)
 {
-    struct bench *b = *state;
+    struct plane_bench *b = *state;
 
     for (int i = 0; i < 5; i++)
         client_call(&b->client, NAP);
@@ -532,12 +500,11 @@ static void what_is_dropped_ends_its_requests_and_leaves_no_row(void **state)
     assert_int_equal(client_open(&b->client, b->plane), 0);
     client_call(&b->client, ECHO);
     assert_int_equal(await(b).end, CALL_END_DONE);
-    plane_drop(b->plane, 3, 2);
 }
 
 static void memory_that_is_not_as_granted_is_not_mapped(void **state)
 {
-    struct bench *b = *state;
+    struct plane_bench *b = *state;
     struct client other;
 
     client_make(&other, &b->rig, 0, 4, ENTRIES, DATA_BYTES);

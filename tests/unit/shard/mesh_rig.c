@@ -183,8 +183,10 @@ void rig_note_crash(struct rig *rig, uint32_t peer)
     control->crashed_home = home;
     control->crashed_peer = caller;
     control->crashed_slot = slot;
-    control->crashed_generation =
-        running ? segment_serve(&rig->seg, home, caller, slot)->started >> 24 : 0;
+    control->crashed_generation = !running ? 0
+                                  : home == caller
+                                      ? segment_ledger(&rig->seg, home, slot)->word >> 8
+                                      : segment_serve(&rig->seg, home, caller, slot)->started >> 24;
     control->crashed_incarnation = control->incarnation;
 }
 

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: MIT */
+/* What a shard's replacement makes of what the dead one had under way for its clients. */
+#include <errno.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "runtime/atomic.h"
+#include "tests/unit/plane/plane_rig.h"
+
+#define DEADLINE_NS (INT64_C(20) * 1000000000)
+
+enum { ECHO, DIE, ROOM, ROOM_ONCE, NAP };
+
+/* Words of the board. */
+enum { OPENED, STARTED };
+
+static struct rig rig;
+static struct client one, other;
+static bool opens_one = true; /* else its end came while nobody lived */
+
+static int coroutine_fn run_echo(struct service_call *call)
+{
+    return service_reply(call, "echo", 4);
+}
+
+static int coroutine_fn run_die(struct service_call *call)
+{
+    (void)call;
+    kill(getpid(), SIGKILL);
+    return 0;
+}
+
+/* As if a disk were writing into it. */
+static int coroutine_fn run_room(struct service_call *call)
+{
+    void *room;
+    int r = service_reply_room(call, 4096, &room);
+
+    if (r < 0)
+        return r;
+    if (atomic_fetch_add(&rig.board->words[STARTED], 1) == 0)
+        return service_sleep_ns(call, INT64_MAX);
+    memset(room, 'r', 4096);
+    return service_reply_done(call, 4096);
+}
+
+static int coroutine_fn run_nap(struct service_call *call)
+{
+    atomic_fetch_add(&rig.board->words[STARTED], 1);
+    return service_sleep_ns(call, INT64_MAX);
+}
+
+static const struct service_method methods[] = {
+    [ECHO] = {"echo", run_echo, SERVICE_IDEMPOTENT, ""},
+    [DIE] = {"die", run_die, SERVICE_IDEMPOTENT, ""},
+    [ROOM] = {"room", run_room, SERVICE_IDEMPOTENT, ""},
+    [ROOM_ONCE] = {"room_once", run_room, 0, ""},
+    [NAP] = {"nap", run_nap, SERVICE_IDEMPOTENT, ""},
+};
+static const struct service service = {
+    .abi = SERVICE_ABI, .name = "test", .help = "", .methods = methods, .n_methods = 5};
+
+static void serve(struct rig_end *end)
+{
+    struct plane *plane = plane_rig_new(end);
+
+    if ((opens_one && client_open(&one, plane) < 0) || client_open(&other, plane) < 0)
+        _exit(2);
+    plane_recover(plane);
+    atomic_store(&rig.board->words[OPENED], 1);
+    rig_serve(end);
+    _exit(0);
+}
+
+static void start(void)
+{
+    atomic_store(&rig.board->words[OPENED], 0);
+    rig_fork(&rig, 0, serve);
+    rig_wait_word(&rig, OPENED, 1);
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    rig_open(&rig, 1, &service);
+    client_make(&one, &rig, 0, 1, 16, 65536);
+    client_make(&other, &rig, 0, 2, 16, 65536);
+    opens_one = true;
+    start();
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    rig_close(&rig);
+    client_free(&one);
+    client_free(&other);
+    return 0;
+}
+
+static struct plane_completion await(struct client *client)
+{
+    int64_t until_ns = aio_clock_ns() + DEADLINE_NS;
+    struct plane_completion c;
+
+    while (!client_pop(client, &c)) {
+        assert_true(aio_clock_ns() < until_ns);
+        sched_yield();
+    }
+    return c;
+}
+
+static void call_room(uint32_t method)
+{
+    struct plane_submission *entry = client_next(&one);
+
+    entry->method = (uint16_t)method;
+    entry->room_off = 4096;
+    entry->room_len = 4096;
+    client_push(&one);
+}
+
+static const struct client_lane *row_of(const struct client *client)
+{
+    return segment_client_lane(&rig.seg, 0, client->grant.client);
+}
+
+/* ---- cases ---- */
+
+static void no_end_is_told_before_the_dead_ones_io_is_over(void **state)
+{
+    static const struct {
+        uint32_t method, end;
+    } cases[] = {{ROOM, CALL_END_DONE}, {ROOM_ONCE, CALL_END_IN_DOUBT}};
+    struct plane_completion c;
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        atomic_store(&rig.board->words[STARTED], 0);
+        call_room(cases[i].method);
+        rig_wait_word(&rig, STARTED, 1);
+        rig_kill(&rig, 0, false);
+        start();
+        client_call(&one, ECHO);
+        c = await(&one);
+        assert_int_equal(c.end, CALL_END_DONE); /* the one that came later goes first */
+        assert_int_equal(c.len, 4);
+        assert_false(client_pop(&one, &c));
+        rig_quiet(&rig, 0);
+        c = await(&one);
+        assert_int_equal(c.end, cases[i].end);
+        assert_int_equal(c.error, i == 0 ? 0 : -EOWNERDEAD);
+    }
+}
+
+static void who_crashes_three_shards_is_cut_off_and_another_is_served(void **state)
+{
+    (void)state;
+    client_call(&one, DIE);
+    for (uint32_t crash = 1; crash <= 3; crash++) {
+        rig_join(&rig, 0);
+        rig_note_crash(&rig, 0);
+        rig_bury(&rig, 0, false);
+        start();
+        client_call(&other, ECHO);
+        if (crash < 3)
+            assert_true(client_lane_crashes(row_of(&one)->crashes) <= crash);
+    }
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(await(&other).end, CALL_END_DONE);
+    assert_int_equal(client_lane_crashes(row_of(&one)->crashes), 3);
+    assert_int_equal(row_of(&one)->state, CLIENT_LANE_CUT);
+    assert_int_equal(row_of(&one)->reason, CUT_POISON);
+    assert_int_equal(segment_part(&rig.seg, 0)->clients_cut, 1);
+    assert_int_equal(row_of(&other)->state, CLIENT_LANE_OPEN);
+}
+
+static void a_death_that_is_no_crash_counts_for_nobody(void **state)
+{
+    (void)state;
+    client_call(&one, NAP);
+    rig_wait_word(&rig, STARTED, 1);
+    rig_kill(&rig, 0, false);
+    start();
+    rig_wait_word(&rig, STARTED, 2); /* it runs again */
+    assert_int_equal(row_of(&one)->crashes, 0);
+}
+
+static void a_client_whose_end_came_while_nobody_lived_leaves_nothing(void **state)
+{
+    (void)state;
+    client_call(&one, NAP);
+    rig_wait_word(&rig, STARTED, 1);
+    rig_kill(&rig, 0, false);
+    opens_one = false;
+    start();
+    client_call(&other, ECHO);
+    await(&other);
+    assert_int_equal(row_of(&one)->state, CLIENT_LANE_NONE);
+    for (uint32_t n = 0; n < rig.seg.geometry.n_ledger; n++)
+        if ((segment_ledger(&rig.seg, 0, n)->word & 0xff) != LEDGER_FREE)
+            assert_int_equal(segment_ledger(&rig.seg, 0, n)->client, 2);
+}
+
+static void a_cut_client_stays_cut_off(void **state)
+{
+    int64_t until_ns = aio_clock_ns() + DEADLINE_NS;
+    struct plane_submission *entry = client_next(&one);
+
+    (void)state;
+    entry->flags = 0xff;
+    client_push(&one);
+    while (atomic_load_acquire(&row_of(&one)->state) != CLIENT_LANE_CUT)
+        assert_true(aio_clock_ns() < until_ns);
+    rig_kill(&rig, 0, false);
+    start();
+    client_call(&other, ECHO);
+    await(&other);
+    assert_int_equal(row_of(&one)->state, CLIENT_LANE_CUT);
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CASE(no_end_is_told_before_the_dead_ones_io_is_over),
+        CASE(who_crashes_three_shards_is_cut_off_and_another_is_served),
+        CASE(a_death_that_is_no_crash_counts_for_nobody),
+        CASE(a_client_whose_end_came_while_nobody_lived_leaves_nothing),
+        CASE(a_cut_client_stays_cut_off),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
