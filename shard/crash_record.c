@@ -4,8 +4,8 @@
  * leaves it odd; the supervisor, which alone may write after that death, makes it one of none.
  *
  * Memory that may not be there is read by process_vm_readv(), of the own process too: where a load
- * would fault it returns -EFAULT. Some sandboxes forbid it; then the own stack is copied up to the
- * end of the page that the stack pointer is in, which the thread has just used.
+ * would fault it returns -EFAULT. Some sandboxes forbid it; then of the own process each page is
+ * copied that another call can read, which changes nothing and is asked for that answer alone.
  *
  * Orderings    first                 then             ordered by                if broken
  *   VOID     sequence odd           the fields       release fence, acquire    a reader takes a mix of
@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -72,6 +73,28 @@ void crash_record_void(struct crash_record *record)
     crash_record_end(record);
 }
 
+/* How a mask of signals is to be changed is looked at only after the mask. */
+static bool is_readable(uint64_t at)
+{
+    const long no_such_change = -1;
+
+    return syscall(SYS_rt_sigprocmask, no_such_change, at / 8 * 8, NULL, sizeof(uint64_t)) == 0 ||
+           errno != EFAULT;
+}
+
+/* Of the own process, where the better way is forbidden: `first` bytes lie in the first page. */
+static size_t copy_own(uint64_t from, void *to, size_t first, size_t bytes)
+{
+    if (first > bytes)
+        first = bytes;
+    if (!is_readable(from))
+        return 0;
+    if (first < bytes && !is_readable(from + first))
+        bytes = first;
+    memcpy(to, (void *)(uintptr_t)from, bytes);
+    return bytes;
+}
+
 /* Bytes of [from, from + bytes), which lies in one page or in two. 0: none. */
 static size_t read_memory(pid_t pid, uint64_t from, void *to, size_t bytes)
 {
@@ -87,10 +110,8 @@ static size_t read_memory(pid_t pid, uint64_t from, void *to, size_t bytes)
     }
     ssize_t r = process_vm_readv(pid, &here, 1, there, n, 0);
 
-    if (r < 0 && (errno == EPERM || errno == ENOSYS) && pid == getpid() && first < bytes) {
-        memcpy(to, (void *)(uintptr_t)from, first);
-        r = (ssize_t)first;
-    }
+    if (r < 0 && errno != EFAULT && pid == getpid())
+        return copy_own(from, to, first, bytes);
     return r < 0 ? 0 : (size_t)r;
 }
 

@@ -13,7 +13,8 @@
  * Lifetime:    as long as the mapping, and inherited by fork
  * Not here:    the commons, which all may write: what stands there is checked by who reads it
  *
- * Not for ends of a mesh that are threads of one process, which have one address space.
+ * Of children that are threads of one process, which have one address space, the guards of
+ * portable stacks are all that is raised.
  */
 #include "shard/segment.h"
 

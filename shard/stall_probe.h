@@ -11,9 +11,9 @@
  * Not here:    when to look (shard/stall.h)
  *
  * Who computes is stopped by ptrace() for the time of reading its registers and the top of its
- * stack, well under 1 ms. Who is asleep in a system call is not stopped, because some calls would
- * then fail with EINTR: where it stands is read from /proc, its stack from its memory. Where
- * tracing is forbidden, the record says what anyone may know.
+ * stack: 15 us, where a bare stop takes 8 (test_stall_probe). Who is asleep in a system call is not
+ * stopped, because some calls would then fail with EINTR: where it stands is read from /proc, its
+ * stack from its memory. Where tracing is forbidden, the record says what anyone may know.
  */
 #include "shard/segment.h"
 

@@ -231,7 +231,7 @@ static void check_runs(
     uint32_t n = atomic_load(&load->board->n_runs[id]);
     bool once = !(methods[method].flags & SERVICE_IDEMPOTENT);
 
-    if (atomic_load(&load->board->calls_alone))
+    if (atomic_load(&load->board->hostile))
         return;
     if ((end == CALL_END_DONE && n == 0) || (end == CALL_END_NOT_STARTED && n > 0) ||
         (once && n > 1))
@@ -275,10 +275,13 @@ static void coroutine_fn gather(const struct task *task)
     uint8_t args[LOAD_SHARDS][SMALL];
     uint32_t n = 0;
 
-    for (uint32_t shard = 0; shard < LOAD_SHARDS; shard++, n++) {
+    for (uint32_t shard = 0; shard < LOAD_SHARDS; shard++) {
+        if (shard + 1 == atomic_load(&load->board->shunned))
+            continue;
         fill_args(args[n], SMALL, next_id(load));
         calls[n] =
             (struct gather_call){.target = shard, .args = args[n], .args_len = sizeof(args[n])};
+        n++;
     }
     shard_gather(
         load->mesh, &(struct gather_request){.method = M_ECHO, .deadline_ns = INT64_MAX}, calls, n);
@@ -397,6 +400,8 @@ static void coroutine_fn wake_orphans(struct load *load)
 
 /* ---- locks ---- */
 
+#define HOSTILE_LOCK_NS 2000000 /* who is hostile may hold one, or all that there are */
+
 static void coroutine_fn hold(const struct task *task, bool owner_died)
 {
     struct load *load = task->load;
@@ -414,10 +419,14 @@ static void coroutine_fn hold(const struct task *task, bool owner_died)
 static void coroutine_fn lock(const struct task *task)
 {
     struct load *load = task->load;
-    struct shard_mutex mutex = {.id = 77, .home = task->target};
-    int r = shard_mutex_lock(load->mesh, &mutex, INT64_MAX);
+    struct shard_mutex mutex = {.id = LOAD_LOCK, .home = task->target};
+    bool hostile = atomic_load(&load->board->hostile);
+    int r = shard_mutex_lock(
+        load->mesh, &mutex, hostile ? aio_clock_ns() + HOSTILE_LOCK_NS : INT64_MAX);
 
     if (r == -EHOSTDOWN && atomic_load(&load->board->may_be_orphans))
+        return;
+    if (hostile && r < 0 && r != -EOWNERDEAD)
         return;
     if (r < 0 && r != -EOWNERDEAD) {
         load_wrong(load->board, "a lock is not to be had: %s", strerror(-r));
@@ -511,7 +520,7 @@ static bool is_in_round(const struct load *load, const struct task_row *row, uin
     uint32_t shunned = atomic_load(&board->shunned);
     bool nested = row->method == M_RELAY || row->method == M_WANDER;
 
-    if (atomic_load(&board->calls_alone) && (row->run != call || row->method == M_WANDER))
+    if (atomic_load(&board->hostile) && (row->run == portable || row->method == M_WANDER))
         return false;
     if (shunned && (target + 1 == shunned || nested))
         return false;

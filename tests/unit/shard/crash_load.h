@@ -27,7 +27,8 @@
 #define LOAD_PEERS     (LOAD_SHARDS + 1)
 #define LOAD_IDS       (1u << 16)
 #define LOAD_FILE_SIZE 20000u
-#define LOAD_METHODS   6u /* that do not move, from number 0 on */
+#define LOAD_METHODS   6u  /* that do not move, from number 0 on */
+#define LOAD_LOCK      77u /* one of that id in each shard */
 
 /* In memory that all processes share. */
 struct load_board {
@@ -35,7 +36,7 @@ struct load_board {
     _Atomic uint32_t over[LOAD_PEERS];    /* the last one that peer has run to its end */
     _Atomic uint32_t at_rest;             /* the round after which nothing is under way: */
     _Atomic uint32_t checked[LOAD_PEERS]; /* that peer has looked at its lists since */
-    _Atomic bool calls_alone;    /* no locks, moves and bottom halves, and no runs are counted */
+    _Atomic bool hostile; /* a peer is: nobody moves, locks may not be had, no runs are counted */
     _Atomic uint32_t shunned;    /* peer that nobody calls, + 1; 0: none */
     _Atomic bool may_die;        /* in this round: some ends are as they may be then */
     _Atomic bool may_be_orphans; /* and others where the supervisor is to die */

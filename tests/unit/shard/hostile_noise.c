@@ -4,7 +4,10 @@
 #include <sched.h>
 #include <string.h>
 
+#include "shard/builtin.h"
+#include "shard/lock_inside.h"
 #include "shard/mesh_inside.h"
+#include "tests/unit/shard/crash_load.h"
 
 uint64_t noise_next(struct noise *noise)
 {
@@ -84,6 +87,32 @@ static uint32_t some_slot(struct noise *noise, uint32_t n)
                                        : (uint32_t)noise_below(noise, n + 1);
 }
 
+/* For a lock of the load's, or any: taken, let go, as itself or as its heir. */
+static void ask_for_lock(struct noise *noise, struct call_slot *call)
+{
+    const struct lock_args args = {.id = noise_below(noise, 2) ? LOAD_LOCK : noise_next(noise),
+        .token = noise_below(noise, 8),
+        .incarnation = (uint32_t)noise_below(noise, 3),
+        .op = (uint32_t)noise_below(noise, LOCK_OP_GRANT + 2)};
+
+    call->method = BUILTIN_LOCK;
+    call->depth = SEGMENT_DEPTH_BUILTIN;
+    call->args_len = sizeof(args);
+    call->args_off = 0;
+    memcpy(call->inline_args, &args, sizeof(args));
+}
+
+/* Where no code is. */
+static void ask_for_bottom_half(struct noise *noise, struct call_slot *call)
+{
+    call->method = BUILTIN_BH;
+    call->depth = SEGMENT_DEPTH_BUILTIN;
+    call->args_len = (uint32_t)noise_below(noise, SEGMENT_INLINE_BYTES);
+    call->args_off = 0;
+    for (size_t at = 0; at < SEGMENT_INLINE_BYTES; at += 8)
+        memset(call->inline_args + at, (int)noise_below(noise, 256), 8);
+}
+
 /* Its calls to an honest one: real methods, arguments anywhere. */
 static uint64_t make_call(struct noise *noise, uint32_t to, uint32_t slot)
 {
@@ -101,6 +130,10 @@ static uint64_t make_call(struct noise *noise, uint32_t to, uint32_t slot)
         noise_below(noise, 8) ? (uint32_t)noise_below(noise, 5) : (uint32_t)noise_next(noise);
     call->args_len = (uint32_t)any_value(noise, 100);
     call->args_off = noise_below(noise, 2) ? 0 : any_value(noise, 0);
+    if (noise_below(noise, 8) == 0)
+        ask_for_lock(noise, call);
+    else if (noise_below(noise, 8) == 0)
+        ask_for_bottom_half(noise, call);
     atomic_store_release(
         &call->word, call_word(generation, (enum call_state)noise_below(noise, 5)));
     return generation;
@@ -136,6 +169,13 @@ static void send(struct noise *noise, uint32_t to, enum mesh_lane lane, uint64_t
     message.generation = message.kind == MESSAGE_CALL || noise_below(noise, 4) == 0
                              ? make_call(noise, to, message.slot)
                              : generation_of_theirs(noise, to, message.slot);
+    if (message.kind == MESSAGE_CALL && message.slot < segment_call_slots(seg, noise->self, to) &&
+        noise_below(noise, 2)) {
+        const struct call_slot *call = segment_call(seg, noise->self, to, message.slot);
+        message.method = call->method;
+        message.depth = (uint8_t)call->depth;
+        message.len = call->args_len;
+    }
     memcpy(slot->payload, &message, sizeof(message));
     atomic_store_release(&slot->seq, *next_position + 1);
     *next_position += 1;

@@ -7,12 +7,17 @@
 
 #include <elf.h>
 #include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -132,6 +137,64 @@ static void a_stack_that_ran_into_its_guard_is_copied_from_above_it(void **state
     assert_int_equal(record.stack_address, (uintptr_t)(base + PAGE));
     assert_int_equal(record.stack[0], 'a');
     munmap(base, 4 * PAGE);
+}
+
+static void forbid_reading_by_call(void)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_process_vm_readv, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog filter = {.len = sizeof(code) / sizeof(code[0]), .filter = code};
+
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) < 0)
+        _exit(77);
+}
+
+/* Runs in a process that may not read memory but by looking at it. */
+static int copy_all_ways(void)
+{
+    static struct crash_record record;
+    uint8_t *base = map_stack();
+    const struct {
+        uint8_t *sp, *from;
+        uint32_t bytes;
+    } ways[] = {
+        {base + PAGE + 64, base + PAGE + 64, CRASH_STACK_BYTES}, /* within two pages */
+        {base + 2 * PAGE + 96, base + 2 * PAGE + 96, PAGE - 96}, /* nothing behind them */
+        {base + PAGE - 64, base + PAGE, CRASH_STACK_BYTES},      /* in the guard */
+        {base + 3 * PAGE - 8, base + 3 * PAGE - 8, 8},           /* the last word */
+    };
+
+    forbid_reading_by_call();
+    for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
+        crash_record_copy_stack(&record, getpid(), (uintptr_t)ways[i].sp);
+        if (record.stack_address != (uintptr_t)ways[i].from ||
+            record.stack_bytes != ways[i].bytes ||
+            memcmp(record.stack, ways[i].from, ways[i].bytes) != 0)
+            return (int)i + 1;
+    }
+    return 0;
+}
+
+static void where_memory_may_not_be_read_by_call_a_stack_is_copied_likewise(void **state)
+{
+    int status;
+    pid_t pid;
+
+    (void)state;
+    fflush(NULL);
+    pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0)
+        _exit(copy_all_ways());
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+        skip(); /* no filters here */
+    assert_int_equal(status, 0);
 }
 
 /* ---- the handler ---- */
@@ -328,6 +391,7 @@ int main(void)
         cmocka_unit_test(lengths_out_of_bounds_are_refused),
         cmocka_unit_test(a_stack_is_copied_as_far_as_it_is_there),
         cmocka_unit_test(a_stack_that_ran_into_its_guard_is_copied_from_above_it),
+        cmocka_unit_test(where_memory_may_not_be_read_by_call_a_stack_is_copied_likewise),
         cmocka_unit_test_setup_teardown(
             a_fault_leaves_its_address_registers_stack_and_coroutine, make_victim, discard_victim),
         cmocka_unit_test_setup_teardown(

@@ -65,7 +65,7 @@ static void run_once(struct crash_instance *instance)
     struct load_board *board = instance->board;
 
     instance->misbehave = be_hostile;
-    atomic_store(&board->calls_alone, true);
+    atomic_store(&board->hostile, true);
     atomic_store(&board->shunned, CRASH_DOOMED + 1);
     crash_instance_start(instance);
     serve_for_some_rounds(instance, "hostile");
