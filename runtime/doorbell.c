@@ -20,6 +20,10 @@
  *          or notify_me      or notified       prepare_sleep
  *   DOWN   the wait          notify_me -= 2    release, load in ring       a ring saves its write
  *                                                                          while the wait goes on
+ *   KNOCK  notified = 1      write of the      seq_cst fence in knock,     woken, and asleep again
+ *                            eventfd           and SLEEP's in prepare_     on work that it did not
+ *                                              sleep, after the read       see (not on Linux, where
+ *                                                                          the eventfd's lock orders)
  *   TAKE   notified = 0      loads of work     seq_cst fence in accept     work is seen a turn late:
  *                                                                          the look behind SLEEP's
  *                                                                          fence finds it
@@ -66,6 +70,7 @@ bool doorbell_ring(const struct doorbell *bell)
 void doorbell_knock(const struct doorbell *bell)
 {
     atomic_store_release(&bell->words->notified, 1); /* PUB */
+    atomic_full_fence();                             /* KNOCK */
     write_eventfd(bell->fd);
 }
 

@@ -37,6 +37,7 @@ static const struct file {
     {"runtime", "ring.c", NULL},
     {"shard", "arena.c", "move"},
     {"shard", "caller.c", "mesh"},
+    {"shard", "caller_heir.c", "mesh"},
     {"shard", "estate.c", "mesh"},
     {"shard", "hot.c", "mesh"},
     {"shard", "judge.c", "mesh"},
