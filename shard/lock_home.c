@@ -335,13 +335,16 @@ int lock_home_serve(struct lock_home *home, uint32_t from, const struct lock_arg
 
 struct dead {
     uint32_t peer;
-    uint32_t incarnation; /* that lives */
+    uint32_t incarnation; /* that lived when the death was seen, or failed then */
     bool failed;
 };
 
+/* A later incarnation than that may have asked since: the rings are drained before they are judged. */
 static bool is_dead(const struct lock_holder *who, const struct dead *dead)
 {
-    return who->peer == dead->peer && (dead->failed || who->incarnation != dead->incarnation);
+    int32_t older = (int32_t)(dead->incarnation - who->incarnation);
+
+    return who->peer == dead->peer && (dead->failed ? older >= 0 : older > 0);
 }
 
 static void judge_lock(struct lock_home *home, struct lock_record *record, const struct dead *dead)

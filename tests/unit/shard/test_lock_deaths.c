@@ -289,6 +289,41 @@ static void a_lock_never_has_two_holders_whoever_dies(void **state)
     rig_close(&rig);
 }
 
+/* ---- judged late ---- */
+
+static int ask_home(struct lock_home *home, uint32_t from, uint32_t incarnation, enum lock_op op)
+{
+    return lock_home_serve(
+        home, from, &(struct lock_args){.id = 1, .token = 1, .op = op, .incarnation = incarnation});
+}
+
+static void what_a_replacement_asked_before_its_predecessor_was_judged_is_its_own(void **state)
+{
+    struct lock_home *home;
+    struct rig_end end;
+    struct rig rig;
+
+    (void)state;
+    rig_open(&rig, 2, &rig_nothing);
+    rig_begin(&rig, 0, &end);
+    assert_int_equal(lock_home_new(end.mesh, &home), 0);
+    segment_control(&rig.seg, 1)->incarnation = 3;
+    assert_int_equal(ask_home(home, 1, 3, LOCK_OP_ACQUIRE), LOCK_GRANTED);
+    lock_home_judge(home, 1, 2, false); /* seen before 3 was born */
+    lock_home_judge(home, 1, 2, true);
+    lock_home_judge(home, 1, 3, false);
+    assert_int_equal(ask_home(home, 1, 3, LOCK_OP_ACQUIRE), LOCK_GRANTED);
+    lock_home_judge(home, 1, 3, true);
+    assert_int_equal(ask_home(home, 1, 3, LOCK_OP_TRY), LOCK_GRANTED_MARKED);
+    lock_home_judge(home, 1, 4, false);
+    assert_int_equal(ask_home(home, 1, 3, LOCK_OP_RELEASE), LOCK_RELEASED);
+    assert_int_equal(ask_home(home, 1, 3, LOCK_OP_TRY), LOCK_GRANTED_MARKED);
+    assert_int_equal(ask_home(home, 1, 3, LOCK_OP_RELEASE_WHOLE), LOCK_RELEASED);
+    lock_home_free(home);
+    rig_finish(&end);
+    rig_close(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -301,6 +336,7 @@ int main(void)
         cmocka_unit_test(a_home_that_is_to_be_restarted_still_hears_of_locks),
         cmocka_unit_test(a_table_of_garbage_is_taken_over),
         cmocka_unit_test(a_lock_never_has_two_holders_whoever_dies),
+        cmocka_unit_test(what_a_replacement_asked_before_its_predecessor_was_judged_is_its_own),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
