@@ -285,6 +285,7 @@ void audit_run(
         audit_buffers(a, from);
         audit_flights(a, from);
         audit_locks(a, from);
+        audit_ledger(a, from);
     }
     audit_portables(a);
     audit_look(a, (struct audit_subject){a->gateway, a->gateway}, requests_balance);
@@ -348,7 +349,8 @@ static bool make_room(struct audit *a)
     a->buffers = calloc(a->max_buffers + 1, sizeof(a->buffers[0]));
     a->pages = calloc((size_t)a->max_pages / 64 + 1, sizeof(a->pages[0]));
     a->listed = calloc((size_t)view_column_n_inner(&a->arena, 0) + 1, sizeof(a->listed[0]));
-    return a->words && a->buffers && a->pages && a->listed;
+    a->lanes = calloc((size_t)view_column_n_inner(&a->lane_tail, 0) + 1, sizeof(a->lanes[0]));
+    return a->words && a->buffers && a->pages && a->listed && a->lanes;
 }
 
 int audit_new(const struct segment_view *view, struct audit **ret_audit, const char **ret_why)
@@ -388,5 +390,6 @@ void audit_free(struct audit *audit)
     free(audit->buffers);
     free(audit->pages);
     free(audit->listed);
+    free(audit->lanes);
     free(audit);
 }

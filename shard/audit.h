@@ -42,6 +42,7 @@
     X(CHUNK, "newest generation of a portable coroutine's slot", "the one that its memory bears")  \
     X(LOCK, "1 record of a lock", "records of the same lock")                                      \
     X(LOCK_HOLDER, "incarnation of the holder's shard", "of the holder, whose death is judged")    \
+    X(CLIENT, "requests of a local client that ended or are in the ledger", "taken from its ring") \
     X(REQUESTS, "requests of clients that ended or are under way", "requests of clients accepted")
 
 enum audit_account {
@@ -61,6 +62,9 @@ struct audit_finding {
     X(requests_accepted, "requests of clients accepted")                       \
     X(requests_ended, "requests of clients that ended")                        \
     X(requests_in_flight, "requests of clients under way")                     \
+    X(lanes, "local clients, once for each shard that they use")               \
+    X(lane_requests, "requests of these, taken from their rings")              \
+    X(lane_requests_under_way, "of these, those under way")                    \
     X(portable, "portable coroutines")                                         \
     X(chunks, "pages of memory that portable coroutines have")                 \
     X(locks, "locks between shards that are held, or marked")                  \

@@ -56,6 +56,14 @@
     X(lock_incarnation, "locks", "holders.incarnation")         \
     X(incarnation, "peers", "incarnation")                      \
     X(state, "peers", "state")                                  \
+    X(lane_generation, "client_lanes", "generation")            \
+    X(lane_state, "client_lanes", "state")                      \
+    X(lane_requests, "client_lanes", "requests")                \
+    X(lane_tail, "client_lanes", "tail")                        \
+    X(ledger, "ledger", "word")                                 \
+    X(ledger_client, "ledger", "client")                        \
+    X(ledger_generation, "ledger", "client_generation")         \
+    X(ledger_number, "ledger", "number")                        \
     X(arena, "arena", "word")                                   \
     X(tag, "tags", "value")
 
@@ -75,6 +83,12 @@ struct audit_buffer {
     uint64_t was; /* and what stood there */
 };
 
+/* What a look found of a client's lane. */
+struct audit_lane {
+    uint64_t requests, tail;
+    uint64_t n_held, n_maybe; /* slots of the ledger */
+};
+
 struct audit {
     const struct segment_view *view;
     uint32_t n_peers, gateway;
@@ -88,7 +102,8 @@ struct audit {
     size_t n_buffers, max_buffers;
     uint64_t *pages; /* a bit a page of a heap */
     uint32_t max_pages;
-    bool *listed; /* by slot of the arena */
+    bool *listed;             /* by slot of the arena */
+    struct audit_lane *lanes; /* by client */
     /* The run under way. */
     audit_finding_fn *on_finding;
     void *opaque;
@@ -144,3 +159,8 @@ void audit_buffers(struct audit *a, uint32_t peer);
 void audit_flights(struct audit *a, uint32_t peer);
 void audit_portables(struct audit *a);
 void audit_locks(struct audit *a, uint32_t home);
+
+/* ---- audit_ledger.c ---- */
+
+/* The lanes of local clients in a shard. */
+void audit_ledger(struct audit *a, uint32_t shard);

@@ -98,6 +98,10 @@ static void print_counted(const struct audit_result *result)
     printf("requests of clients: %s accepted, ", text_exact(result->requests_accepted, figure));
     printf("%s ended, ", text_exact(result->requests_ended, figure));
     printf("%s under way\n", text_exact(result->requests_in_flight, figure));
+    if (result->lanes > 0) {
+        printf("requests of local clients: %s taken, ", text_exact(result->lane_requests, figure));
+        printf("%s under way\n", text_exact(result->lane_requests_under_way, figure));
+    }
     printf("portable coroutines: %" PRIu64 ", with %" PRIu64 " pages; locks: %" PRIu64
            "; buffers that I/O may touch: %" PRIu64 "\n",
         result->portable, result->chunks, result->locks, result->flights);

@@ -254,6 +254,30 @@ static void a_request_of_a_client_that_was_lost_is_found(void **state)
     assert_wrong(rig, AUDIT_REQUESTS, 2, 2);
 }
 
+static void a_local_clients_request_that_was_lost_is_found(void **state)
+{
+    struct rig *rig = *state;
+    struct client_lane *lane = segment_client_lane(&rig->seg, 1, 7);
+    struct ledger_slot *slot = segment_ledger(&rig->seg, 1, 4);
+
+    *lane = (struct client_lane){
+        .generation = 3, .state = CLIENT_LANE_OPEN, .head = 9, .requests = 8, .tail = 7};
+    assert_wrong(rig, AUDIT_CLIENT, 1, 1);
+    *slot = (struct ledger_slot){
+        .word = 2 << 8 | LEDGER_STARTED, .client = 7, .client_generation = 3, .number = 7};
+    assert_balanced(rig);
+    assert_int_equal(audit_rig(rig).result.lane_requests_under_way, 1);
+    slot->client_generation = 2; /* of another client, that had the number before */
+    assert_wrong(rig, AUDIT_CLIENT, 1, 1);
+    slot->client_generation = 3;
+    lane->tail = 8;
+    assert_wrong(rig, AUDIT_CLIENT, 1, 1);
+    slot->word = 2 << 8 | LEDGER_ENDED; /* and its position given out */
+    assert_balanced(rig);
+    lane->tail = 7; /* or not yet */
+    assert_balanced(rig);
+}
+
 /* ---- accounts that are exact while their owner rests ---- */
 
 static void put_to_rest(struct rig *rig, uint32_t peer)
@@ -480,6 +504,7 @@ int main(void)
         still(an_answer_in_the_buffer_of_another_call_is_found),
         still(a_buffer_outside_its_heap_is_found),
         still(a_request_of_a_client_that_was_lost_is_found),
+        still(a_local_clients_request_that_was_lost_is_found),
         still(a_buffer_that_nobody_gave_back_is_found),
         still(what_io_may_touch_lies_in_the_heap_and_is_somebodys),
         still(a_quarantine_that_is_forgotten_is_found),
