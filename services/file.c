@@ -475,12 +475,17 @@ static int hash(uint32_t method, const void *args, size_t len, uint64_t *ret_has
     return request ? 0 : -EBADMSG;
 }
 
+#define MESSAGES(reply_) \
+    .args = &sherd__file__request__descriptor, .reply = &sherd__file__##reply_##__descriptor
+
 static const struct service_method methods[] = {
-    {"sha256", run_sha256, SERVICE_IDEMPOTENT, "path: SHA-256 and size of a file"},
-    {"read", run_read, SERVICE_IDEMPOTENT, "path, offset, length (at most 1 MiB): the bytes"},
+    {"sha256", run_sha256, SERVICE_IDEMPOTENT, "path: SHA-256 and size of a file",
+        MESSAGES(sha256_reply)},
+    {"read", run_read, SERVICE_IDEMPOTENT, "path, offset, length (at most 1 MiB): the bytes",
+        .args = &sherd__file__request__descriptor},
     {"write", run_write, SERVICE_IN_PLACE,
-        "path, offset, data: writes in pieces, not atomic, not synced"},
-    {"stat", run_stat, SERVICE_IDEMPOTENT, "path: size, mode, owner, times"},
+        "path, offset, data: writes in pieces, not atomic, not synced", MESSAGES(write_reply)},
+    {"stat", run_stat, SERVICE_IDEMPOTENT, "path: size, mode, owner, times", MESSAGES(stat_reply)},
 };
 
 const struct service file_service = {

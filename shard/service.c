@@ -28,6 +28,11 @@ void *service_state(const struct service_call *call)
     return call->state;
 }
 
+const struct service_method *service_method(const struct service_call *call)
+{
+    return call->method;
+}
+
 struct service_home *service_home(const struct service_call *call)
 {
     return &call->mesh->homes[call->service];

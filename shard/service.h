@@ -239,6 +239,9 @@ const void *service_args(const struct service_call *call, size_t *ret_len);
 /* What start() made. */
 void *service_state(const struct service_call *call);
 
+/* Its row in the service's table; NULL in a connection. */
+const struct service_method *service_method(const struct service_call *call);
+
 /* The service in the shard where the call is now. */
 struct service_home *service_home(const struct service_call *call);
 

@@ -305,8 +305,9 @@ static int on_key(void *user, const char *section, const char *name, const char 
 
     if (reading->error)
         return 0;
-    error = section[0] ? take_setting(reading->options, section, name, value)
-                       : take_key(reading->options, name, value);
+    error = section[0] && strcmp(section, "sherd") != 0
+                ? take_setting(reading->options, section, name, value)
+                : take_key(reading->options, name, value);
     reading->error = error;
     return error == NULL;
 }

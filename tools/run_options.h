@@ -12,9 +12,9 @@
  * Lifetime:    texts point into argv or are the options' own; children inherit both.
  *
  * The file: KEY = VALUE lines, KEY being an option without its dashes; options that may be given
- * again and again have a line each time, flags have yes or no. Lines below [SERVICE] are settings
- * of that service, as --set SERVICE.KEY=VALUE. The command line comes after the file: it overrides
- * single values and adds to lists.
+ * again and again have a line each time, flags have yes or no; they stand at the top, or below
+ * [sherd]. Lines below [SERVICE] are settings of that service, as --set SERVICE.KEY=VALUE. The
+ * command line comes after the file: it overrides single values and adds to lists.
  */
 #include <stdbool.h>
 #include <stdint.h>

@@ -15,7 +15,6 @@
 
 #define NAME_BYTES 24
 #define LINE_BYTES 128
-
 struct counter {
     char name[NAME_BYTES];
     int64_t value;
@@ -50,19 +49,16 @@ struct config {
 static int configure(void **config, const char *key, const char *value, char **ret_error)
 {
     struct config *c = *config ? *config : calloc(1, sizeof *c);
-    char *end, *text = strdup(value);
-    if (!c || !text) {
-        free(text);
+    char *end;
+    unsigned long max = strtoul(value, &end, 10);
+    if (!c)
         return -ENOMEM;
-    }
     *config = c;
     if (strcmp(key, "listen") == 0) {
         free(c->listen);
-        c->listen = text;
-        return 0;
+        c->listen = strdup(value);
+        return c->listen ? 0 : -ENOMEM;
     }
-    unsigned long max = strtoul(value, &end, 10);
-    free(text);
     if (strcmp(key, "max") != 0 || *end || max < 1 || max > 1000000) {
         *ret_error = strdup("the settings are max, a number from 1 to 1000000, and listen");
         return -EINVAL;
@@ -191,10 +187,7 @@ static int coroutine_fn serve_line(struct service_call *call, const char *line, 
     uint32_t shard = service_shard_of_key(call, line, name_len < len ? name_len : len);
     void *answer;
     int r = service_call_shard(call, shard, "counter.add", line, len, &answer, &answer_len);
-    if (r == 0)
-        r = service_send(call, answer, answer_len);
-    else
-        r = service_send(call, "failed\n", 7);
+    r = r == 0 ? service_send(call, answer, answer_len) : service_send(call, "failed\n", 7);
     free(answer);
     return r;
 }

@@ -1,75 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A pipeline is looked through before it is answered: what is other shards' goes to each in one call,
- * all of them at a time. Then it is answered in order: what is this shard's runs now, of the rest the
- * answers are there. A shard that could not answer all of its part in one message is asked again,
- * command by command.
+ * A pipeline is parsed a batch at a time before it is answered, so that the memory that its keys are
+ * about is on its way, and other shards are asked, while there is still something to do. Then it is
+ * answered in order: what is this shard's runs now, of the rest the answers are there.
  */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "kv.h"
+#include "session.h"
 
-#define BATCH       32u /* commands that are looked through together */
-#define PARTS_MAX   128u
 #define FLUSH_BYTES ((size_t)64 * 1024) /* of answers, before the rest of a pipeline */
 #define READ_BYTES  ((size_t)16 * 1024)
-
-/* What another shard was asked of this batch. */
-struct part {
-    struct resp_out text;
-    size_t taken; /* of its answers */
-    bool once;
-};
-
-struct session {
-    struct service_call *call;
-    struct kv *kv;
-    char *in;
-    size_t in_len, in_capacity;
-    size_t at; /* what is before is answered */
-    struct step steps[BATCH];
-    uint32_t n_steps;
-    int parsed;   /* what resp_parse() says of what is behind them */
-    size_t wants; /* and how long that has to become, at least */
-    struct resp_out out;
-    bool ends;
-    uint32_t n_parts;
-    struct service_part calls[PARTS_MAX];
-    struct part parts[PARTS_MAX];
-};
-
-/* ---- asking others ---- */
-
-/* Its part of this batch; NULL: it has none. */
-static struct part *find_part(struct session *s, uint32_t shard, struct service_part **ret_call)
-{
-    for (uint32_t i = 0; i < s->n_parts; i++)
-        if (s->calls[i].shard == shard) {
-            *ret_call = &s->calls[i];
-            return &s->parts[i];
-        }
-    return NULL;
-}
-
-static struct part *new_part(struct session *s, uint32_t shard)
-{
-    struct part *part = &s->parts[s->n_parts];
-    part->taken = 0;
-    part->once = false;
-    part->text.len = 0;
-    s->calls[s->n_parts++] = (struct service_part){.shard = shard};
-    return part;
-}
-
-static void forget_parts(struct session *s)
-{
-    for (uint32_t i = 0; i < s->n_parts; i++)
-        free(s->calls[i].data);
-    s->n_parts = 0;
-}
 
 /* Parses what is not answered yet, and asks for the memory that it is about. */
 static void look_ahead(struct session *s)
@@ -89,77 +32,6 @@ static void look_ahead(struct session *s)
     for (uint32_t i = 0; i < s->n_steps; i++)
         if (s->steps[i].command)
             store_prefetch_record(&s->kv->store, s->steps[i].key.hash);
-}
-
-/* False: no memory. */
-static bool coroutine_fn ask_others(struct session *s)
-{
-    uint32_t self = service_shard(s->call);
-    struct service_part *call;
-    bool once = false;
-    forget_parts(s);
-    for (uint32_t i = 0; i < s->n_steps; i++) {
-        const struct step *step = &s->steps[i];
-        if (step->shard == self)
-            continue;
-        struct part *part = find_part(s, step->shard, &call);
-        part = part ? part : new_part(s, step->shard);
-        once |= step->command->once;
-        service_count(s->kv->home, KV_REMOTE, 1);
-        if (!resp_raw(&part->text, s->in + step->at, step->bytes))
-            return false;
-    }
-    for (uint32_t i = 0; i < s->n_parts; i++) {
-        s->calls[i].args = s->parts[i].text.data;
-        s->calls[i].args_len = s->parts[i].text.len;
-    }
-    if (s->n_parts)
-        service_gather(s->call, once ? "kv.once" : "kv.run", s->calls, s->n_parts, 0);
-    return true;
-}
-
-static bool put_failure(struct session *s, uint32_t shard, int status)
-{
-    char text[96];
-    snprintf(text, sizeof text, "-ERR shard %u: %s\r\n", shard,
-        status == -EOWNERDEAD ? "it died meanwhile; whether this was done is in doubt"
-                              : strerrordesc_np(-status));
-    return resp_text(&s->out, text);
-}
-
-/* The next of the answers that lie at *taken; 0: there are no more; -1: no memory. */
-static int put_next(struct session *s, const char *data, size_t len, size_t *taken)
-{
-    uint32_t bytes;
-    if (len - *taken < sizeof bytes)
-        return 0;
-    memcpy(&bytes, data + *taken, sizeof bytes);
-    *taken += sizeof bytes + bytes;
-    return resp_raw(&s->out, data + *taken - bytes, bytes) ? 1 : -1;
-}
-
-/* One command alone. */
-static bool coroutine_fn ask_alone(
-    struct session *s, uint32_t shard, bool once, const char *text, size_t text_len)
-{
-    void *data;
-    size_t len, taken = 0;
-    int r = service_call_shard(
-        s->call, shard, once ? "kv.once" : "kv.run", text, text_len, &data, &len);
-    bool ok = r < 0 ? put_failure(s, shard, r) : put_next(s, data, len, &taken) > 0;
-    free(data);
-    return ok;
-}
-
-static bool coroutine_fn answer_from_afar(struct session *s, const struct step *step)
-{
-    struct service_part *call;
-    struct part *part = find_part(s, step->shard, &call);
-    if (part && call->status < 0)
-        return put_failure(s, step->shard, call->status);
-    int r = part ? put_next(s, call->data, call->len, &part->taken) : 0;
-    return r ? r > 0
-             : ask_alone(s, step->shard, step->command->once, s->in + step->at, step->bytes);
 }
 
 /* ---- answering ---- */
@@ -324,9 +196,7 @@ int coroutine_fn session_serve(struct service_call *call)
     s->in = malloc(READ_BYTES);
     if (s->in)
         r = talk(s);
-    forget_parts(s);
-    for (uint32_t i = 0; i < PARTS_MAX; i++)
-        resp_out_deinit(&s->parts[i].text);
+    afar_deinit(s);
     resp_out_deinit(&s->out);
     free(s->in);
     free(s);

@@ -3,9 +3,11 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "ipc/gateway/reply.h"
+#include "proto/message_text.h"
 #include "proto/sherd.pb-c.h"
 
 /*
@@ -120,20 +122,38 @@ static char *full_name(struct arena *arena, const char *service, const char *met
     return name;
 }
 
+/* What kind of message it is; "" for bytes. NULL where there is no memory. */
+static char *describe_message(struct arena *arena, const ProtobufCMessageDescriptor *message)
+{
+    char *text = message ? message_text(message) : NULL, *kept;
+
+    if (!text)
+        return message ? NULL : (char *)"";
+    kept = arena_alloc(arena, strlen(text) + 1);
+    if (kept)
+        strcpy(kept, text);
+    free(text);
+    return kept;
+}
+
 static Sherd__Wire__Method *describe_method(
     struct gateway *gateway, uint32_t number, const struct service_method *method, uint32_t service)
 {
     const char *service_name = registry_service(gateway->env->registry, service)->name;
     Sherd__Wire__Method *described = arena_alloc(&gateway->arena, sizeof(*described));
     char *name = full_name(&gateway->arena, service_name, method->name);
+    char *args = describe_message(&gateway->arena, method->args);
+    char *answer = describe_message(&gateway->arena, method->reply);
 
-    if (!described || !name)
+    if (!described || !name || !args || !answer)
         return NULL;
     sherd__wire__method__init(described);
     described->name = name;
     described->help = (char *)(method->help ? method->help : "");
     described->idempotent = (method->flags & SERVICE_IDEMPOTENT) != 0;
     described->test = (method->flags & SERVICE_TEST) != 0;
+    described->args = args;
+    described->reply = answer;
     described->number = number;
     described->portable = (method->flags & SERVICE_PORTABLE) != 0;
     described->in_place = (method->flags & SERVICE_IN_PLACE) != 0;

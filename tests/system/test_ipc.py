@@ -306,6 +306,17 @@ class Requests(IpcCase):
         self.assertFalse(methods["file.write"])
         self.assertNotIn("sys.crash", methods)
 
+    def test_a_method_tells_which_messages_it_takes_and_gives(self):
+        self.begin()
+        methods = self.session().described_methods()
+        told = {name: (one(method, 8, b"").decode(), one(method, 9, b"").decode())
+                for name, method in methods.items()}
+        request = ("message sherd.file.Request { bytes path = 1; uint64 offset = 2; uint64 length = 3; "
+                   "bytes data = 4; }")
+        self.assertEqual(told["file.write"], (request, "message sherd.file.WriteReply { uint64 written = 1; }"))
+        self.assertEqual(told["file.read"], (request, ""))
+        self.assertEqual(told["sys.echo"], ("", ""))
+
     def test_a_method_s_number_is_its_own_and_outlives_the_gateway(self):
         self.begin("--enable-test-methods")
         numbers = {name: one(method, 5)

@@ -2,8 +2,11 @@
 """What a service is given beside calls: regions that outlive a shard, listeners, counters (examples/counter)."""
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
+import tempfile
 import unittest
 
 import harness
@@ -178,6 +181,106 @@ class Listeners(CounterCase):
         drained.socket.sendall(b"a\n")
         self.assertDone(instance.command("drain", "--off"))
         self.assertEqual(drained.line(), "10")
+        self.assertEqual(instance.stop(), 0)
+
+
+PROTO = """
+syntax = "proto3";
+package greeting;
+message Hello { string name = 1; repeated string titles = 2; }
+message Reply { string text = 1; }
+"""
+TYPED = """
+#include <stdio.h>
+#include <sherd/service_message.h>
+#include "greeting.pb-c.h"
+static int coroutine_fn hello(struct service_call *call)
+{
+    struct service_message args;
+    Greeting__Reply reply = GREETING__REPLY__INIT;
+    char text[100];
+    int r = service_unpack(call, &args);
+    if (r < 0)
+        return r;
+    const Greeting__Hello *hello = (const Greeting__Hello *)args.message;
+    snprintf(text, sizeof text, "hello %s, %zu", hello->name, hello->n_titles);
+    service_unpack_done(&args);
+    reply.text = text;
+    return service_reply_message(call, &reply.base);
+}
+static int coroutine_fn wrong(struct service_call *call)
+{
+    Greeting__Hello reply = GREETING__HELLO__INIT;
+    return service_reply_message(call, &reply.base);
+}
+static const struct service_method methods[] = {
+    {"hello", hello, 0, "", &greeting__hello__descriptor, &greeting__reply__descriptor},
+    {"wrong", wrong, 0, "", NULL, &greeting__reply__descriptor},
+};
+const struct service sherd_service = {SERVICE_ABI, "greeting", "", methods, 2};
+"""
+IMPATIENT = """
+#include <sherd/service.h>
+static int coroutine_fn serve(struct service_call *call)
+{
+    static const char much[65536];
+    char buf[10];
+    ssize_t n = service_recv(call, buf, sizeof buf);
+    while (n > 0 && service_send(call, much, sizeof much) == 0)
+        continue;
+    return 0;
+}
+static int coroutine_fn none(struct service_call *call)
+{
+    return service_connection(call) ? -1 : (int)service_recv(call, NULL, 0);
+}
+static int prepare(struct service_plan *plan, const void *config, char **ret_error)
+{
+    return service_listen(plan, &(struct service_listener){.name = "in", .address = "tcp://127.0.0.1:0",
+        .serve = serve, .send_limit_ns = 100000000, .idle_limit_ns = 100000000}, ret_error);
+}
+static const struct service_method methods[] = {{"none", none, 0, ""}};
+const struct service sherd_service = {SERVICE_ABI, "impatient", "", methods, 1, .prepare = prepare};
+"""
+
+
+@unittest.skipUnless(shutil.which("cc"), "there is no compiler")
+class Built(CounterCase):
+    def build(self, name, source, *arguments):
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        path = os.path.join(folder, name + ".so")
+        include = ["-I", os.path.join(BUILD, "dist", "include"), "-I", folder]
+        if arguments:
+            with open(os.path.join(folder, "greeting.proto"), "w") as proto:
+                proto.write(PROTO)
+            subprocess.run(["protoc-c", "--c_out=.", "greeting.proto"], cwd=folder, check=True)
+        subprocess.run(["cc", "-shared", "-fPIC", "-D_GNU_SOURCE", *include, "-x", "c", "-", *arguments, "-o", path],
+                       input=source, text=True, check=True, cwd=folder)
+        return path
+
+    @unittest.skipUnless(shutil.which("protoc-c"), "there is no protoc-c")
+    def test_messages_are_unpacked_and_packed_and_others_refused(self):
+        instance = self.start("--service", self.build("typed", TYPED, "greeting.pb-c.c", "-lprotobuf-c"))
+        hello = b"\x0a\x03Ada\x12\x04Lady"
+        answer = self.assertDone(instance.command("submit", "greeting.hello", hello, text=False))
+        self.assertEqual(answer.stdout.strip(), b"\x0a\x0chello Ada, 1")
+        refused = instance.command("submit", "greeting.hello", b"\x0a\x7fno", text=False)
+        self.assertIn(b"the arguments are no greeting.Hello", refused.stderr)
+        bomb = b"\x12\x00" * 500000  # each takes more room than it has bytes
+        self.assertIn(b"no greeting.Hello", instance.command("submit", "greeting.hello", "-", input=bomb).stderr)
+        self.assertIn("which the method does not say", instance.command("submit", "greeting.wrong").stderr)
+        self.assertEqual(instance.stop(), 0)
+
+    def test_who_takes_or_sends_nothing_is_let_go_in_time(self):
+        instance = self.start("--shards", "1", "--service", self.build("impatient", IMPATIENT))
+        instance.port = int(self.services(instance)["listeners"][0]["address"].rsplit(":", 1)[1])
+        silent, deaf = self.client(instance), self.client(instance)
+        deaf.socket.sendall(b"x")
+        with self.assertRaises(EOFError):
+            silent.line()
+        harness.wait_until(lambda: self.count(instance, "impatient.in.slow") == 2, "both to be let go")
+        self.assertEqual(self.count(instance, "impatient.in.open"), 0)
+        self.assertIn("not connected", instance.command("submit", "impatient.none").stderr)
         self.assertEqual(instance.stop(), 0)
 
 

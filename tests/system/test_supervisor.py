@@ -13,6 +13,8 @@ import time
 import unittest
 
 import harness
+
+GREETER = os.path.join(os.path.dirname(os.path.realpath(harness.program())), "examples", "greeter", "greeter.so")
 from harness import wait_until
 
 
@@ -310,6 +312,16 @@ class Config(harness.TestCase):
         instance = self.start("--config", self.path, "--engine", "linux-aio")
         self.assertEqual(instance.shard(1)["engine"], "linux-aio")
         self.assertIsNone(instance.shard(1)["core"])
+
+    def test_sections_are_settings_of_services_and_sherd_s_own(self):
+        self.write(f"shards = 1\n[greeter]\nname = Ada\n[sherd]\nservice = {GREETER}\nno-pin = yes\n")
+        instance = self.start("--config", self.path)
+        self.assertIsNone(instance.shard(0)["core"])
+        self.assertIn("Hello Ada", self.assertDone(instance.command("submit", "greeter.hello")).stdout)
+        self.write(f"service = {GREETER}\n[greeter]\nnme = Ada\n")
+        self.assertRefused(self.instance("other").command("run", "--config", self.path), "greeter.nme=Ada: the only")
+        self.write("[nobody]\nkey = value\n")
+        self.assertRefused(self.instance("other").command("run", "--config", self.path), "no service named nobody")
 
     def test_errors_are_told_with_their_line(self):
         for text, expected in (
