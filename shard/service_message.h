@@ -76,7 +76,8 @@ static inline int service_unpack(struct service_call *call, struct service_messa
     ret->allocator.free = service_message_free;
     ret->allocator.allocator_data = ret;
     if (!method || !method->args)
-        return service_fail(call, -EINVAL, "the method does not say what message its arguments are");
+        return service_fail(
+            call, -EINVAL, "the method does not say what message its arguments are");
     ret->message = protobuf_c_message_unpack(method->args, &ret->allocator, len, data);
     if (!ret->message)
         return service_fail(call, -EBADMSG, "the arguments are no %s", method->args->name);

@@ -263,7 +263,7 @@ class Built(CounterCase):
         instance = self.start("--service", self.build("typed", TYPED, "greeting.pb-c.c", "-lprotobuf-c"))
         hello = b"\x0a\x03Ada\x12\x04Lady"
         answer = self.assertDone(instance.command("submit", "greeting.hello", hello, text=False))
-        self.assertEqual(answer.stdout.strip(), b"\x0a\x0chello Ada, 1")
+        self.assertEqual(answer.stdout[:14], b"\x0a\x0chello Ada, 1")
         refused = instance.command("submit", "greeting.hello", b"\x0a\x7fno", text=False)
         self.assertIn(b"the arguments are no greeting.Hello", refused.stderr)
         bomb = b"\x12\x00" * 500000  # each takes more room than it has bytes
