@@ -268,12 +268,41 @@ int rundir_claim(const char *instance, char **ret_path, int *ret_lock_fd, char *
     return 0;
 }
 
-/* Makes path where it is not there; what is new becomes theirs. */
-static int make_for(const char *path, uid_t uid, gid_t gid)
+/* Root follows no way that somebody else could have laid: each folder, and each link, on it is
+ * root's or that user's, and nobody else may exchange what is in it. */
+static int check_step(const char *path, uid_t uid, char **ret_error)
 {
-    if (mkdir(path, 0700) < 0)
-        return errno == EEXIST ? 0 : -errno;
-    return lchown(path, uid, gid) < 0 ? -errno : 0;
+    struct stat st;
+
+    if (lstat(path, &st) < 0)
+        return explain(ret_error, -errno, "runtime directory %s: %m", path);
+    if (st.st_uid != 0 && st.st_uid != uid)
+        return explain(ret_error, -EACCES,
+            "runtime directory %s: it belongs to user %u, not to root or to user %u; set "
+            "SHERD_RUNTIME_DIR to another",
+            path, (unsigned)st.st_uid, (unsigned)uid);
+    return S_ISLNK(st.st_mode) ? 0 : check_parent(path, ret_error);
+}
+
+/* Makes path where it is not there; what is new becomes theirs. */
+static int make_for(const char *path, uid_t uid, gid_t gid, char **ret_error)
+{
+    if (mkdir(path, 0700) == 0)
+        return lchown(path, uid, gid) < 0 ? -errno : 0;
+    return errno == EEXIST ? check_step(path, uid, ret_error) : -errno;
+}
+
+/* The last folder becomes theirs, also where it was there before: as itself, and no link or file by
+ * its name. */
+static int give(const char *path, uid_t uid, gid_t gid)
+{
+    int r, fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+
+    if (fd < 0)
+        return -errno;
+    r = fchown(fd, uid, gid) < 0 ? -errno : 0;
+    close(fd);
+    return r;
 }
 
 int rundir_hand_over(const char *instance, uid_t uid, gid_t gid, char **ret_error)
@@ -291,14 +320,14 @@ int rundir_hand_over(const char *instance, uid_t uid, gid_t gid, char **ret_erro
         if (*p != '/')
             continue;
         *p = '\0';
-        r = make_for(path, uid, gid);
+        r = make_for(path, uid, gid, ret_error);
         *p = '/';
     }
     if (r == 0)
-        r = make_for(path, uid, gid);
-    if (r == 0 && lchown(path, uid, gid) < 0)
-        r = -errno;
-    if (r < 0)
+        r = make_for(path, uid, gid, ret_error);
+    if (r == 0)
+        r = give(path, uid, gid);
+    if (r < 0 && ret_error && !*ret_error)
         explain(ret_error, r, "runtime directory %s for user %u: %s", path, (unsigned)uid,
             strerror(-r));
     free(path);

@@ -115,6 +115,34 @@ static void link_in_place_of_the_folder_is_refused(void **state)
     free(error);
 }
 
+static void expect_no_hand_over(int error, const char *text)
+{
+    char *why = NULL;
+
+    assert_int_equal(rundir_hand_over("demo", geteuid(), getegid(), &why), error);
+    assert_non_null(why);
+    assert_non_null(strstr(why, text));
+    free(why);
+}
+
+static void root_hands_over_no_folder_that_others_could_have_laid_in_its_way(void **state)
+{
+    assert_int_equal(rundir_hand_over("demo", geteuid(), getegid(), NULL), 0);
+    assert_int_equal(chmod(scratch_path(*state, "run"), 0777), 0);
+    expect_no_hand_over(-EACCES, "others may replace");
+    assert_int_equal(chmod(scratch_path(*state, "run"), 0700), 0);
+    assert_int_equal(rmdir(scratch_path(*state, "run/demo")), 0);
+    assert_int_equal(symlink(*state, scratch_path(*state, "run/demo")), 0);
+    expect_no_hand_over(-ENOTDIR, "run/demo");
+    if (geteuid() != 0)
+        return;
+    assert_int_equal(unlink(scratch_path(*state, "run/demo")), 0);
+    assert_int_equal(symlink(scratch_path(*state, "run"), scratch_path(*state, "link")), 0);
+    assert_int_equal(lchown(scratch_path(*state, "link"), 12345, 12345), 0);
+    setenv("SHERD_RUNTIME_DIR", scratch_path(*state, "link"), 1);
+    expect_no_hand_over(-EACCES, "belongs to user 12345");
+}
+
 /* A child that waits for its end. Returns its pid. */
 static pid_t fork_holder(void)
 {
@@ -399,6 +427,7 @@ int main(void)
         CASE(claim_makes_a_private_folder_and_says_who_holds_it),
         CASE(folder_that_others_may_write_to_is_refused),
         CASE(link_in_place_of_the_folder_is_refused),
+        CASE(root_hands_over_no_folder_that_others_could_have_laid_in_its_way),
         CASE(instance_lives_until_the_last_child_that_inherited_the_lock_is_gone),
         CASE(claim_waits_for_children_whose_supervisor_is_dead),
         CASE(looking_at_a_lock_never_makes_a_claim_fail),
