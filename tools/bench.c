@@ -254,7 +254,7 @@ static struct bench_plan plan_of(const struct values *values, const char *kind)
                                                   : 1,
         .n_clients = values->clients,
         .size = values->size != NOT_GIVEN ? (size_t)values->size
-                : is_plain                 ? 0
+                : is_plain                ? 0
                                           : BLOCK_BYTES,
         .n_blocks = 1,
         .is_sequential = values->is_sequential,
