@@ -475,6 +475,8 @@ int mesh_new(const struct mesh_config *config, struct mesh **ret_mesh)
     r = heap_init(&mesh->heap, mesh->ctx, segment_heap_off(&mesh->seg, mesh->self),
         mesh->seg.geometry.heap_bytes, mesh->seg.n_peers);
     if (r == 0)
+        r = pace_init(&mesh->pace, mesh->registry ? registry_n_methods(mesh->registry) : 0);
+    if (r == 0)
         r = code_ranges_init(&mesh->code, mesh->registry);
     for (uint32_t peer = 0; r == 0 && peer < mesh->seg.n_peers; peer++)
         r = link_init(mesh, peer);
@@ -525,6 +527,7 @@ void mesh_free(struct mesh *mesh)
     private_scan_free(mesh->scan);
     lock_end_free(mesh->locks);
     heap_deinit(&mesh->heap);
+    pace_deinit(&mesh->pace);
     code_ranges_deinit(&mesh->code);
     free(mesh->dirty);
     free(mesh);

@@ -13,6 +13,7 @@
 #include "shard/heap.h"
 #include "shard/hot.h"
 #include "shard/mesh.h"
+#include "shard/pace.h"
 
 enum mesh_call_where {
     CALL_NOWHERE,
@@ -82,6 +83,7 @@ struct mesh {
     struct call_list over;
     uint64_t n_under_way;
     uint64_t n_served;
+    struct pace pace;
     struct portable_end *portables; /* NULL in the gateway */
     bool stays;                     /* portable coroutines are not handed over to idle shards */
     struct private_scan *scan;      /* NULL: what leaves is not looked at */

@@ -268,17 +268,17 @@ static bool make_sense(const struct mesh *mesh, struct incoming *in)
 /* What must be said before a step is run: CALL_END_NONE, go on; else how it ended. */
 static enum call_end refuse(const struct incoming *in, bool sane, uint64_t word, int *ret_status)
 {
-    if (word_state(word) == CALL_ABANDONED) {
-        *ret_status = -ECANCELED;
-        return CALL_END_CANCELLED;
-    }
     if (!sane || !in->callee) {
         *ret_status = -EPROTO;
         return CALL_END_NOT_STARTED;
     }
-    if (in->deadline_ns != INT64_MAX && in->deadline_ns <= aio_clock_ns()) {
+    if (pace_is_late(&in->mesh->pace, in->method, in->deadline_ns)) {
         *ret_status = -ETIMEDOUT;
         return CALL_END_EXPIRED;
+    }
+    if (word_state(word) == CALL_ABANDONED) {
+        *ret_status = -ECANCELED;
+        return CALL_END_CANCELLED;
     }
     return CALL_END_NONE;
 }
@@ -432,8 +432,14 @@ static void run_started(struct mesh *mesh, struct incoming *in)
         in->end = CALL_END_CANCELLED;
         in->status = -ECANCELED;
     }
+    if (in->end == CALL_END_NONE && pace_is_late(&mesh->pace, in->method, in->deadline_ns)) {
+        in->end = CALL_END_EXPIRED; /* by those of its batch */
+        in->status = -ETIMEDOUT;
+    }
     if (in->end == CALL_END_NONE) {
+        int64_t begun_ns = pace_begin(&mesh->pace);
         begin(mesh, in);
+        pace_end(&mesh->pace, in->method, begun_ns, in->deadline_ns);
         return;
     }
     portable_give(mesh, in->co);
@@ -492,6 +498,11 @@ int serve_init(struct mesh *mesh, uint32_t peer)
 void serve_deinit(struct mesh *mesh, uint32_t peer)
 {
     free(mesh->links[peer].in);
+}
+
+struct pace *serve_pace(struct mesh *mesh)
+{
+    return &mesh->pace;
 }
 
 void serve_wake_sleeper(struct service_call *call)

@@ -7,6 +7,7 @@
  */
 #include "runtime/co_cancel.h"
 #include "shard/mesh.h"
+#include "shard/pace.h"
 #include "shard/service.h"
 
 /*
@@ -73,6 +74,9 @@ bool serve_outside_init(struct service_call *call, const struct serve_outside *o
  * serve_outside_deinit(). */
 int coroutine_fn serve_outside_run(struct service_call *call);
 void serve_outside_deinit(struct service_call *call);
+
+/* Of the methods of this shard. */
+struct pace *serve_pace(struct mesh *mesh);
 
 /* Nobody waits for the answer any more: what it waits for ends. */
 void serve_abandon(struct service_call *call);

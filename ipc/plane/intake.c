@@ -208,7 +208,7 @@ static void decide(struct lane *lane, struct request *request, enum lane_wait wa
              entry->room_len > PLANE_PAYLOAD_MAX)
         ledger_refuse(
             plane, request, CALL_END_NOT_STARTED, -EMSGSIZE, "more bytes than its quota", 0);
-    else if (entry->deadline_ns && entry->deadline_ns <= (uint64_t)aio_clock_ns())
+    else if (pace_is_late(serve_pace(plane->mesh), entry->method, deadline_of(entry)))
         ledger_refuse(plane, request, CALL_END_EXPIRED, -ETIMEDOUT, NULL, 0);
     else if (entry->flags & PLANE_REFUSE && (delay = delay_ns(lane)) > BEHIND_NS)
         refuse_behind(lane, request, delay);

@@ -132,6 +132,13 @@ static inline const struct plane_submission *entry_of(const struct ledger_slot *
     return (const struct plane_submission *)slot->entry;
 }
 
+/* CLOCK_MONOTONIC; INT64_MAX: none. */
+static inline int64_t deadline_of(const struct plane_submission *entry)
+{
+    return entry->deadline_ns && entry->deadline_ns < INT64_MAX ? (int64_t)entry->deadline_ns
+                                                                : INT64_MAX;
+}
+
 static inline struct plane_completion *completion_of(struct ledger_slot *slot)
 {
     return (struct plane_completion *)slot->completion;

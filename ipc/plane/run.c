@@ -207,12 +207,6 @@ static int find_shard(struct run *run, uint32_t *ret_shard)
     }
 }
 
-static int64_t deadline_of(const struct plane_submission *entry)
-{
-    return entry->deadline_ns && entry->deadline_ns < INT64_MAX ? (int64_t)entry->deadline_ns
-                                                                : INT64_MAX;
-}
-
 /* ---- here ---- */
 
 /* A cancelled method that gave up is cancelled; one that had an answer all the same is done. */
@@ -349,6 +343,12 @@ void run_begin(struct plane *plane, struct request *request)
         ledger_refuse(plane, request, CALL_END_NOT_STARTED, -ENOMEM, NULL, 0);
         return;
     }
+    /* It may be over when coroutine_enter() returns. */
+    uint32_t number = entry_of(slot)->method;
+    int64_t deadline_ns = deadline_of(entry_of(slot));
+    int64_t begun_ns = pace_begin(serve_pace(plane->mesh));
+
     ledger_start(plane, request);
     coroutine_enter(co);
+    pace_end(serve_pace(plane->mesh), number, begun_ns, deadline_ns);
 }
