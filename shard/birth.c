@@ -104,6 +104,7 @@ int birth_describe(const struct child *child, bool copies, char *comm, struct sp
         .no_rebalance = s->config.no_rebalance,
         .life_fd = child->life_fd,
         .client_bytes = s->config.client_bytes,
+        .client_rate = s->config.client_rate,
         .listen_url = s->config.listen_url,
         .token_file = s->config.token_file,
         .extra = s->config.shard_extra,

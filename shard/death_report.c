@@ -23,6 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "proto/data_plane.h"
 #include "runtime/atomic.h"
 #include "shard/crash_record.h"
 
@@ -71,6 +72,18 @@ static struct tally tally_of(const struct segment *seg, uint32_t peer, uint32_t 
     };
 }
 
+/* A shard that is its own caller has the request, a local client's, in its ledger. */
+static uint32_t method_of(const struct death_report *report)
+{
+    const struct segment *seg = report->facts.segment;
+    struct plane_submission entry;
+
+    if (report->caller != report->home)
+        return segment_call(seg, report->caller, report->home, report->slot)->method;
+    memcpy(&entry, segment_ledger(seg, report->home, report->slot)->entry, sizeof(entry));
+    return entry.method;
+}
+
 static void note_call(struct death_report *report)
 {
     const struct segment *seg = report->facts.segment;
@@ -84,7 +97,7 @@ static void note_call(struct death_report *report)
     report->caller = control->crashed_peer;
     report->slot = control->crashed_slot;
     report->generation = control->crashed_generation;
-    report->method = segment_call(seg, report->caller, report->home, report->slot)->method;
+    report->method = method_of(report);
 }
 
 struct death_report *death_report_new(const struct death_facts *facts)

@@ -317,6 +317,19 @@ static int put(struct fd_keep *keep, const struct fd_keep_message *asked, int fd
     return r;
 }
 
+/* Its heirs, and whom the giver names. */
+static void note_owed_end(
+    const struct fd_keep *keep, struct bundle *bundle, const struct fd_keep_message *asked)
+{
+    uint64_t named[SEGMENT_BITMAP_WORDS];
+
+    _Static_assert(sizeof(named) <= FD_KEEP_NOTE, "a note has room for a bit a peer");
+    memcpy(named, asked->note, sizeof(named));
+    for (uint32_t peer = 0; peer < keep->n_peers; peer++)
+        if (has_bit(named, peer) || has_bit(bundle->heirs, peer))
+            set_bit(bundle->owed_end, peer);
+}
+
 static void drop(struct fd_keep *keep, const struct fd_keep_message *asked)
 {
     struct bundle *bundle;
@@ -330,7 +343,7 @@ static void drop(struct fd_keep *keep, const struct fd_keep_message *asked)
         return;
     close_items(keep, bundle);
     bundle->dropped = true;
-    memcpy(bundle->owed_end, bundle->heirs, sizeof(bundle->owed_end));
+    note_owed_end(keep, bundle, asked);
     clear_bit(bundle->owed_end, keep->giver);
     for (uint32_t peer = 0; peer < keep->n_peers; peer++)
         if (has_bit(bundle->owed_end, peer))

@@ -38,8 +38,9 @@ enum fd_keep_op {
     FD_KEEP_REFUSED, /* likewise: not done, `error` says why: -EMFILE; -ENOMEM; -EINVAL; -EBUSY: of
                         that key another generation is kept, or its end is still being told;
                         -ESTALE: the key was dropped */
-    FD_KEEP_DROP,    /* gateway to supervisor, and on to each peer that has one of the key: all of
-                        the key is over */
+    FD_KEEP_DROP,    /* gateway to supervisor, and on to each peer that has one of the key, and to
+                        those that the note names (a bit a peer, SEGMENT_BITMAP_WORDS words): all
+                        of the key is over */
     FD_KEEP_HAND,    /* supervisor to a peer, with n_fds: those of the key that are for all, in the
                         order in which they came, then the one that is for it alone */
 };

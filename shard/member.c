@@ -422,6 +422,8 @@ int member_run(struct member *member)
     while (!member->leaves) {
         aio_poll(member->ctx, true);
         counter_add(&member->part->heartbeat, 1);
+        if (member->hooks.turn)
+            member->hooks.turn(member->hooks.opaque);
         follow_orders(member);
         keep_log(member);
         keep_spin(member);

@@ -37,6 +37,7 @@ struct child_env {
     struct fd_keep_heir
         keep;              /* the fds that the supervisor keeps for it; the table is not its own */
     uint64_t client_bytes; /* gateway: memory of all clients of the data plane; 0: there are none */
+    uint64_t client_rate;  /* gateway: requests a second of each in a shard; 0: no limit */
     const char *listen_url; /* gateway: NULL or tcp://… */
     const char *token_file;
     const struct shard_extra *extra; /* shards: NULL or what the program adds to them */
@@ -64,6 +65,7 @@ struct member_hooks {
     void (*drain)(void *opaque);      /* ORDER_DRAIN: refuse what is new from now on */
     void (*resume)(void *opaque);     /* ORDER_RUN after it: take what is new again */
     bool (*is_drained)(void *opaque); /* asked once a turn while draining */
+    void (*turn)(void *opaque);       /* after each turn */
     void *opaque;
 };
 

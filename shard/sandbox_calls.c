@@ -100,7 +100,8 @@ static const struct {
     {SCMP_SYS(ioprio_set), EPERM},
 };
 
-static const unsigned ioctls[] = {TCGETS, FIONBIO, FIONREAD, BLKGETSIZE64, BLKSSZGET, BLKPBSZGET};
+static const unsigned ioctls[] = {
+    TCGETS, TIOCOUTQ, FIONBIO, FIONREAD, BLKGETSIZE64, BLKSSZGET, BLKPBSZGET};
 static const unsigned prctls[] = {PR_SET_NAME, PR_GET_NAME, PR_SET_PTRACER, PR_SET_TIMERSLACK,
     PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_GET_DUMPABLE, PR_SET_VMA, PR_GET_NO_NEW_PRIVS};
 static const unsigned families[] = {AF_UNIX, AF_INET, AF_INET6};

@@ -614,8 +614,9 @@ const char *client_state_text(uint32_t state);
     X(r, uint32_t, cut_by, , word, "the shard that asked for it; n_shards: the gateway")     \
     X(r, uint64_t, serial, , word, "of its last request that was answered")                  \
     X(r, uint64_t, opens, , counter, "requests for a shard's doorbell that were granted")    \
+    X(r, uint64_t, crashes, , counter, "in which a request of it was on the CPU")            \
     X(r, char, name, [64], text, "as it calls itself; bytes that do not print are replaced") \
-    X(r, uint8_t, spare, [24], spare, "")
+    X(r, uint8_t, spare, [16], spare, "")
 SEGMENT_STRUCT(client_row, CLIENT_ROW_FIELDS);
 
 static inline uint64_t client_word(uint64_t generation, enum client_state state)

@@ -62,8 +62,8 @@ struct supervisor_config {
     enum scan_mode scan_mode; /* of what leaves with a portable coroutine */
     int listener_fd; /* the gateway's (kept under FD_KEEP_PROGRAM, kind 0), which outlives it; 0:
                         none; consumed */
-    uint64_t client_bytes;  /* as in struct child_env */
-    const int *service_fds; /* fds that services opened, which every child keeps */
+    uint64_t client_bytes, client_rate; /* as in struct child_env */
+    const int *service_fds;             /* fds that services opened, which every child keeps */
     uint32_t n_service_fds;
     child_main_fn *shard_main, *gateway_main;
     const struct shard_extra *shard_extra; /* NULL: nothing */

@@ -16,10 +16,12 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "ipc/gateway/attach_socket.h"
 #include "ipc/gateway/gateway.h"
 #include "ipc/plane/plane_shard.h"
 #include "services/file.h"
 #include "services/sys.h"
+#include "shard/cgroup.h"
 #include "shard/fd_list.h"
 #include "shard/log.h"
 #include "shard/rundir.h"
@@ -31,6 +33,8 @@
 #include "tools/command.h"
 #include "tools/commands.h"
 #include "tools/run_options.h"
+
+#define CLIENT_BYTES (UINT64_C(1) << 30)
 
 struct run {
     struct run_options options;
@@ -44,6 +48,7 @@ struct run {
     bool roots_changed; /* at the last SIGHUP */
     char *runtime_dir;
     int lock_fd;
+    int attach_fd; /* 0: none yet */
 };
 
 /* ---- services ---- */
@@ -211,6 +216,31 @@ static bool reload(void *opaque)
     return run->roots_changed;
 }
 
+/* At most a quarter of the machine's memory, or of the cgroup's. */
+static uint64_t client_bytes(const struct run *run)
+{
+    uint64_t machine = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    uint64_t cgroup = cgroup_memory_bytes(""), most = (machine < cgroup ? machine : cgroup) / 4;
+
+    if (run->options.client_bytes)
+        return run->options.client_bytes;
+    return most < CLIENT_BYTES ? most : CLIENT_BYTES;
+}
+
+/* Where clients of this machine knock; opened here, so that it outlives every gateway. */
+static int open_attach(struct run *run, char **ret_error)
+{
+    struct attach_access access;
+    int r = attach_access_parse(
+        run->options.attach_group, run->options.attach_mode, &access, ret_error);
+
+    if (r == 0)
+        r = attach_socket_open(run->runtime_dir, &access, &run->attach_fd, ret_error);
+    if (r < 0)
+        close(run->lock_fd); /* which the supervisor would have consumed */
+    return r;
+}
+
 static int make_supervisor(struct run *run, struct supervisor **ret, char **ret_error)
 {
     const struct run_options *options = &run->options;
@@ -228,6 +258,9 @@ static int make_supervisor(struct run *run, struct supervisor **ret, char **ret_
         .no_rebalance = options->no_rebalance,
         .registry = run->registry,
         .log = &run->log,
+        .listener_fd = run->attach_fd,
+        .client_bytes = client_bytes(run),
+        .client_rate = options->client_rate,
         .listen_url = options->listen,
         .token_file = options->token_file,
         .sandbox = run->sandbox,
@@ -322,6 +355,8 @@ static int prepare(struct run *run, struct supervisor **ret, char **ret_error)
         r = make_registry(run, ret_error);
     if (r == 0)
         r = rundir_claim(run->options.instance, &run->runtime_dir, &run->lock_fd, ret_error);
+    if (r == 0)
+        r = open_attach(run, ret_error);
     if (r == 0)
         r = make_supervisor(run, ret, ret_error);
     return r;

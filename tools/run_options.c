@@ -79,6 +79,11 @@ static const char *parse_spin(const char *text, void *field)
 }
 static_assert(SPIN_MAX_US == 1000, "parse_spin() says so");
 
+static const char *parse_rate(const char *text, void *field)
+{
+    return command_u32(text, field) ? "a number of requests; 0: no limit" : NULL;
+}
+
 static const char *parse_wake_latency(const char *text, void *field)
 {
     if (strcmp(text, "low") != 0 && strcmp(text, "default") != 0)
@@ -128,6 +133,17 @@ static const struct command_option table[] = {
         FIELD(token_file)},
     {"segment-size", 0, "BYTES", "most shared memory (default: 20M for 2 shards)", command_bytes,
         FIELD(segment_bytes)},
+    {"client-memory", 0, "BYTES",
+        "most memory of all local clients together (default: 1G, or a quarter of what there is)",
+        command_bytes, FIELD(client_bytes)},
+    {"client-rate", 0, "N",
+        "most requests a second of a local client in a shard (default: no limit)", parse_rate,
+        FIELD(client_rate)},
+    {"attach-group", 0, "GROUP", "let local clients of this group attach, too", command_text,
+        FIELD(attach_group)},
+    {"attach-mode", 0, "MODE",
+        "mode of the socket at which local clients attach (default: 0600, with a group 0660)",
+        command_text, FIELD(attach_mode)},
     {"enable-test-methods", 0, NULL, "allow sys.crash and other methods that only tests need",
         command_flag, FIELD(enable_test_methods)},
     {"drain-limit", 0, "SECONDS", "how long a stop waits for what is in flight (default: 30)",
@@ -423,6 +439,10 @@ static bool lists_differ(const struct command_list *a, const struct command_list
     X("listen", texts_differ(a->listen, b->listen))                            \
     X("token-file", texts_differ(a->token_file, b->token_file))                \
     X("segment-size", a->segment_bytes != b->segment_bytes)                    \
+    X("client-memory", a->client_bytes != b->client_bytes)                     \
+    X("client-rate", a->client_rate != b->client_rate)                         \
+    X("attach-group", texts_differ(a->attach_group, b->attach_group))          \
+    X("attach-mode", texts_differ(a->attach_mode, b->attach_mode))             \
     X("enable-test-methods", a->enable_test_methods != b->enable_test_methods) \
     X("user", texts_differ(a->user, b->user))                                  \
     X("wake-latency", a->wake_latency_low != b->wake_latency_low)              \

@@ -7,6 +7,7 @@
  */
 #include <stdbool.h>
 
+#include "ipc/gateway/attach.h"
 #include "ipc/gateway/port.h"
 #include "ipc/gateway/requests.h"
 #include "ipc/gateway/session.h"
@@ -22,6 +23,7 @@ struct gateway {
     struct port *port;
     struct sessions sessions;
     struct requests requests;
+    struct attach *attach; /* NULL: no local clients */
     struct token token;
     struct arena arena; /* the message that is being handled */
     uint32_t round_robin;

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include "ipc/gateway/core.h"
 
@@ -90,6 +91,8 @@ static void on_drain(void *opaque)
     struct gateway *gateway = opaque;
 
     gateway->draining = true;
+    if (gateway->attach)
+        attach_set_draining(gateway->attach, true);
     requests_drain(&gateway->requests);
     for (uint32_t i = 0; i < gateway->sessions.n; i++)
         requests_room(&gateway->requests, gateway->sessions.all[i]);
@@ -100,6 +103,8 @@ static void on_resume(void *opaque)
     struct gateway *gateway = opaque;
 
     gateway->draining = false;
+    if (gateway->attach)
+        attach_set_draining(gateway->attach, false);
     gateway->drain_until_ns = 0;
     timer_del(&gateway->drain_timer);
     requests_resume(&gateway->requests);
@@ -120,6 +125,14 @@ static bool is_drained(void *opaque)
         timer_mod_ns(&gateway->drain_timer, gateway->drain_until_ns);
     }
     return aio_clock_ns() >= gateway->drain_until_ns;
+}
+
+static void on_turn(void *opaque)
+{
+    struct gateway *gateway = opaque;
+
+    if (gateway->attach)
+        attach_turn(gateway->attach);
 }
 
 /* ---- life ---- */
@@ -243,12 +256,39 @@ static int start_tables(struct gateway *gateway)
     return r;
 }
 
+static int start_attach(struct gateway *gateway)
+{
+    const struct child_env *env = gateway->env;
+    struct attach_config config = {
+        .ctx = gateway->ctx,
+        .segment = env->segment,
+        .log = env->log,
+        .keep = &env->keep,
+        .instance = env->instance,
+        .client_bytes = env->client_bytes,
+        .client_rate = env->client_rate,
+        .owner = geteuid(),
+    };
+    int r = attach_start(&config, &gateway->attach);
+
+    if (r == 0 && gateway->attach)
+        log_line(env->log, env->incarnation == 1 ? LOG_LEVEL_NOTICE : LOG_LEVEL_DEBUG,
+            "local clients: up to %u, with %.1f MiB of memory together",
+            env->segment->geometry.n_clients, (double)env->client_bytes / (1024 * 1024));
+    return r;
+}
+
 static int serve(struct gateway *gateway)
 {
-    struct member_hooks hooks = {
-        .drain = on_drain, .resume = on_resume, .is_drained = is_drained, .opaque = gateway};
+    struct member_hooks hooks = {.drain = on_drain,
+        .resume = on_resume,
+        .is_drained = is_drained,
+        .turn = on_turn,
+        .opaque = gateway};
     int r = open_port(gateway);
 
+    if (r == 0)
+        r = start_attach(gateway);
     if (r == 0)
         r = sandbox_close_rings(gateway->env->sandbox);
     if (r < 0)
@@ -269,6 +309,7 @@ static int run(struct gateway *gateway)
     }
     settle_predecessor(gateway);
     int status = serve(gateway);
+    attach_stop(gateway->attach);
     timer_del(&gateway->drain_timer);
     sessions_deinit(&gateway->sessions);
     port_close(gateway->port);

@@ -18,7 +18,7 @@
  *   QUIET    kernel's last write   client is told    supervisor's release,     a client's buffer is
  *                                                    acquire here (quiet.c)    written over
  *   POISON   crash counted         request judged    store release             a crash is not counted
- *   GONE: see lane.c
+ *   GONE: see lane.c; ROW: see ipc/gateway/clients.c
  */
 #include <errno.h>
 
@@ -54,14 +54,22 @@ static uint32_t count_crashes(const struct lane *lane)
     return n;
 }
 
-static void note_crash(struct lane *lane, uint32_t incarnation)
+/* Whether it is news: it may have been noted by one that died since. */
+static bool count_crash(struct client_lane *row, uint32_t incarnation)
 {
-    uint64_t *word = &lane->row->crashes;
+    uint64_t *word = &row->crashes;
 
     if ((uint32_t)(*word >> 32) == incarnation)
-        return; /* it was noted by one that died since */
+        return false;
     atomic_store_release(
         word, (uint64_t)incarnation << 32 | (client_lane_crashes(*word) + 1)); /* POISON */
+    return true;
+}
+
+static void note_crash(struct lane *lane, uint32_t incarnation)
+{
+    if (!count_crash(lane->row, incarnation))
+        return;
     if (count_crashes(lane) >= CRASHES_MAX)
         lane_cut(lane, CUT_POISON);
 }
@@ -125,6 +133,35 @@ bool heir_look(struct plane *plane)
 
 /* ---- all of them ---- */
 
+/* Its client left in time, but its user is to wait for it all the same. */
+static void void_request(struct plane *plane, struct request *request)
+{
+    const struct ledger_slot *slot = slot_of(plane, request);
+    struct client_lane *row;
+
+    if (slot->client < plane->seg.geometry.n_clients &&
+        ledger_state(slot->word) == LEDGER_STARTED && was_on_cpu(plane, request)) {
+        row = &plane->rows[slot->client];
+        if (row->generation == slot->client_generation)
+            count_crash(row, slot->incarnation);
+    }
+    ledger_void(plane, request);
+}
+
+/* What it never got, or lost with a death, it has let go of. */
+static void let_go(struct plane *plane, uint32_t client)
+{
+    const struct client_row *row = segment_client(&plane->seg, client);
+    uint64_t word = atomic_load_acquire(&row->word); /* ROW */
+    bool is_owed = row->opened[plane->shard / 64] >> plane->shard % 64 & 1;
+
+    if (plane->lanes[client])
+        return;
+    lane_let_go(plane, client, plane->rows[client].generation);
+    if (is_owed && client_state(word) == CLIENT_ENDING)
+        lane_let_go(plane, client, client_generation(word));
+}
+
 static void take_over(struct plane *plane, struct request *request)
 {
     const struct ledger_slot *slot = slot_of(plane, request);
@@ -135,7 +172,7 @@ static void take_over(struct plane *plane, struct request *request)
         return;
     lane = lane_find(plane, slot->client, slot->client_generation);
     if (!lane || state > LEDGER_ENDED) {
-        ledger_void(plane, request);
+        void_request(plane, request);
         return;
     }
     ledger_adopt(lane, request);
@@ -152,7 +189,6 @@ void heir_take_over(struct plane *plane)
     for (uint32_t n = 0; n < plane->n_ledger; n++)
         take_over(plane, &plane->requests[n]);
     for (uint32_t client = 0; client < plane->seg.geometry.n_clients; client++)
-        if (!plane->lanes[client] && plane->rows[client].state != CLIENT_LANE_NONE)
-            atomic_store_release(&plane->rows[client].state, (uint32_t)CLIENT_LANE_NONE); /* GONE */
+        let_go(plane, client);
     plane->unblocked = true; /* those that are to be begun are, in the first turn */
 }

@@ -138,30 +138,70 @@ static void stop(struct lane *lane, enum client_lane_state state)
     cancel_all(lane);
 }
 
-void lane_cut(struct lane *lane, enum cut_reason reason)
+static void tell_gateway_of_cut(struct plane *plane)
 {
-    struct plane *plane = lane->plane;
     uint32_t gateway = segment_gateway(&plane->seg);
     struct doorbell bell = {
         .words = &segment_bell(&plane->seg, gateway)->words, .fd = plane->bell_fds[gateway]};
 
+    atomic_store_release(&plane->part->clients_cut, plane->part->clients_cut + 1); /* CUT */
+    doorbell_ring(&bell);
+}
+
+void lane_cut(struct lane *lane, enum cut_reason reason)
+{
+    struct plane *plane = lane->plane;
+
     if (lane->state != CLIENT_LANE_OPEN)
         return;
     stop(lane, CLIENT_LANE_CUT);
-    atomic_store_relaxed(&lane->row->reason, (uint32_t)reason);                    /* CUT */
-    atomic_store_release(&lane->row->state, (uint32_t)CLIENT_LANE_CUT);            /* CUT */
-    atomic_store_release(&plane->part->clients_cut, plane->part->clients_cut + 1); /* CUT */
-    doorbell_ring(&bell);
+    atomic_store_relaxed(&lane->row->reason, (uint32_t)reason);         /* CUT */
+    atomic_store_release(&lane->row->state, (uint32_t)CLIENT_LANE_CUT); /* CUT */
+    tell_gateway_of_cut(plane);
     if (plane->log)
         log_line(plane->log, LOG_LEVEL_WARNING, "client %u is cut off: %s, at entry %llu",
             lane->grant.client, cut_reason_text(reason), (unsigned long long)lane->head);
+}
+
+void lane_let_go(struct plane *plane, uint32_t client, uint64_t generation)
+{
+    struct client_lane *row = &plane->rows[client];
+
+    if (plane->lanes[client] || row->generation > generation)
+        return;
+    atomic_store_release(&row->state, (uint32_t)CLIENT_LANE_NONE); /* GONE */
+    if (row->generation < generation) {
+        *row = (struct client_lane){.generation = row->generation};
+        atomic_store_release(&row->generation, generation); /* GONE */
+    }
+}
+
+void plane_refuse(struct plane *plane, uint32_t client, uint64_t generation)
+{
+    struct client_lane *row;
+
+    if (client >= plane->seg.geometry.n_clients || plane->lanes[client])
+        return;
+    row = &plane->rows[client];
+    lane_let_go(plane, client, generation);
+    if (row->generation != generation)
+        return;
+    atomic_store_relaxed(&row->reason, (uint32_t)CUT_MEMORY);     /* CUT */
+    atomic_store_release(&row->state, (uint32_t)CLIENT_LANE_CUT); /* CUT */
+    tell_gateway_of_cut(plane);
 }
 
 void plane_drop(struct plane *plane, uint32_t client, uint64_t generation)
 {
     struct lane *lane = lane_find(plane, client, generation);
 
-    if (!lane || lane->state == CLIENT_LANE_ENDING)
+    if (client >= plane->seg.geometry.n_clients)
+        return;
+    if (!lane) {
+        lane_let_go(plane, client, generation);
+        return;
+    }
+    if (lane->state == CLIENT_LANE_ENDING)
         return;
     stop(lane, CLIENT_LANE_ENDING);
     atomic_store_release(&lane->row->state, (uint32_t)CLIENT_LANE_ENDING); /* GONE */
@@ -305,18 +345,36 @@ static int make_lane(
     return 0;
 }
 
+/* It asked for its doorbell once more: the one before may never have got to it. */
+static int take_bell(struct lane *lane, int bell_fd)
+{
+    int r = aio_set_fd_handler(lane->plane->ctx, bell_fd, on_bell, NULL, NULL, NULL, lane);
+
+    if (r < 0) {
+        close(bell_fd);
+        return r;
+    }
+    stop_bell(lane);
+    lane->bell_fd = bell_fd;
+    lane_heat(lane);
+    lane_ring(lane);
+    return 0;
+}
+
 int plane_open(struct plane *plane, const struct plane_grant *grant, int memory_fd, int bell_fd)
 {
-    struct lane *lane = NULL;
-    int r = 0;
+    struct lane *lane = lane_find(plane, grant->client, grant->generation);
+    int r;
 
-    if (!lane_find(plane, grant->client, grant->generation)) {
-        r = make_lane(plane, grant, bell_fd, &lane);
-        if (r == 0)
-            r = begin(lane, memory_fd);
+    if (lane) {
+        close(memory_fd);
+        return take_bell(lane, bell_fd);
     }
+    r = make_lane(plane, grant, bell_fd, &lane);
+    if (r == 0)
+        r = begin(lane, memory_fd);
     close(memory_fd);
-    if (r < 0 || !lane) {
+    if (r < 0) {
         close(bell_fd);
         free(lane);
     }

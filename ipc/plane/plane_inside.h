@@ -162,6 +162,9 @@ static inline bool lane_has_entry(const struct lane *lane)
 
 struct lane *lane_find(const struct plane *plane, uint32_t client, uint64_t generation);
 
+/* Says in the row of a client without a lane that nothing is left of that generation. */
+void lane_let_go(struct plane *plane, uint32_t client, uint64_t generation);
+
 /* It is looked at in each turn. */
 void lane_heat(struct lane *lane);
 

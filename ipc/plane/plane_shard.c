@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What the shard has inherited is opened before it looks into any ring; what it is handed later
- * comes by its channel. A client that can't be opened is left out, and waits for its doorbell in
- * vain until it gives up: nothing of it was taken.
+ * comes by its channel. A client that can't be opened is to be cut off: it would wait in vain.
  */
 #include "ipc/plane/plane_shard.h"
 
@@ -45,8 +44,10 @@ static void open_client(struct plane_shard *self, uint32_t client, uint64_t gene
     } else {
         r = plane_open(self->plane, &grant, memory_fd, bell_fd);
     }
-    if (r < 0)
+    if (r < 0) {
         complain(self, client, r);
+        plane_refuse(self->plane, client, generation);
+    }
 }
 
 /* ---- what comes by the channel ---- */
@@ -70,6 +71,12 @@ static void follow(struct plane_shard *self, const struct fd_keep_message *messa
         plane_drop(self->plane, message->key, message->generation);
 }
 
+static void lack_fds(struct plane_shard *self, const struct fd_keep_message *message)
+{
+    complain(self, message->key, -EMFILE);
+    plane_refuse(self->plane, message->key, message->generation);
+}
+
 static void on_channel(void *opaque)
 {
     struct plane_shard *self = opaque;
@@ -83,7 +90,7 @@ static void on_channel(void *opaque)
         if (r > 0)
             follow(self, &message, fds);
         else if (r == -EMFILE)
-            complain(self, message.key, r);
+            lack_fds(self, &message);
         else
             return;
     }

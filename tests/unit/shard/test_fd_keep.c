@@ -17,6 +17,7 @@
 
 #include "shard/fd_keep.h"
 #include "shard/fd_list.h"
+#include "shard/segment.h"
 
 enum { SHARD_0, SHARD_1, GATEWAY, N_PEERS };
 enum { CONNECTION = 1, MEMORY, BELL };
@@ -133,6 +134,7 @@ static void drop(struct fixture *f, uint32_t key, uint64_t generation)
 {
     struct fd_keep_message message = about(FD_KEEP_DROP, key, generation, 0, FD_KEEP_ALL);
 
+    memset(message.note, 0, sizeof(message.note));
     assert_int_equal(fd_keep_send(f->channels[GATEWAY], &message, -1), 0);
     turn(f);
 }
@@ -253,6 +255,24 @@ static void the_end_of_a_key_is_told_to_those_that_had_it_and_closes_all(void **
     assert_int_equal(told(f, SHARD_1, &message), 0);
     drop(f, 5, 9);
     assert_int_equal(told(f, SHARD_0, &message), 0);
+}
+
+static void whoever_the_giver_names_is_told_of_the_end_too(void **state)
+{
+    struct fixture *f = *state;
+    struct fd_keep_message message = about(FD_KEEP_DROP, 5, 1, 0, FD_KEEP_ALL);
+    const uint64_t named[SEGMENT_BITMAP_WORDS] = {
+        1u << SHARD_1 | 1u << GATEWAY | 1u << N_PEERS, UINT64_MAX};
+
+    whole_client(f, 5, 1);
+    memset(message.note, 0, sizeof(message.note));
+    memcpy(message.note, named, sizeof(named));
+    assert_int_equal(fd_keep_send(f->channels[GATEWAY], &message, -1), 0);
+    turn(f);
+    assert_int_equal(told(f, SHARD_1, &message), FD_KEEP_DROP);
+    assert_int_equal(told(f, SHARD_0, &message), 0);
+    assert_int_equal(told(f, GATEWAY, &message), 0);
+    assert_int_equal(put(f, 5, 2, CONNECTION, GATEWAY), 0);
 }
 
 static void a_generation_that_was_dropped_is_not_kept_again_and_the_next_one_is(void **state)
@@ -499,6 +519,7 @@ int main(void)
         CASE(a_replacement_inherits_what_is_for_it_and_nothing_else),
         CASE(a_thread_inherits_copies),
         CASE(the_end_of_a_key_is_told_to_those_that_had_it_and_closes_all),
+        CASE(whoever_the_giver_names_is_told_of_the_end_too),
         CASE(a_generation_that_was_dropped_is_not_kept_again_and_the_next_one_is),
         CASE(asking_twice_replaces_and_keeps_one),
         CASE(what_makes_no_sense_is_refused),
