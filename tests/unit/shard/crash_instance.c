@@ -24,7 +24,10 @@
 #include "shard/supervisor_inside.h"
 
 #define DEADLINE_NS (INT64_C(20) * 1000000000)
-#define SLOW_NS     (INT64_C(1000000000)) /* is worth a word */
+
+/* Between two looks a millisecond apart: the machine, or who looks, did not run. */
+#define STANDSTILL_NS INT64_C(100000000)
+#define SLOW_NS       (INT64_C(1000000000)) /* is worth a word */
 
 /* What the children's main functions know beside their environment. */
 static struct crash_instance *instance_of_all;
@@ -216,12 +219,16 @@ static void pause_between_looks(void)
 static bool wait_for(
     struct crash_instance *instance, bool (*is_there)(struct crash_instance *instance))
 {
-    int64_t deadline_ns = aio_clock_ns() + DEADLINE_NS;
+    int64_t now_ns = aio_clock_ns(), deadline_ns = now_ns + DEADLINE_NS, before_ns;
 
     while (!is_there(instance)) {
-        if (aio_clock_ns() > deadline_ns || atomic_load(&instance->board->n_wrong) > 0)
+        if (now_ns > deadline_ns || atomic_load(&instance->board->n_wrong) > 0)
             return false;
         pause_between_looks();
+        before_ns = now_ns;
+        now_ns = aio_clock_ns();
+        if (now_ns - before_ns > STANDSTILL_NS)
+            instance->stood_still_ns += now_ns - before_ns;
     }
     return true;
 }
@@ -462,12 +469,18 @@ static uint64_t n_under_way(const struct segment *seg)
     return for_each_under_way(seg, NULL);
 }
 
+/* What was asked; the kernel may still write to buffers of the dead. */
+static bool all_has_ended(struct crash_instance *instance)
+{
+    return is_over(instance) && n_under_way(&instance->seg) == 0;
+}
+
 static bool is_at_rest(struct crash_instance *instance)
 {
     const struct segment *seg = &instance->seg;
 
-    return are_all_up(instance) && is_over(instance) && n_under_way(seg) == 0 &&
-           heaps_are_empty(seg) && arena_is_empty(seg) && no_lock_is_held(seg);
+    return are_all_up(instance) && all_has_ended(instance) && heaps_are_empty(seg) &&
+           arena_is_empty(seg) && no_lock_is_held(seg);
 }
 
 static bool lists_are_checked(struct crash_instance *instance)
@@ -590,7 +603,7 @@ static void note_round(
     if (took_ns > instance->longest_ns)
         instance->longest_ns = took_ns;
     if (wanted_ns >= 0)
-        took_ns -= cpu_wanted_ns() - wanted_ns;
+        took_ns -= cpu_wanted_ns() - wanted_ns + instance->stood_still_ns;
     if (wanted_ns >= 0 && took_ns > SLOW_NS)
         fprintf(stderr, "--- %s: took %.1f ms while processors were free\n", what,
             (double)took_ns / 1e6);
@@ -604,14 +617,17 @@ bool crash_instance_round(struct crash_instance *instance, const char *what, boo
     bool died;
 
     atomic_store(&instance->board->may_die, may_die);
+    instance->stood_still_ns = 0;
     crash_instance_begin_round(instance);
     if (!wait_for(instance, is_over))
         fail_unrest(instance, what);
     died = fuse_disarm(instance->fuse);
-    if (!wait_for(instance, is_at_rest))
+    if (!wait_for(instance, all_has_ended))
         fail_unrest(instance, what);
     if (may_die)
         note_round(instance, what, begin_ns, wanted_ns);
+    if (!wait_for(instance, is_at_rest))
+        fail_unrest(instance, what);
     atomic_fetch_add(&instance->board->at_rest, 1);
     if (!wait_for(instance, lists_are_checked))
         fail_unrest(instance, what);

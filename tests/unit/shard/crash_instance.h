@@ -39,8 +39,10 @@ struct crash_instance {
     void (*misbehave)(const struct child_env *env);
     /* What is done to it in each round, once that has begun; NULL: nothing. */
     void (*stir)(struct crash_instance *instance);
-    /* Round with a death; and without the time in which somebody waited for a processor. */
+    /* Round with a death, until all that was asked has ended; and without the time in which somebody
+     * waited for a processor, or nothing ran. */
     int64_t longest_ns, longest_idle_ns;
+    int64_t stood_still_ns; /* in the present round */
 };
 
 void crash_instance_prepare(struct crash_instance *instance, const char *dir, const char *name);

@@ -28,6 +28,9 @@
 
 #define N_WORKERS 4u /* each waits for most of its time */
 
+/* What waits for longer hangs, or waits for what only makes up for something lost. */
+#define HANG_NS INT64_C(2000000000)
+
 /* What workers tell. */
 struct tally {
     _Atomic uint32_t n_points, n_met, n_deaths;
@@ -267,6 +270,7 @@ static void run_plan(void **state, struct plan plan)
         tally->n_points, tally->n_met, tally->n_deaths, (double)tally->longest_ns / 1e6,
         (double)tally->longest_idle_ns / 1e6);
     assert_int_equal(n_failed, 0);
+    assert_true(tally->longest_idle_ns < HANG_NS);
     assert_true(tally->n_met * 2 >= tally->n_points);
     munmap(tally, sizeof(*tally));
 }
