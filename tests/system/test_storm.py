@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A mixed load of calls from all shards to all, of moves and of file reads, while shards and the gateway are killed, crash,
-run out of memory, and are stopped and continued, and the supervisor is killed, at random: each request ends exactly once by
-the clients' own count, the accounts balance, and nothing leaks. SHERD_TEST_LONG=1 makes it longer, SHERD_TEST_SECONDS as long as one likes; SHERD_TEST_SEED repeats the
-dice, not how the processes meet."""
+"""A mixed load of calls from all shards to all, of moves and of file reads, while shards and the gateway are killed,
+crash, run out of memory, and are stopped and continued, and the supervisor is killed, at random: each request ends
+exactly once by the clients' own count, the accounts balance, and nothing leaks. SHERD_TEST_LONG=1 makes it longer,
+SHERD_TEST_SECONDS as long as one likes; SHERD_TEST_SEED repeats the dice, not how the processes meet."""
 import collections
 import contextlib
 import json
