@@ -22,7 +22,8 @@
 #define BEHIND_NS    INT64_C(5000000) /* longer than that nobody should wait in the ring */
 #define RETRY_US_MIN 100u
 #define RETRY_US_MAX 1000000u
-#define BURST_A_RATE 0.02 /* s */
+#define VISIT_NS     INT64_C(1000000) /* of one lane at most, where there is a choice */
+#define BURST_A_RATE 0.02             /* s */
 #define BURST_MIN    16.0
 #define SECOND_NS    1e9
 #define AHEAD        4u /* entries on their way to this core */
@@ -139,26 +140,12 @@ static int64_t delay_ns(const struct lane *lane)
     return (int64_t)(lane->ns_an_entry * depth_behind(lane));
 }
 
-/* At the begin of a visit: what passed since the one before, if it left something. */
-static void learn_pace(struct lane *lane)
+static void learn_pace(struct lane *lane, int64_t ns, uint64_t n)
 {
-    int64_t now_ns = (int64_t)context_coarse_ns(lane->plane->ctx);
-    uint64_t n = lane->head - lane->left_head;
+    uint64_t each = ns > 0 && n > 0 ? (uint64_t)ns / n : 0;
 
-    if (!lane->left_ns) {
-        lane->ns_an_entry = 0;
-    } else if (n > 0 && now_ns > lane->left_ns) {
-        uint64_t each = (uint64_t)(now_ns - lane->left_ns) / n;
+    if (each)
         lane->ns_an_entry = lane->ns_an_entry ? (3 * lane->ns_an_entry + each) / 4 : each;
-    }
-}
-
-/* Before what this visit takes: of which the next visit sees the time. */
-static void note_visit(struct lane *lane)
-{
-    learn_pace(lane);
-    lane->left_ns = (int64_t)context_coarse_ns(lane->plane->ctx);
-    lane->left_head = lane->head;
 }
 
 static uint32_t retry_us(int64_t ns)
@@ -256,14 +243,48 @@ static bool take(struct lane *lane)
     return lane->state == CLIENT_LANE_OPEN;
 }
 
+/* Whether the clock is worth a look after the n-th of a visit: seldom where they take no time. */
+static bool is_time_to_look(const struct lane *lane, uint32_t n)
+{
+    return n == 1 || n % WRITE_BATCH == 0 || lane->ns_an_entry * WRITE_BATCH > VISIT_NS;
+}
+
+/* At the end of a visit that took n entries, n_seen of them since it first looked at the clock: what
+ * an entry takes is told from visit to visit where some wait, as other lanes have their turns in
+ * between, else from within the visit. */
+static void note_visit(
+    struct lane *lane, int64_t begin_ns, int64_t now_ns, uint32_t n, uint32_t n_seen)
+{
+    bool more = lane->state == CLIENT_LANE_OPEN && lane_has_entry(lane);
+
+    if (!more)
+        lane->ns_an_entry = 0;
+    else if (lane->left_ns)
+        learn_pace(lane, now_ns - lane->left_ns, n);
+    else
+        learn_pace(lane, now_ns - begin_ns, n_seen);
+    lane->left_ns = more ? now_ns : 0;
+}
+
 void intake_run(struct lane *lane, uint32_t budget)
 {
-    note_visit(lane);
+    int64_t begin_ns = 0, now_ns = 0;
+    uint32_t n = 0, n_begin = 0;
+
     for (uint64_t ahead = 1; ahead < AHEAD; ahead++)
         __builtin_prefetch(entry_at(lane, lane->head + ahead));
-    while (budget-- > 0 && take(lane) && lane_has_entry(lane))
-        ;
+    while (n < budget && now_ns - begin_ns <= VISIT_NS && take(lane)) {
+        n++;
+        if (!lane_has_entry(lane))
+            break;
+        if (!is_time_to_look(lane, n))
+            continue;
+        now_ns = aio_clock_ns();
+        if (!begin_ns) {
+            begin_ns = now_ns;
+            n_begin = n;
+        }
+    }
     ledger_write(lane);
-    if (lane->state == CLIENT_LANE_OPEN && !lane_has_entry(lane))
-        lane->left_ns = 0;
+    note_visit(lane, begin_ns, now_ns, n, n - n_begin);
 }

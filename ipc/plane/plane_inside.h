@@ -70,8 +70,8 @@ struct lane {
     double tokens; /* requests that its rate allows now */
     int64_t tokens_ns;
     AioTimer rate_timer;
-    int64_t left_ns;      /* when it was last left with entries in its ring; 0: it was empty */
-    uint64_t left_head;   /* its head then */
+    int64_t left_ns;      /* when it was last left with entries in its ring; 0: it was empty, or not
+                        looked at */
     uint64_t ns_an_entry; /* how long one has taken lately, while some waited */
 };
 

@@ -15,7 +15,7 @@
 #include "runtime/atomic.h"
 #include "tests/unit/plane/plane_rig.h"
 
-enum { ECHO, NAP, N_METHODS };
+enum { ECHO, NAP, SPIN, N_METHODS };
 
 static int coroutine_fn run_echo(struct service_call *call)
 {
@@ -30,9 +30,20 @@ static int coroutine_fn run_nap(struct service_call *call)
     return service_sleep_ns(call, INT64_C(3600) * 1000000000);
 }
 
+static int coroutine_fn run_spin(struct service_call *call)
+{
+    int64_t until_ns = aio_clock_ns() + 2000000;
+
+    (void)call;
+    while (aio_clock_ns() < until_ns)
+        ;
+    return 0;
+}
+
 static const struct service_method methods[] = {
     [ECHO] = {"echo", run_echo, SERVICE_IDEMPOTENT, ""},
     [NAP] = {"nap", run_nap, 0, ""},
+    [SPIN] = {"spin", run_spin, 0, ""},
 };
 static const struct service service = {
     .abi = SERVICE_ABI, .name = "test", .help = "", .methods = methods, .n_methods = N_METHODS};
@@ -356,6 +367,34 @@ static void one_who_waits_for_its_rate_costs_nothing_until_then(void **state)
     assert_true(segment_counters(&b->rig.seg, 0)->polls - polls < 50);
 }
 
+static uint32_t count_refused(struct plane_bench *b, uint32_t method)
+{
+    uint32_t n_refused = 0;
+
+    for (int i = 0; i < 16; i++)
+        push_flags(&b->client, method, PLANE_REFUSE);
+    for (int i = 0; i < 16; i++) {
+        struct plane_completion c = plane_bench_await(b, &b->client);
+        assert_true(c.end == CALL_END_DONE || c.error == -EAGAIN);
+        assert_true(c.end == CALL_END_DONE || c.retry_us >= 1000);
+        n_refused += c.error == -EAGAIN;
+    }
+    return n_refused;
+}
+
+static void a_shard_that_is_behind_refuses_who_would_rather_not_wait(void **state)
+{
+    struct plane_bench *b = *state;
+    uint32_t n_refused;
+
+    assert_int_equal(count_refused(b, ECHO), 0);
+    n_refused = count_refused(b, SPIN);
+    assert_in_range(n_refused, 1, 15);
+    assert_int_equal(row_of(b, &b->client)->refused, n_refused);
+    plane_bench_turn(b, 2);
+    assert_int_equal(count_refused(b, ECHO), 0); /* it has caught up */
+}
+
 /* ---- many clients ---- */
 
 static void a_full_ledger_leaves_room_for_who_has_little(void **state)
@@ -423,6 +462,7 @@ int main(void)
         CASE(bytes_in_flight_are_bounded_and_one_request_alone_is_not_larger),
         CASE(a_rate_is_kept),
         CASE(one_who_waits_for_its_rate_costs_nothing_until_then),
+        CASE(a_shard_that_is_behind_refuses_who_would_rather_not_wait),
         CASE(a_full_ledger_leaves_room_for_who_has_little),
         CASE(a_full_ring_of_one_does_not_keep_others_waiting),
     };
