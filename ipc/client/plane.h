@@ -71,6 +71,7 @@ struct plane {
     int table_error; /* -errno: it was not to be had */
     int64_t wait_ns;
     int64_t give_up_ns; /* when to stop trying to attach; 0: not trying */
+    int64_t answer_ns;  /* when to stop waiting for who is there */
     int64_t retry_ns;   /* not to try before */
     bool eager;         /* attach also without a request */
 };

@@ -154,8 +154,9 @@ static void try_connecting(struct plane *plane, int64_t now_ns)
         plane->give_up_ns = now_ns + plane->wait_ns;
     if (r == 0) {
         /* One that is there has some time to answer, whatever the user waits for another. */
-        if (plane->give_up_ns < now_ns + ANSWER_WAIT_NS)
-            plane->give_up_ns = now_ns + ANSWER_WAIT_NS;
+        plane->answer_ns = plane->give_up_ns;
+        if (plane->answer_ns < now_ns + ANSWER_WAIT_NS)
+            plane->answer_ns = now_ns + ANSWER_WAIT_NS;
         say_hello(plane, now_ns);
         return;
     }
@@ -424,6 +425,11 @@ static bool wants_attach(const struct plane *plane)
     return plane->phase == PLANE_APART && (plane->eager || plane->unplaced.n > 0);
 }
 
+static bool is_under_way(const struct plane *plane)
+{
+    return plane->phase == PLANE_HELLO || plane->phase == PLANE_METHODS;
+}
+
 void plane_live(struct plane *plane)
 {
     if (plane->phase == PLANE_READY && plane->n_wanted == 0 && !plane->attach_ready &&
@@ -441,7 +447,7 @@ void plane_live(struct plane *plane)
     plane->table_error = 0;
     if (wants_attach(plane) && plane->base.error == 0 && plane->retry_ns <= now_ns)
         try_connecting(plane, now_ns);
-    if (plane->give_up_ns != 0 && plane->phase != PLANE_READY && plane->give_up_ns <= now_ns)
+    if (is_under_way(plane) && plane->answer_ns <= now_ns)
         fail(plane, -ENOTCONN, "the instance did not answer in time");
     if (plane->attach.fd >= 0 && attach_next_ns(&plane->attach) <= now_ns &&
         attach_remind(&plane->attach, now_ns) < 0)
@@ -458,8 +464,8 @@ int64_t plane_live_next_ns(const struct plane *plane)
         return next_ns;
     if (wants_attach(plane))
         next_ns = plane->retry_ns;
-    if (plane->phase != PLANE_READY && plane->give_up_ns != 0 && plane->give_up_ns < next_ns)
-        next_ns = plane->give_up_ns;
+    if (is_under_way(plane) && plane->answer_ns < next_ns)
+        next_ns = plane->answer_ns;
     if (plane->n_wanted > 0 && plane->open_ns != 0 && plane->open_ns < next_ns)
         next_ns = plane->open_ns;
     return next_ns;
