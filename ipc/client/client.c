@@ -163,6 +163,10 @@ int sherd_client_open(
         free(client);
         return r;
     }
+    if (ret_error) { /* why it is not the data plane */
+        free(*ret_error);
+        *ret_error = NULL;
+    }
     client->transport->answer_max = options->answer_max ? options->answer_max : ANSWER_DEFAULT;
     *ret_client = client;
     return 0;
