@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A shard: it gives up the rights that none of its services needs. Those are started in its loop before it looks into its rings for the first time,
- * their listeners opened once it is up, and all of it ended after its last turn.
+ * A shard: it gives up the rights that none of its services needs. Those are started in its loop
+ * before it looks into its rings for the first time, their listeners opened once it is up, and all
+ * of it ended after its last turn.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,8 @@
 #include "shard/connection.h"
 #include "shard/member.h"
 #include "shard/service_home.h"
+
+#define SEE_OUT_NS INT64_C(500000000)
 
 struct shard {
     const struct child_env *env;
@@ -123,11 +126,31 @@ static void open_doors(struct shard *shard)
         shard->member, &(struct member_hooks){.drain = drain, .resume = resume, .opaque = shard});
 }
 
+static void on_limit(void *opaque)
+{
+    *(bool *)opaque = true;
+}
+
+/* Connections that were told to end take a turn or two for it. */
+static void see_out(struct shard *shard)
+{
+    AioContext *ctx = member_context(shard->member);
+    bool is_over = false;
+    AioTimer limit;
+
+    doors_close(shard->doors);
+    aio_timer_init(ctx, &limit, on_limit, &is_over);
+    timer_mod_ns(&limit, aio_clock_ns() + SEE_OUT_NS);
+    while (!doors_are_left(shard->doors) && !is_over)
+        aio_poll(ctx, true);
+    timer_del(&limit);
+}
+
 /* What was under way when it had to leave still uses its service; it ends with the process. */
 static void stop_services(struct shard *shard)
 {
     if (shard->doors)
-        doors_close(shard->doors);
+        see_out(shard);
     if (!mesh_is_idle(member_mesh(shard->member)))
         return;
     if (shard->extra)

@@ -156,7 +156,9 @@ static int coroutine_fn answer_all(struct session *s)
 static int make_room(struct session *s)
 {
     size_t left = s->in_len - s->at;
-    size_t capacity = s->wants > READ_BYTES ? s->wants : READ_BYTES;
+    size_t capacity = READ_BYTES;
+    while (capacity < s->wants) /* less than twice what a command may have */
+        capacity *= 2;
     memmove(s->in, s->in + s->at, left);
     s->in_len = left;
     if (capacity == s->in_capacity)
