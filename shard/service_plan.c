@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "shard/explain.h"
@@ -139,6 +140,19 @@ int service_listen(
     listeners[plan->n_listeners++] = planned;
     plan->all->n_listeners++;
     return 0;
+}
+
+void service_plan_set_listening(const struct service_plan *plan, uint32_t shard, bool listens)
+{
+    for (uint32_t i = 0; i < plan->n_listeners; i++) {
+        const struct planned_listener *listener = &plan->listeners[i];
+        if (listener->n_fds == 1 || shard >= listener->n_fds)
+            continue;
+        if (listens)
+            listen_socket_again(listener->fds[shard], listener->what.backlog);
+        else
+            shutdown(listener->fds[shard], SHUT_RD);
+    }
 }
 
 /* ---- counters ---- */

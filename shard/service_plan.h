@@ -11,6 +11,7 @@
  * Lifetime:    the registry's. Its sockets are open as long; a Unix socket's name is removed by
  *              service_plan_deinit(), which the supervisor alone calls.
  */
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "shard/segment.h"
@@ -72,6 +73,10 @@ void service_plan_deinit(struct service_plan *plan);
 
 /* Gives each counter its place. 0; -EINVAL, -ENOSPC with a text. */
 int service_plan_counters(struct service_plan *plan, char **ret_error);
+
+/* Where each shard has a socket of its own, the kernel deals that shard's no connections any more, or
+ * does again: who waited there is refused. In the supervisor. */
+void service_plan_set_listening(const struct service_plan *plan, uint32_t shard, bool listens);
 
 /* Names and places of all of it, in a fresh segment. */
 void service_plan_write(const struct service_plan *plan, const struct segment *seg);

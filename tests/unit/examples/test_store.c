@@ -302,7 +302,7 @@ static void one_that_dies_at_any_instruction_leaves_each_key_as_before_or_after(
     int from = find_second_round() - STEPS / 2;
     struct rig rig;
     uint64_t n_checked = 0;
-    int status;
+    int status = 0;
 
     if (IS_SANITIZED)
         skip();
