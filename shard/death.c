@@ -130,6 +130,7 @@ void child_fail(struct child *child)
 {
     child->due_ns = NEVER;
     estate_give_up(&child->supervisor->segment, child->peer);
+    registry_set_listening(child->supervisor->config.registry, child->peer, false);
     child_tell_peers(child);
     supervisor_show_state(child->supervisor);
 }

@@ -128,6 +128,11 @@ static int probe(const struct address *at)
     return r;
 }
 
+int listen_socket_again(int fd, uint32_t backlog)
+{
+    return listen(fd, backlog && backlog < INT_MAX ? (int)backlog : INT_MAX) < 0 ? -errno : 0;
+}
+
 static int open_one(struct address *at, bool shares_port, uint32_t backlog)
 {
     int one = 1, r = 0, fd = new_socket(at);
@@ -139,8 +144,7 @@ static int open_one(struct address *at, bool shares_port, uint32_t backlog)
         r = -errno;
     else if (shares_port && setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)) < 0)
         r = -errno;
-    else if (bind(fd, &at->any, at->len) < 0 ||
-             listen(fd, backlog && backlog < INT_MAX ? (int)backlog : INT_MAX) < 0)
+    else if (bind(fd, &at->any, at->len) < 0 || listen_socket_again(fd, backlog) < 0)
         r = -errno;
     else if (at->any.sa_family != AF_UNIX && getsockname(fd, &at->any, &len) < 0)
         r = -errno; /* the next ones get the port that the kernel chose for the first */

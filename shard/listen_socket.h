@@ -29,3 +29,6 @@ struct listen_socket {
  */
 int listen_socket_open(
     const char *address, uint32_t n, uint32_t backlog, struct listen_socket *ret, char **ret_error);
+
+/* One of them listens again, after a shutdown(). 0 or -errno. */
+int listen_socket_again(int fd, uint32_t backlog);

@@ -102,6 +102,7 @@ static void revive(struct child *child)
 
     log_line(s->config.log, LOG_LEVEL_NOTICE, "%s was given up, and is started again by order",
         child->process);
+    registry_set_listening(s->config.registry, child->peer, true);
     child->restart = (struct restart){0};
     child->due_ns = supervisor_now_ns();
     o->step = STEP_COME;

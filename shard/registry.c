@@ -299,6 +299,12 @@ const struct service_plan *registry_plan(const struct registry *registry, uint32
     return registry->prepared ? &registry->services[service].plan : NULL;
 }
 
+void registry_set_listening(const struct registry *registry, uint32_t shard, bool listens)
+{
+    for (uint32_t i = 0; registry->prepared && i < registry->n_services; i++)
+        service_plan_set_listening(&registry->services[i].plan, shard, listens);
+}
+
 uint64_t registry_region_bytes(const struct registry *registry)
 {
     return registry->plans.bytes;

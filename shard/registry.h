@@ -17,6 +17,7 @@
  * A ret_error may be NULL; else it gets a line for people on failure, or NULL where there was no
  * memory for one (free() it).
  */
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -83,6 +84,10 @@ int registry_prepare(struct registry *registry, uint32_t n_shards, char **ret_er
 
 /* NULL: registry_prepare() was not called. */
 const struct service_plan *registry_plan(const struct registry *registry, uint32_t service);
+
+/* The shard is given up: what its services' listeners would be dealt others get; or it comes again. In
+ * the supervisor. */
+void registry_set_listening(const struct registry *registry, uint32_t shard, bool listens);
 
 /* Of the services' regions in each shard's part; then, in the fresh segment, what is where. */
 uint64_t registry_region_bytes(const struct registry *registry);

@@ -66,10 +66,10 @@ class KvCase(harness.TestCase):
             connection.close()
         super().tearDown()
 
-    def begin(self, *settings, shards=1):
+    def begin(self, *settings, shards=1, options=()):
         arguments = [part for setting in ("listen=tcp://127.0.0.1:0", "memory=4M", *settings)
                      for part in ("--set", "kv." + setting)]
-        instance = self.start("--shards", str(shards), "--service", KV, *arguments)
+        instance = self.start("--shards", str(shards), "--service", KV, *arguments, *options)
         instance.port = int(self.services(instance)["listeners"][0]["address"].rsplit(":", 1)[1])
         return instance
 
@@ -264,6 +264,20 @@ class Deaths(KvCase):
         for key, values in written.items():
             value = connection.ask("GET", key)
             self.assertIn(value and value.decode(), values, key)
+        self.assertEqual(instance.stop(), 0)
+
+    def test_a_shard_that_is_given_up_is_not_waited_for_until_it_is_back(self):
+        instance = self.begin(shards=2, options=("--crash-limit", "1"))
+        instance.kill(instance.wait_for_shard(1, state="up"), signal.SIGSEGV)
+        instance.wait_for_shard(1, state="failed")
+        for _ in range(20):
+            self.assertEqual(self.connect(instance).ask("PING"), "+PONG")
+        answers = {self.connections[-1].ask("SET", f"k{n}", "v")[:12] for n in range(20)}
+        self.assertEqual(answers, {"+OK", "-ERR shard 1"})
+        self.assertDone(instance.command("restart", "1"))
+        for n in range(20):
+            self.assertEqual(self.connect(instance).ask("SET", f"k{n}", "v"), "+OK")
+        self.assertTrue(self.services(instance)["shards"][1]["counters"]["kv.resp.accepted"])
         self.assertEqual(instance.stop(), 0)
 
     def test_connections_of_a_dead_shard_close_and_those_who_wait_are_served(self):

@@ -223,6 +223,34 @@ static void each_shard_has_a_socket_and_all_have_one_port_or_share_one(void **st
     rig_deinit(&rig);
 }
 
+static void a_shard_that_is_given_up_is_dealt_no_connection_until_it_comes_again(void **state)
+{
+    struct rig rig;
+    uint32_t n_first = 0;
+
+    rig_init(&rig);
+    assert_int_equal(listen_at(&rig, "each", "tcp://127.0.0.1:0", 0), 0);
+    const int *fds = rig.plan.listeners[0].fds;
+    service_plan_set_listening(&rig.plan, 0, false);
+    for (int n = 0; n < 30; n++) {
+        connect_to(fds[1]);
+        int fd = accept(fds[1], NULL, NULL);
+        assert_true(fd >= 0);
+        close(fd);
+    }
+    service_plan_set_listening(&rig.plan, 0, true);
+    service_plan_set_listening(&rig.plan, N_SHARDS, false); /* the gateway has none */
+    for (int n = 0; n < 200 && !n_first; n++) {
+        connect_to(fds[1]);
+        int fd = accept(fds[0], NULL, NULL);
+        n_first += fd >= 0;
+        if (fd >= 0)
+            close(fd);
+    }
+    assert_int_equal(n_first, 1);
+    rig_deinit(&rig);
+}
+
 static void a_port_that_another_shares_is_taken_all_the_same(void **state)
 {
     struct rig rig, other;
@@ -287,6 +315,7 @@ int main(void)
         cmocka_unit_test(counters_go_on_and_gauges_begin_anew),
         cmocka_unit_test(more_counters_than_there_is_room_for_are_refused),
         cmocka_unit_test(each_shard_has_a_socket_and_all_have_one_port_or_share_one),
+        cmocka_unit_test(a_shard_that_is_given_up_is_dealt_no_connection_until_it_comes_again),
         cmocka_unit_test(a_port_that_another_shares_is_taken_all_the_same),
         cmocka_unit_test(what_is_no_listener_is_refused),
         cmocka_unit_test(a_unix_socket_that_nobody_listens_to_is_replaced_and_no_file),
