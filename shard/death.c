@@ -121,6 +121,8 @@ static void settle_estate(struct child *child, enum peer_state state)
 
     if (finish_redo(child))
         show(&head->redo_finished, head->redo_finished + 1);
+    if (state == PEER_FAILED)
+        registry_set_listening(child->supervisor->config.registry, child->peer, false);
     estate_pass_on(seg, child->peer, state);
     quiet_note(child);
     child_tell_peers(child);

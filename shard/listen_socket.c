@@ -116,14 +116,16 @@ static int new_socket(const struct address *at)
     return fd;
 }
 
-/* Whether the port is anybody's: who asks to share one is let, by whoever asked for it too. */
-static int probe(const struct address *at)
+/* Whether the port is anybody's: who asks to share one is let, by whoever asked for it too. For port
+ * 0 it finds one: a socket that was given its port by the kernel would lose it in a shutdown(). */
+static int probe(struct address *at)
 {
+    socklen_t len = at->len;
     int r, fd = new_socket(at);
 
     if (fd < 0)
         return fd;
-    r = bind(fd, &at->any, at->len) < 0 ? -errno : 0;
+    r = bind(fd, &at->any, at->len) < 0 || getsockname(fd, &at->any, &len) < 0 ? -errno : 0;
     close(fd);
     return r;
 }
