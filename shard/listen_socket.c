@@ -70,12 +70,13 @@ static bool parse_tcp(const char *text, struct address *ret)
            parse_port(colon + 1, &ret->v4.sin_port);
 }
 
-/* After a prefix; NULL: it has another. */
+/* What follows the prefix; NULL: it has another. */
 static const char *after(const char *text, const char *prefix)
 {
-    size_t len = strlen(prefix);
-
-    return strncmp(text, prefix, len) == 0 ? text + len : NULL;
+    while (*prefix)
+        if (*text++ != *prefix++)
+            return NULL;
+    return text;
 }
 
 static int parse(const char *text, struct address *ret, char **ret_error)
