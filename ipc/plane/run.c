@@ -119,12 +119,14 @@ static const struct serve_outside client = {.reply_max = PLANE_PAYLOAD_MAX,
 
 /* ---- arguments ---- */
 
+/* Where there are none, args_off may be anything. */
 static const uint8_t *args_of(const struct run *run)
 {
     const struct plane_submission *entry = run->entry;
 
-    return entry->flags & PLANE_ARGS_INLINE ? entry->inline_args
-                                            : run->request->lane->data + entry->args_off;
+    return entry->flags & PLANE_ARGS_INLINE || entry->args_len == 0
+               ? entry->inline_args
+               : run->request->lane->data + entry->args_off;
 }
 
 /* Where nobody else can write to them; *ret_copy is to be freed. */

@@ -145,6 +145,20 @@ static const struct breach {
     {rewound_turn, CUT_TURN, true},
 };
 
+static void arguments_of_no_bytes_may_lie_anywhere(void **state)
+{
+    struct plane_bench *b = *state;
+    struct plane_submission *entry = client_next(&b->client);
+
+    entry->method = ECHO;
+    entry->args_off = UINT64_MAX;
+    entry->room_off = UINT64_MAX;
+    client_push(&b->client);
+    struct plane_completion completion = plane_bench_await(b, &b->client);
+    assert_int_equal(completion.error, 0);
+    assert_int_equal(completion.len, 0);
+}
+
 static void who_breaks_the_protocol_is_cut_off_with_a_reason_and_harms_nobody(void **state)
 {
     struct plane_bench *b = *state;
@@ -454,6 +468,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(who_breaks_the_protocol_is_cut_off_with_a_reason_and_harms_nobody),
+        CASE(arguments_of_no_bytes_may_lie_anywhere),
         CASE(more_in_flight_than_the_ring_has_entries_is_a_breach),
         CASE(an_entry_that_changes_while_it_is_served_changes_nothing),
         CASE(noise_over_all_that_the_server_writes_harms_only_its_client),
