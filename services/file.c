@@ -40,6 +40,7 @@
 
 #define REQUEST_BYTES_MAX (2 * SERVICE_REPLY_MAX) /* unpacked */
 
+#define READ_STEP_BYTES  ((size_t)1024 * 1024)
 #define WRITE_STEP_BYTES ((size_t)64 * 1024) /* how exactly an error says what was written */
 #define SMALL_BYTES      192u                /* that travel without a buffer */
 #define CREATE_MODE      0644u
@@ -227,14 +228,25 @@ static int coroutine_fn run_sha256(struct service_call *call)
     return run_job(call, "file.sha256", sha256_co);
 }
 
+/* ---- direct I/O ---- */
+
+/* Past the page cache from here on, where that was asked for and can be done. */
+static void go_direct(struct job *job, const void *memory, uint64_t len)
+{
+    if (job->request->direct && job->request->offset % SERVICE_ROOM_ALIGN == 0 &&
+        len % SERVICE_ROOM_ALIGN == 0 && (uintptr_t)memory % SERVICE_ROOM_ALIGN == 0)
+        fcntl(
+            job->fd, F_SETFL, O_DIRECT); /* a file system that can't says so, and stays as it was */
+}
+
 /* ---- file.read ---- */
 
 static int check_range(struct job *job, uint64_t len)
 {
-    if (len > SERVICE_REPLY_MAX) {
+    if (len > service_reply_max(job->call)) {
         return service_fail(job->call, -EMSGSIZE,
             "%s: %s: %llu bytes at once are too many: at most %zu", job->method, job->path,
-            (unsigned long long)len, SERVICE_REPLY_MAX);
+            (unsigned long long)len, service_reply_max(job->call));
     }
     if (job->request->offset > (uint64_t)INT64_MAX - len) {
         return service_fail(
@@ -250,6 +262,8 @@ static size_t bytes_to_read(const struct job *job)
     uint64_t size = (uint64_t)job->st.st_size, offset = job->request->offset;
     uint64_t left = offset < size ? size - offset : 0;
 
+    if (job->request->direct && job->request->length % SERVICE_ROOM_ALIGN == 0)
+        left = (left + SERVICE_ROOM_ALIGN - 1) / SERVICE_ROOM_ALIGN * SERVICE_ROOM_ALIGN;
     return size > 0 && job->request->length > left ? left : job->request->length;
 }
 
@@ -269,6 +283,27 @@ static int coroutine_fn take_room_co(struct job *job, size_t len, void **ret_roo
     return r == 0 && waits ? job_open_regular_co(job, O_RDONLY) : r;
 }
 
+/* In steps, so that a long one ends when nobody waits for it any more. Bytes read, fewer only at the
+ * end of the file; or -errno, with a text. */
+static ssize_t coroutine_fn read_steps_co(struct job *job, uint8_t *to, size_t len)
+{
+    size_t done = 0;
+
+    while (done < len) {
+        size_t step = len - done < READ_STEP_BYTES ? len - done : READ_STEP_BYTES;
+        int r = done > 0 ? may_go_on(job->call) : 0;
+        if (r < 0)
+            return job_fail_io(job, r, "given up");
+        ssize_t n = co_pread(job->fd, to + done, step, job->request->offset + done);
+        if (n < 0)
+            return job_fail_io(job, (int)n, "reading failed");
+        done += (size_t)n;
+        if ((size_t)n < step)
+            break;
+    }
+    return (ssize_t)done;
+}
+
 /* From the disk to where the caller reads it. */
 static int coroutine_fn read_in_place_co(struct job *job, size_t len)
 {
@@ -276,9 +311,9 @@ static int coroutine_fn read_in_place_co(struct job *job, size_t len)
     int r = take_room_co(job, len, &room);
     if (r < 0)
         return r;
-    ssize_t n = co_pread(job->fd, room, len, job->request->offset);
-    return n < 0 ? job_fail_io(job, (int)n, "reading failed")
-                 : service_reply_done(job->call, (size_t)n);
+    go_direct(job, room, len);
+    ssize_t n = read_steps_co(job, room, len);
+    return n < 0 ? (int)n : service_reply_done(job->call, (size_t)n);
 }
 
 static int coroutine_fn read_co(struct job *job)
@@ -339,6 +374,7 @@ static int coroutine_fn write_co(struct job *job)
         r = job_open_regular_co(job, O_WRONLY | O_CREAT);
     if (r < 0)
         return r;
+    go_direct(job, job->data, len);
     size_t written;
     r = write_steps_co(job, &written);
     if (r < 0) {

@@ -154,6 +154,11 @@ int service_reply(struct service_call *call, const void *data, size_t len)
     return 0;
 }
 
+size_t service_reply_max(const struct service_call *call)
+{
+    return SERVICE_REPLY_MAX;
+}
+
 bool service_has_reply_room(const struct service_call *call, size_t len)
 {
     assert_in_range(len, 1, SERVICE_REPLY_MAX);

@@ -41,6 +41,7 @@ struct request {
     uint64_t length;
     const void *data;
     size_t data_len;
+    bool direct;
 };
 
 /* A call, ready to be run; its arguments are to be freed. */
@@ -52,6 +53,7 @@ static struct service_call new_call(
     message.path = (ProtobufCBinaryData){.data = (uint8_t *)path, .len = strlen(path)};
     message.offset = request.offset;
     message.length = request.length;
+    message.direct = request.direct;
     message.data = (ProtobufCBinaryData){.data = (uint8_t *)request.data, .len = request.data_len};
     size_t len = sherd__file__request__get_packed_size(&message);
     uint8_t *packed = malloc(len);
@@ -157,7 +159,7 @@ static void file_without_permission_is_refused_with_the_user(void **state)
 static void read_answers_with_the_bytes_that_are_there(void **state)
 {
     struct service_fixture s = start_service(*state, "");
-    size_t len = 600 * 1024;
+    size_t len = 600 * 1024 + 77; /* its end is on no page */
     char *bytes = malloc(len);
     for (size_t i = 0; i < len; i++)
         bytes[i] = (char)(i * 7 + i / 255);
@@ -167,12 +169,17 @@ static void read_answers_with_the_bytes_that_are_there(void **state)
         uint64_t length;
         size_t expected;
     } ranges[] = {{0, 0, 0}, {0, 10, 10}, {4096, 100, 100}, {0, 600 * 1024, 600 * 1024},
-        {100, 1024 * 1024, 600 * 1024 - 100}, {600 * 1024, 5, 0}, {1ull << 40, 1, 0},
-        {600 * 1024 - 3, 300 * 1024, 3}};
-    for (size_t i = 0; i < sizeof(ranges) / sizeof(ranges[0]); i++) {
+        {100, 1024 * 1024, 600 * 1024 - 23}, {600 * 1024 + 77, 5, 0}, {1ull << 40, 1, 0},
+        {600 * 1024 + 74, 300 * 1024, 3}, {4096, 8192, 8192}, {8192, 1024 * 1024, 592 * 1024 + 77},
+        {592 * 1024, 64 * 1024, 8 * 1024 + 77}};
+    for (size_t k = 0; k < 2 * sizeof(ranges) / sizeof(ranges[0]); k++) {
+        size_t i = k / 2;
+        bool direct = k % 2;
         struct service_call call = run(&s, "file.read",
-            (struct request){
-                .name = "file", .offset = ranges[i].offset, .length = ranges[i].length});
+            (struct request){.name = "file",
+                .offset = ranges[i].offset,
+                .length = ranges[i].length,
+                .direct = direct});
         assert_int_equal(call.status, 0);
         assert_int_equal(call.reply_len, ranges[i].expected);
         assert_memory_equal(
