@@ -206,12 +206,17 @@ static void decide(struct lane *lane, struct request *request, enum lane_wait wa
 /* False: nothing more is taken now. */
 static bool take(struct lane *lane)
 {
-    const struct plane_submission *from = entry_at(lane, lane->head);
-    struct ledger_slot *slot = ledger_next(lane->plane);
-    const struct plane_submission *entry = entry_of(slot);
+    const struct plane_submission *from = entry_at(lane, lane->head), *entry;
+    struct ledger_slot *slot;
     enum cut_reason reason;
     enum lane_wait wait;
 
+    if (lane->plane->n_free == 0) { /* as a dead one may have left it */
+        begin_wait(lane, WAIT_SLOT);
+        return false;
+    }
+    slot = ledger_next(lane->plane);
+    entry = entry_of(slot);
     if (atomic_load_acquire(&from->turn) != (uint32_t)(lane->head + 1)) { /* ENTRY */
         lane_cut(lane, CUT_TURN);
         return false;
@@ -240,6 +245,8 @@ static bool take(struct lane *lane)
     if (!wait && lane->grant.max_rate)
         lane->tokens -= 1;
     decide(lane, ledger_commit(lane, bytes_of(entry)), wait);
+    if (lane->plane->n_free == 0)
+        ledger_write(lane); /* what was refused in the slot that is kept for that */
     return lane->state == CLIENT_LANE_OPEN;
 }
 

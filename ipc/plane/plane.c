@@ -33,15 +33,16 @@
 
 static bool plane_pending(void *opaque)
 {
-    const struct plane *plane = opaque;
-    const struct lane *lane = plane->hot;
+    struct plane *plane = opaque;
     uint32_t n = plane->n_hot < VISITS ? plane->n_hot : VISITS;
 
     if (plane->unblocked)
         return true;
-    for (uint32_t i = 0; i < n; i++, lane = lane->next)
-        if (!lane->wait && lane_has_entry(lane))
+    for (uint32_t i = 0; i < n; i++) {
+        if (!plane->hot->wait && lane_has_entry(plane->hot))
             return true;
+        plane->hot = plane->hot->next; /* the next look, or turn, goes on there */
+    }
     return false;
 }
 

@@ -15,6 +15,8 @@
 void plane_bench_open(struct plane_bench *bench, const struct service *service)
 {
     rig_open(&bench->rig, 2, service);
+    if (bench->n_ledger)
+        bench->rig.seg.geometry.n_ledger = bench->n_ledger; /* the rest is left alone */
     rig_thread(&bench->rig, 1, rig_serve);
     rig_begin(&bench->rig, 0, &bench->end);
     aio_context_set_current(bench->end.ctx);

@@ -31,6 +31,7 @@ struct plane_bench {
     struct rig_end end;
     struct plane *plane;
     struct client client;
+    uint32_t n_ledger; /* slots; 0: as many as there are */
 };
 
 void plane_bench_open(struct plane_bench *bench, const struct service *service);

@@ -57,6 +57,16 @@ static int set_up(void **state)
     return 0;
 }
 
+static int set_up_small(void **state)
+{
+    struct plane_bench *b = calloc(1, sizeof(*b));
+
+    b->n_ledger = 4;
+    plane_bench_open(b, &service);
+    *state = b;
+    return 0;
+}
+
 static int tear_down(void **state)
 {
     plane_bench_close(*state);
@@ -442,6 +452,38 @@ static void a_full_ledger_leaves_room_for_who_has_little(void **state)
     assert_true(plane_is_idle(b->plane));
 }
 
+static void a_ledger_without_room_still_refuses_and_goes_on(void **state)
+{
+    struct plane_bench *b = *state;
+    struct plane_completion c;
+
+    for (int i = 0; i < 3; i++)
+        client_call(&b->client, NAP);
+    plane_bench_turn(b, 4);
+    for (int i = 0; i < 12; i++) {
+        push_flags(&b->client, ECHO, PLANE_REFUSE);
+        c = plane_bench_await(b, &b->client);
+        assert_int_equal(c.error, -EAGAIN);
+    }
+    push_cancel(&b->client, 0);
+    assert_int_equal(plane_bench_await(b, &b->client).end, CALL_END_CANCELLED);
+    client_call(&b->client, ECHO);
+    assert_int_equal(plane_bench_await(b, &b->client).end, CALL_END_DONE);
+}
+
+static void many_refusals_at_once_need_no_more_than_the_slot_that_is_kept(void **state)
+{
+    struct plane_bench *b = *state;
+
+    for (int i = 0; i < 3; i++)
+        client_call(&b->client, NAP);
+    for (int i = 0; i < 12; i++)
+        push_flags(&b->client, ECHO, PLANE_REFUSE);
+    for (int i = 0; i < 12; i++)
+        assert_int_equal(plane_bench_await(b, &b->client).error, -EAGAIN);
+    assert_int_equal(row_of(b, &b->client)->state, CLIENT_LANE_OPEN);
+}
+
 static void a_full_ring_of_one_does_not_keep_others_waiting(void **state)
 {
     struct plane_bench *b = *state;
@@ -479,6 +521,10 @@ int main(void)
         CASE(one_who_waits_for_its_rate_costs_nothing_until_then),
         CASE(a_shard_that_is_behind_refuses_who_would_rather_not_wait),
         CASE(a_full_ledger_leaves_room_for_who_has_little),
+        cmocka_unit_test_setup_teardown(
+            a_ledger_without_room_still_refuses_and_goes_on, set_up_small, tear_down),
+        cmocka_unit_test_setup_teardown(
+            many_refusals_at_once_need_no_more_than_the_slot_that_is_kept, set_up_small, tear_down),
         CASE(a_full_ring_of_one_does_not_keep_others_waiting),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
