@@ -81,7 +81,7 @@ struct plane_completion {
     uint64_t id;
     uint32_t len;  /* of the answer, or of the text where end is not done: inline where it is at
                        most PLANE_INLINE_ANSWER, else at room_off of its submission. An answer
-                       longer than the room is FAILED with -EMSGSIZE; a text is cut to what fits. */
+                       longer than the room is FAILED with -ENOBUFS; a text is cut to what fits. */
     int32_t error; /* 0 or -errno */
     uint8_t end;   /* enum sherd_end */
     uint8_t spare[3];

@@ -100,7 +100,7 @@ struct sherd_request bench_maker_next(struct bench_maker *m, enum bench_work wor
         .shard = (uint32_t)(turn % n),
         .flags = SHERD_TO_SHARD | m->plan->flags,
         .timeout_ns = m->plan->timeout_ns,
-        .answer_max = (uint32_t)m->plan->size,
+        .answer_max = m->plan->size ? (uint32_t)m->plan->size : SHERD_ANSWER_SMALL,
     };
     switch (work) {
     case BENCH_ping:

@@ -268,6 +268,7 @@ static int connect_and_run(struct submit *submit, const struct submit_method *me
             .token_file = values->token_file,
             .wait_ns = values->wait_ns,
             .window = window,
+            .plane = SHERD_PLANE_CONTROL, /* which asks nobody how long an answer may be */
         },
         &client, &error);
     interrupt_watch_stop(&watch);

@@ -131,13 +131,13 @@ struct sherd_request {
     void *room;         /* for the answer, until the end; NULL: the library has some. In a buffer
                             of the client's a method may write to it without a copy, best where it
                             begins at a page. */
-    size_t room_len;    /* a longer answer fails with -EMSGSIZE */
+    size_t room_len;    /* a longer answer fails with -ENOBUFS */
     int64_t timeout_ns; /* 0: none. Time from the submission to the end. */
     uint32_t shard;     /* with SHERD_TO_SHARD */
     uint32_t flags;     /* enum sherd_request_flags */
     uint32_t method_handle; /* where method is NULL: of sherd_client_method() */
     uint32_t answer_max; /* Without room: longest answer expected; 0: as the client's options say. A
-                            longer one fails with -EMSGSIZE on the data plane. */
+                            longer one fails with -ENOBUFS on the data plane. */
     uint64_t reserved[2];
 };
 

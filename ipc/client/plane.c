@@ -118,7 +118,7 @@ static bool find_answer(struct slot *slot, const struct plane_completion *comple
     slot->data = room;
     if (completion->len > slot->room_len) {
         slot->end = SHERD_END_FAILED;
-        slot->error = -EMSGSIZE;
+        slot->error = -ENOBUFS;
         slot->data = NULL;
         slot->len = 0;
     } else if (from != room) {

@@ -86,6 +86,7 @@ static void drop_table(struct plane *plane)
 /* Everything that is out is in doubt, everything in line waits for the next attach. */
 static void lose(struct plane *plane)
 {
+    plane->phase = PLANE_APART; /* what callbacks submit waits for the next attach */
     if (!plane->is_distrusted)
         plane_take_completions(plane);
     drop_table(plane);
@@ -279,8 +280,7 @@ void plane_take_table(struct plane *plane, enum sherd_end end, int error, size_t
     drop_table(plane);
     if (plane->phase != PLANE_METHODS)
         return;
-    if (end == SHERD_END_FAILED && (r == -EMSGSIZE || r == -ENOBUFS) &&
-        bytes * 2 <= plane->data_bytes) {
+    if (end == SHERD_END_FAILED && r == -ENOBUFS && bytes * 2 <= plane->data_bytes) {
         ask_table(plane, bytes * 2);
         return;
     }

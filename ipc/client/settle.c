@@ -38,7 +38,7 @@ static void fill_room(const struct ticket *ticket, struct sherd_result *result)
         return;
     }
     result->end = SHERD_END_FAILED;
-    result->error = -EMSGSIZE;
+    result->error = -ENOBUFS;
     result->data = NULL;
     result->len = 0;
 }

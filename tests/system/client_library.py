@@ -100,7 +100,10 @@ class Client:
         options = Options(url=url.encode() if url else None,
                           token_file=token_file.encode() if token_file else None,
                           wait_ns=wait_ns, window=window, **more)
-        if instance:
+        if instance and more.get("plane", CONTROL) != CONTROL:
+            os.environ["SHERD_RUNTIME_DIR"] = instance.runtime_dir
+            options.instance = instance.name.encode()
+        elif instance:
             options.url = f"ipc://{os.path.join(instance.runtime_dir, instance.name, 'gateway')}".encode()
         error = self.lib.sherd_client_open(options, self.handle, text)
         if error < 0:

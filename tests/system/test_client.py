@@ -135,7 +135,7 @@ class Calls(harness.TestCase):
             self.assertEqual(room.raw, b"12345678")
             client.queue("sys.echo", b"123456789", room=room)
             result, = client.reap(1)
-            self.assertEqual((result.end, result.error), (FAILED, -errno.EMSGSIZE))
+            self.assertEqual((result.end, result.error), (FAILED, -errno.ENOBUFS))
 
     def test_what_does_not_wait_ends_at_once_where_the_window_is_full(self):
         sherd = self.start()

@@ -72,7 +72,7 @@ static void serve(struct fake_plane *fake, uint32_t shard, const struct plane_su
             complete(fake, shard, entry, 1, 0, NULL, 0);
     } else if (entry->method == 1 && entry->args_len > PLANE_INLINE_ANSWER &&
                entry->args_len > entry->room_len) {
-        complete(fake, shard, entry, 2, -EMSGSIZE, "too long", 8);
+        complete(fake, shard, entry, 2, -ENOBUFS, "too long", 8);
     } else if (entry->method == 1) {
         complete(fake, shard, entry, 1, 0, args, entry->args_len);
     } else if (fake->n_held < FAKE_HELD) {

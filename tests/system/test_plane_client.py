@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: MIT
+"""libsherd-client.so over shared memory, against a real instance: what comes through, who dies."""
+import errno
+import os
+import select
+import signal
+import subprocess
+import unittest
+
+import harness
+from client_library import (AUTO, CANCELLED, CONTROL, DATA, DONE, EXPIRED, FAILED, IN_DOUBT, SECOND, URGENT,
+                            Client)
+
+MIB = 1024 * 1024
+
+
+def client_of(instance, **options):
+    options.setdefault("plane", DATA)
+    options.setdefault("wait_ns", 20 * SECOND)
+    return Client(instance, **options)
+
+
+class Calls(harness.TestCase):
+    def test_the_data_plane_is_taken_where_it_can_be(self):
+        sherd = self.start("--shards", "2")
+        for plane, got in (AUTO, DATA), (DATA, DATA), (CONTROL, CONTROL):
+            with client_of(sherd, plane=plane) as client:
+                self.assertEqual(client.plane(), got)
+                self.assertEqual(client.call("sys.ping").end, DONE)
+
+    def test_answers_come_whole_from_each_shard_whatever_their_size(self):
+        sherd = self.start("--shards", "2")
+        with client_of(sherd, data_bytes=8 * MIB, answer_max=MIB) as client:
+            for size in 0, 1, 16, 17, 32, 33, 4096, 100_001, MIB:
+                for shard in 0, 1:
+                    data = os.urandom(size)
+                    result = client.call("sys.echo", data, shard=shard)
+                    self.assertEqual((result.end, result.shard, result.data), (DONE, shard, data))
+            result = client.call("file.nothing")
+            self.assertEqual(result.error, -errno.ENOENT)
+
+    def test_an_answer_longer_than_was_said_fails_so(self):
+        sherd = self.start("--shards", "1")
+        with client_of(sherd) as client:
+            result = client.call("sys.echo", b"x" * 5000)
+            self.assertEqual((result.end, result.error), (FAILED, -errno.ENOBUFS))
+
+    def test_fifty_thousand_pings_end_once_each(self):
+        sherd = self.start("--shards", "2")
+        with client_of(sherd) as client:
+            wanted = {client.queue("sys.ping") for _ in range(50_000)}
+            while wanted:
+                for result in client.reap(256):
+                    self.assertEqual(result.end, DONE)
+                    wanted.remove(result.id)
+
+    def test_deadlines_cancels_and_urgency_hold_in_the_shard(self):
+        sherd = self.start("--shards", "1")
+        with client_of(sherd) as client:
+            self.assertEqual(client.call("sys.sleep", b"60000", timeout_ns=SECOND // 50).end, EXPIRED)
+            slow = client.queue("sys.sleep", b"60000")
+            client.process(0)
+            client.cancel(slow)
+            self.assertEqual([(r.id, r.end) for r in client.reap(1)], [(slow, CANCELLED)])
+            client.queue("sys.ping", flags=URGENT)
+            self.assertEqual([r.end for r in client.reap(1)], [DONE])
+
+    def test_the_fd_tells_of_what_ends_while_nobody_looks(self):
+        sherd = self.start("--shards", "1")
+        with client_of(sherd) as client:
+            ends = []
+            for i in range(20):
+                client.submit("sys.sleep", b"5", done=ends.append)
+                while len(ends) == i:
+                    self.assertTrue(select.select([client.fd()], [], [], harness.DEADLINE)[0])
+                    self.assertGreaterEqual(client.process(0), 0)
+
+    def test_clients_in_loops_of_glib_and_libuv(self):
+        sherd = self.start("--shards", "2")
+        folder = os.path.join(os.path.dirname(harness.program()), "examples")
+        for name in "client_glib", "client_uv":
+            program = os.path.join(folder, name)
+            if not os.path.exists(program):
+                continue
+            ran = subprocess.run([program, sherd.name, "5000"], capture_output=True, text=True,
+                                 timeout=harness.DEADLINE,
+                                 env={**os.environ, "SHERD_RUNTIME_DIR": sherd.runtime_dir})
+            self.assertEqual((ran.returncode, ran.stdout), (0, "5000 answered, 0 failed\n"), ran.stderr)
+
+
+@unittest.skipIf(harness.THREADS, "nobody dies alone")
+class Deaths(harness.TestCase):
+    def load(self, sherd, client, n, kill, method="sys.echo"):
+        """Keeps 200 under way until n have ended, kills thrice meanwhile; the ends, by number."""
+        ends = {}
+        sent = deaths = 0
+        while len(ends) < n:
+            while sent < n and sent - len(ends) < 200:
+                client.submit(method, b"%d" % sent, shard=sent % 2,
+                              done=lambda result, i=sent: self.end(ends, i, result))
+                sent += 1
+            self.assertGreaterEqual(client.process(20 * SECOND), 0)
+            if len(ends) > n // 4 * (deaths + 1) and deaths < 3:
+                kill()
+                deaths += 1
+        self.assertEqual(client.in_flight(), 0)
+        self.assertEqual(deaths, 3)
+        return ends
+
+    def end(self, ends, i, result):
+        self.assertNotIn(i, ends)
+        ends[i] = result
+
+    def test_shards_that_die_lose_nothing_that_may_run_twice(self):
+        sherd = self.start("--shards", "2")
+        with client_of(sherd) as client:
+            ends = self.load(sherd, client, 8000, lambda: sherd.kill_and_wait("shard", 0))
+            self.assertEqual({result.end for result in ends.values()}, {DONE})
+            self.assertEqual([int(ends[i].data) for i in range(8000)], list(range(8000)))
+
+    def test_a_gateway_s_death_is_not_noticed(self):
+        sherd = self.start("--shards", "2")
+        with client_of(sherd) as client:
+            ends = self.load(sherd, client, 8000, lambda: sherd.kill_and_wait("gateway"))
+            self.assertEqual({result.end for result in ends.values()}, {DONE})
+
+    def test_what_must_not_run_twice_is_in_doubt_after_its_shard_s_death(self):
+        sherd = self.start("--shards", "2", "--enable-test-methods")
+        with client_of(sherd) as client:
+            doubtful = client.queue("sys.crash", b"kill")
+            result, = client.reap(1)
+            self.assertEqual((result.id, result.end), (doubtful, IN_DOUBT))
+            self.assertEqual(client.call("sys.ping").end, DONE)
+
+    def test_a_shard_that_stands_still_keeps_nobody_from_the_others(self):
+        sherd = self.start("--shards", "2")
+        with client_of(sherd) as client:
+            for shard in 0, 1:
+                self.assertEqual(client.call("sys.ping", shard=shard).end, DONE)
+            stopped = sherd.shard(0)
+            sherd.kill(stopped, signal.SIGSTOP)
+            ends = []
+            try:
+                client.submit("sys.ping", done=ends.append, shard=0)
+                for _ in range(100):
+                    other = []
+                    client.submit("sys.ping", done=other.append, shard=1)
+                    while not other:
+                        self.assertGreaterEqual(client.process(20 * SECOND), 0)
+            finally:
+                sherd.kill(stopped, signal.SIGCONT)
+            client.run()
+            self.assertEqual([end.end for end in ends], [DONE])
+
+    def test_an_instance_that_comes_back_is_attached_to_anew(self):
+        sherd = self.start("--shards", "2")
+        with client_of(sherd, window=4) as client:
+            ends = []
+            for _ in range(4):
+                client.submit("sys.sleep", b"60000", done=ends.append, shard=0)
+            client.process(SECOND // 20)
+            client.submit("sys.echo", b"later", done=ends.append, shard=0)
+            sherd.kill_all()
+            sherd.start("--shards", "1")
+            client.run()
+            self.assertEqual([end.end for end in ends], [IN_DOUBT] * 4 + [DONE])
+            self.assertEqual(ends[4].data, b"later")
+
+
+if __name__ == "__main__":
+    harness.main()
