@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a request costs through the client library and a real instance of one shard, on two cores:
+ * sys.ping over the data plane, one in flight and 64, with callbacks and fetched; and the same over
+ * the control plane. bench_plane has the server's share beside bare rings.
+ *
+ * bench_client SHERD
+ */
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "ipc/client/client.h"
+#include "tests/bench/compare.h"
+#include "tests/bench/two_cpus.h"
+
+#define SECOND INT64_C(1000000000)
+#define MANY   64u
+
+static struct sherd_client *data, *control;
+static uint32_t data_ping;
+static uint64_t n_ended;
+
+static void die(const char *what, const char *why)
+{
+    fprintf(stderr, "bench_client: %s: %s\n", what, why);
+    exit(1);
+}
+
+static pid_t begin_instance(const char *sherd)
+{
+    two_cpus_anywhere();
+    pid_t pid = fork();
+    if (pid == 0) {
+        int null_fd = open("/dev/null", O_RDWR);
+        dup2(null_fd, STDERR_FILENO);
+        two_cpus_pin(1);
+        execl(sherd, "sherd", "run", "--instance", "bench", "--shards", "1", (char *)NULL);
+        _exit(127);
+    }
+    return pid;
+}
+
+static struct sherd_client *open_plane(enum sherd_plane plane)
+{
+    struct sherd_client_options options = {.instance = "bench",
+        .wait_ns = 10 * SECOND,
+        .plane = plane,
+        .spin_ns = SECOND / 1000,
+        .window = 256};
+    struct sherd_client *client;
+    char *error = NULL;
+
+    if (sherd_client_open(&options, &client, &error) < 0)
+        die("can't reach the instance", error ? error : "no reason given");
+    return client;
+}
+
+static struct sherd_request data_request(void)
+{
+    return (struct sherd_request){.method_handle = data_ping, .answer_max = SHERD_ANSWER_SMALL};
+}
+
+/* ---- one in flight ---- */
+
+static void one(struct sherd_client *client, const struct sherd_request *request, uint64_t n)
+{
+    struct sherd_result result;
+
+    while (n-- > 0) {
+        if (sherd_client_call(client, request, &result) < 0 || result.end != SHERD_END_DONE)
+            die("sys.ping", "failed");
+        sherd_result_deinit(&result);
+    }
+}
+
+static void one_by_data(uint64_t n)
+{
+    struct sherd_request request = data_request();
+
+    one(data, &request, n);
+}
+
+static void one_by_control(uint64_t n)
+{
+    struct sherd_request request = {.method = "sys.ping"};
+
+    one(control, &request, n);
+}
+
+/* ---- many ---- */
+
+static void on_done(const struct sherd_result *result, void *opaque)
+{
+    n_ended++;
+    if (result->end != SHERD_END_DONE)
+        die("sys.ping", sherd_end_text(result->end));
+}
+
+static void many_by_callbacks(
+    struct sherd_client *client, const struct sherd_request *request, uint64_t n)
+{
+    uint64_t n_sent = 0;
+
+    n_ended = 0;
+    while (n_ended < n) {
+        for (; n_sent < n && n_sent - n_ended < MANY; n_sent++)
+            sherd_client_submit(client, request, on_done, NULL, NULL);
+        if (sherd_client_process(client, -1) < 0)
+            die("sys.ping", "the instance is gone");
+    }
+}
+
+static void many_by_data(uint64_t n)
+{
+    struct sherd_request request = data_request();
+
+    many_by_callbacks(data, &request, n);
+}
+
+static void many_by_control(uint64_t n)
+{
+    struct sherd_request request = {.method = "sys.ping"};
+
+    many_by_callbacks(control, &request, n);
+}
+
+static void many_fetched(uint64_t n)
+{
+    struct sherd_request request = data_request();
+    struct sherd_result results[MANY];
+    uint64_t n_sent = 0, n_got = 0;
+
+    while (n_got < n) {
+        for (; n_sent < n && n_sent - n_got < MANY; n_sent++)
+            sherd_client_submit(data, &request, NULL, NULL, NULL);
+        int got = sherd_client_reap(data, results, MANY, -1);
+        if (got < 0)
+            die("sys.ping", "the instance is gone");
+        n_got += (uint64_t)got;
+    }
+}
+
+int main(int argc, char **argv)
+{
+    char directory[] = "/tmp/sherd-bench-XXXXXX", path[64];
+
+    if (argc != 2)
+        die("usage", "bench_client SHERD");
+    if (!mkdtemp(directory))
+        die(directory, "can't be made");
+    setenv("SHERD_RUNTIME_DIR", directory, 1);
+    two_cpus_begin();
+    pid_t supervisor = begin_instance(argv[1]);
+    data = open_plane(SHERD_PLANE_DATA);
+    control = open_plane(SHERD_PLANE_CONTROL);
+    sherd_client_method(data, "sys.ping", &data_ping);
+    two_cpus_pin(0);
+
+    compare_head();
+    compare_row(&(struct compare){.what = "sys.ping, one in flight, data plane",
+        .run = one_by_data,
+        .baseline_name = "control plane",
+        .baseline = one_by_control,
+        .repeats = 20000,
+        .baseline_repeats = 300,
+        .goal = "at most 700 ns"});
+    compare_row(&(struct compare){.what = "sys.ping, 64 in flight, data plane",
+        .run = many_by_data,
+        .baseline_name = "control plane",
+        .baseline = many_by_control,
+        .repeats = 200000,
+        .baseline_repeats = 10000,
+        .goal = "at most 125 ns"});
+    compare_row(&(struct compare){.what = "sys.ping, 64 in flight, fetched",
+        .run = many_fetched,
+        .baseline_name = "with callbacks",
+        .baseline = many_by_data,
+        .repeats = 200000});
+
+    sherd_client_close(data);
+    sherd_client_close(control);
+    kill(supervisor, SIGTERM);
+    waitpid(supervisor, NULL, 0);
+    snprintf(path, sizeof(path), "%s/bench/lock", directory);
+    remove(path);
+    snprintf(path, sizeof(path), "%s/bench", directory);
+    remove(path);
+    remove(directory);
+    return 0;
+}
