@@ -16,6 +16,7 @@
 #include "runtime/atomic.h"
 #include "runtime/co_cancel.h"
 #include "runtime/co_socket.h"
+#include "shard/crowd.h"
 #include "shard/mesh_inside.h"
 #include "shard/serve.h"
 
@@ -36,6 +37,7 @@ struct door {
 struct connection {
     struct service_call call;
     CoFd peer;
+    struct crowd_member member;
     CoCancel leave;
     struct door *door;
     struct connection *next;
@@ -45,6 +47,7 @@ struct connection {
 struct doors {
     struct mesh *mesh;
     struct service_home *homes;
+    struct crowd crowd; /* open as long as there is a door */
     struct connection *connections;
     uint32_t n_doors;
     struct door doors[];
@@ -66,7 +69,7 @@ static struct connection *connection_new(struct door *door, int fd)
     struct connection *c = calloc(1, sizeof(*c));
     struct doors *doors = door->doors;
 
-    if (!c || co_fd_init(&c->peer, fd) < 0) {
+    if (!c || co_fd_init(&c->peer, fd) < 0 || crowd_add(&doors->crowd, &c->member, fd) < 0) {
         free(c);
         return NULL;
     }
@@ -101,6 +104,7 @@ static void connection_free(struct connection *c)
     if (c->next)
         c->next->link = c->link;
     serve_connection_end(&c->call);
+    crowd_remove(&door->doors->crowd, &c->member);
     co_fd_close(&c->peer);
     co_cancel_deinit(&c->leave);
     free(c);
@@ -238,6 +242,9 @@ int doors_open(struct mesh *mesh, const struct registry *registry, struct servic
     doors->homes = homes;
     for (uint32_t service = 0; service < registry_n_services(registry); service++)
         add_doors(doors, service, registry_plan(registry, service));
+    doors->crowd.fd = -1;
+    if (n)
+        r = crowd_open(&doors->crowd, mesh->ctx);
     *ret = doors; /* also where not all are open: it is closed and freed as ever */
     for (uint32_t i = 0; r == 0 && i < n; i++)
         r = door_open(&doors->doors[i]);
@@ -269,6 +276,8 @@ bool doors_are_left(const struct doors *doors)
 
 void doors_free(struct doors *doors)
 {
+    if (doors)
+        crowd_close(&doors->crowd);
     free(doors);
 }
 
@@ -302,7 +311,7 @@ ssize_t coroutine_fn service_recv(struct service_call *call, void *buf, size_t l
     if (!c)
         return -ENOTCONN;
     co_scope_begin(&scope, &c->leave, limit_from_now(c->door->planned->what.idle_limit_ns));
-    n = co_recv(&c->peer, buf, len, 0);
+    n = crowd_recv(&c->member, buf, len);
     co_scope_end(&scope);
     return told(c, n);
 }
