@@ -312,10 +312,11 @@ uint64_t arena_stack(const struct segment *seg, arena_co co, uint8_t **ret_low)
 
 /* ---- the supervisor ---- */
 
-static bool is_given_up(const struct segment *seg, uint32_t shard)
+/* Whether nobody will take shard's place. A word may name anybody. */
+static bool is_gone(
+    const struct segment *seg, const uint64_t gone[SEGMENT_BITMAP_WORDS], uint32_t shard)
 {
-    return shard >= seg->geometry.n_shards ||
-           atomic_load_acquire(&segment_control(seg, shard)->state) == PEER_FAILED; /* LIVES */
+    return shard >= seg->geometry.n_shards || (gone[shard / 64] >> shard % 64 & 1);
 }
 
 static bool lose(const struct segment *seg, arena_co co, enum step step, uint32_t owner)
@@ -328,17 +329,16 @@ static bool lose(const struct segment *seg, arena_co co, enum step step, uint32_
     return true;
 }
 
-/* Given up: what neither its sender nor anybody else will enter. */
-static bool is_stranded(
-    const struct segment *seg, const struct arena_word *w, uint32_t dead, bool failed)
+/* What neither its sender nor anybody else will enter. */
+static bool is_stranded(const struct segment *seg, const struct arena_word *w,
+    const uint64_t gone[SEGMENT_BITMAP_WORDS])
 {
-    bool owner_failed = (w->owner == dead && failed) || is_given_up(seg, w->owner);
-    bool sender_failed = (w->by == dead && failed) || w->by == w->owner || is_given_up(seg, w->by);
-
-    return w->state == ARENA_QUEUED && owner_failed && sender_failed;
+    return w->state == ARENA_QUEUED && is_gone(seg, gone, w->owner) &&
+           (w->by == w->owner || is_gone(seg, gone, w->by));
 }
 
-uint32_t arena_bury(const struct segment *seg, uint32_t dead, bool failed)
+static uint32_t bury(
+    const struct segment *seg, uint32_t dead, const uint64_t gone[SEGMENT_BITMAP_WORDS])
 {
     uint32_t n_ended = 0;
 
@@ -346,11 +346,32 @@ uint32_t arena_bury(const struct segment *seg, uint32_t dead, bool failed)
         struct arena_word w = arena_read(seg, slot);
         arena_co co = name_of(slot, w.generation);
 
-        if (is_stranded(seg, &w, dead, failed))
+        if (is_stranded(seg, &w, gone))
             n_ended += lose(seg, co, STEP_LOSE_QUEUED, w.owner);
         else
             n_ended += lose(seg, co, STEP_LOSE, dead);
     }
+    return n_ended;
+}
+
+uint32_t arena_bury(const struct segment *seg, uint32_t dead, bool failed)
+{
+    uint64_t gone[SEGMENT_BITMAP_WORDS] = {0};
+
+    for (uint32_t shard = 0; shard < seg->geometry.n_shards; shard++)
+        if ((shard == dead && failed) ||
+            atomic_load_acquire(&segment_control(seg, shard)->state) == PEER_FAILED) /* LIVES */
+            gone[shard / 64] |= UINT64_C(1) << shard % 64;
+    return bury(seg, dead, gone);
+}
+
+uint32_t arena_bury_gone(const struct segment *seg, const uint64_t gone[SEGMENT_BITMAP_WORDS])
+{
+    uint32_t n_ended = 0;
+
+    for (uint32_t shard = 0; shard < seg->geometry.n_shards; shard++)
+        if (is_gone(seg, gone, shard))
+            n_ended += bury(seg, shard, gone);
     return n_ended;
 }
 

@@ -104,12 +104,16 @@ arena_co arena_co_at(const struct segment *seg, uint32_t slot);
 /* [*ret_low, + bytes returned): above its guard. */
 uint64_t arena_stack(const struct segment *seg, arena_co co, uint8_t **ret_low);
 
-/* ---- the supervisor ---- */
+/* ---- the supervisor; without one, who is left ---- */
 
 /* Shard `dead` was reaped, and is given up for good where failed. Ends what it ran or had
  * suspended. What is on its way to it waits for its replacement; where there is none it is left to
  * the shard that sent it, and ended where that is given up too. Returns how many were ended. */
 uint32_t arena_bury(const struct segment *seg, uint32_t dead, bool failed);
+
+/* The same for all that have died, or left, since there is no supervisor who would have them replaced
+ * or call them given up: a bit a shard. Who is left calls it, each to the same effect. */
+uint32_t arena_bury_gone(const struct segment *seg, const uint64_t gone[SEGMENT_BITMAP_WORDS]);
 
 /* Makes every stack's guard in this process; a process forked later has them too. 0 or -errno. May
  * be called again, and has to be after mprotect() of the commons. */

@@ -302,18 +302,29 @@ static bool peer_is_gone(const struct mesh *mesh, uint32_t peer)
            process_is_gone(atomic_load_acquire(&part->pid));      /* HERE */
 }
 
+/* All of them, before any is judged: of two that are gone, neither will enter what one has sent to the
+ * other. */
+static void bury_the_gone(const struct mesh *mesh, uint64_t gone[SEGMENT_BITMAP_WORDS])
+{
+    for (uint32_t peer = 0; peer < mesh->seg.geometry.n_shards; peer++)
+        if (peer != mesh->self && peer_is_gone(mesh, peer))
+            gone[peer / 64] |= UINT64_C(1) << peer % 64;
+    arena_bury_gone(&mesh->seg, gone);
+}
+
 void mesh_orphaned(struct mesh *mesh)
 {
+    uint64_t gone[SEGMENT_BITMAP_WORDS] = {0};
+
     mesh->orphaned = true;
     lock_orphaned(mesh);
+    bury_the_gone(mesh, gone);
     for (uint32_t peer = 0; peer < mesh->seg.geometry.n_shards; peer++) {
         if (peer == mesh->self)
             continue;
         caller_end_line(mesh, peer, CALL_END_NOT_STARTED, -EHOSTDOWN);
-        if (!peer_is_gone(mesh, peer))
-            continue;
-        arena_bury(&mesh->seg, peer, true); /* nobody else does: each orphan, to the same effect */
-        judge_peer(mesh, peer, segment_control(&mesh->seg, peer)->incarnation, true);
+        if (gone[peer / 64] >> peer % 64 & 1)
+            judge_peer(mesh, peer, segment_control(&mesh->seg, peer)->incarnation, true);
     }
     /* And those that were away from home when it came to this, and can't go back to answer. */
     judge_away(mesh, mesh->self, mesh->incarnation);

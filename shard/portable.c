@@ -13,7 +13,8 @@
  *   target, given up              queued for it, by us      the sender: -EHOSTDOWN
  *   sender and target             queued for the target     the target's replacement; where the
  *                                                           target is given up the sender's; where
- *                                                           both are, the supervisor ends it
+ *                                                           both are, the supervisor ends it,
+ *                                                           or who is left without one
  *
  * A wait is the same without a target: SUSPENDED, and a wake makes it QUEUED. Nothing of a process is
  * in a coroutine that is SUSPENDED or QUEUED, so any other may go on with it.

@@ -210,6 +210,25 @@ static void what_is_on_its_way_to_one_given_up_goes_back_or_ends_with_its_sender
     assert_false(arena_co_lives(&seg, from2, &where));
 }
 
+static void of_two_that_are_gone_neither_takes_what_is_between_them(void **state)
+{
+    arena_co between = make(0), comes = make(0), leaves = make(2), waits = make(1);
+    const uint64_t gone[SEGMENT_BITMAP_WORDS] = {1u << 0 | 1u << 1};
+    uint32_t where;
+
+    (void)state;
+    assert_true(arena_move(&seg, between, 0, 1));
+    assert_true(arena_move(&seg, comes, 0, 2));
+    assert_true(arena_move(&seg, leaves, 2, 1));
+    assert_true(arena_suspend(&seg, waits, 1));
+    assert_int_equal(arena_bury_gone(&seg, gone), 2);
+    assert_int_equal(arena_bury_gone(&seg, gone), 0); /* again, by another who is left */
+    assert_false(arena_co_lives(&seg, between, &where));
+    assert_false(arena_co_lives(&seg, waits, &where));
+    assert_true(arena_enter(&seg, comes, 2));
+    assert_true(arena_bounce(&seg, leaves, 2, 1));
+}
+
 /* A process that dies between the word and the message, at each of its steps. */
 static void die_after(uint32_t n_steps, arena_co co, arena_co waits)
 {
@@ -456,6 +475,7 @@ int main(void)
         CASE(all_slots_are_used_by_whoever_needs_them_and_no_more_are_given),
         CASE(a_death_ends_what_ran_or_waited_there_and_keeps_what_is_on_its_way),
         CASE(what_is_on_its_way_to_one_given_up_goes_back_or_ends_with_its_sender),
+        CASE(of_two_that_are_gone_neither_takes_what_is_between_them),
         CASE(a_sender_that_dies_before_its_message_leaves_it_for_the_owner_to_find),
         CASE(one_that_is_sent_about_is_never_in_two_hands),
         CASE(every_wait_ends_by_one_wake_however_they_meet),

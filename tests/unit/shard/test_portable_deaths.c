@@ -9,7 +9,22 @@
 #include "shard/crash_handler.h"
 #include "tests/unit/shard/portable_fixture.h"
 
-static const struct service *const service = &rig_nothing;
+/* Goes to shard 0, which lives, and from there to shard 1, which does not. */
+static int coroutine_fn run_away(struct service_call *call)
+{
+    CHECK(service_move(call, 0) == 0);
+    note(WORD_READY, 1);
+    service_move(call, 1);
+    bad("it lives on");
+    return 0;
+}
+
+static const struct service_method methods[] = {
+    {.name = "away", .flags = SERVICE_PORTABLE, .help = "moves", .run = run_away},
+};
+static const struct service deaths_service = {
+    .abi = SERVICE_ABI, .name = "deaths", .help = "for tests", .methods = methods, .n_methods = 1};
+static const struct service *const service = &deaths_service;
 
 /* ---- deaths ---- */
 
@@ -158,6 +173,82 @@ static void one_between_two_that_are_given_up_is_ended(void **state)
     rig_kill(&rig, 0, true);
     assert_int_equal(n_in_use(), 0);
 }
+
+/* ---- without a supervisor ---- */
+
+static uint32_t n_sent_to(uint32_t target)
+{
+    uint32_t n = 0;
+
+    for (uint32_t slot = 0; slot < rig.seg.geometry.n_portable; slot++) {
+        struct arena_word w = arena_read(&rig.seg, slot);
+        n += w.state == ARENA_QUEUED && w.owner == target;
+    }
+    return n;
+}
+
+static void wait_until_one_is_sent_to(uint32_t target)
+{
+    int64_t deadline_ns = aio_clock_ns() + INT64_C(20000000000);
+
+    while (n_sent_to(target) == 0) {
+        assert_true(aio_clock_ns() < deadline_ns);
+        sched_yield();
+    }
+}
+
+static void on_away(struct mesh_call *call, const struct mesh_answer *answer)
+{
+    (void)call;
+    note(WORD_STATUS, (uint64_t)-answer->status);
+    note(WORD_DONE, 1);
+}
+
+static bool orphan_is_done(void *opaque)
+{
+    struct rig_end *end = opaque;
+
+    if (noted(WORD_GO))
+        mesh_orphaned(end->mesh);
+    return noted(WORD_DONE) && mesh_is_idle(end->mesh);
+}
+
+static void orphan_body(struct rig_end *end)
+{
+    rig_poll_until(end, orphan_is_done, end);
+    atomic_fetch_add(&board->words[WORD_END], 1);
+    rig_serve(end);
+}
+
+static void asking_orphan_body(struct rig_end *end)
+{
+    struct mesh_call call = {.target = 2, .deadline_ns = INT64_MAX, .done = on_away};
+
+    CHECK(mesh_call_start(end->mesh, &call) == 0);
+    orphan_body(end);
+}
+
+/* The call was served by shard 2, which lives, as does the caller. */
+static void a_call_whose_coroutine_was_between_two_that_died_at_once_ends_for_orphans(void **state)
+{
+    (void)state;
+    if (!IN_PROCESSES)
+        skip();
+    rig_fork(&rig, 0, rig_serve);
+    rig_fork(&rig, 2, orphan_body);
+    rig_fork(&rig, 3, asking_orphan_body);
+    rig_wait_word(&rig, WORD_READY, 1);
+    wait_until_one_is_sent_to(1);
+    kill(rig.ends[0].pid, SIGKILL);
+    rig_join(&rig, 0);
+    note(WORD_GO, 1);
+    rig_wait_word(&rig, WORD_END, 2);
+    assert_int_equal(noted(WORD_STATUS), EOWNERDEAD); /* it was begun, and is not to be repeated */
+    assert_int_equal(n_in_use(), 0);
+    assert_int_equal(noted(WORD_BAD), 0);
+}
+
+/* ---- half-way ---- */
 
 /* Dies on the loop's stack, when the word says that it is on its way and nobody was told. */
 static void move_word_and_die(Coroutine *co, void *opaque)
@@ -323,6 +414,7 @@ int main(void)
         CASE(one_on_its_way_to_a_shard_given_up_goes_on_where_it_was),
         CASE(one_that_can_not_arrive_is_taken_back_by_its_senders_replacement),
         CASE(one_between_two_that_are_given_up_is_ended),
+        CASE(a_call_whose_coroutine_was_between_two_that_died_at_once_ends_for_orphans),
         CASE(one_whose_sender_died_before_it_told_is_found_by_its_target),
         CASE(one_that_waits_in_a_shard_ends_with_it_and_a_wake_says_so),
         CASE(one_that_overflows_its_stack_away_from_home_is_named_with_what_it_began_in),
