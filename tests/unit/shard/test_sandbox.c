@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <linux/bpf.h>
 #include <linux/io_uring.h>
+#include <linux/sockios.h>
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -16,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -279,6 +281,9 @@ static long use_a_pair(void)
     int fds[2];
 
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) < 0)
+        return -1;
+    int unread;
+    if (ioctl(fds[0], SIOCOUTQ, &unread) < 0)
         return -1;
     return send(fds[0], "x", 1, MSG_DONTWAIT) == 1 && recv(fds[1], (char[1]){0}, 1, 0) == 1 ? 0
                                                                                             : -1;
