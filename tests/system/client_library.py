@@ -151,6 +151,12 @@ class Client:
             raise ClientError(-error, os.strerror(-error))
         return number.value
 
+    def buffer(self, length):
+        """Of the data area, as an array of bytes; gone with the client."""
+        self.lib.sherd_buffer_alloc.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+        self.lib.sherd_buffer_alloc.restype = ctypes.c_void_p
+        return (ctypes.c_char * length).from_address(self.lib.sherd_buffer_alloc(self.handle, length))
+
     def reap(self, n, timeout_ns=-1):
         results = (RawResult * n)()
         got = self.lib.sherd_client_reap(self.handle, results, n, timeout_ns)

@@ -5,6 +5,7 @@ import os
 import select
 import signal
 import subprocess
+import tempfile
 import unittest
 
 import harness
@@ -44,6 +45,23 @@ class Calls(harness.TestCase):
         with client_of(sherd) as client:
             result = client.call("sys.echo", b"x" * 5000)
             self.assertEqual((result.end, result.error), (FAILED, -errno.ENOBUFS))
+
+    def test_a_file_s_bytes_come_into_a_buffer(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        path = os.path.join(folder.name, "bytes")
+        data = os.urandom(MIB)
+        with open(path, "wb") as file:
+            file.write(data)
+        sherd = self.start("--shards", "1", "--root", folder.name)
+        with client_of(sherd, data_bytes=4 * MIB) as client:
+            room = client.buffer(MIB)
+            name = path.encode()
+            # Field 1, the path; field 3, the length: proto/file.proto.
+            client.queue("file.read", bytes([0x0a, len(name)]) + name + b"\x18\x80\x80\x40", room=room)
+            result, = client.reap(1)
+            self.assertEqual((result.end, len(result.data)), (DONE, MIB))
+            self.assertEqual(room.raw, data)
 
     def test_fifty_thousand_pings_end_once_each(self):
         sherd = self.start("--shards", "2")
@@ -99,7 +117,7 @@ class Deaths(harness.TestCase):
                 client.submit(method, b"%d" % sent, shard=sent % 2,
                               done=lambda result, i=sent: self.end(ends, i, result))
                 sent += 1
-            self.assertGreaterEqual(client.process(20 * SECOND), 0)
+            self.assertGreater(client.process(20 * SECOND), 0)
             if len(ends) > n // 4 * (deaths + 1) and deaths < 3:
                 kill()
                 deaths += 1
@@ -146,7 +164,7 @@ class Deaths(harness.TestCase):
                     other = []
                     client.submit("sys.ping", done=other.append, shard=1)
                     while not other:
-                        self.assertGreaterEqual(client.process(20 * SECOND), 0)
+                        self.assertGreater(client.process(20 * SECOND), 0)
             finally:
                 sherd.kill(stopped, signal.SIGCONT)
             client.run()
