@@ -96,6 +96,8 @@ enum layout_index {
     X(listener_row, LISTENER_ROW_FIELDS)               \
     X(service_count, SERVICE_COUNT_FIELDS)             \
     X(service_region_head, SERVICE_REGION_HEAD_FIELDS) \
+    X(session_row, SESSION_ROW_FIELDS)                 \
+    X(fate, FATE_FIELDS)                               \
     X(message, MESSAGE_FIELDS)                         \
     X(call_slot, CALL_SLOT_FIELDS)                     \
     X(serve_slot, SERVE_SLOT_FIELDS)                   \

@@ -63,6 +63,8 @@ struct dimensions {
     X(LOCKS, shard, lock_record, NUMBER, LINE, !d->gateway, SEGMENT_LOCKS)                         \
     X(CLIENTS, shard, client_row, NUMBER, LINE, d->gateway, d->g->n_clients)                       \
     X(CLIENT_USERS, shard, client_user, NUMBER, LINE, d->gateway, SEGMENT_CLIENT_USERS)            \
+    X(SESSIONS, shard, session_row, NUMBER, LINE, d->gateway, segment_sessions_of(d->g->n_fates))  \
+    X(FATES, shard, fate, NUMBER, LINE, d->gateway, d->g->n_fates)                                 \
     X(CLIENT_LANES, shard, client_lane, NUMBER, LINE, !d->gateway, d->g->n_clients)                \
     X(LEDGER, shard, ledger_slot, NUMBER, LINE, !d->gateway, d->g->n_ledger)                       \
     X(SERVICE_COUNTERS, shard, service_count, NUMBER, LINE, !d->gateway, SEGMENT_SERVICE_COUNTERS) \

@@ -28,6 +28,8 @@
 #define FEW_SHARDS        16u  /* up to here each has the larger tables for clients */
 #define MIN_CLIENTS       64u
 #define MIN_LEDGER        64u
+#define MIN_FATES         256u
+#define MAX_FATES         (1u << 23)
 
 static_assert(sizeof(struct ring_slot) == LINE, "a slot is a cache line");
 static_assert(sizeof(struct message) == RING_PAYLOAD_BYTES, "a message fills its slot");
@@ -45,6 +47,9 @@ static_assert(sizeof(struct call_slot) == 256, "part of the ABI");
 static_assert(sizeof(struct serve_slot) == 256, "part of the ABI");
 static_assert(sizeof(struct lock_record) == LINE, "a line each");
 static_assert(sizeof(struct client_row) == 3 * LINE, "part of the ABI");
+static_assert(sizeof(struct session_row) == LINE, "a line each");
+static_assert(sizeof(struct fate) == 5 * LINE, "part of the ABI");
+static_assert(offsetof(struct fate, answer) == LINE, "one without an answer is a line");
 static_assert(sizeof(struct client_user) == 32, "part of the ABI");
 static_assert(sizeof(((struct client_row *)0)->opened) * 8 >= SEGMENT_MAX_SHARDS, "a bit a shard");
 static_assert(sizeof(struct client_lane) == LINE, "a line each");
@@ -156,8 +161,17 @@ static uint32_t plan_ledger(uint32_t n_shards)
     return n_shards <= FEW_SHARDS ? 2048 : 512;
 }
 
+static uint32_t plan_fates(uint64_t fates_bytes)
+{
+    uint64_t n = fates_bytes / sizeof(struct fate);
+
+    if (!fates_bytes)
+        return 12288;
+    return n >= SEGMENT_FATES_EACH && n <= MAX_FATES ? (uint32_t)n : 0;
+}
+
 /* What each peer needs for itself, for clients, and what each pair needs. */
-static uint64_t default_bytes(uint32_t n_shards)
+static uint64_t default_bytes(uint32_t n_shards, uint32_t n_fates)
 {
     uint64_t n_pairs = (uint64_t)n_shards * n_shards;
     uint64_t clients_bytes = plan_clients(n_shards) * sizeof(struct client_lane) +
@@ -165,6 +179,8 @@ static uint64_t default_bytes(uint32_t n_shards)
 
     return 17 * (UINT64_C(1) << 19) + (n_shards + 1) * (UINT64_C(5) << 19) +
            plan_clients(n_shards) * sizeof(struct client_row) + n_shards * clients_bytes +
+           n_fates * sizeof(struct fate) +
+           segment_sessions_of(n_fates) * sizeof(struct session_row) +
            n_pairs / 16 * (UINT64_C(3) << 16);
 }
 
@@ -191,14 +207,23 @@ static uint64_t largest_heap(uint64_t room)
 int segment_geometry_plan(
     uint32_t n_shards, uint64_t max_bytes, struct segment_geometry *ret, uint64_t *ret_bytes)
 {
+    return segment_geometry_plan_fates(n_shards, max_bytes, 0, ret, ret_bytes);
+}
+
+int segment_geometry_plan_fates(uint32_t n_shards, uint64_t max_bytes, uint64_t fates_bytes,
+    struct segment_geometry *ret, uint64_t *ret_bytes)
+{
     struct segment_geometry g = {
         .n_shards = n_shards, .n_events = 1024, .n_coroutines = 1024, .stack_bytes = STACK_BYTES};
     uint64_t heaps_bytes, fixed;
+    uint32_t least_fates;
 
-    if (n_shards < 1 || n_shards > SEGMENT_MAX_SHARDS)
+    g.n_fates = plan_fates(fates_bytes);
+    least_fates = fates_bytes ? g.n_fates : MIN_FATES;
+    if (n_shards < 1 || n_shards > SEGMENT_MAX_SHARDS || !g.n_fates)
         return -EINVAL;
     if (!max_bytes)
-        max_bytes = default_bytes(n_shards);
+        max_bytes = default_bytes(n_shards, g.n_fates);
     heaps_bytes = (uint64_t)(n_shards + 1) * whole_heap_bytes(MIN_HEAP_BYTES);
     g.slots_shard = 256;
     g.slots_gateway = 512;
@@ -211,7 +236,8 @@ int segment_geometry_plan(
         if (fixed + heaps_bytes <= max_bytes)
             break;
         if (g.slots_shard == SEGMENT_MIN_SLOTS && g.slots_gateway == MIN_SLOTS_GATEWAY &&
-            g.n_portable == n_shards && g.n_clients == MIN_CLIENTS && g.n_ledger == MIN_LEDGER) {
+            g.n_portable == n_shards && g.n_clients == MIN_CLIENTS && g.n_ledger == MIN_LEDGER &&
+            g.n_fates == least_fates) {
             *ret_bytes = fixed + heaps_bytes;
             return -ENOSPC;
         }
@@ -223,6 +249,8 @@ int segment_geometry_plan(
             g.n_clients /= 2;
         if (g.n_ledger > MIN_LEDGER)
             g.n_ledger /= 2;
+        if (g.n_fates > least_fates)
+            g.n_fates = g.n_fates / 2 < least_fates ? least_fates : g.n_fates / 2;
         g.n_portable = g.n_portable / 2 < n_shards ? n_shards : g.n_portable / 2;
     }
     g.heap_bytes = largest_heap((max_bytes - fixed) / (n_shards + 1));
@@ -246,7 +274,7 @@ static bool geometry_is_sane(const struct segment_geometry *g)
            (g->n_events & (g->n_events - 1)) == 0 && g->n_coroutines <= 1u << 20 &&
            g->n_portable <= 1u << 16 && g->stack_bytes >= 4 * SEGMENT_PAGE &&
            g->stack_bytes <= 1u << 24 && (g->stack_bytes & (g->stack_bytes - 1)) == 0 &&
-           g->n_clients <= 1u << 20 && g->n_ledger <= 1u << 16 &&
+           g->n_clients <= 1u << 20 && g->n_fates <= MAX_FATES && g->n_ledger <= 1u << 16 &&
            g->heap_bytes % SEGMENT_PAGE == 0 && g->heap_bytes <= UINT64_C(1) << 32 &&
            g->service_bytes % SEGMENT_PAGE == 0 && g->service_bytes <= SEGMENT_SERVICE_BYTES_MAX;
 }
@@ -311,8 +339,6 @@ static const char *misfit(const struct segment_super *super)
         return "it was made by another version of Sherd (segment ABI)";
     if (!geometry_is_sane(&super->geometry))
         return "its geometry makes no sense";
-    if (super->geometry.spare != 0)
-        return "its spare bytes are not zero";
     return NULL;
 }
 
@@ -652,6 +678,16 @@ struct client_row *segment_client(const struct segment *seg, uint32_t client)
 struct client_user *segment_client_users(const struct segment *seg)
 {
     return (struct client_user *)gateway_region(seg, REGION_CLIENT_USERS);
+}
+
+struct session_row *segment_session(const struct segment *seg, uint32_t row)
+{
+    return (struct session_row *)gateway_region(seg, REGION_SESSIONS) + row;
+}
+
+struct fate *segment_fate(const struct segment *seg, uint32_t fate)
+{
+    return (struct fate *)gateway_region(seg, REGION_FATES) + fate;
 }
 
 struct client_lane *segment_client_lane(const struct segment *seg, uint32_t shard, uint32_t client)

@@ -44,7 +44,7 @@
 
 #define SEGMENT_MAGIC        "SHERDSEG"
 #define SEGMENT_FORMAT       1u /* other formats of the description cannot be read at all */
-#define SEGMENT_ABI          19u
+#define SEGMENT_ABI          20u
 #define SEGMENT_PAGE         4096u
 #define SEGMENT_MAX_SHARDS   128u
 #define SEGMENT_MAX_PEERS    (SEGMENT_MAX_SHARDS + 1)
@@ -101,7 +101,7 @@ const char *mesh_lane_text(uint32_t lane);
     X(r, uint32_t, stack_bytes, , gauge, "of each of those, with its guard; a power of two")   \
     X(r, uint32_t, n_clients, , gauge, "clients of the data plane; numbered below it")         \
     X(r, uint32_t, n_ledger, , gauge, "ledger of each shard: their requests under way in it")  \
-    X(r, uint32_t, spare, , spare, "")                                                         \
+    X(r, uint32_t, n_fates, , gauge, "requests of the control plane that are remembered")      \
     X(r, uint64_t, heap_bytes, , gauge, "shared buffers of each peer; whole pages")            \
     X(r, uint64_t, service_bytes, , gauge, "services' regions of each shard; whole pages")
 SEGMENT_STRUCT(segment_geometry, GEOMETRY_FIELDS);
@@ -669,6 +669,68 @@ SEGMENT_STRUCT(service_count, SERVICE_COUNT_FIELDS);
     X(r, uint8_t, spare, [28], spare, "")
 SEGMENT_STRUCT(service_region_head, SERVICE_REGION_HEAD_FIELDS);
 
+/* ---- sessions of the control plane: the gateway's part ---- */
+
+#define SEGMENT_SESSIONS_MAX 1024u
+#define SEGMENT_FATES_EACH   8u /* at the least, for each session */
+#define FATE_ANSWER_BYTES    256u
+
+/* What a session needs to go on after its gateway's death; number is stored last. */
+#define SESSION_ROW_FIELDS(X, r)                                                     \
+    X(r, uint32_t, number, , word, "of the session, for people; 0: the row is free") \
+    X(r, uint32_t, spare0, , spare, "")                                              \
+    X(r, uint8_t, token, [16], bytes, "its secret")                                  \
+    X(r, uint64_t, floor, , word, "ids up to it that have no fate here are too old") \
+    X(r, uint64_t, acked, , word, "ends up to this position have arrived")           \
+    X(r, uint64_t, created_ns, , time, "CLOCK_MONOTONIC")                            \
+    X(r, uint64_t, spare, [2], spare, "")
+SEGMENT_STRUCT(session_row, SESSION_ROW_FIELDS);
+
+enum fate_state {
+    FATE_FREE,
+    FATE_ACCEPTED, /* in line with the gateway, or a call of its own (call_slot.origin) */
+    FATE_ENDED,    /* what follows from `end` on says how */
+};
+
+/* What became of a request; mark is stored last. */
+#define FATE_FIELDS(X, r)                                                                       \
+    X(r, uint64_t, mark, , word, "number of its session << 8 | enum fate_state")                \
+    X(r, uint64_t, id, , word, "of the request, as its client says")                            \
+    X(r, uint64_t, position, , word, "of its end, among those of the session; 0: none yet")     \
+    X(r, uint64_t, ended_ns, , time, "CLOCK_MONOTONIC")                                         \
+    X(r, uint32_t, end, , word, "enum call_end")                                                \
+    X(r, int32_t, error, , integer, "0 or -errno")                                              \
+    X(r, uint32_t, shard, , word, "who ran it; UINT32_MAX: nobody")                             \
+    X(r, uint32_t, len, , gauge, "bytes of its answer; above FATE_ANSWER_BYTES it is not here") \
+    X(r, uint32_t, method, , word, "its number in the registry")                                \
+    X(r, uint32_t, row, , word, "of its session")                                               \
+    X(r, uint64_t, spare, , spare, "")                                                          \
+    X(r, uint8_t, answer, [FATE_ANSWER_BYTES], bytes, "the answer, or a text for people")
+SEGMENT_STRUCT(fate, FATE_FIELDS);
+
+static inline uint64_t fate_mark(uint32_t session, enum fate_state state)
+{
+    return (uint64_t)session << 8 | (uint64_t)state;
+}
+
+static inline uint32_t fate_session(uint64_t mark)
+{
+    return (uint32_t)(mark >> 8);
+}
+
+static inline enum fate_state fate_state(uint64_t mark)
+{
+    return (enum fate_state)(mark & 0xff);
+}
+
+/* How many sessions there can be, where there are n_fates. */
+static inline uint32_t segment_sessions_of(uint32_t n_fates)
+{
+    uint32_t n = n_fates / SEGMENT_FATES_EACH;
+
+    return n < SEGMENT_SESSIONS_MAX ? n : SEGMENT_SESSIONS_MAX;
+}
+
 /* X(name, text): what a ring slot carries */
 #define MESSAGE_KINDS(X)                                                                      \
     X(NONE, "nothing")                                                                        \
@@ -768,6 +830,11 @@ struct segment {
  * too small, and the least that works is in *ret_bytes. */
 int segment_geometry_plan(
     uint32_t n_shards, uint64_t max_bytes, struct segment_geometry *ret, uint64_t *ret_bytes);
+
+/* The same with as many fates as fates_bytes have room for; 0: the default. Also -EINVAL: fewer than
+ * SEGMENT_FATES_EACH, or more than 4 GiB. */
+int segment_geometry_plan_fates(uint32_t n_shards, uint64_t max_bytes, uint64_t fates_bytes,
+    struct segment_geometry *ret, uint64_t *ret_bytes);
 
 /* Makes room for services' regions of so many bytes in each shard's part, beside what is planned.
  * Returns the segment's new size. */
@@ -870,6 +937,10 @@ struct service_region_head *segment_service_regions(const struct segment *seg, u
 
 /* Where the services' regions of shard lie: geometry.service_bytes of them. */
 uint8_t *segment_service_memory(const struct segment *seg, uint32_t shard);
+
+/* Sessions of the control plane, segment_sessions_of() of them; geometry.n_fates. */
+struct session_row *segment_session(const struct segment *seg, uint32_t row);
+struct fate *segment_fate(const struct segment *seg, uint32_t fate);
 
 /* Where peer's part begins, and, for peer n_peers, where the last one ends. */
 uint64_t segment_part_off(const struct segment *seg, uint32_t peer);

@@ -74,10 +74,12 @@ static int plan_segment(struct supervisor *s, struct segment_geometry *ret_geome
         return explain(ret_error, -ENOSPC,
             "a segment of %llu bytes does not fit the memory limit of this cgroup, %llu bytes",
             (unsigned long long)most, (unsigned long long)memory);
-    r = segment_geometry_plan(config->n_shards, most, ret_geometry, ret_bytes);
+    r = segment_geometry_plan_fates(
+        config->n_shards, most, config->fates_bytes, ret_geometry, ret_bytes);
     if (r == 0 && most == 0 && *ret_bytes > memory / 2) {
         most = memory / 2;
-        r = segment_geometry_plan(config->n_shards, most, ret_geometry, ret_bytes);
+        r = segment_geometry_plan_fates(
+            config->n_shards, most, config->fates_bytes, ret_geometry, ret_bytes);
         log_line(config->log, LOG_LEVEL_NOTICE,
             "the memory limit of this cgroup is %.1f MiB: the segment takes no more than half",
             (double)memory / (1024 * 1024));
@@ -367,10 +369,13 @@ static void log_ready(const struct supervisor *s, uint64_t now_ns)
 
     log_line(s->config.log, LOG_LEVEL_NOTICE,
         "ready in %.1f ms: instance %s, %u %s, engine %s, segment %.1f MiB with %u call slots "
-        "a pair of shards and %u a shard for the gateway",
+        "a pair of shards and %u a shard for the gateway, fates of %u requests of at "
+        "most %u sessions in %.1f MiB",
         (double)(now_ns - s->began_ns) / 1e6, s->config.instance, geometry->n_shards,
         geometry->n_shards == 1 ? "shard" : "shards", part->engine,
-        (double)s->segment.bytes / (1024 * 1024), geometry->slots_shard, geometry->slots_gateway);
+        (double)s->segment.bytes / (1024 * 1024), geometry->slots_shard, geometry->slots_gateway,
+        geometry->n_fates, segment_sessions_of(geometry->n_fates),
+        (double)geometry->n_fates * sizeof(struct fate) / (1024 * 1024));
 }
 
 /* "degraded: shard 3 given up", as far as there is room. */

@@ -44,6 +44,7 @@ struct supervisor_config {
     int lock_fd;            /* rundir_claim()'s; consumed */
     const char *shm_dir;    /* a tmpfs */
     uint64_t segment_bytes; /* at most; 0: the default */
+    uint64_t fates_bytes;   /* of it, for what becomes of requests; 0: the default */
     uint32_t n_shards;
     struct topology *topology; /* of now; taken over, and empty after supervisor_new() */
     bool pin;

@@ -250,6 +250,7 @@ static int make_supervisor(struct run *run, struct supervisor **ret, char **ret_
         .lock_fd = run->lock_fd,
         .shm_dir = "/dev/shm",
         .segment_bytes = options->segment_bytes,
+        .fates_bytes = options->fates_bytes,
         .n_shards = n_shards(run),
         .topology = &run->topology,
         .pin = !options->no_pin,

@@ -131,8 +131,10 @@ static const struct command_option table[] = {
     {"listen", 0, "URL", "take clients at tcp://ADDRESS:PORT too", command_text, FIELD(listen)},
     {"token-file", 0, "FILE", "what clients of --listen have to show", command_text,
         FIELD(token_file)},
-    {"segment-size", 0, "BYTES", "most shared memory (default: 20M for 2 shards)", command_bytes,
+    {"segment-size", 0, "BYTES", "most shared memory (default: 23M for 2 shards)", command_bytes,
         FIELD(segment_bytes)},
+    {"fates-memory", 0, "BYTES", "of it, for what became of clients' requests (default: 3750K)",
+        command_bytes, FIELD(fates_bytes)},
     {"client-memory", 0, "BYTES",
         "most memory of all local clients together (default: 1G, or a quarter of what there is)",
         command_bytes, FIELD(client_bytes)},
@@ -443,6 +445,7 @@ static bool lists_differ(const struct command_list *a, const struct command_list
     X("client-rate", a->client_rate != b->client_rate)                         \
     X("attach-group", texts_differ(a->attach_group, b->attach_group))          \
     X("attach-mode", texts_differ(a->attach_mode, b->attach_mode))             \
+    X("fates-memory", a->fates_bytes != b->fates_bytes)                        \
     X("enable-test-methods", a->enable_test_methods != b->enable_test_methods) \
     X("user", texts_differ(a->user, b->user))                                  \
     X("wake-latency", a->wake_latency_low != b->wake_latency_low)              \

@@ -41,6 +41,7 @@ struct run_options {
     uint32_t client_rate;     /* requests a second of each in a shard; 0: no limit */
     const char *attach_group; /* NULL: none */
     const char *attach_mode;  /* NULL: the default */
+    uint64_t fates_bytes;     /* likewise */
     bool enable_test_methods;
     int64_t drain_limit_ns;
     uint32_t crash_limit;

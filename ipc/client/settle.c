@@ -82,20 +82,46 @@ void settle_lost(struct talk *talk, struct ticket *ticket)
             "the gateway died and took along whether it was done");
 }
 
+void settle_again(struct talk *talk, struct ticket *ticket)
+{
+    ticket->again = true;
+    ticket_back(&talk->tickets, ticket);
+}
+
+void settle_refused(struct talk *talk, struct ticket *ticket, const Sherd__Wire__Refused *refused)
+{
+    if (refused->number == ESTALE && ticket->again)
+        settle(talk, ticket, SHERD_END_IN_DOUBT, -EOWNERDEAD, refused->text);
+    else
+        settle(talk, ticket, SHERD_END_NOT_STARTED, -(int)(refused->number & 0xfff), refused->text);
+}
+
+bool settle_lost_answer(struct talk *talk, struct ticket *ticket, const Sherd__Wire__End *end)
+{
+    bool lost = end->gone || end->kind == SHERD__WIRE__END_KIND__IN_DOUBT;
+
+    if (!lost || ticket->repeated || ticket->state == TICKET_LINE ||
+        !methods_may_repeat(&talk->methods, ticket->method))
+        return false;
+    ticket->repeated = true;
+    settle_again(talk, ticket);
+    return true;
+}
+
 /*
  * Callbacks may submit, which adds to the line alone: so what is out of line is walked from its
  * last, each step of which takes one off or leaves it for good.
  */
-void settle_after_hello(struct talk *talk, bool resumed)
+void settle_after_hello(struct talk *talk, bool resumed, bool same_gateway)
 {
     struct ticket *ticket = talk->tickets.out.last;
 
     while (ticket) {
         struct ticket *before = ticket->prev;
-        bool unsure = ticket->state == TICKET_UNSURE;
-        if (resumed && unsure)
-            ticket_back(&talk->tickets, ticket);
-        else if (!resumed && (unsure || ticket->state == TICKET_ACCEPTED))
+        bool unsure = ticket->state == TICKET_UNSURE, had = ticket->state == TICKET_ACCEPTED;
+        if (resumed && (unsure || (had && !same_gateway)))
+            settle_again(talk, ticket);
+        else if (!resumed && (unsure || had))
             settle_lost(talk, ticket);
         ticket = before;
     }

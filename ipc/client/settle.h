@@ -18,8 +18,19 @@ void settle(
  * twice, else in doubt. */
 void settle_lost(struct talk *talk, struct ticket *ticket);
 
-/* The session is there again (resumed), or a new one was made. */
-void settle_after_hello(struct talk *talk, bool resumed);
+/* Submitted again under its id: the gateway knows what it has of it. */
+void settle_again(struct talk *talk, struct ticket *ticket);
+
+/* Refused, and not for want of room: not started, unless it may have been accepted before. */
+void settle_refused(struct talk *talk, struct ticket *ticket, const Sherd__Wire__Refused *refused);
+
+/* The end may lack what the user wants, because a gateway died: true if the request is submitted again
+ * for that, which its method must allow. */
+bool settle_lost_answer(struct talk *talk, struct ticket *ticket, const Sherd__Wire__End *end);
+
+/* The session is there again (resumed), or a new one was made; another gateway than before has lost
+ * what it had accepted and not begun. */
+void settle_after_hello(struct talk *talk, bool resumed, bool same_gateway);
 
 /* In line: those to be cancelled, and those whose deadline has passed. */
 void settle_line(struct talk *talk, int64_t now_ns);

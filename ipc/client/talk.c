@@ -42,6 +42,7 @@ enum letter_kind { LETTER_HELLO, LETTER_METHODS, LETTER_BATCH, LETTER_NEXT, LETT
 struct sent_batch {
     uint64_t session_number;
     uint64_t connection_number;
+    uint32_t gateway;
     size_t n;
     uint64_t ids[];
 };
@@ -206,7 +207,9 @@ static void on_welcome(struct talk *talk, const Sherd__Wire__HelloReply *hello)
         talk->session_number++;
         talk->ack = 0;
     }
-    settle_after_hello(talk, resumed);
+    bool same_gateway = hello->gateway == talk->gateway;
+    talk->gateway = hello->gateway;
+    settle_after_hello(talk, resumed, same_gateway);
     ask_methods(talk);
 }
 
@@ -273,7 +276,7 @@ static void on_refused(struct talk *talk, const Sherd__Wire__Refused *refused)
         ticket_back(&talk->tickets, ticket);
         talk->hold_ns = talk_now_ns() + HOLD_NS;
     } else {
-        settle(talk, ticket, SHERD_END_NOT_STARTED, -(int)(refused->number & 0xfff), refused->text);
+        settle_refused(talk, ticket, refused);
     }
 }
 
@@ -309,15 +312,16 @@ static void on_taken(struct talk *talk, const struct sent_batch *batch, const st
     /* From the last to the first: each goes to the head of its kind. */
     for (size_t i = taken->n_refused; i > 0; i--)
         on_refused(talk, taken->refused[i - 1]);
-    /* By a gateway that is gone: what it took went with it. */
-    bool past =
-        batch->session_number != talk->session_number && !is_of_this_connection(talk, letter);
+    /* By a gateway that is gone: what it took and had not begun went with it. */
+    bool past = batch->gateway != talk->gateway && !is_of_this_connection(talk, letter);
     for (size_t i = 0; i < batch->n; i++) {
         struct ticket *ticket = ticket_find(&talk->tickets, batch->ids[i]);
         if (!ticket || ticket->state != TICKET_SENT)
             continue;
-        if (past)
+        if (past && batch->session_number != talk->session_number)
             settle_lost(talk, ticket);
+        else if (past)
+            settle_again(talk, ticket);
         else
             on_accepted(talk, ticket);
     }
@@ -341,7 +345,7 @@ static void on_batch_failed(
         else if (!settled)
             ticket->state = TICKET_UNSURE;
         else if (batch->session_number == talk->session_number)
-            ticket_back(&talk->tickets, ticket);
+            settle_again(talk, ticket);
         else
             settle_lost(talk, ticket);
     }
@@ -389,7 +393,8 @@ static bool send_batch(struct talk *talk, int64_t now_ns)
         talk->hold_ns = now_ns + HOLD_NS;
         return false;
     }
-    *batch = (struct sent_batch){talk->session_number, talk->connection_number, wire->n};
+    *batch =
+        (struct sent_batch){talk->session_number, talk->connection_number, talk->gateway, wire->n};
     for (size_t i = 0; i < batch->n; i++) {
         batch->ids[i] = wire->submissions[i].id;
         ticket_out(&talk->tickets, talk->tickets.line.first, TICKET_SENT);
@@ -437,19 +442,26 @@ static void note_positions(struct talk *talk, uint64_t first, uint64_t last)
     }
 }
 
+static int end_error(const Sherd__Wire__End *end)
+{
+    if (end->kind == SHERD__WIRE__END_KIND__DONE)
+        return end->gone ? -ENODATA : 0;
+    return -(int)(end->error & 0xfff);
+}
+
 static void on_end(struct talk *talk, const Sherd__Wire__End *end)
 {
     struct ticket *ticket = ticket_find(&talk->tickets, end->id);
 
     /* Ended already: it came a second time, over a new connection. One that stands in line to be
      * submitted again is as good as any: it has ended. */
-    if (!ticket)
+    if (!ticket || settle_lost_answer(talk, ticket, end))
         return;
     settle_with(talk, ticket,
         &(struct sherd_result){
             .id = end->id,
             .end = (enum sherd_end)end->kind,
-            .error = end->kind == SHERD__WIRE__END_KIND__DONE ? 0 : -(int)(end->error & 0xfff),
+            .error = end_error(end),
             .shard =
                 end->runner_case == SHERD__WIRE__END__RUNNER_SHARD ? end->shard : SHERD_NO_SHARD,
             .data = end->data.data,

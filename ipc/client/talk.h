@@ -55,6 +55,7 @@ struct talk {
     size_t session_len;
     uint64_t session_number;    /* of those this client had */
     uint64_t connection_number; /* counts hellos */
+    uint32_t gateway;           /* which one of the instance's answered the latest hello */
     uint32_t pipe;              /* of the latest hello's answer */
     uint32_t max_in_flight;
     uint64_t ack; /* all ends up to here have come */

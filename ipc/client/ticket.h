@@ -32,6 +32,8 @@ struct ticket {
     bool cancel; /* its cancellation is wanted */
     bool urgent;
     bool refuse;         /* does not wait in line */
+    bool again;          /* a gateway may have accepted it before */
+    bool repeated;       /* it has ended without what was wanted, and was submitted once more */
     int64_t deadline_ns; /* CLOCK_MONOTONIC; INT64_MAX: none */
     sherd_done_fn *done;
     void *opaque;

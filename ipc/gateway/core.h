@@ -8,6 +8,7 @@
 #include <stdbool.h>
 
 #include "ipc/gateway/attach.h"
+#include "ipc/gateway/fates.h"
 #include "ipc/gateway/port.h"
 #include "ipc/gateway/requests.h"
 #include "ipc/gateway/session.h"
@@ -21,6 +22,8 @@ struct gateway {
     AioContext *ctx;
     struct member *member;
     struct port *port;
+    struct fates fates;
+    struct request *heirs; /* adopted from a predecessor, until there are sessions */
     struct sessions sessions;
     struct requests requests;
     struct attach *attach; /* NULL: no local clients */

@@ -61,6 +61,11 @@ static bool may_enter(
                                          hello->token.data, hello->token.len);
 }
 
+static uint32_t max_in_flight(const struct gateway *gateway)
+{
+    return gateway->fates.n_all < FATES_SESSION ? gateway->fates.n_all : FATES_SESSION;
+}
+
 static void welcome(
     struct gateway *gateway, struct exchange *exchange, struct session *session, bool resumed)
 {
@@ -72,7 +77,8 @@ static void welcome(
     body.instance = (char *)gateway->env->instance;
     body.server = (char *)SHERD_VERSION;
     body.shards = gateway->env->segment->geometry.n_shards;
-    body.max_in_flight = LIMIT_REQUESTS_SESSION;
+    body.max_in_flight = max_in_flight(gateway);
+    body.gateway = gateway->env->incarnation;
     body.max_batch = PROTOCOL_BATCH_MAX;
     body.max_payload = PROTOCOL_PAYLOAD_MAX;
     Sherd__Wire__Reply reply = SHERD__WIRE__REPLY__INIT;
@@ -104,7 +110,9 @@ static void handle_hello(
     bool resumed = session != NULL;
     int r = resumed ? 0 : sessions_add(&gateway->sessions, &session);
     if (r < 0) {
-        reply_error(exchange, r, "no more clients: %u have a session; try again later",
+        reply_error(exchange, r,
+            "no more clients: %u have a session, and what became of their requests fills the room "
+            "that there is for it (sherd run --fates-memory); try again later",
             gateway->sessions.n);
         return;
     }

@@ -15,9 +15,11 @@
  * Draining: submissions are refused, what was accepted goes on. When nothing is under way any more,
  * clients that are connected have SESSION_DRAIN_NS to fetch and acknowledge the last ends.
  *
- * Counting: requests_accepted = requests_ended + requests_in_flight, over all incarnations. What
- * was in flight when a gateway died counts as ended by its replacement: its calls come back to
- * nobody, and the clients, who find their sessions gone, submit again or take them to be in doubt.
+ * Counting: requests_accepted = requests_ended + requests_in_flight, over all incarnations.
+ *
+ * A replacement goes on with the sessions (fates.h), and with the calls that its predecessor had in the
+ * mesh. What had been accepted and not begun counts as ended: clients submit it again, as hello has
+ * told them that this is another gateway.
  */
 
 static struct part_head *own_head(const struct gateway *gateway)
@@ -37,9 +39,17 @@ void gateway_count(struct gateway *gateway)
 static void settle_predecessor(struct gateway *gateway)
 {
     struct part_head *head = own_head(gateway);
+    uint64_t n = gateway->requests.n, accepted = head->requests_accepted;
 
-    counter_set(&head->requests_ended, head->requests_accepted);
+    counter_set(&head->requests_ended, accepted > n ? accepted - n : 0);
     gateway_count(gateway);
+}
+
+static struct mesh_call *on_adopt(const struct mesh_asked *left, void *opaque)
+{
+    struct gateway *gateway = opaque;
+
+    return requests_adopt(&gateway->heirs, &gateway->fates, left);
 }
 
 /* ---- hooks ---- */
@@ -234,6 +244,7 @@ static int start_tables(struct gateway *gateway)
     struct requests_config requests = {
         .ctx = gateway->ctx,
         .mesh = member_mesh(gateway->member),
+        .fates = &gateway->fates,
         .segment = env->segment,
         .registry = env->registry,
         .ended = on_ended,
@@ -241,6 +252,7 @@ static int start_tables(struct gateway *gateway)
     };
     struct sessions_config sessions = {
         .ctx = gateway->ctx,
+        .fates = &gateway->fates,
         .n_lines = requests_n_lines(env->segment),
         .abandon = on_abandon,
         .room = on_room,
@@ -251,9 +263,13 @@ static int start_tables(struct gateway *gateway)
     if (r < 0)
         return r;
     r = sessions_init(&gateway->sessions, &sessions);
+    if (r == 0)
+        r = sessions_inherit(&gateway->sessions);
     if (r < 0)
-        requests_deinit(&gateway->requests);
-    return r;
+        return r;
+    requests_inherit(&gateway->requests, &gateway->sessions, gateway->heirs);
+    gateway->heirs = NULL;
+    return 0;
 }
 
 static int start_attach(struct gateway *gateway)
@@ -317,6 +333,17 @@ static int run(struct gateway *gateway)
     return status;
 }
 
+static int open_fates(struct gateway *gateway)
+{
+    int r = fates_open(&gateway->fates, gateway->env->segment);
+
+    if (r < 0)
+        log_line(gateway->env->log, LOG_LEVEL_ERROR,
+            "the gateway has no memory for the fates of %u requests",
+            gateway->env->segment->geometry.n_fates);
+    return r;
+}
+
 int gateway_main(const struct child_env *env)
 {
     struct gateway *gateway = calloc(1, sizeof(*gateway));
@@ -326,11 +353,12 @@ int gateway_main(const struct child_env *env)
         return status;
     gateway->env = env;
     arena_init(&gateway->arena, PROTOCOL_UNPACKED_MAX);
-    if (give_up_rights(env) == 0 && load_token(gateway) == 0 &&
-        member_new(env, NULL, &gateway->member) == 0) {
+    if (give_up_rights(env) == 0 && load_token(gateway) == 0 && open_fates(gateway) == 0 &&
+        member_new_heir(env, NULL, on_adopt, gateway, &gateway->member) == 0) {
         status = run(gateway);
         member_free(gateway->member);
     }
+    fates_close(&gateway->fates);
     token_deinit(&gateway->token);
     arena_deinit(&gateway->arena);
     free(gateway);

@@ -29,7 +29,7 @@ bool idset_has(const struct idset *set, uint64_t id)
 {
     uint32_t at = find(set, id);
 
-    return at < set->n && set->ranges[at].first <= id;
+    return id <= set->floor || (at < set->n && set->ranges[at].first <= id);
 }
 
 static void take_out(struct idset *set, uint32_t at)
@@ -50,10 +50,12 @@ static int grow(struct idset *set)
     return 0;
 }
 
-/* Puts a range before the one at *at, which follows when the lowest is forgotten for it. */
+/* Puts a range before the one at *at, which follows when the lowest goes below the floor for it. */
 static int put_in(struct idset *set, uint32_t at, struct id_range range)
 {
     if (set->n == LIMIT_ID_RANGES) {
+        if (set->ranges[0].last > set->floor)
+            set->floor = set->ranges[0].last;
         take_out(set, 0);
         at -= at > 0;
     }
@@ -74,7 +76,7 @@ int idset_add(struct idset *set, uint64_t id)
     struct id_range *below = at > 0 ? &set->ranges[at - 1] : NULL;
     struct id_range *above = at < set->n ? &set->ranges[at] : NULL;
 
-    if (above && above->first <= id)
+    if (id <= set->floor || (above && above->first <= id))
         return 0;
     /* Neighbours exist only where id - 1 and id + 1 do. */
     bool joins_below = below && below->last == id - 1;
@@ -92,6 +94,12 @@ int idset_add(struct idset *set, uint64_t id)
             return r;
     }
     return 1;
+}
+
+void idset_raise(struct idset *set, uint64_t floor)
+{
+    if (floor > set->floor)
+        set->floor = floor;
 }
 
 void idset_deinit(struct idset *set)

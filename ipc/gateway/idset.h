@@ -8,9 +8,8 @@
  * Use:         struct idset set = {}; r = idset_add(&set, id); … idset_deinit(&set);
  * Concurrency: owner loop
  *
- * Beyond the limit the lowest range is forgotten: ids chosen at random are remembered for at least
- * the last LIMIT_ID_RANGES requests of a client that draws upwards, and others where they lie
- * highest.
+ * Beyond the limit the lowest range goes below the floor, with the ids that were left out there: those
+ * count as used although they are not, and nothing that was used is ever taken for new.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -21,10 +20,14 @@ struct id_range {
 
 /* Zero bytes are an empty set. */
 struct idset {
+    uint64_t floor;          /* ids up to it are used */
     struct id_range *ranges; /* ascending, with gaps between them */
     uint32_t n;
     uint32_t capacity;
 };
+
+/* All ids up to floor count as used. */
+void idset_raise(struct idset *set, uint64_t floor);
 
 /* 1: it was not there and is now; 0: it was there; -ENOMEM. */
 int idset_add(struct idset *set, uint64_t id);

@@ -11,19 +11,18 @@
  */
 #include <stdint.h>
 
-#define LIMIT_LOCAL            2048u /* connections by the Unix socket */
-#define LIMIT_REMOTE           1024u /* connections by tcp */
-#define LIMIT_STRANGERS        16u   /* of those, without a welcome; one more ends the oldest */
-#define LIMIT_SESSIONS         1024u
-#define LIMIT_REQUESTS_SESSION 16384u                /* accepted and not acknowledged */
-#define LIMIT_REQUESTS         65536u                /* of all sessions */
-#define LIMIT_ARGS_BYTES       (UINT64_C(64) << 20)  /* of requests that have not ended */
-#define LIMIT_ANSWERS_SESSION  (UINT64_C(8) << 20)   /* beyond it no request of it is started */
-#define LIMIT_ANSWERS_BYTES    (UINT64_C(128) << 20) /* beyond it, of none that holds more than: */
-#define LIMIT_ANSWERS_SMALL    (UINT64_C(64) << 10)
-#define LIMIT_NEXTS_SESSION    4u /* `next` messages that wait; one more sends the oldest back */
-#define LIMIT_REPLY_BYTES      (1024u * 1024) /* ends in one reply, the last of them apart */
-#define LIMIT_ID_RANGES        4096u
+#define LIMIT_LOCAL           2048u /* connections by the Unix socket */
+#define LIMIT_REMOTE          1024u /* connections by tcp */
+#define LIMIT_STRANGERS       16u   /* of those, without a welcome; one more ends the oldest */
+#define LIMIT_SESSIONS        1024u
+#define LIMIT_ABANDONED       65536u               /* requests of nobody whose calls are not back */
+#define LIMIT_ARGS_BYTES      (UINT64_C(64) << 20) /* of requests that have not ended */
+#define LIMIT_ANSWERS_SESSION (UINT64_C(8) << 20)  /* beyond it no request of it is started */
+#define LIMIT_ANSWERS_BYTES   (UINT64_C(128) << 20) /* beyond it, of none that holds more than: */
+#define LIMIT_ANSWERS_SMALL   (UINT64_C(64) << 10)
+#define LIMIT_NEXTS_SESSION   4u /* `next` messages that wait; one more sends the oldest back */
+#define LIMIT_REPLY_BYTES     (1024u * 1024) /* ends in one reply, the last of them apart */
+#define LIMIT_ID_RANGES       4096u
 
 #define SESSION_KEEP_NS  (INT64_C(60) * 1000000000) /* after its connection is gone */
 #define SESSION_DRAIN_NS (INT64_C(2) * 1000000000)  /* for clients to fetch the last ends */

@@ -47,6 +47,7 @@ static void fill_end(Sherd__Wire__End *end, const struct ended *ended)
         end->runner_case = SHERD__WIRE__END__RUNNER_SHARD;
         end->shard = ended->shard;
     }
+    end->gone = ended->gone;
     end->data.data = ended->data;
     end->data.len = ended->len;
 }

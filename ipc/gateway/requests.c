@@ -44,6 +44,7 @@ struct request {
     struct session *session; /* NULL: abandoned */
     struct ended *ended;     /* made at the start, so that no end fails for want of memory */
     uint64_t id;
+    uint32_t fate;
     uint32_t state;                        /* enum request_state */
     int64_t aside;                         /* bytes set aside for the answer */
     AioTimer timer;                        /* its deadline, while in line */
@@ -204,7 +205,9 @@ static void finish(struct request *request, const struct mesh_answer *answer)
     struct session *session = request->session;
     struct ended *ended = request->ended;
 
+    fates_end(requests->config.fates, request->fate, answer);
     ended->id = request->id;
+    ended->fate = request->fate;
     ended->kind = answer->end;
     ended->error = answer->end == CALL_END_DONE ? 0 : answer->status;
     ended->shard = answer->shard;
@@ -302,6 +305,15 @@ void requests_resume(struct requests *requests)
     requests->draining = false;
 }
 
+/* Before the mesh lets go of it, so that a gateway that dies in between has either. */
+static void on_note(struct mesh_call *call, const struct mesh_answer *answer)
+{
+    struct request *request = (struct request *)call; /* its first member */
+
+    if (request->session)
+        fates_end(request->requests->config.fates, request->fate, answer);
+}
+
 static void on_answer(struct mesh_call *call, const struct mesh_answer *answer)
 {
     struct request *request = (struct request *)call; /* its first member */
@@ -355,6 +367,7 @@ static struct request *new_request(
             .deadline_ns = spec->deadline_ns,
             .lane = spec->lane,
             .origin = origin_word(session->number, spec->id),
+            .note = on_note,
             .done = on_answer},
         .requests = requests,
         .session = session,
@@ -369,30 +382,73 @@ static struct request *new_request(
     return request;
 }
 
-static bool is_full(const struct requests *requests, const struct session *session, size_t args_len)
+/* The fates see to it that not too many are under way, or not acknowledged. */
+static bool is_full(const struct requests *requests, size_t args_len)
 {
-    return session->n_requests + session->n_ends >= LIMIT_REQUESTS_SESSION ||
-           requests->n + requests->n_abandoned + session->sessions->n_ends >= LIMIT_REQUESTS ||
+    return requests->n_abandoned >= LIMIT_ABANDONED ||
            requests->args_bytes + args_len > LIMIT_ARGS_BYTES;
+}
+
+/* Whether a request that has ended may be run once more under its id: its client lacks the answer, for
+ * that went with a gateway, or in doubt with a gateway and a shard. */
+static bool may_run_again(const struct requests *requests, uint32_t at)
+{
+    const struct fates *fates = requests->config.fates;
+    const struct fate *fate = fates_at(fates, at);
+    const struct service_method *method =
+        registry_method(requests->config.registry, fate->method, NULL);
+
+    return fate_state(fate->mark) == FATE_ENDED && method && method->flags & SERVICE_IDEMPOTENT &&
+           (!fates_has_all(fates, at) || fate->end == CALL_END_IN_DOUBT);
+}
+
+/* Of an id that was heard before; 0: it was not. */
+static int known(const struct requests *requests, struct session *session, uint64_t id)
+{
+    uint32_t fate = fates_find(requests->config.fates, session->row, id);
+
+    if (fate == FATE_NONE)
+        return idset_has(&session->ids, id) ? -ESTALE : 0;
+    if (may_run_again(requests, fate))
+        return 0;
+    if (!fates_is_settled(requests->config.fates, fate))
+        return -EALREADY;
+    return session_tell_again(session, fate) < 0 ? -EAGAIN : -EALREADY;
+}
+
+/* Notes the request where it outlives us. */
+static int take_down(struct requests *requests, struct request *request)
+{
+    struct session *session = request->session;
+    int r = fates_accept(
+        requests->config.fates, session->row, request->id, request->call.method, &request->fate);
+
+    if (r == 0 && idset_add(&session->ids, request->id) < 0) {
+        fates_forget(requests->config.fates, request->fate);
+        r = -EAGAIN;
+    }
+    return r;
 }
 
 int requests_submit(
     struct requests *requests, struct session *session, const struct request_spec *spec)
 {
-    if (idset_has(&session->ids, spec->id))
-        return -EALREADY;
-    if (is_full(requests, session, spec->args_len))
+    int r = known(requests, session, spec->id);
+
+    if (r < 0)
+        return r;
+    if (is_full(requests, spec->args_len))
         return -EAGAIN;
     struct request *request = new_request(requests, session, spec);
     if (!request)
         return -EAGAIN;
+    r = take_down(requests, request);
+    if (r < 0) {
+        free_request(request);
+        return r;
+    }
     if (spec->deadline_ns != INT64_MAX)
         timer_mod_ns(&request->timer, spec->deadline_ns);
-    if (idset_add(&session->ids, spec->id) < 0) {
-        timer_del(&request->timer);
-        free_request(request);
-        return -EAGAIN;
-    }
     link_request(requests, request);
     join_line(line_of(request), request);
     enter_round(round_of(requests, &request->call), line_of(request));
@@ -439,6 +495,65 @@ void requests_abandon(struct requests *requests, struct session *session)
 {
     while (session->requests)
         abandon(requests, session->requests);
+}
+
+/* ---- what a predecessor left ---- */
+
+struct mesh_call *requests_adopt(
+    struct request **list, struct fates *fates, const struct mesh_asked *left)
+{
+    uint32_t fate = fates_take_call(fates, left->origin);
+    size_t n_copied = left->args ? left->args_len : 0;
+
+    if (fate == FATE_NONE)
+        return NULL;
+    struct request *request = calloc(1, sizeof(*request) + n_copied);
+    struct ended *ended = calloc(1, sizeof(*ended));
+    if (!request || !ended) {
+        free(request);
+        free(ended);
+        return NULL;
+    }
+    *request = (struct request){
+        .call = {.args = left->args ? request->args : NULL, .note = on_note, .done = on_answer},
+        .ended = ended,
+        .id = fates_at(fates, fate)->id,
+        .fate = fate,
+        .state = REQUEST_STARTED,
+        .next = *list,
+    };
+    if (n_copied > 0)
+        memcpy(request->args, left->args, n_copied);
+    *list = request;
+    return &request->call;
+}
+
+static void go_on_with(struct requests *requests, struct session *session, struct request *request)
+{
+    request->requests = requests;
+    request->session = session;
+    request->next = NULL;
+    aio_timer_init(requests->config.ctx, &request->timer, on_deadline, request);
+    idset_add(&session->ids, request->id); /* without memory: its fate knows the id, too */
+    link_request(requests, request);
+    round_of(requests, &request->call)->started++;
+    request->aside = requests->expected_answer[request->call.method];
+    session_charge(session, request->aside);
+}
+
+void requests_inherit(struct requests *requests, struct sessions *sessions, struct request *list)
+{
+    struct fates *fates = requests->config.fates;
+
+    while (list) {
+        struct request *request = list;
+        list = request->next;
+        go_on_with(requests, sessions->by_row[fates_row_of(fates, request->fate)], request);
+    }
+    for (uint32_t fate = 0; fate < fates->n_all; fate++)
+        if (fate_state(fates_at(fates, fate)->mark) == FATE_ACCEPTED &&
+            !fates_has_call(fates, fate))
+            fates_forget(fates, fate);
 }
 
 bool requests_is_idle(const struct requests *requests)

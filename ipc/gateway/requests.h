@@ -31,6 +31,7 @@ static inline uint32_t requests_n_lines(const struct segment *segment)
 struct requests_config {
     AioContext *ctx;
     struct mesh *mesh;
+    struct fates *fates;
     const struct segment *segment;
     const struct registry *registry;
     /* One is no longer under way: its end is about to be appended, or nobody wants it. */
@@ -64,8 +65,17 @@ struct request_spec {
 int requests_init(struct requests *requests, const struct requests_config *config);
 void requests_deinit(struct requests *requests);
 
-/* 0; -EALREADY: the session has used this id; -EAGAIN: a limit is reached, or there is no
- * memory. Whatever it returns, spec->args may be gone. */
+/*
+ * For mesh_new(), before there are sessions: a request for what a predecessor had in the mesh, on a
+ * list; NULL: nobody's, or no memory. requests_inherit(), after sessions_inherit(), goes on with
+ * the list, and forgets what the predecessor had accepted and not begun: its clients submit it again.
+ */
+struct mesh_call *requests_adopt(
+    struct request **list, struct fates *fates, const struct mesh_asked *left);
+void requests_inherit(struct requests *requests, struct sessions *sessions, struct request *list);
+
+/* 0; -EALREADY: the session has it: its end comes, once more if need be; -ESTALE: it had it once, and
+ * what became of it is forgotten; -EAGAIN: a limit is reached, or there is no memory. Whatever it returns, spec->args may be gone. */
 int requests_submit(
     struct requests *requests, struct session *session, const struct request_spec *spec);
 

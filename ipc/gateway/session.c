@@ -149,6 +149,8 @@ void session_next(
 
 void session_append(struct session *session, struct ended *ended)
 {
+    fates_place(
+        session->sessions->config.fates, ended->fate, session->first_position + session->n_ends);
     ended->next = NULL;
     *session->ends_last = ended;
     session->ends_last = &ended->next;
@@ -185,8 +187,11 @@ int session_ack(struct session *session, uint64_t position)
         return -EINVAL;
     if (position < session->first_position)
         return 0;
-    while (session->first_position <= position)
+    fates_ack(session->sessions->config.fates, session->row, position);
+    while (session->first_position <= position) {
+        fates_settle(session->sessions->config.fates, session->ends->fate);
         drop_first_end(session);
+    }
     session->sessions->config.room(session, session->sessions->config.opaque);
     return 0;
 }
@@ -267,7 +272,15 @@ static void take_off_dirty(struct session *session)
         *link = session->next_dirty;
 }
 
-static void end_session(struct sessions *sessions, uint32_t at)
+static void free_session(struct session *session)
+{
+    idset_deinit(&session->ids);
+    free(session->lines);
+    free(session);
+}
+
+/* Out of this process: what the fates say of it stays. */
+static void remove_session(struct sessions *sessions, uint32_t at)
 {
     struct session *session = sessions->all[at];
 
@@ -277,10 +290,17 @@ static void end_session(struct sessions *sessions, uint32_t at)
         drop_first_end(session);
     if (session->dirty)
         take_off_dirty(session);
+    sessions->by_row[session->row] = NULL;
     sessions->all[at] = sessions->all[--sessions->n];
-    idset_deinit(&session->ids);
-    free(session->lines);
-    free(session);
+    free_session(session);
+}
+
+static void end_session(struct sessions *sessions, uint32_t at)
+{
+    uint32_t row = sessions->all[at]->row;
+
+    remove_session(sessions, at);
+    fates_drop_session(sessions->config.fates, row);
 }
 
 static void on_expiry(void *opaque)
@@ -321,9 +341,7 @@ static struct session *new_session(struct sessions *sessions)
     if (!session)
         return NULL;
     session->lines = calloc(sessions->config.n_lines, sizeof(struct line));
-    if (!session->lines ||
-        getrandom(session->token, sizeof(session->token), 0) != (ssize_t)sizeof(session->token)) {
-        free(session->lines);
+    if (!session->lines) {
         free(session);
         return NULL;
     }
@@ -341,17 +359,168 @@ static struct session *new_session(struct sessions *sessions)
     return session;
 }
 
+static void enter(struct sessions *sessions, struct session *session, uint32_t row)
+{
+    const struct session_row *at = fates_row(sessions->config.fates, row);
+
+    session->row = row;
+    session->number = at->number;
+    memcpy(session->token, at->token, sizeof(session->token));
+    sessions->by_row[row] = session;
+    sessions->all[sessions->n++] = session;
+}
+
+static int make_row(struct sessions *sessions, uint32_t *ret_row)
+{
+    uint8_t token[PROTOCOL_SESSION_LEN];
+
+    if (getrandom(token, sizeof(token), 0) != (ssize_t)sizeof(token))
+        return -ENOMEM;
+    int r = fates_add_session(sessions->config.fates, token, ret_row);
+    while (r == -EAGAIN && evict(sessions))
+        r = fates_add_session(sessions->config.fates, token, ret_row);
+    return r;
+}
+
 int sessions_add(struct sessions *sessions, struct session **ret_session)
 {
-    if (sessions->n == LIMIT_SESSIONS && !evict(sessions))
-        return -EAGAIN;
     struct session *session = new_session(sessions);
+    uint32_t row;
+
     if (!session)
         return -ENOMEM;
-    session->number = ++sessions->n_made;
-    sessions->all[sessions->n++] = session;
+    int r = make_row(sessions, &row);
+    if (r < 0) {
+        free_session(session);
+        return r;
+    }
+    enter(sessions, session, row);
     *ret_session = session;
     return 0;
+}
+
+/* ---- what a predecessor left ---- */
+
+static struct ended *remembered_end(const struct fate *fate, uint32_t at)
+{
+    struct ended *ended = calloc(1, sizeof(*ended));
+
+    if (!ended)
+        return NULL;
+    *ended = (struct ended){.id = fate->id,
+        .kind = fate->end,
+        .error = fate->error,
+        .shard = fate->shard,
+        .fate = at,
+        .gone = fate->len > FATE_ANSWER_BYTES};
+    if (fate->len == 0 || ended->gone)
+        return ended;
+    ended->data = malloc(fate->len);
+    if (!ended->data) {
+        free(ended);
+        return NULL;
+    }
+    memcpy(ended->data, fate->answer, fate->len);
+    ended->len = fate->len;
+    return ended;
+}
+
+int session_tell_again(struct session *session, uint32_t fate)
+{
+    struct fates *fates = session->sessions->config.fates;
+    struct ended *ended = remembered_end(fates_at(fates, fate), fate);
+
+    if (!ended)
+        return -ENOMEM;
+    int r = fates_unsettle(fates, fate);
+    if (r < 0)
+        ended_free(ended);
+    else
+        session_append(session, ended);
+    return r;
+}
+
+/* By session, and there in the order in which their ends were told; those that were not come last. */
+struct place {
+    uint32_t row, fate;
+    uint64_t position;
+};
+
+static int compare_places(const void *one, const void *other)
+{
+    const struct place *a = one, *b = other;
+
+    if (a->row != b->row)
+        return a->row < b->row ? -1 : 1;
+    if (a->position != b->position)
+        return a->position < b->position ? -1 : 1;
+    return a->fate < b->fate ? -1 : a->fate > b->fate;
+}
+
+static size_t list_places(const struct fates *fates, struct place *ret_places)
+{
+    size_t n = 0;
+
+    for (uint32_t at = 0; at < fates->n_all; at++) {
+        const struct fate *fate = fates_at(fates, at);
+        if (fates_row_of(fates, at) == FATE_NONE || fate_state(fate->mark) != FATE_ENDED)
+            continue;
+        ret_places[n++] = (struct place){.row = fates_row_of(fates, at),
+            .fate = at,
+            .position = fate->position ? fate->position : UINT64_MAX};
+    }
+    qsort(ret_places, n, sizeof(*ret_places), compare_places);
+    return n;
+}
+
+static int inherit_end(struct session *session, const struct place *place)
+{
+    struct fates *fates = session->sessions->config.fates;
+    const struct fate *fate = fates_at(fates, place->fate);
+
+    if (idset_add(&session->ids, fate->id) < 0)
+        return -ENOMEM;
+    if (place->position < session->first_position) {
+        fates_settle(fates, place->fate);
+        return 0;
+    }
+    struct ended *ended = remembered_end(fate, place->fate);
+    if (!ended)
+        return -ENOMEM;
+    session_append(session, ended);
+    return 0;
+}
+
+static int inherit_rows(struct sessions *sessions)
+{
+    const struct fates *fates = sessions->config.fates;
+
+    for (uint32_t row = 0; row < fates->n_rows; row++) {
+        const struct session_row *at = fates_row(fates, row);
+        if (at->number == 0)
+            continue;
+        struct session *session = new_session(sessions);
+        if (!session)
+            return -ENOMEM;
+        enter(sessions, session, row);
+        idset_raise(&session->ids, at->floor);
+        session->first_position = session->unsent_position = at->acked + 1;
+    }
+    rearm_expiry(sessions);
+    return 0;
+}
+
+int sessions_inherit(struct sessions *sessions)
+{
+    const struct fates *fates = sessions->config.fates;
+    struct place *places = calloc(fates->n_all, sizeof(*places));
+    int r = places ? inherit_rows(sessions) : -ENOMEM;
+    size_t n = r == 0 ? list_places(fates, places) : 0;
+
+    for (size_t i = 0; r == 0 && i < n; i++)
+        r = inherit_end(sessions->by_row[places[i].row], &places[i]);
+    free(places);
+    return r;
 }
 
 struct session *sessions_find(struct sessions *sessions, const uint8_t *token, size_t len)
@@ -378,15 +547,21 @@ int sessions_init(struct sessions *sessions, const struct sessions_config *confi
 {
     *sessions = (struct sessions){.config = *config};
     aio_timer_init(config->ctx, &sessions->expiry, on_expiry, sessions);
+    sessions->by_row = calloc(config->fates->n_rows, sizeof(struct session *));
     sessions->flush = aio_bh_new(config->ctx, on_flush, sessions);
-    return sessions->flush ? 0 : -ENOMEM;
+    if (sessions->flush && sessions->by_row)
+        return 0;
+    sessions_deinit(sessions);
+    return -ENOMEM;
 }
 
 void sessions_deinit(struct sessions *sessions)
 {
     while (sessions->n > 0)
-        end_session(sessions, sessions->n - 1);
+        remove_session(sessions, sessions->n - 1);
     timer_del(&sessions->expiry);
     bh_delete(sessions->flush);
     sessions->flush = NULL;
+    free(sessions->by_row);
+    sessions->by_row = NULL;
 }

@@ -5,7 +5,8 @@
  *           acknowledged, `next` messages that wait
  *
  * Why:         a connection may break at any byte and no end may be lost or delivered for another
- *              request; so ends are kept until the client says that they arrived.
+ *              request; so ends are kept until the client says that they arrived. What a gateway's
+ *              heir needs of that stands in the fates (fates.h).
  * Use:         sessions_init(); hello: sessions_find() or sessions_add(), session_attach();
  *              a request ends: session_append(); next: session_ack(), then session_next()
  * Concurrency: owner loop
@@ -19,6 +20,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "ipc/gateway/fates.h"
 #include "ipc/gateway/idset.h"
 #include "ipc/gateway/limits.h"
 #include "ipc/gateway/port.h"
@@ -35,6 +37,8 @@ struct ended {
     uint32_t kind;  /* enum call_end */
     int32_t error;  /* 0 or -errno */
     uint32_t shard; /* UINT32_MAX: nobody ran it */
+    uint32_t fate;  /* where it outlives the gateway */
+    bool gone;      /* it had an answer, which was too large for that */
     size_t len;
     uint8_t *data;
 };
@@ -63,7 +67,8 @@ struct waiting_next {
 struct session {
     struct sessions *sessions;
     uint8_t token[PROTOCOL_SESSION_LEN];
-    uint32_t number;               /* for people: the n-th of this gateway */
+    uint32_t row;                  /* among the fates */
+    uint32_t number;               /* for people */
     struct connection *connection; /* NULL: gone */
     int64_t gone_ns;               /* since when */
     struct idset ids;
@@ -88,6 +93,7 @@ struct session {
 
 struct sessions_config {
     AioContext *ctx;
+    struct fates *fates;
     uint32_t n_lines; /* of a session */
     /* The session ends: let go of its requests. */
     void (*abandon)(struct session *session, void *opaque);
@@ -104,17 +110,22 @@ struct sessions {
     uint64_t n_ends; /* not acknowledged, of all */
     uint64_t answer_bytes;
     uint64_t next_order;
-    uint32_t n_made;
+    struct session **by_row;
     struct session *dirty;
     BH *flush;
     AioTimer expiry;
 };
 
 int sessions_init(struct sessions *sessions, const struct sessions_config *config);
+/* The fates go on without it. */
 void sessions_deinit(struct sessions *sessions);
 
 /* NULL: no such session (any more). The comparison takes the same time whatever the token. */
 struct session *sessions_find(struct sessions *sessions, const uint8_t *token, size_t len);
+
+/* Goes on with the sessions that the fates tell of: their ends that were not acknowledged are to be
+ * fetched again, at the same positions. For a start. 0 or -ENOMEM. */
+int sessions_inherit(struct sessions *sessions);
 
 /* A new one without a connection. 0; -EAGAIN: there are too many, all in use; -ENOMEM. */
 int sessions_add(struct sessions *sessions, struct session **ret_session);
@@ -128,6 +139,9 @@ void session_detach(struct session *session);
 
 /* Consumes ended. It goes out at the end of this phase of the loop. */
 void session_append(struct session *session, struct ended *ended);
+
+/* The end of a request that has ended, and was acknowledged, comes once more. 0; -EAGAIN, -ENOMEM. */
+int session_tell_again(struct session *session, uint32_t fate);
 
 /* Frees the ends up to position. 0; -EINVAL: beyond the last. */
 int session_ack(struct session *session, uint64_t position);

@@ -172,6 +172,10 @@ static int take(struct batch *batch, const Sherd__Wire__Submission *submission)
         r = choose_shard(batch, submission, spec.method, &spec.shard);
     if (r == 0)
         r = requests_submit(&batch->gateway->requests, batch->session, &spec);
+    if (r == -ESTALE)
+        return refuse(batch, r,
+            "request %llu is too old: what became of it is forgotten, and it is not run again",
+            (unsigned long long)submission->id);
     return r == -EALREADY ? 0 : r;
 }
 

@@ -87,6 +87,7 @@ class End:
         self.position = position
         self.id, self.kind, self.error = one(fields, 1), one(fields, 2), one(fields, 3)
         self.shard, self.data = one(fields, 4, None), one(fields, 5, b"")
+        self.gone = bool(one(fields, 6))
 
 
 class RawClient:

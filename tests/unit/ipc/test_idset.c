@@ -63,15 +63,18 @@ static void it_agrees_with_a_table_of_flags(void **state)
     idset_deinit(&set);
 }
 
-static void at_its_limit_it_forgets_the_lowest(void **state)
+static void at_its_limit_the_lowest_go_below_the_floor(void **state)
 {
     struct idset set = {};
 
     for (uint64_t i = 0; i < LIMIT_ID_RANGES + 10; i++)
         assert_int_equal(idset_add(&set, 1 + 2 * i), 1);
     assert_int_equal(set.n, LIMIT_ID_RANGES);
-    assert_false(idset_has(&set, 1));
-    assert_false(idset_has(&set, 19));
+    assert_int_equal(set.floor, 19);
+    assert_true(idset_has(&set, 1));
+    assert_true(idset_has(&set, 2)); /* as if it had been used */
+    assert_int_equal(idset_add(&set, 2), 0);
+    assert_false(idset_has(&set, 20));
     assert_true(idset_has(&set, 21));
     assert_true(idset_has(&set, 1 + 2 * (LIMIT_ID_RANGES + 9)));
     idset_deinit(&set);
@@ -96,7 +99,7 @@ int main(void)
         cmocka_unit_test(ids_in_a_row_are_one_range_in_whatever_order_they_come),
         cmocka_unit_test(a_million_ids_in_order_take_one_range),
         cmocka_unit_test(it_agrees_with_a_table_of_flags),
-        cmocka_unit_test(at_its_limit_it_forgets_the_lowest),
+        cmocka_unit_test(at_its_limit_the_lowest_go_below_the_floor),
         cmocka_unit_test(the_highest_ids_have_no_neighbours_beyond_them),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

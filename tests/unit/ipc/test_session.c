@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <cmocka.h>
 
 #include "ipc/gateway/requests.h"
@@ -13,6 +14,8 @@
 
 struct fixture {
     AioContext *ctx;
+    struct segment segment;
+    struct fates fates;
     struct sessions sessions;
     uint32_t n_abandoned;
     uint32_t n_room;
@@ -29,15 +32,31 @@ static void on_room(struct session *session, void *opaque)
     ((struct fixture *)opaque)->n_room++;
 }
 
+static void open_fates(struct fixture *f)
+{
+    struct segment_geometry geometry;
+    uint64_t bytes;
+
+    assert_int_equal(segment_geometry_plan(1, 0, &geometry, &bytes), 0);
+    void *base = mmap(
+        NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    assert_ptr_not_equal(base, MAP_FAILED);
+    assert_int_equal(segment_init(&f->segment, base, bytes, &geometry, "test"), 0);
+    assert_int_equal(fates_open(&f->fates, &f->segment), 0);
+}
+
 static int set_up(void **state)
 {
     struct fixture *f = calloc(1, sizeof(*f));
+
+    open_fates(f);
     struct aio_config config = {.engine = AIO_ENGINE_THREADS};
 
     assert_int_equal(aio_context_new(&config, &f->ctx), 0);
     aio_context_set_current(f->ctx);
     struct sessions_config sessions = {
         .ctx = f->ctx,
+        .fates = &f->fates,
         .n_lines = 2,
         .abandon = on_abandon,
         .room = on_room,
@@ -53,6 +72,8 @@ static int tear_down(void **state)
     struct fixture *f = *state;
 
     sessions_deinit(&f->sessions);
+    fates_close(&f->fates);
+    munmap(f->segment.base, f->segment.bytes);
     aio_context_set_current(NULL);
     aio_context_unref(f->ctx);
     free(f);
@@ -70,8 +91,11 @@ static struct session *add(struct fixture *f)
 static void append_ends(struct session *session, uint64_t first_id, uint32_t n, size_t len)
 {
     for (uint32_t i = 0; i < n; i++) {
+        struct fates *fates = session->sessions->config.fates;
         struct ended *ended = calloc(1, sizeof(*ended));
         ended->id = first_id + i;
+        assert_int_equal(fates_accept(fates, session->row, ended->id, 0, &ended->fate), 0);
+        fates_end(fates, ended->fate, &(struct mesh_answer){.end = CALL_END_DONE});
         ended->len = len;
         ended->data = len ? calloc(1, len) : NULL;
         session_append(session, ended);
