@@ -196,8 +196,9 @@ SHERD_API size_t sherd_client_in_flight(const struct sherd_client *client);
 /* Sends what is queued, runs callbacks of what has ended, waiting up to timeout_ns (-1: for ever)
  * for the first end; at once where nothing is in flight. Returns how many ended, those for
  * sherd_client_reap() included; or -errno: -ENOTCONN where the instance is gone and wait_ns has
- * passed, -EPROTO where something else answers (each request then ended as not started or in doubt,
- * and the next submission tries anew); -EINTR; -EBUSY in a callback. */
+ * passed, -EPROTO where something else answers, -EPERM or -EAGAIN where it does not let this client
+ * in any more, or not yet (each request then ended as not started or in doubt, and the next
+ * submission tries anew); -EINTR; -EBUSY in a callback. */
 SHERD_API int sherd_client_process(struct sherd_client *client, int64_t timeout_ns);
 
 /* The same for ends without a callback: fetches up to n of them, waiting only while there is none.
