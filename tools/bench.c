@@ -42,6 +42,7 @@ struct values {
     bool is_sequential;
     bool overwrites;
     const char *plane;
+    uint32_t spin_us;
     const char *args;
     int64_t timeout_ns;
     bool refuses;
@@ -73,6 +74,8 @@ static const struct command_option options[] = {
         offsetof(struct values, overwrites)},
     {"plane", 0, "WHICH", "data: shared memory; control: messages (default: what can be had)",
         command_text, offsetof(struct values, plane)},
+    {"spin", 0, "US", "have clients look at shared memory so long before they sleep (default: 0)",
+        command_u32, offsetof(struct values, spin_us)},
     {"args", 0, "TEXT", "what is sent to SERVICE.METHOD (default: nothing)", command_text,
         offsetof(struct values, args)},
     {"timeout", 0, "SECONDS", "how long each request may take (default: for ever)", command_seconds,
@@ -259,6 +262,7 @@ static struct bench_plan plan_of(const struct values *values, const char *kind)
         .n_blocks = 1,
         .is_sequential = values->is_sequential,
         .plane = plane_of(values->plane),
+        .spin_ns = (int64_t)values->spin_us * NS_PER_US,
         .flags = values->refuses ? SHERD_REFUSE : 0,
         .timeout_ns = values->timeout_ns,
         .method = kind,

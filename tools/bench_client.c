@@ -184,6 +184,7 @@ static void *run_client(void *opaque)
     struct bench_run *run = opaque;
     struct sherd_client_options options = {.instance = run->plan->instance,
         .plane = run->plan->plane,
+        .spin_ns = run->plan->spin_ns,
         .wait_ns = run->plan->wait_ns,
         .data_bytes = data_bytes(run->plan),
         .window = run->plan->depth < 1024 ? run->plan->depth : 1024};

@@ -45,6 +45,7 @@ struct bench_plan {
     uint32_t n_shards;
     bool does[N_BENCH_WORK];
     uint32_t plane;     /* enum sherd_plane */
+    int64_t spin_ns;    /* how long a client looks at shared memory before it sleeps */
     uint32_t flags;     /* of each request: SHERD_REFUSE or none */
     int64_t timeout_ns; /* of each request; 0: none */
     const char *method; /* of `method`, and its arguments */
