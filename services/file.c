@@ -14,9 +14,11 @@
 #include "runtime/disk.h"
 #include "services/buffer_pool.h"
 #include "services/file_hash.h"
+#include "services/file_io.h"
 #include "services/file_open.h"
 #include "services/file_request.h"
 #include "services/file_roots.h"
+#include "services/open_files.h"
 #include "shard/keymap.h"
 
 /*
@@ -45,6 +47,8 @@
 #define SMALL_BYTES      192u                /* that travel without a buffer */
 #define CREATE_MODE      0644u
 
+#define FIRST_OF_HANDLES 5u /* of the methods: those that take no path */
+
 #define PATH_SHOWN 200 /* of a path that is too long: texts for people are short */
 
 struct file_state {
@@ -52,6 +56,7 @@ struct file_state {
     struct buffer_pool pieces;
     struct buffer_pool windows;
     struct file_hasher *hasher;
+    struct open_files *open;
 };
 
 /* One call: what it asks and what it holds meanwhile. */
@@ -441,6 +446,60 @@ static int coroutine_fn run_stat(struct service_call *call)
     return run_job(call, "file.stat", stat_co);
 }
 
+/* ---- file.open, and what is done with its handle ---- */
+
+/* Opened as any other, for O_DIRECT is set on what was found to be a regular file. */
+static int use_direct(struct job *job)
+{
+    if (fcntl(job->fd, F_SETFL, O_DIRECT) < 0)
+        return service_fail(
+            job->call, -errno, "%s: %s: its file system always caches", job->method, job->path);
+    return 0;
+}
+
+static int coroutine_fn open_co(struct job *job)
+{
+    bool is_writable = job->request->writable, is_direct = job->request->direct;
+    int r = job_open_regular_co(job, is_writable ? O_RDWR | O_CREAT : O_RDONLY);
+    if (r == 0 && is_direct)
+        r = use_direct(job);
+    if (r < 0)
+        return r;
+    Sherd__File__OpenReply reply = SHERD__FILE__OPEN_REPLY__INIT;
+    reply.size = (uint64_t)job->st.st_size;
+    int evicted;
+    r = open_files_add(job->state->open, job->fd, is_writable, is_direct, &reply.handle, &evicted);
+    if (r < 0) {
+        return service_fail(job->call, r, "%s: %s: %u files are open and in use", job->method,
+            job->path, OPEN_FILES);
+    }
+    job->fd = evicted; /* closed where this job lets go */
+    return job_reply_co(job, &reply.base);
+}
+
+static int coroutine_fn run_open(struct service_call *call)
+{
+    return run_job(call, "file.open", open_co);
+}
+
+static int coroutine_fn run_pread(struct service_call *call)
+{
+    const struct file_state *state = service_state(call);
+    return file_pread_co(call, state->open);
+}
+
+static int coroutine_fn run_pwrite(struct service_call *call)
+{
+    const struct file_state *state = service_state(call);
+    return file_pwrite_co(call, state->open);
+}
+
+static int coroutine_fn run_close(struct service_call *call)
+{
+    const struct file_state *state = service_state(call);
+    return file_close_co(call, state->open);
+}
+
 /* ---- the service ---- */
 
 static int reach(const void *config, struct service_reach *reach)
@@ -474,6 +533,7 @@ static void stop(void *opaque)
     struct file_state *state = opaque;
     if (!state)
         return;
+    open_files_free(state->open);
     file_hasher_free(state->hasher);
     buffer_pool_deinit(&state->windows);
     buffer_pool_deinit(&state->pieces);
@@ -488,7 +548,8 @@ static int start(struct service_home *home, const void *config, void **ret_state
         return -ENOMEM;
     buffer_pool_init(&state->pieces, FILE_PIECE_BYTES, PIECES);
     buffer_pool_init(&state->windows, FILE_WINDOW_BYTES, WINDOWS);
-    int r = file_roots_open(config, &state->roots);
+    state->open = open_files_new();
+    int r = state->open ? file_roots_open(config, &state->roots) : -ENOMEM;
     if (r == 0)
         r = file_hasher_new(&state->windows, &state->hasher);
     if (r < 0) {
@@ -499,9 +560,12 @@ static int start(struct service_home *home, const void *config, void **ret_state
     return 0;
 }
 
-/* By path, for all methods alike, so that what is written and read of a file meets in one shard. */
+/* By path, for all methods alike that have one, so that what is written and read of a file meets in
+ * one shard. Who has a handle says the shard. */
 static int hash(uint32_t method, const void *args, size_t len, uint64_t *ret_hash)
 {
+    if (method >= FIRST_OF_HANDLES)
+        return -EINVAL;
     struct arena arena;
     arena_init(&arena, REQUEST_BYTES_MAX);
     Sherd__File__Request *request = sherd__file__request__unpack(&arena.allocator, len, args);
@@ -522,6 +586,13 @@ static const struct service_method methods[] = {
     {"write", run_write, SERVICE_IN_PLACE,
         "path, offset, data: writes in pieces, not atomic, not synced", MESSAGES(write_reply)},
     {"stat", run_stat, SERVICE_IDEMPOTENT, "path: size, mode, owner, times", MESSAGES(stat_reply)},
+    {"open", run_open, SERVICE_IDEMPOTENT, "path, writable, direct: a handle, good in this shard",
+        MESSAGES(open_reply)},
+    [FIRST_OF_HANDLES] = {"pread", run_pread, SERVICE_IDEMPOTENT,
+        "handle, offset, length, 8 bytes each: the bytes"},
+    {"pwrite", run_pwrite, SERVICE_IN_PLACE,
+        "data, then handle, offset, length: writes it, not atomic, not synced"},
+    {"close", run_close, 0, "handle, 8 bytes: nobody reads or writes by it any more"},
 };
 
 const struct service file_service = {

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+/*
+ * open_files - files that a shard keeps open for who reads and writes them again and again
+ *
+ * Why:         looking a path up, below the roots and twice, takes longer than reading a block.
+ * Use:         r = open_files_add(files, fd, flags, &handle, &evicted_fd); co_close(evicted_fd);
+ *              file = open_files_take(files, handle);  … file->fd …  open_files_give(files, file);
+ * Concurrency: owner loop. A file that is taken stays open across waits.
+ * Lifetime:    of the shard: a handle means nothing to its replacement, and nothing any more once
+ *              its file was closed, by order or to make room for another one.
+ *
+ * There are at most OPEN_FILES of them. One more closes the one that has not been used for longest.
+ */
+#include <stdbool.h>
+#include <stdint.h>
+
+#define OPEN_FILES 256u
+
+struct open_file {
+    uint64_t handle; /* 0: free */
+    uint64_t used;   /* when, counted in uses */
+    int fd;
+    uint32_t n_users;
+    bool is_writable;
+    bool is_direct; /* O_DIRECT */
+    bool is_doomed; /* closed while in use: by the last user */
+};
+
+struct open_files;
+
+struct open_files *open_files_new(void); /* NULL: no memory */
+void open_files_free(struct open_files *files);
+
+/* Takes over fd. *ret_evicted is the fd to be closed instead, or -1. 0, or -EMFILE: all are in use,
+ * and fd is the caller's still. */
+int open_files_add(struct open_files *files, int fd, bool is_writable, bool is_direct,
+    uint64_t *ret_handle, int *ret_evicted);
+
+/* NULL: there is no such file any more. */
+struct open_file *open_files_take(struct open_files *files, uint64_t handle);
+
+/* Returns the fd to be closed, or -1. */
+int open_files_give(struct open_files *files, struct open_file *file);
+
+/* Nobody gets it any more. The fd to be closed, -1 where somebody uses it still, or -ESTALE. */
+int open_files_close(struct open_files *files, uint64_t handle);
