@@ -17,8 +17,9 @@
  * from there. Of its span, which lies behind it, one copy is made, and that is used.
  */
 
-#define SMALL_BYTES  192u                 /* that travel without a buffer */
-#define NOWAIT_BYTES ((size_t)256 * 1024) /* longer copies would keep the loop from all else */
+#define SMALL_BYTES  192u                  /* that travel without a buffer */
+#define STEP_BYTES   ((size_t)1024 * 1024) /* after which a read looks whether it is wanted */
+#define NOWAIT_BYTES ((size_t)256 * 1024)  /* longer copies would keep the loop from all else */
 
 struct span {
     uint64_t handle;
@@ -84,20 +85,21 @@ static size_t read_cached(const struct open_file *file, void *to, size_t len, ui
 }
 
 /* Fewer than len bytes only at the end of the file. */
-static ssize_t coroutine_fn read_co(
-    const struct open_file *file, uint8_t *to, size_t len, uint64_t offset)
+static ssize_t coroutine_fn read_co(const struct service_call *call, const struct open_file *file,
+    uint8_t *to, size_t len, uint64_t offset)
 {
     size_t done = read_cached(file, to, len, offset);
 
     while (done < len) {
-        ssize_t n = co_pread(file->fd, to + done, len - done, offset + done);
+        size_t step = len - done < STEP_BYTES ? len - done : STEP_BYTES;
+        if (done > 0 && !service_is_wanted(call))
+            return -ECANCELED;
+        ssize_t n = co_pread(file->fd, to + done, step, offset + done);
         if (n < 0)
             return n;
-        if (n == 0)
-            break;
         done += (size_t)n;
-        if (file->is_direct)
-            break; /* past the cache, a part ends at the end alone */
+        if (n == 0 || (file->is_direct && (size_t)n < step)) /* past the cache, that is the end */
+            break;
     }
     return (ssize_t)done;
 }
@@ -106,7 +108,7 @@ static int coroutine_fn read_small_co(
     struct service_call *call, const struct open_file *file, const struct span *span)
 {
     uint8_t bytes[SMALL_BYTES];
-    ssize_t n = read_co(file, bytes, span->len, span->offset);
+    ssize_t n = read_co(call, file, bytes, span->len, span->offset);
 
     return n < 0 ? fail_io(call, "file.pread", (int)n) : service_reply(call, bytes, (size_t)n);
 }
@@ -120,7 +122,7 @@ static int coroutine_fn read_room_co(
 
     if (r < 0)
         return fail_io(call, "file.pread", r);
-    n = read_co(file, room, span->len, span->offset);
+    n = read_co(call, file, room, span->len, span->offset);
     return n < 0 ? fail_io(call, "file.pread", (int)n) : service_reply_done(call, (size_t)n);
 }
 
@@ -155,7 +157,8 @@ static int coroutine_fn write_co(
     uint64_t len = span->len;
 
     while (span->len > 0) {
-        ssize_t n = co_pwrite(file->fd, from, span->len, span->offset);
+        uint64_t step = span->len < STEP_BYTES ? span->len : STEP_BYTES;
+        ssize_t n = co_pwrite(file->fd, from, step, span->offset);
         if (n <= 0) {
             int error = n < 0 ? (int)n : -EIO;
             return service_fail(call, error, "file.pwrite: %s, after at least %llu of %llu bytes",

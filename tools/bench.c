@@ -40,6 +40,7 @@ struct values {
     const char *file;
     uint64_t span;
     bool is_sequential;
+    bool is_direct;
     bool overwrites;
     const char *plane;
     uint32_t spin_us;
@@ -70,6 +71,8 @@ static const struct command_option options[] = {
         command_bytes, offsetof(struct values, span)},
     {"sequential", 0, NULL, "one block after the other, not at random", command_flag,
         offsetof(struct values, is_sequential)},
+    {"direct", 0, NULL, "file-read, file-write: past the kernel's cache", command_flag,
+        offsetof(struct values, is_direct)},
     {"overwrite", 0, NULL, "file-write: the file may have content, which is lost", command_flag,
         offsetof(struct values, overwrites)},
     {"plane", 0, "WHICH", "data: shared memory; control: messages (default: what can be had)",
@@ -261,6 +264,8 @@ static struct bench_plan plan_of(const struct values *values, const char *kind)
                                           : BLOCK_BYTES,
         .n_blocks = 1,
         .is_sequential = values->is_sequential,
+        .is_direct = values->is_direct,
+        .by_handle = works & (1u << BENCH_read | 1u << BENCH_write),
         .plane = plane_of(values->plane),
         .spin_ns = (int64_t)values->spin_us * NS_PER_US,
         .flags = values->refuses ? SHERD_REFUSE : 0,
@@ -317,6 +322,8 @@ static const char *misuse(const struct values *values, const char *kind)
         return "--file is for file-read, file-write and mixed";
     if (!has_file && (values->span != NOT_GIVEN || values->is_sequential))
         return "--span and --sequential are for a --file";
+    if (values->is_direct && !is_file)
+        return "--direct is for file-read and file-write";
     if (values->overwrites && !(works & 1u << BENCH_write))
         return "--overwrite is for file-write";
     if (values->size != NOT_GIVEN &&

@@ -29,7 +29,8 @@ struct place {
     enum bench_work work;
     int64_t begun_ns; /* or when it was due */
     uint64_t id;
-    void *room; /* for the answer, in memory that the shards write to; NULL: the library has some */
+    uint32_t shard;
+    uint8_t *room; /* of a block, in memory that the shards use in place; NULL: there is none */
     bool in_flight;
 };
 
@@ -42,6 +43,7 @@ struct bench_run {
     struct place *places;
     struct place **free; /* a stack */
     uint32_t n_free;
+    bool is_stale; /* an open file is open no more */
     uint64_t n_submitted;
     int64_t due_ns; /* at a fixed rate: the next one */
 };
@@ -61,6 +63,10 @@ static void on_end(const struct sherd_result *result, void *opaque)
     run->free[run->n_free++] = place;
     figures->ended[place->work][(uint32_t)result->end % BENCH_END_MAX]++;
     figures->n_behind += result->error == -EAGAIN;
+    if (result->error == -ESTALE) {
+        bench_maker_forget(&run->maker, place->shard);
+        run->is_stale = true;
+    }
     if (result->end == SHERD_END_DONE)
         histogram_add(&figures->took[place->work], (uint64_t)(clock_now_ns() - place->begun_ns));
 }
@@ -78,13 +84,14 @@ static enum bench_work next_work(struct bench_run *run)
 static int submit_one(struct bench_run *run, int64_t begun_ns)
 {
     enum bench_work work = next_work(run);
-    struct sherd_request request = bench_maker_next(&run->maker, work);
     struct place *place = run->free[run->n_free - 1];
+    struct sherd_request request = bench_maker_next(&run->maker, work, place->room);
     place->run = run;
     place->work = work;
     place->begun_ns = begun_ns;
     place->in_flight = true;
-    if (place->room) {
+    place->shard = request.shard;
+    if (work == BENCH_read && place->room) {
         request.room = place->room;
         request.room_len = run->plan->size;
     }
@@ -138,7 +145,12 @@ static int keep_busy(struct bench_run *run)
     int64_t pause_ns;
     int r = 0;
     while (r == 0 && clock_now_ns() < plan->until_ns) {
-        r = submit_due(run, &pause_ns);
+        if (run->is_stale) {
+            run->is_stale = false;
+            r = bench_maker_open(&run->maker, run->client);
+        }
+        if (r == 0)
+            r = submit_due(run, &pause_ns);
         if (r == 0)
             r = look(run, pause_ns);
     }
@@ -158,18 +170,20 @@ static int finish(struct bench_run *run)
     return r;
 }
 
-/* Blocks are read to where they stay: no two of them to the same place. */
+/* Blocks are read to where they stay, and written from there: no two of them at the same place. */
 static int make_rooms(struct bench_run *run)
 {
     const struct bench_plan *plan = run->plan;
-    if (!plan->does[BENCH_read])
+    if (!plan->does[BENCH_read] && !plan->does[BENCH_write])
         return 0;
     for (uint32_t i = 0; i < plan->depth; i++) {
-        run->places[i].room = sherd_buffer_alloc(run->client, plan->size);
-        if (!run->places[i].room)
+        uint8_t *room = sherd_buffer_alloc(run->client, plan->size + BENCH_SPAN_BYTES);
+        if (!room)
             return -errno;
+        memcpy(room, run->maker.block, plan->size);
+        run->places[i].room = room;
     }
-    return 0;
+    return plan->by_handle ? bench_maker_open(&run->maker, run->client) : 0;
 }
 
 /* What all requests in flight take of the data area, each with its arguments. */

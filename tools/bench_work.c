@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "tools/bench_work.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -28,11 +29,12 @@ int bench_maker_init(struct bench_maker *m, const struct bench_plan *plan, uint3
         .number = number,
         .random = (number + 1) * UINT64_C(0x9e3779b97f4a7c15),
         .block = malloc(plan->size + 1),
+        .handles = calloc(plan->n_shards, sizeof(uint64_t)),
         .args = malloc(ARGS_BESIDES + (plan->path ? strlen(plan->path) : 0) + plan->size),
     };
     for (int work = 0; work < N_BENCH_WORK; work++)
         m->turn[work] = number;
-    if (!m->block || !m->args) {
+    if (!m->block || !m->args || !m->handles) {
         bench_maker_deinit(m);
         return -ENOMEM;
     }
@@ -45,7 +47,9 @@ void bench_maker_deinit(struct bench_maker *m)
 {
     free(m->block);
     free(m->args);
+    free(m->handles);
     m->block = m->args = NULL;
+    m->handles = NULL;
 }
 
 /* xorshift64*: even enough for offsets, and the same in each run. */
@@ -84,6 +88,69 @@ static void set_file(
     request->args_len = sherd__file__request__pack(&message, m->args);
 }
 
+/* ---- files that stay open ---- */
+
+static int open_in(struct bench_maker *m, struct sherd_client *client, uint32_t shard)
+{
+    const struct bench_plan *plan = m->plan;
+    Sherd__File__Request message = SHERD__FILE__REQUEST__INIT;
+    Sherd__File__OpenReply *reply = NULL;
+    struct sherd_request request = {
+        .method = "file.open", .args = m->args, .shard = shard, .flags = SHERD_TO_SHARD};
+    struct sherd_result result;
+    message.path.data = (uint8_t *)plan->path;
+    message.path.len = strlen(plan->path);
+    message.writable = plan->does[BENCH_write];
+    message.direct = plan->is_direct;
+    request.args_len = sherd__file__request__pack(&message, m->args);
+    int r = sherd_client_call(client, &request, &result);
+    if (r < 0)
+        return r;
+    if (result.end == SHERD_END_DONE)
+        reply = sherd__file__open_reply__unpack(NULL, result.len, result.data);
+    m->handles[shard] = reply ? reply->handle : 0;
+    r = reply ? 0 : result.error ? result.error : -EIO;
+    if (reply)
+        sherd__file__open_reply__free_unpacked(reply, NULL);
+    sherd_result_deinit(&result);
+    return r;
+}
+
+int bench_maker_open(struct bench_maker *m, struct sherd_client *client)
+{
+    int r = 0;
+    for (uint32_t shard = 0; r == 0 && shard < m->plan->n_shards; shard++)
+        if (!m->handles[shard])
+            r = open_in(m, client, shard);
+    return r;
+}
+
+void bench_maker_forget(struct bench_maker *m, uint32_t shard)
+{
+    if (shard < m->plan->n_shards)
+        m->handles[shard] = 0;
+}
+
+static void put_span(struct bench_maker *m, uint32_t shard, uint64_t offset, uint8_t *to)
+{
+    uint64_t numbers[] = {htole64(m->handles[shard]), htole64(offset), htole64(m->plan->size)};
+    _Static_assert(sizeof numbers == BENCH_SPAN_BYTES, "as file.pread takes it");
+    memcpy(to, numbers, sizeof numbers);
+}
+
+static void set_block(struct bench_maker *m, uint64_t turn, bool is_write, uint8_t *room,
+    struct sherd_request *request)
+{
+    size_t size = m->plan->size;
+    uint64_t offset = next_block(m, turn) * size;
+    put_span(m, request->shard, offset, is_write ? room + size : m->args);
+    request->method = is_write ? "file.pwrite" : "file.pread";
+    request->args = is_write ? room : m->args;
+    request->args_len = is_write ? size + BENCH_SPAN_BYTES : BENCH_SPAN_BYTES;
+}
+
+/* ---- requests ---- */
+
 static void set_ping(struct bench_maker *m, struct sherd_request *request)
 {
     request->method = m->plan->size ? "sys.echo" : "sys.ping";
@@ -92,7 +159,7 @@ static void set_ping(struct bench_maker *m, struct sherd_request *request)
 }
 
 /* All shards in turn, and all pairs of them; each client begins at a number of its own. */
-struct sherd_request bench_maker_next(struct bench_maker *m, enum bench_work work)
+struct sherd_request bench_maker_next(struct bench_maker *m, enum bench_work work, uint8_t *room)
 {
     uint32_t n = m->plan->n_shards;
     uint64_t turn = m->turn[work]++;
@@ -122,7 +189,10 @@ struct sherd_request bench_maker_next(struct bench_maker *m, enum bench_work wor
         request.args_len = m->plan->text ? strlen(m->plan->text) : 0;
         break;
     default:
-        set_file(m, turn, work == BENCH_write, &request);
+        if (m->plan->by_handle)
+            set_block(m, turn, work == BENCH_write, room, &request);
+        else
+            set_file(m, turn, work == BENCH_write, &request);
     }
     return request;
 }

@@ -54,6 +54,8 @@ struct bench_plan {
     const char *path;   /* of the file, absolute; NULL: none */
     uint64_t n_blocks;  /* that are read or written, from its start on; at least 1 */
     bool is_sequential; /* one after the other; else at random */
+    bool is_direct;     /* past the kernel's cache */
+    bool by_handle;     /* files stay open; else each request has the path */
 };
 
 struct bench_maker {
@@ -63,11 +65,21 @@ struct bench_maker {
     uint64_t random;
     uint8_t *block; /* what is sent or written */
     uint8_t *args;
+    uint64_t *handles; /* by shard, of the open file; 0: none */
 };
+
+#define BENCH_SPAN_BYTES 24u /* behind a block that is written by handle */
 
 /* The plan outlives it. 0 or -ENOMEM. */
 int bench_maker_init(struct bench_maker *m, const struct bench_plan *plan, uint32_t number);
 void bench_maker_deinit(struct bench_maker *m);
 
-/* What it points to is the maker's, until the next one. */
-struct sherd_request bench_maker_next(struct bench_maker *m, enum bench_work work);
+/* What it points to is the maker's, until the next one. A block that is written by handle is the
+ * caller's: room has plan->size bytes of it, and BENCH_SPAN_BYTES more. */
+struct sherd_request bench_maker_next(struct bench_maker *m, enum bench_work work, uint8_t *room);
+
+/* Opens the file in each shard that has no handle of it, and waits for that. 0 or -errno. */
+int bench_maker_open(struct bench_maker *m, struct sherd_client *client);
+
+/* What a shard's handle was is so no more. */
+void bench_maker_forget(struct bench_maker *m, uint32_t shard);

@@ -40,6 +40,7 @@ class Bench(harness.TestCase):
                 (("ping", "--depth", "0"), "--depth must be 1 to 65536"),
                 (("ping", "--rate", "4000000000"), "--rate must be"),
                 (("ping", "--size", "2M"), "--size is at most 1M"),
+                (("ping", "--direct"), "--direct is for file-read and file-write"),
                 (("ping", "--plane", "both"), "--plane is data or control"),
                 (("ping", "--args", "x"), "--args is for a SERVICE.METHOD"),
                 (("ping", "--file", "/etc/passwd"), "--file is for file-read, file-write and mixed"),
@@ -90,11 +91,25 @@ class Bench(harness.TestCase):
             file.write(os.urandom(20 * BLOCK + 1))
         instance = self.serve()
         for arguments, size in (((), BLOCK), (("--sequential", "--clients", "2"), BLOCK),
-                                (("--size", "16K", "--depth", "8"), 4 * BLOCK)):
+                                (("--plane", "control"), BLOCK), (("--size", "16K", "--depth", "8"), 4 * BLOCK)):
             told = self.bench(instance, "file-read", "--file", self.file, "--seconds", "0.2", *arguments)
             self.assertAllDone(told)
             self.assertEqual(set(told["work"]), {"read"})
             self.assertAlmostEqual(told["bytes_per_s"], told["done_per_s"] * size, delta=1)
+
+    def test_a_file_whose_shard_died_is_opened_anew(self):
+        with open(self.file, "wb") as file:
+            file.write(os.urandom(20 * BLOCK))
+        instance = self.serve()
+        bench = instance.popen("bench", "file-read", "--file", self.file, "--depth", "8", "--seconds", "1", "--json",
+                               stdout=subprocess.PIPE)
+        harness.wait_until(lambda: instance.shard(1)["counters"]["polls"] > 100, "the load to begin")
+        instance.kill_and_wait("shard", 1)
+        out, _ = bench.communicate(timeout=4 * harness.DEADLINE)
+        told = json.loads(out)
+        self.assertEqual((bench.returncode, told["ended_twice"], told["never_ended"]), (0, 0, 0), out)
+        self.assertLessEqual(told["ends"]["failed"] + told["ends"]["in doubt"], 16)
+        self.assertEqual(told["submitted"], sum(told["ends"].values()))
 
     def test_more_than_the_file_has_is_refused(self):
         with open(self.file, "wb") as file:
