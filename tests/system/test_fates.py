@@ -228,6 +228,7 @@ class Limits(FatesCase):
         self.begin()
         client = self.session()
         client.submit([self.note(1)])
+        self.take_all(client, 1)
         for first in range(2, 4098, 1024):
             client.submit([Submission(i, "sys.ping") for i in range(first, first + 1024)])
             self.take_all(client, first + 1023)

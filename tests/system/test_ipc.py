@@ -314,7 +314,7 @@ class Requests(IpcCase):
         told = {name: (one(method, 8, b"").decode(), one(method, 9, b"").decode())
                 for name, method in methods.items()}
         request = ("message sherd.file.Request { bytes path = 1; uint64 offset = 2; uint64 length = 3; "
-                   "bytes data = 4; }")
+                   "bytes data = 4; bool direct = 5; }")
         self.assertEqual(told["file.write"], (request, "message sherd.file.WriteReply { uint64 written = 1; }"))
         self.assertEqual(told["file.read"], (request, ""))
         self.assertEqual(told["sys.echo"], ("", ""))
