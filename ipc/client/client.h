@@ -148,7 +148,8 @@ struct sherd_result {
                             is the request's room where that was given. */
     size_t len;
     enum sherd_end end;
-    int32_t error;     /* 0 or -errno */
+    int32_t error;     /* 0 or -errno. DONE with -ENODATA: it ran, but its answer was lost with the
+                            gateway that had it (control plane). */
     uint32_t shard;    /* who ran it; SHERD_NO_SHARD: nobody */
     uint32_t retry_us; /* with -EAGAIN: when it may be worth while; 0: unknown */
     void *owned;       /* the library's */

@@ -153,7 +153,7 @@ void settle_line(struct talk *talk, int64_t now_ns)
         tickets->first_deadline_ns = first_ns;
 }
 
-void settle_behind(struct talk *talk, struct ticket *ticket)
+void settle_behind(struct talk *talk, struct ticket *ticket, uint32_t retry_us)
 {
     settle_with(talk, ticket,
         &(struct sherd_result){
@@ -161,7 +161,7 @@ void settle_behind(struct talk *talk, struct ticket *ticket)
             .end = SHERD_END_NOT_STARTED,
             .error = -EAGAIN,
             .shard = SHERD_NO_SHARD,
-            .retry_us = BEHIND_RETRY_US,
+            .retry_us = retry_us > 0 ? retry_us : BEHIND_RETRY_US,
         });
 }
 
@@ -173,7 +173,7 @@ void settle_refuse(struct talk *talk)
     while (ticket && talk->tickets.n_refuse > 0) {
         struct ticket *next = ticket->next;
         if (ticket->refuse && ticket->id <= last_id)
-            settle_behind(talk, ticket);
+            settle_behind(talk, ticket, 0);
         ticket = next;
     }
 }

@@ -35,8 +35,8 @@ void settle_after_hello(struct talk *talk, bool resumed, bool same_gateway);
 /* In line: those to be cancelled, and those whose deadline has passed. */
 void settle_line(struct talk *talk, int64_t now_ns);
 
-/* The gateway cannot take it now, and it does not wait. */
-void settle_behind(struct talk *talk, struct ticket *ticket);
+/* The gateway cannot take it now, and it does not wait. retry_us 0: nobody has said when it may. */
+void settle_behind(struct talk *talk, struct ticket *ticket, uint32_t retry_us);
 
 /* In line, those that do not wait there. */
 void settle_refuse(struct talk *talk);

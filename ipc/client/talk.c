@@ -271,7 +271,7 @@ static void on_refused(struct talk *talk, const Sherd__Wire__Refused *refused)
     if (!ticket || ticket->state != TICKET_SENT)
         return;
     if (refused->number == EAGAIN && ticket->refuse) {
-        settle_behind(talk, ticket);
+        settle_behind(talk, ticket, refused->retry_us);
     } else if (refused->number == EAGAIN) {
         ticket_back(&talk->tickets, ticket);
         talk->hold_ns = talk_now_ns() + HOLD_NS;
