@@ -29,6 +29,10 @@
  * Clients choose ids. Multiplied by a random number they can't be chosen to meet in one bucket.
  */
 #define EXPECT_DECAY 64u
+#define PACE_DECAY   16
+#define RETRY_ENDS   64
+#define RETRY_MIN_US 100u
+#define RETRY_MAX_US 100000u
 
 struct shard_round {
     struct line *turn; /* whose turn it is; NULL: empty */
@@ -198,6 +202,20 @@ static void fill_data(struct ended *ended, const void *data, size_t len)
     ended->len = ended->data ? sizeof(lost) - 1 : 0;
 }
 
+static void note_pace(struct requests *requests, int64_t now_ns)
+{
+    requests->end_every_ns +=
+        (now_ns - requests->last_end_ns - requests->end_every_ns) / PACE_DECAY;
+    requests->last_end_ns = now_ns;
+}
+
+uint32_t requests_retry_us(const struct requests *requests)
+{
+    int64_t us = requests->end_every_ns * RETRY_ENDS / 1000;
+
+    return us < RETRY_MIN_US ? RETRY_MIN_US : us > RETRY_MAX_US ? RETRY_MAX_US : (uint32_t)us;
+}
+
 /* The request is out of its line and of the mesh. */
 static void finish(struct request *request, const struct mesh_answer *answer)
 {
@@ -206,6 +224,7 @@ static void finish(struct request *request, const struct mesh_answer *answer)
     struct ended *ended = request->ended;
 
     fates_end(requests->config.fates, request->fate, answer);
+    note_pace(requests, (int64_t)fates_at(requests->config.fates, request->fate)->ended_ns);
     ended->id = request->id;
     ended->fate = request->fate;
     ended->kind = answer->end;
@@ -566,7 +585,7 @@ int requests_init(struct requests *requests, const struct requests_config *confi
     const struct segment *segment = config->segment;
     uint32_t n_shards = segment->geometry.n_shards;
 
-    *requests = (struct requests){.config = *config};
+    *requests = (struct requests){.config = *config, .last_end_ns = aio_clock_ns()};
     requests->rounds = calloc(requests_n_lines(segment), sizeof(struct shard_round));
     requests->expected_answer =
         calloc(registry_n_methods(config->registry) + 1, sizeof(*requests->expected_answer));

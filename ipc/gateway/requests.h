@@ -49,6 +49,8 @@ struct requests {
     uint64_t n;           /* not ended */
     uint64_t n_abandoned; /* of nobody, their calls not yet back */
     uint64_t args_bytes;
+    int64_t last_end_ns;
+    int64_t end_every_ns; /* from one end to the next, of late */
 };
 
 struct request_spec {
@@ -78,6 +80,10 @@ void requests_inherit(struct requests *requests, struct sessions *sessions, stru
  * what became of it is forgotten; -EAGAIN: a limit is reached, or there is no memory. Whatever it returns, spec->args may be gone. */
 int requests_submit(
     struct requests *requests, struct session *session, const struct request_spec *spec);
+
+/* When one that was refused with -EAGAIN may be worth while: in as many microseconds as some dozens
+ * of ends took of late. */
+uint32_t requests_retry_us(const struct requests *requests);
 
 /* Whether it was under way; its end follows. */
 bool requests_cancel(struct requests *requests, struct session *session, uint64_t id);

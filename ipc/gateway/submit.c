@@ -191,6 +191,8 @@ static void take_or_refuse(struct batch *batch, const Sherd__Wire__Submission *s
     }
     refusal->id = submission->id;
     refusal->number = (uint32_t)-r;
+    if (r == -EAGAIN)
+        refusal->retry_us = requests_retry_us(&batch->gateway->requests);
     batch->refused[batch->n_refused++] = refusal;
 }
 

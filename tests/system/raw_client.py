@@ -157,6 +157,7 @@ class RawClient:
         refused = {}
         for data in fields.get(2, []):
             refusal = parse(data)
+            self.retry_us = one(refusal, 4)
             refused[one(refusal, 1)] = (one(refusal, 2), one(refusal, 3, b"").decode())
         return one(fields, 1), refused
 
