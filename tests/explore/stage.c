@@ -36,7 +36,7 @@ static void make_fresh(const struct stage_plan *plan)
     geometry.n_coroutines = 0;
     geometry.n_portable = plan->n_portable;
     geometry.stack_bytes = STACK_BYTES;
-    geometry.n_clients = geometry.n_ledger = 0;
+    geometry.n_clients = geometry.n_ledger = geometry.n_fates = 0;
     geometry.heap_bytes = SEGMENT_PAGE;
     geometry.service_bytes = 0;
     memset(memory, 0, sizeof(memory));
