@@ -101,17 +101,20 @@ static void open_gateway(void)
     struct requests_config requests = {
         .ctx = gateway.ctx,
         .mesh = gateway_end.mesh,
+        .fates = &gateway.fates,
         .segment = &rig.seg,
         .registry = rig.registry,
         .ended = on_ended,
     };
     struct sessions_config sessions = {
         .ctx = gateway.ctx,
+        .fates = &gateway.fates,
         .n_lines = requests_n_lines(&rig.seg),
         .abandon = on_abandon,
         .room = on_room,
     };
 
+    assert(fates_open(&gateway.fates, &rig.seg) == 0);
     assert(requests_init(&gateway.requests, &requests) == 0);
     assert(sessions_init(&gateway.sessions, &sessions) == 0);
     arena_init(&gateway.arena, PROTOCOL_UNPACKED_MAX);
@@ -221,6 +224,7 @@ static void close_gateway(void)
     assert(n_exchanges == 0);
     assert(rig_balances(&rig));
     requests_deinit(&gateway.requests);
+    fates_close(&gateway.fates);
     arena_deinit(&gateway.arena);
     aio_context_set_current(NULL);
 }
