@@ -16,6 +16,7 @@
     X(status, "status", "show an instance's processes")                                       \
     X(queues, "queues", "show who queued how much for whom")                                  \
     X(services, "services", "show what services count, where they listen, what they keep")    \
+    X(clients, "clients", "show the local clients: who they are, their requests")             \
     X(co, "co", "show every coroutine, and what it waits for")                                \
     X(audit, "audit", "count again whether all that was submitted has ended or is under way") \
     X(postmortem, "postmortem", "show what the dead processes of an instance left")           \

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -97,6 +98,18 @@ def push(client, shard, position, method, flags=ARGS_INLINE, args=b""):
     client.bells[shard].send(b"\0", socket.MSG_DONTWAIT)
 
 
+def method(directory, name):
+    """Its number."""
+    with open(os.path.join(directory, "segment"), "rb") as file:
+        memory = file.read()
+    for n in range(256):
+        off, size = segment.place(memory, "control", 0, "methods", 0, n, "name")
+        if memory[off:off + size].split(b"\0")[0].decode() == name:
+            off, _ = segment.place(memory, "control", 0, "methods", 0, n, "number")
+            return struct.unpack_from("<I", memory, off)[0]
+    raise KeyError(name)
+
+
 class Attach(TestCase):
     def test_a_client_has_sealed_memory_of_zeros_that_no_other_has_had(self):
         instance = self.start("--shards", "2")
@@ -116,6 +129,25 @@ class Attach(TestCase):
         self.assertEqual(second.memory[:], bytes(second.total_bytes))
         first.close()
         self.assertEqual(self.client(instance, n_entries=9, data_bytes=5000).memory[:], bytes(second.total_bytes))
+        self.assertEqual(instance.stop(), 0)
+
+    def test_clients_are_listed_with_their_lanes(self):
+        instance = self.start("--shards", "2")
+        self.assertEqual(self.assertDone(instance.command("clients")).stdout, "no local client is attached\n")
+        client = self.client(instance, name=b"lister")
+        client.open(1)
+        push(client, 1, 0, method(self.directory(instance), "sys.ping"))
+
+        def listed():
+            (row,) = json.loads(self.assertDone(instance.command("clients", "--json")).stdout)["clients"]
+            return row if row["lanes"] and row["lanes"][0]["tail"] == 1 else None
+        row = harness.wait_until(listed, "the request to have ended")
+        self.assertEqual((row["client"], row["name"], row["state"], row["pid"], row["total_bytes"], row["opens"]),
+                         (client.client, "lister", "attached", os.getpid(), client.total_bytes, 1))
+        self.assertEqual([(lane["shard"], lane["requests"]) for lane in row["lanes"]], [(1, 1)])
+        text = self.assertDone(instance.command("clients")).stdout
+        self.assertIn("lister", text)
+        self.assertIn("attached", text)
         self.assertEqual(instance.stop(), 0)
 
     def test_an_idle_client_costs_two_fds_in_the_supervisor_and_one_more_for_each_shard(self):
@@ -363,22 +395,12 @@ class Deaths(TestCase):
 
 
 class CutOff(TestCase):
-    def method(self, instance, name):
-        with open(os.path.join(self.directory(instance), "segment"), "rb") as file:
-            memory = file.read()
-        for n in range(256):
-            off, size = segment.place(memory, "control", 0, "methods", 0, n, "name")
-            if memory[off:off + size].split(b"\0")[0].decode() == name:
-                off, _ = segment.place(memory, "control", 0, "methods", 0, n, "number")
-                return struct.unpack_from("<I", memory, off)[0]
-        raise KeyError(name)
-
     def test_an_entry_that_makes_no_sense_ends_its_client_with_the_reason(self):
         instance = self.start("--shards", "2")
         client, other = self.client(instance), self.client(instance)
         client.open(1)
         other.open(1)
-        push(client, 1, 0, self.method(instance, "sys.ping"), flags=0xff)
+        push(client, 1, 0, method(self.directory(instance), "sys.ping"), flags=0xff)
         self.assertIn("unknown flags", client.wait_for_the_end())
         instance.wait_for_log("as shard 1 asks")
         harness.wait_until(lambda: self.state(instance, client.client) == FREE, "its row to be free")
@@ -390,7 +412,7 @@ class CutOff(TestCase):
         instance = self.start("--shards", "1", "--enable-test-methods")
         client = self.client(instance)
         client.open(0)
-        crash = self.method(instance, "sys.crash_again")
+        crash = method(self.directory(instance), "sys.crash_again")
         push(client, 0, 0, crash, args=b"segv")
         self.assertIn("three crashes", client.wait_for_the_end())
         self.assertEqual(instance.wait_for_shard(0, incarnation=4)["crashes"], 3)

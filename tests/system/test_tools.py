@@ -16,7 +16,7 @@ from harness import sherd
 
 TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MAN = os.path.join(TREE, "docs", "man")
-COMMANDS = ("run", "status", "queues", "services", "co", "audit", "postmortem", "dead-letters", "submit", "bench", "stop")
+COMMANDS = ("run", "status", "queues", "services", "clients", "co", "audit", "postmortem", "dead-letters", "submit", "bench", "stop")
 ROOTS = ("--root", "/usr", "--root", "/etc")
 
 
@@ -63,7 +63,7 @@ class Help(unittest.TestCase):
 
     def test_wrong_usage_is_one_line_and_exit_status_2(self):
         for arguments, text in (
-                (("nonsense",), "no such command: nonsense; there are: run status queues services co audit postmortem dead-letters submit bench drain restart stop"),
+                (("nonsense",), "no such command: nonsense; there are: run status queues services clients co audit postmortem dead-letters submit bench drain restart stop"),
                 ((), "--help"),
                 (("status", "--nonsense"), "no such option: --nonsense"),
                 (("status", "--wait", "soon"), "expected a number of seconds"),
