@@ -11,7 +11,8 @@
  * Concurrency: one request at a time on a connection; answers come in order.
  * Lifetime:    the connection is the client: its end is the client's end. The supervisor keeps its
  *              other end, so a gateway's death does not end it: an answer that does not come after
- *              a gateway's death is asked for again with the same message (`serial`).
+ *              a gateway's death is asked for again with the same message (`serial`); where two come
+ *              the later one counts.
  * Not here:    the memory (proto/data_plane.h)
  *
  * All numbers are little-endian; every message has a fixed size and begins with struct attach_head.
@@ -78,8 +79,10 @@ struct attach_opened {
 
 struct attach_refused {
     struct attach_head head;
-    int32_t error; /* -errno: EAGAIN with retry_ms; EMFILE, ENOMEM: what is for all clients is used
-                      up; EPERM: this user may not; EPROTONOSUPPORT */
+    int32_t error; /* -errno: EAGAIN with retry_ms: requests of this user crashed shards; EMFILE,
+                      ENOMEM: what is for all clients is used up; EDQUOT: this user's share of it;
+                      ESHUTDOWN: draining; EINVAL, EPROTONOSUPPORT: a hello; ENODEV: an open; EPROTO
+                      with serial 0: it is cut off */
     uint32_t retry_ms;
     char text[ATTACH_TEXT]; /* for people, with its NUL: what failed, on what, why, what to do */
 };
