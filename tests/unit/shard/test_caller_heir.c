@@ -45,9 +45,11 @@ static int coroutine_fn run_nap(struct service_call *call)
     const void *args = service_args(call, &len);
 
     atomic_fetch_add(&board->words[WORD_RUNS], 1);
-    while (!atomic_load(&board->words[WORD_WAKE]))
-        if (service_sleep_ns(call, 500000) < 0)
-            return -ECANCELED;
+    while (!atomic_load(&board->words[WORD_WAKE])) {
+        int r = service_sleep_ns(call, 500000);
+        if (r < 0)
+            return r;
+    }
     return service_reply(call, args, len);
 }
 
@@ -248,7 +250,8 @@ static void answers_that_a_dead_caller_had_not_read_are_the_heir_s(void **state)
     end(&rig);
 }
 
-/* Small arguments stand in the slot; others are gone with the copy that the dead caller had. */
+/* Small arguments stand in the slot; others are gone with the copy that the dead caller had, unless it
+ * died before it heard that the callee has one of its own. */
 static void with_the_callee_dead_too_what_can_be_run_again_is(void **state)
 {
     struct rig rig;
@@ -264,8 +267,9 @@ static void with_the_callee_dead_too_what_can_be_run_again_is(void **state)
     assert_int_equal(end_of(&rig, 0), CALL_END_IN_DOUBT);
     assert_int_equal(end_of(&rig, 1), CALL_END_DONE);
     assert_int_equal(end_of(&rig, 2), CALL_END_IN_DOUBT);
-    assert_int_equal(end_of(&rig, 3), CALL_END_IN_DOUBT);
-    assert_int_equal(atomic_load(&rig.board->words[WORD_RUNS]), N_CALLS + 1);
+    bool has_args = end_of(&rig, 3) == CALL_END_DONE;
+    assert_true(has_args || end_of(&rig, 3) == CALL_END_IN_DOUBT);
+    assert_int_equal(atomic_load(&rig.board->words[WORD_RUNS]), N_CALLS + 1 + has_args);
     end(&rig);
 }
 
