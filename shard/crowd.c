@@ -16,6 +16,13 @@
 #define EVENTS   64
 #define IN_A_ROW 16u /* receives that need not wait, before others have a turn */
 
+/* Events that were fetched; those before `at` were looked at. */
+struct crowd_batch {
+    struct epoll_event events[EVENTS];
+    int n, at;
+    struct crowd_batch *outer; /* whose turn this one interrupts; or NULL */
+};
+
 static void on_event(struct crowd_member *member, uint32_t events)
 {
     Coroutine *co = member->reader;
@@ -31,11 +38,18 @@ static void on_event(struct crowd_member *member, uint32_t events)
 static void on_events(void *opaque)
 {
     struct crowd *crowd = opaque;
-    struct epoll_event events[EVENTS];
-    int n = epoll_wait(crowd->fd, events, EVENTS, 0);
+    struct crowd_batch batch;
 
-    for (int i = 0; i < n; i++)
-        on_event(events[i].data.ptr, events[i].events);
+    batch.n = epoll_wait(crowd->fd, batch.events, EVENTS, 0);
+    batch.at = 0;
+    batch.outer = crowd->batch;
+    crowd->batch = &batch;
+    while (batch.at < batch.n) {
+        const struct epoll_event *event = &batch.events[batch.at++];
+        if (event->data.ptr)
+            on_event(event->data.ptr, event->events);
+    }
+    crowd->batch = batch.outer;
 }
 
 int crowd_open(struct crowd *crowd, AioContext *ctx)
@@ -73,6 +87,10 @@ int crowd_add(struct crowd *crowd, struct crowd_member *member, int fd)
 void crowd_remove(struct crowd *crowd, struct crowd_member *member)
 {
     epoll_ctl(crowd->fd, EPOLL_CTL_DEL, member->fd, NULL);
+    for (struct crowd_batch *batch = crowd->batch; batch; batch = batch->outer)
+        for (int i = batch->at; i < batch->n; i++)
+            if (batch->events[i].data.ptr == member)
+                batch->events[i].data.ptr = NULL;
 }
 
 /* ---- receiving ---- */

@@ -21,7 +21,8 @@
 
 struct crowd {
     AioContext *ctx;
-    int fd; /* of epoll; -1: closed */
+    int fd;                    /* of epoll; -1: closed */
+    struct crowd_batch *batch; /* events that are looked at just now; or NULL */
 };
 
 struct crowd_member {
@@ -39,6 +40,8 @@ void crowd_close(struct crowd *crowd);
 
 /* fd is a stream, and does not block. 0 or -errno. */
 int crowd_add(struct crowd *crowd, struct crowd_member *member, int fd);
+
+/* Nothing is written to the member afterwards; also while others are told of what came for them. */
 void crowd_remove(struct crowd *crowd, struct crowd_member *member);
 
 /* As recv(): some bytes, 0 at the end, -errno; -ECANCELED and -ETIMEDOUT by the coroutine's scopes,

@@ -191,11 +191,52 @@ static void one_that_never_runs_dry_does_not_keep_others_from_their_turn(void **
     end(&rig);
 }
 
+struct kick {
+    struct rig *rig;
+    struct reader *by, *whom;
+    bool is_over;
+};
+
+static void coroutine_fn read_and_kick(void *opaque)
+{
+    struct kick *kick = opaque;
+    char buf[8];
+
+    assert_int_equal(crowd_recv(&kick->by->member, buf, sizeof buf), 4);
+    crowd_remove(&kick->rig->crowd, &kick->whom->member);
+    memset(&kick->whom->member, 0, sizeof kick->whom->member); /* it is somebody else's now */
+    kick->is_over = true;
+}
+
+/* The events of both are fetched together: what was told of the second is not for its memory any
+ * more. */
+static void one_that_another_ends_in_the_same_turn_is_not_touched_again(void **state)
+{
+    static const struct crowd_member nobody;
+    struct rig rig;
+    struct kick kick = {.rig = &rig, .by = &rig.readers[0], .whom = &rig.readers[1]};
+
+    begin(&rig, *state);
+    coroutine_enter(coroutine_create(read_and_kick, &kick));
+    put(kick.by, "kick");
+    put(kick.whom, "word");
+    put(&rig.readers[2], "behind");
+    poll_until(&rig, &kick.is_over);
+    assert_memory_equal(&kick.whom->member, &nobody, sizeof nobody);
+    start(&rig.readers[2]);
+    poll_until_got(&rig, &rig.readers[2], 6);
+    hang_up(&rig.readers[2]);
+    poll_until(&rig, &rig.readers[2].is_over);
+    assert_int_equal(crowd_add(&rig.crowd, &kick.whom->member, kick.whom->fd), 0);
+    end(&rig);
+}
+
 static const struct CMUnitTest cases[] = {
     LOOP_CASE(each_gets_what_comes_before_and_while_it_waits_and_then_the_end),
     LOOP_CASE(an_end_that_comes_with_the_last_bytes_is_not_missed),
     LOOP_CASE(one_that_waits_is_cancelled_and_may_wait_again),
     LOOP_CASE(one_that_never_runs_dry_does_not_keep_others_from_their_turn),
+    LOOP_CASE(one_that_another_ends_in_the_same_turn_is_not_touched_again),
 };
 
 int main(void)
