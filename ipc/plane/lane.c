@@ -117,13 +117,17 @@ void lane_ring(struct lane *lane)
 
 /* ---- ends ---- */
 
+/* A cancel may end requests, this one and others, and free those that have ended before: after that
+ * the walk begins anew, over those that know already. */
 static void cancel_all(struct lane *lane)
 {
     struct plane *plane = lane->plane;
+    uint32_t n = lane->first;
 
-    for (uint32_t n = lane->first, next; n != NO_REQUEST; n = next) {
-        next = plane->requests[n].next;
+    while (n != NO_REQUEST) {
+        uint32_t n_before = lane->n_in_flight;
         ledger_cancel(plane, &plane->requests[n]);
+        n = lane->n_in_flight == n_before ? plane->requests[n].next : lane->first;
     }
 }
 

@@ -254,7 +254,10 @@ void ledger_end(struct plane *plane, struct request *request, const struct outco
 {
     struct ledger_slot *slot = slot_of(plane, request);
     struct plane_completion *completion = completion_of(slot);
+    uint32_t n_inline = outcome->len <= PLANE_INLINE_ANSWER ? outcome->len : 0;
 
+    /* Behind the answer stands that of the slot's last client, who may be another. */
+    memset(completion->inline_answer + n_inline, 0, PLANE_INLINE_ANSWER - n_inline);
     completion->id = entry_of(slot)->id;
     completion->len = outcome->len;
     completion->error = outcome->error;

@@ -15,7 +15,9 @@
 #include "runtime/atomic.h"
 #include "tests/unit/plane/plane_rig.h"
 
-enum { ECHO, NAP, SPIN, N_METHODS };
+enum { ECHO, NAP, SPIN, SHORT, N_METHODS };
+
+static int64_t short_until_ns;
 
 static int coroutine_fn run_echo(struct service_call *call)
 {
@@ -40,10 +42,16 @@ static int coroutine_fn run_spin(struct service_call *call)
     return 0;
 }
 
+static int coroutine_fn run_short(struct service_call *call)
+{
+    return service_sleep_ns(call, short_until_ns - aio_clock_ns());
+}
+
 static const struct service_method methods[] = {
     [ECHO] = {"echo", run_echo, SERVICE_IDEMPOTENT, ""},
     [NAP] = {"nap", run_nap, 0, ""},
     [SPIN] = {"spin", run_spin, 0, ""},
+    [SHORT] = {"short", run_short, 0, ""},
 };
 static const struct service service = {
     .abi = SERVICE_ABI, .name = "test", .help = "", .methods = methods, .n_methods = N_METHODS};
@@ -77,6 +85,34 @@ static int tear_down(void **state)
 static struct client_lane *row_of(struct plane_bench *b, const struct client *client)
 {
     return segment_client_lane(&b->rig.seg, 0, client->grant.client);
+}
+
+/* ---- what is another's ---- */
+
+static void no_byte_of_an_answer_reaches_the_next_client(void **state)
+{
+    static const uint8_t zeros[PLANE_INLINE_ANSWER];
+    struct plane_bench *b = *state;
+    struct plane_submission *entry = client_next(&b->client);
+    struct plane_completion c;
+    struct client other;
+
+    memset(client_data(&b->client, 0), 's', PLANE_INLINE_ANSWER);
+    entry->method = ECHO;
+    entry->args_len = PLANE_INLINE_ANSWER;
+    client_push(&b->client);
+    c = plane_bench_await(b, &b->client);
+    assert_int_equal(c.len, PLANE_INLINE_ANSWER);
+    assert_memory_equal(c.inline_answer, client_data(&b->client, 0), PLANE_INLINE_ANSWER);
+    client_make(&other, &b->rig, 0, 50, 16, 4096);
+    assert_int_equal(client_open(&other, b->plane), 0);
+    client_call(&other, ECHO); /* in the slot that was given back last */
+    c = plane_bench_await(b, &other);
+    assert_int_equal(c.len, 0);
+    assert_memory_equal(c.inline_answer, zeros, sizeof(zeros));
+    plane_drop(b->plane, 50, 1);
+    plane_bench_turn(b, 2);
+    client_free(&other);
 }
 
 /* ---- what makes no sense ---- */
@@ -504,11 +540,54 @@ static void a_full_ring_of_one_does_not_keep_others_waiting(void **state)
     client_free(&greedy);
 }
 
+/* ---- ends ---- */
+
+struct dropping {
+    struct plane_bench *b;
+    struct client client;
+};
+
+static void drop(void *opaque)
+{
+    struct dropping *d = opaque;
+
+    plane_drop(d->b->plane, d->client.grant.client, d->client.grant.generation);
+}
+
+/* What ended by itself in the same turn is written, and free, in the midst of the cancelling. */
+static void all_that_a_dead_client_had_under_way_is_cancelled(void **state)
+{
+    struct dropping d = {.b = *state};
+    int64_t until_ns;
+    AioTimer timer;
+
+    client_make(&d.client, &d.b->rig, 0, 50, 64, 4096);
+    assert_int_equal(client_open(&d.client, d.b->plane), 0);
+    for (int i = 0; i < 20; i++)
+        client_call(&d.client, NAP);
+    short_until_ns = aio_clock_ns() + 20000000;
+    client_call(&d.client, SHORT);
+    for (int i = 0; i < 7; i++)
+        client_call(&d.client, NAP);
+    plane_bench_turn(d.b, 5);
+    aio_timer_init(d.b->end.ctx, &timer, drop, &d);
+    timer_mod_ns(&timer, short_until_ns + 200000);
+    while (aio_clock_ns() < short_until_ns + 1000000)
+        ; /* both are due in one turn */
+    until_ns = aio_clock_ns() + INT64_C(20) * 1000000000;
+    do {
+        plane_bench_turn(d.b, 1);
+        assert_true(aio_clock_ns() < until_ns);
+    } while (row_of(d.b, &d.client)->state != CLIENT_LANE_NONE);
+    client_free(&d.client);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        CASE(no_byte_of_an_answer_reaches_the_next_client),
         CASE(who_breaks_the_protocol_is_cut_off_with_a_reason_and_harms_nobody),
         CASE(arguments_of_no_bytes_may_lie_anywhere),
         CASE(more_in_flight_than_the_ring_has_entries_is_a_breach),
@@ -526,6 +605,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(
             many_refusals_at_once_need_no_more_than_the_slot_that_is_kept, set_up_small, tear_down),
         CASE(a_full_ring_of_one_does_not_keep_others_waiting),
+        CASE(all_that_a_dead_client_had_under_way_is_cancelled),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
