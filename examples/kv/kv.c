@@ -50,8 +50,6 @@ static bool put(struct kv *kv, const struct step *step, const void *value, size_
 
 static bool set(struct kv *kv, const struct step *step, struct resp_out *out)
 {
-    if (step->n > 3)
-        return resp_text(out, "-ERR syntax error: SET takes no options here\r\n");
     return resp_text(out, put(kv, step, step->value.data, step->value.len)
                               ? "+OK\r\n"
                               : "-ERR key and value are too large for kv.memory\r\n");
@@ -107,12 +105,11 @@ struct key key_of(const struct resp_arg *arg)
 struct step step_of(const struct service_call *call, const struct resp_command *c)
 {
     struct step step = {
-        .command = find_command(c), .n = c->n, .shard = service_shard(call), .bytes = c->bytes};
-    if (step.command && step.n >= step.command->n_least) {
+        .command = find_command(c), .shard = service_shard(call), .bytes = c->bytes};
+    if (step.command && c->n == step.command->n_words) {
         step.key = key_of(&c->args[1]);
         step.value = c->n > 2 ? c->args[2] : step.value;
-        if (step.n == 2 || !step.command->many)
-            step.shard = service_shard_of_hash(call, step.key.hash);
+        step.shard = service_shard_of_hash(call, step.key.hash);
     }
     return step;
 }

@@ -33,9 +33,8 @@ struct key {
 /* A command as it runs; what it points to is in what was parsed. */
 struct step {
     const struct command *command; /* NULL: it is about no key */
-    struct key key;
+    struct key key; /* without data: it is not simply about one, or has the wrong number of words */
     struct resp_arg value;
-    uint32_t n;     /* words */
     uint32_t shard; /* whose it is */
     size_t at, bytes;
 };
@@ -46,12 +45,12 @@ typedef bool command_fn(struct kv *kv, const struct step *step, struct resp_out 
 struct command {
     const char *name;
     command_fn *run;
-    uint32_t n_least; /* words, its own included */
-    bool many;        /* keys; the answer is the sum of what each gives */
+    uint32_t n_words; /* its own included */
+    bool many;        /* keys, one or more; the answer is the sum of what each gives */
     bool once;        /* not to be run again where its shard died meanwhile */
 };
 
-/* What there is to do; one that is about many keys, or lacks words, is this shard's. */
+/* What there is to do; what has no key is this shard's, and nobody runs it as it is. */
 struct step step_of(const struct service_call *call, const struct resp_command *c);
 struct key key_of(const struct resp_arg *arg);
 

@@ -45,7 +45,7 @@ static bool coroutine_fn answer_many(
     int64_t sum = 0;
     bool ok = true, failed = false;
     for (uint32_t i = 1; ok && !failed && i < c->n; i++) {
-        struct step one = {.command = command, .key = key_of(&c->args[i]), .n = 2};
+        struct step one = {.command = command, .key = key_of(&c->args[i])};
         uint32_t shard = service_shard_of_hash(s->call, one.key.hash);
         text.len = 0;
         if (shard == service_shard(s->call))
@@ -61,6 +61,8 @@ static bool coroutine_fn answer_many(
     resp_out_deinit(&text);
     return ok && (failed || resp_integer(&s->out, sum));
 }
+
+static const char info[] = "# Server\r\nredis_mode:standalone\r\nserver_name:sherd-kv\r\n";
 
 /* Those about no key, as far as redis-cli and redis-benchmark ask for them. */
 static bool answer_keyless(struct session *s, const struct resp_command *c)
@@ -80,7 +82,7 @@ static bool answer_keyless(struct session *s, const struct resp_command *c)
     if (resp_is(word, "HELLO"))
         return resp_text(out, "-NOPROTO unsupported protocol version\r\n");
     if (resp_is(word, "INFO"))
-        return resp_bulk(out, "# Server\r\nredis_mode:standalone\r\nserver_name:sherd-kv\r\n", 56);
+        return resp_bulk(out, info, strlen(info));
     if (resp_is(word, "CLIENT") || resp_is(word, "SELECT"))
         return resp_text(out, "+OK\r\n");
     s->ends = resp_is(word, "QUIT");
@@ -96,15 +98,15 @@ static bool coroutine_fn answer_other(struct session *s, const struct step *step
         return true;
     if (!step->command)
         return answer_keyless(s, &c);
-    if (c.n < step->command->n_least || !step->command->many)
-        return resp_text(&s->out, "-ERR wrong number of arguments\r\n");
+    if (c.n < step->command->n_words || !step->command->many)
+        return resp_text(
+            &s->out, "-ERR wrong number of arguments, and no options are taken here\r\n");
     return answer_many(s, step->command, &c);
 }
 
 static bool coroutine_fn answer(struct session *s, const struct step *step)
 {
-    if (!step->command || step->n < step->command->n_least ||
-        (step->n > 2 && step->command->n_least == 2))
+    if (!step->key.data)
         return answer_other(s, step);
     if (step->shard == service_shard(s->call))
         return step->command->run(s->kv, step, &s->out);

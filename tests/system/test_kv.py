@@ -131,6 +131,35 @@ class Commands(KvCase):
         self.assertTrue(self.count(instance, "remote"))
         self.assertEqual(instance.stop(), 0)
 
+    def test_what_is_refused_runs_nowhere_and_takes_nobodys_answer(self):
+        instance = self.begin(shards=3)
+        connection = self.connect(instance)
+        for n in range(12):
+            self.assertEqual(connection.ask("SET", f"k{n}", f"v{n}"), "+OK")
+            self.assertEqual(connection.ask("SET", f"n{n}", 1), "+OK")
+        words, wanted = [], []
+        for n in range(12):
+            for refused in (("GET", f"k{n}", "extra"), ("INCR", f"n{n}", "extra"), ("SET", f"k{n}", "x", "NX"),
+                            ("SET", f"k{n}"), ("GET",), ("DEL",)):
+                for asked in range(12):
+                    words += [refused, ("GET", f"k{asked}")]
+                    wanted += [None, b"v%d" % asked]
+        connection.socket.sendall(b"".join(request(*command) for command in words))
+        for command, answer in zip(words, wanted):
+            reply = connection.reply()
+            if answer is None:
+                self.assertIn("-ERR wrong number of arguments", reply, command)
+            else:
+                self.assertEqual(reply, answer, command)
+        self.assertEqual([connection.ask("GET", f"n{n}") for n in range(12)], [b"1"] * 12)
+        self.assertEqual(instance.stop(), 0)
+
+    def test_info_is_text(self):
+        instance = self.begin()
+        info = self.connect(instance).ask("INFO")
+        self.assertTrue(info.endswith(b"sherd-kv\r\n"), info)
+        self.assertEqual(instance.stop(), 0)
+
     def test_values_of_any_bytes_and_up_to_the_limit_come_back(self):
         instance = self.begin("memory=64M", shards=2)
         connection = self.connect(instance)
