@@ -512,7 +512,8 @@ enum client_lane_state {
     X(OVERRUN, "more requests in flight than its ring has entries") \
     X(POISON, "its requests were on the CPU in three crashes")      \
     X(MESSAGE, "a message that is none of the handshake's")         \
-    X(MEMORY, "a shard could not use its memory or its doorbell")
+    X(MEMORY, "a shard could not use its memory or its doorbell")   \
+    X(SHARD, "a shard that it used is given up")
 
 enum cut_reason {
 #define X(name, text) CUT_##name,

@@ -36,6 +36,7 @@ struct plane {
     uint32_t *open; /* the shards whose lanes are open, n_open of them */
     uint32_t n_open;
     uint32_t home;             /* where a request goes that belongs nowhere */
+    uint32_t n_homes;          /* that have been tried since the welcome */
     uint32_t phase;            /* enum plane_phase */
     size_t n_line;             /* requests in lanes' lines */
     size_t n_cancel_waits;     /* cancellations that wait for room in a ring */

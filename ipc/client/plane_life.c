@@ -319,6 +319,7 @@ static void on_welcome(struct plane *plane, const struct attach_answer *answer)
     plane->base.n_shards = layout.n_shards;
     plane->client_number = welcome->client;
     plane->home = welcome->client % layout.n_shards;
+    plane->n_homes = 0;
     plane->phase = PLANE_METHODS;
     ask_table(plane, TABLE_BYTES);
 }
@@ -356,6 +357,20 @@ static void give_lane_up(struct plane *plane, uint32_t shard, int error)
     }
 }
 
+/* One that is given up is no home. */
+static bool try_next_home(struct plane *plane, int error)
+{
+    if (plane->phase != PLANE_METHODS || error == -EAGAIN ||
+        plane->n_homes + 1 >= plane->layout.n_shards)
+        return false;
+    drop_table(plane);
+    give_lane_up(plane, plane->home, error);
+    plane->n_homes++;
+    plane->home = (plane->home + 1) % plane->layout.n_shards;
+    ask_table(plane, TABLE_BYTES);
+    return true;
+}
+
 static void on_refused(struct plane *plane, const struct attach_refused *refused, int64_t now_ns)
 {
     bool is_later = refused->error == -EAGAIN;
@@ -366,6 +381,8 @@ static void on_refused(struct plane *plane, const struct attach_refused *refused
         attach_close(&plane->attach);
         plane->phase = PLANE_APART;
         plane->retry_ns = later_ns;
+    } else if (try_next_home(plane, refused->error)) {
+        return;
     } else if (plane->phase == PLANE_HELLO || plane->phase == PLANE_METHODS) {
         fail(plane, refused->error, refused->text);
     } else if (is_later) {

@@ -11,7 +11,7 @@
  * Orderings     first               then            ordered by               if broken
  *   CUT     lane's state, reason    clients_cut     shard's store release,   a cut that nobody carries
  *                                                   acquire here             out
- *   UP: see shard/member.c; ROW: see clients.c
+ *   UP: see shard/member.c; ROW, FAILED: see clients.c
  */
 #include <assert.h>
 #include <errno.h>
@@ -216,6 +216,12 @@ void attach_welcome_link(struct attach_link *link, uint32_t client, int memory_f
 
 /* ---- what shards ask for ---- */
 
+/* A cut of itself is a fault; one for a shard's sake is none of the client's. */
+static int error_of(uint32_t reason)
+{
+    return reason == CUT_SHARD ? -EHOSTDOWN : -EPROTO;
+}
+
 static void cut_off(struct attach_link *link, uint32_t shard, uint32_t reason)
 {
     const struct attach *attach = link->attach;
@@ -224,9 +230,9 @@ static void cut_off(struct attach_link *link, uint32_t shard, uint32_t reason)
     if (link->over)
         return;
     log_line(attach->config.log, LOG_LEVEL_WARNING,
-        "client %u (%s, pid %d, user %u) is cut off, as shard %u asks: %s", link->client, row->name,
+        "client %u (%s, pid %d, user %u) is cut off, for shard %u: %s", link->client, row->name,
         row->pid, row->uid, shard, cut_reason_text(reason));
-    attach_refuse(link->fd, 0, -EPROTO, 0, "cut off: %s", cut_reason_text(reason));
+    attach_refuse(link->fd, 0, error_of(reason), 0, "cut off: %s", cut_reason_text(reason));
     attach_end(link, reason < N_CUT_REASONS ? (enum cut_reason)reason : CUT_MESSAGE, shard);
 }
 
@@ -250,11 +256,32 @@ static void look_at_shard(struct attach *attach, uint32_t shard)
             look_at_lane(attach, shard, client);
 }
 
+/* Nobody takes from its rings any more, nor ends what it took: who has opened it learns that by the
+ * end of its connection, and attaches anew. */
+static void look_who_is_given_up(struct attach *attach, uint32_t shard)
+{
+    const struct segment *seg = attach->config.segment;
+    uint64_t bit = UINT64_C(1) << shard % 64, *word = &attach->given_up[shard / 64];
+    uint32_t state = atomic_load_acquire(&segment_control(seg, shard)->state); /* FAILED */
+
+    if (state != PEER_FAILED) {
+        *word &= ~bit;
+        return;
+    }
+    if (*word & bit)
+        return;
+    *word |= bit;
+    for (uint32_t client = 0; client < seg->geometry.n_clients; client++)
+        if (attach->links[client] && segment_client(seg, client)->opened[shard / 64] & bit)
+            cut_off(attach->links[client], shard, CUT_SHARD);
+}
+
 void attach_turn(struct attach *attach)
 {
     const struct segment *seg = attach->config.segment;
 
     for (uint32_t shard = 0; shard < seg->geometry.n_shards; shard++) {
+        look_who_is_given_up(attach, shard);
         const struct part_head *part = segment_part(seg, shard);
         uint64_t cuts = atomic_load_acquire(&part->clients_cut);        /* CUT */
         uint32_t incarnation = atomic_load_acquire(&part->incarnation); /* UP */

@@ -44,6 +44,7 @@ struct attach {
     int64_t next_complaint_ns;
     uint64_t *seen_cuts;        /* by shard: part_head.clients_cut, as of the last look */
     uint32_t *seen_incarnation; /* by shard */
+    uint64_t given_up[SEGMENT_BITMAP_WORDS]; /* shards whose clients have been told so */
     AioTimer stranger_timer, deaf_timer, reap_timer;
     int64_t reap_ns; /* until the next look */
 };

@@ -266,6 +266,9 @@ static int coroutine_fn serve_open(struct attach_link *link, const struct attach
     if (open->shard >= seg->geometry.n_shards)
         return attach_refuse(link->fd, serial, -ENODEV, 0, "shard %u: there are %u", open->shard,
             seg->geometry.n_shards);
+    if (atomic_load_acquire(&segment_control(seg, open->shard)->state) == PEER_FAILED) /* FAILED */
+        return attach_refuse(link->fd, serial, -EHOSTDOWN, 0,
+            "shard %u is given up: an operator may start it again (sherd restart)", open->shard);
     r = make_bell(ends);
     if (r < 0)
         return attach_refuse(
