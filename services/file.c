@@ -469,10 +469,11 @@ static int coroutine_fn open_co(struct job *job)
     reply.size = (uint64_t)job->st.st_size;
     int evicted;
     r = open_files_add(job->state->open, job->fd, is_writable, is_direct, &reply.handle, &evicted);
-    if (r < 0) {
+    if (r == -EMFILE)
         return service_fail(job->call, r, "%s: %s: %u files are open and in use", job->method,
             job->path, OPEN_FILES);
-    }
+    if (r < 0)
+        return job_fail_io(job, r, "no handle can be made");
     job->fd = evicted; /* closed where this job lets go */
     return job_reply_co(job, &reply.base);
 }

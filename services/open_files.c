@@ -3,14 +3,12 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/random.h>
 #include <unistd.h>
 
-#include "runtime/timer.h"
-
 /*
- * A handle is a place, of 8 bits, and a number that no other handle of this shard has; its upper
- * half is the time at which the table was made, so that none of a shard that died is taken for one
- * of its replacement's.
+ * A handle is a place, of 8 bits, and 56 bits at random: nobody comes upon another's, and none of a
+ * shard that died is taken for one of its replacement's.
  */
 
 #define PLACE_BITS 8
@@ -18,7 +16,6 @@
 _Static_assert(OPEN_FILES == 1u << PLACE_BITS, "a place fits its bits");
 
 struct open_files {
-    uint64_t next; /* handle, but for its place */
     uint64_t n_uses;
     struct open_file files[OPEN_FILES];
 };
@@ -29,7 +26,6 @@ struct open_files *open_files_new(void)
 
     if (!files)
         return NULL;
-    files->next = (uint64_t)aio_clock_ns() << 32 | 1u << PLACE_BITS;
     for (uint32_t i = 0; i < OPEN_FILES; i++)
         files->files[i].fd = -1;
     return files;
@@ -60,21 +56,36 @@ static struct open_file *find_place(struct open_files *files)
     return found;
 }
 
+/* -errno: there is no randomness to be had. */
+static int make_handle(uint32_t place, uint64_t *ret_handle)
+{
+    uint64_t random;
+
+    if (getrandom(&random, sizeof(random), 0) != sizeof(random))
+        return -errno;
+    *ret_handle = random << PLACE_BITS | place;
+    return 0;
+}
+
 int open_files_add(struct open_files *files, int fd, bool is_writable, bool is_direct,
     uint64_t *ret_handle, int *ret_evicted)
 {
     struct open_file *file = find_place(files);
+    uint64_t handle = 0;
+    int r;
 
     if (!file)
         return -EMFILE;
+    r = make_handle((uint32_t)(file - files->files), &handle);
+    if (r < 0)
+        return r;
     *ret_evicted = file->fd;
-    *file = (struct open_file){.handle = files->next | (uint64_t)(file - files->files),
+    *file = (struct open_file){.handle = handle,
         .used = ++files->n_uses,
         .fd = fd,
         .is_writable = is_writable,
         .is_direct = is_direct};
-    files->next += 1u << PLACE_BITS;
-    *ret_handle = file->handle;
+    *ret_handle = handle;
     return 0;
 }
 

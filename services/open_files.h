@@ -32,8 +32,8 @@ struct open_files;
 struct open_files *open_files_new(void); /* NULL: no memory */
 void open_files_free(struct open_files *files);
 
-/* Takes over fd. *ret_evicted is the fd to be closed instead, or -1. 0, or -EMFILE: all are in use,
- * and fd is the caller's still. */
+/* Takes over fd. *ret_evicted is the fd to be closed instead, or -1. 0; -EMFILE: all are in use;
+ * -errno: no handle can be made. Where it fails fd is the caller's still. */
 int open_files_add(struct open_files *files, int fd, bool is_writable, bool is_direct,
     uint64_t *ret_handle, int *ret_evicted);
 

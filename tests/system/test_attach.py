@@ -402,7 +402,7 @@ class CutOff(TestCase):
         other.open(1)
         push(client, 1, 0, method(self.directory(instance), "sys.ping"), flags=0xff)
         self.assertIn("unknown flags", client.wait_for_the_end())
-        instance.wait_for_log("as shard 1 asks")
+        instance.wait_for_log("for shard 1: ")
         harness.wait_until(lambda: self.state(instance, client.client) == FREE, "its row to be free")
         self.assertEqual(self.state(instance, other.client), ATTACHED)
         self.assertEqual(instance.stop(), 0)
