@@ -169,6 +169,7 @@ static void fill_slot(struct mesh *mesh, const struct mesh_call *call, struct ca
     shared->depth = call->depth;
     shared->path = call->path;
     shared->origin = call->origin;
+    shared->origin_at = call->origin_at;
     shared->flags = call->callee->flags & SERVICE_IDEMPOTENT ? CALL_IDEMPOTENT : 0;
     if (!out->args.off && call->args_len)
         memcpy(shared->inline_args, call->args, call->args_len);

@@ -54,7 +54,8 @@ static struct mesh_asked what_was_asked(const struct mesh *mesh, uint32_t peer, 
         .depth = shared->depth,
         .path = shared->path,
         .lane = segment_slot_lane(link->n_out, slot),
-        .origin = shared->origin};
+        .origin = shared->origin,
+        .origin_at = shared->origin_at};
 }
 
 /* Written by a dead process that may have run wild. */
@@ -81,6 +82,7 @@ static bool adopt(struct mesh *mesh, uint32_t peer, uint32_t slot)
     call->path = asked.path;
     call->lane = asked.lane;
     call->origin = asked.origin;
+    call->origin_at = asked.origin_at;
     call->slot = slot;
     call->mesh = mesh;
     call->callee = mesh_method(mesh, asked.method, NULL);

@@ -115,6 +115,7 @@ struct args_buffer {
     X(uint32_t, path, "0, or as in struct call_slot: who serves the calls around this one") \
     X(uint32_t, lane, "enum mesh_lane; LANE_URGENT: not stuck behind bulk work")            \
     X(uint64_t, origin, "0, or origin_word() of the client's request that it is")           \
+    X(uint32_t, origin_at, "where the caller has that request: an index, for its heir")     \
     X(mesh_done_fn *, done, "")                                                             \
     X(mesh_note_fn *, note, "NULL, or see above")                                           \
     X(mesh_ready_fn *, ready, "NULL, or see above")

@@ -44,7 +44,7 @@
 
 #define SEGMENT_MAGIC        "SHERDSEG"
 #define SEGMENT_FORMAT       1u /* other formats of the description cannot be read at all */
-#define SEGMENT_ABI          20u
+#define SEGMENT_ABI          21u
 #define SEGMENT_PAGE         4096u
 #define SEGMENT_MAX_SHARDS   128u
 #define SEGMENT_MAX_PEERS    (SEGMENT_MAX_SHARDS + 1)
@@ -403,7 +403,7 @@ enum call_state {
     X(r, uint32_t, path, , word,                                                               \
         "shards that serve the calls around this one: number + 1, a byte each, the outermost " \
         "lowest; the highest is who made that")                                                \
-    X(r, uint32_t, spare0, , spare, "")                                                        \
+    X(r, uint32_t, origin_at, , word, "where the caller has the origin: its index there")      \
     X(r, uint64_t, origin, , word, "origin_word() of a client's request; 0: none")             \
     X(r, uint8_t, inline_args, [SEGMENT_INLINE_BYTES], bytes, "arguments that are small")
 SEGMENT_STRUCT(call_slot, CALL_SLOT_FIELDS);

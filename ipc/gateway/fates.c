@@ -66,10 +66,9 @@ static uint64_t low_id(uint64_t id)
     return id & ((UINT64_C(1) << ORIGIN_ID_BITS) - 1);
 }
 
-/* By what an origin tells of it. */
 static uint32_t *bucket_of(const struct fates *fates, uint32_t number, uint64_t id)
 {
-    uint64_t hash = origin_word(number, id) * fates->hash_key;
+    uint64_t hash = origin_word(number, id ^ id >> 32) * fates->hash_key;
 
     return &fates->buckets[(hash >> 32) & (fates->n_buckets - 1)];
 }
@@ -361,20 +360,16 @@ uint32_t fates_row_of(const struct fates *fates, uint32_t fate)
     return fates->links[fate].row;
 }
 
-uint32_t fates_take_call(struct fates *fates, uint64_t origin)
+/* An origin alone does not tell ids apart that are alike in their low bits. */
+uint32_t fates_take_call(struct fates *fates, uint64_t origin, uint32_t at)
 {
     uint32_t number = (uint32_t)(origin >> ORIGIN_ID_BITS);
-    uint32_t fate = *bucket_of(fates, number, origin);
 
-    /* Two ids of a client that likes large numbers may look alike here: each of their calls gets one
-     * of them, and it is that client's loss. */
-    for (; fate != FATE_NONE; fate = fates->links[fate].next_hash)
-        if (fates->all[fate].mark == fate_mark(number, FATE_ACCEPTED) &&
-            low_id(fates->all[fate].id) == low_id(origin) && !fates->links[fate].has_call) {
-            fates->links[fate].has_call = true;
-            return fate;
-        }
-    return FATE_NONE;
+    if (at >= fates->n_all || fates->all[at].mark != fate_mark(number, FATE_ACCEPTED) ||
+        low_id(fates->all[at].id) != low_id(origin) || fates->links[at].has_call)
+        return FATE_NONE;
+    fates->links[at].has_call = true;
+    return at;
 }
 
 bool fates_has_call(const struct fates *fates, uint32_t fate)

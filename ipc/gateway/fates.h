@@ -106,9 +106,9 @@ static inline const struct session_row *fates_row(const struct fates *fates, uin
 
 /* All fates that it left are needed, until they are settled or forgotten. */
 
-/* The fate of a call in the mesh that has this origin, not ended and not asked for before; FATE_NONE:
- * there is none. */
-uint32_t fates_take_call(struct fates *fates, uint64_t origin);
+/* The fate of a call in the mesh, which has this origin and this index of its fate: not ended and not
+ * asked for before. FATE_NONE: there is none. */
+uint32_t fates_take_call(struct fates *fates, uint64_t origin, uint32_t at);
 bool fates_has_call(const struct fates *fates, uint32_t fate);
 
 /* Whose it is; FATE_NONE: it is free. */

@@ -446,6 +446,7 @@ static int take_down(struct requests *requests, struct request *request)
         fates_forget(requests->config.fates, request->fate);
         r = -EAGAIN;
     }
+    request->call.origin_at = request->fate;
     return r;
 }
 
@@ -521,7 +522,7 @@ void requests_abandon(struct requests *requests, struct session *session)
 struct mesh_call *requests_adopt(
     struct request **list, struct fates *fates, const struct mesh_asked *left)
 {
-    uint32_t fate = fates_take_call(fates, left->origin);
+    uint32_t fate = fates_take_call(fates, left->origin, left->origin_at);
     size_t n_copied = left->args ? left->args_len : 0;
 
     if (fate == FATE_NONE)

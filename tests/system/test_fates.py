@@ -93,6 +93,18 @@ class Deaths(FatesCase):
                          {(i, DONE, str(i).encode()) for i in range(1, 101)})
         self.assertEqual(self.noted(), {i: 1 for i in range(1, 101)})
 
+    def test_ids_that_are_alike_in_their_low_bits_keep_their_own_ends(self):
+        self.begin()
+        client = self.session()
+        ids = [thread << 48 | number for number in range(1, 11) for thread in range(1, 9)]
+        with self.stopped(0):
+            self.assertEqual(client.submit([self.note(i, shard=0) for i in ids]), (80, {}))
+            self.replace_gateway()
+            client = self.again(client)
+            self.assertEqual(client.submit([self.note(i, shard=0) for i in ids]), (80, {}))
+        self.assertEqual({(end.id, end.data) for end in client.fetch(80)}, {(i, str(i).encode()) for i in ids})
+        self.assertEqual(self.noted(), {i: 1 for i in ids})
+
     def test_submitted_again_meanwhile_they_are_not_run_again(self):
         self.begin()
         client = self.session()

@@ -222,6 +222,33 @@ static void a_death_after_any_store_leaves_what_the_world_was_told(void **state)
     assert_true(n_deaths > 4 * N_IDS); /* a mark, an end, a place and an acknowledgement each */
 }
 
+/* As of a client that has the number of a thread in the high bits. */
+static void calls_find_their_fates_though_ids_look_alike(void **state)
+{
+    uint8_t token[16] = "token of nobody";
+    struct fates fates;
+    uint32_t row, at[SEGMENT_FATES_EACH];
+
+    (void)state;
+    forget_all();
+    assert_int_equal(fates_open(&fates, &segment), 0);
+    assert_int_equal(fates_add_session(&fates, token, &row), 0);
+    for (uint64_t i = 0; i < SEGMENT_FATES_EACH; i++)
+        assert_int_equal(fates_accept(&fates, row, i << 48 | 7, 0, &at[i]), 0);
+    uint64_t origin = origin_word(fates_row(&fates, row)->number, 7);
+    fates_close(&fates);
+    assert_int_equal(fates_open(&fates, &segment), 0);
+    for (uint64_t i = 0; i < SEGMENT_FATES_EACH; i += 2) {
+        assert_int_equal(fates_take_call(&fates, origin, at[i]), at[i]);
+        assert_int_equal(fates_at(&fates, at[i])->id, i << 48 | 7);
+        assert_int_equal(fates_take_call(&fates, origin, at[i]), FATE_NONE); /* its call has it */
+        assert_false(fates_has_call(&fates, at[i + 1]));
+    }
+    assert_int_equal(fates_take_call(&fates, origin + 1, at[1]), FATE_NONE);
+    assert_int_equal(fates_take_call(&fates, origin, N_FATES), FATE_NONE);
+    fates_close(&fates);
+}
+
 static void what_a_stray_pointer_wrote_is_forgotten(void **state)
 {
     struct fates fates;
@@ -244,6 +271,7 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_death_after_any_store_leaves_what_the_world_was_told),
+        cmocka_unit_test(calls_find_their_fates_though_ids_look_alike),
         cmocka_unit_test(what_a_stray_pointer_wrote_is_forgotten),
     };
 

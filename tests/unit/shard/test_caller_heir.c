@@ -119,6 +119,7 @@ static void start_all(struct rig_end *end, int64_t deadline_ns)
             .args_len = asked[i].args_len,
             .deadline_ns = deadline_ns,
             .origin = i + 1,
+            .origin_at = UINT32_MAX - i,
             .note = on_note,
             .done = on_done};
         assert_int_equal(mesh_call_start(end->mesh, &calls[i]), 0);
@@ -155,6 +156,7 @@ static struct mesh_call *adopt(const struct mesh_asked *left, void *opaque)
     if (copy)
         memcpy(copy, left->args, left->args_len);
     assert_int_equal(left->method, asked[left->origin - 1].method);
+    assert_int_equal(left->origin_at, UINT32_MAX - (left->origin - 1));
     assert_int_equal(left->args_len, asked[left->origin - 1].args_len);
     assert_true(!copy || !memcmp(copy, pattern, left->args_len));
     *call = (struct mesh_call){.args = copy, .note = on_note, .done = on_done};
