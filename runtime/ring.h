@@ -68,7 +68,7 @@ static inline bool ring_has(const struct ring_rx *rx)
 
 /* Copies the n-th payload of those that were published, here or by a dead predecessor, and are not
  * known to be freed; false where there are not so many. Context: the producer. */
-bool ring_tx_peek_at(const struct ring_tx *tx, uint64_t n, void *ret_payload);
+bool ring_tx_peek_at(struct ring_tx *tx, uint64_t n, void *ret_payload);
 
 /* The same in two steps: room of RING_PAYLOAD_BYTES for the next payload, NULL where the ring is
  * full; and its publication. Whoever fills it in place saves a copy. Context: the producer. */

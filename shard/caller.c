@@ -161,7 +161,8 @@ static void fill_slot(struct mesh *mesh, const struct mesh_call *call, struct ca
 {
     const struct out_slot *out = &mesh->links[call->target].out[call->slot];
 
-    shared->position = mesh->links[call->target].tx[call->lane].next;
+    atomic_store_relaxed(
+        &shared->position, mesh->links[call->target].tx[call->lane].next); /* SLOT */
     shared->deadline_ns = (uint64_t)call->deadline_ns;
     atomic_store_relaxed(&shared->args_off, out->args.off);            /* SLOT */
     atomic_store_relaxed(&shared->args_len, (uint32_t)call->args_len); /* SLOT */
@@ -348,11 +349,12 @@ void caller_abandon(struct mesh *mesh, uint32_t peer, uint32_t slot)
 }
 
 /* So that a method that runs for long need not go on for nobody. */
-void caller_push_abandoned(struct mesh *mesh, uint32_t peer, uint32_t slot)
+void caller_push_abandoned(struct mesh *mesh, uint32_t peer, uint32_t slot, int32_t why)
 {
     mesh_push(mesh, peer,
         &(struct message){.kind = MESSAGE_ABANDONED,
             .slot = slot,
+            .status = why,
             .generation = word_generation(caller_slot(mesh, peer, slot)->word)});
 }
 
@@ -388,7 +390,7 @@ static void take_back(struct mesh *mesh, struct mesh_call *call)
         caller_inherit_room(mesh, call);
         link->out[call->slot].call = NULL;
         caller_abandon(mesh, call->target, call->slot);
-        caller_push_abandoned(mesh, call->target, call->slot);
+        caller_push_abandoned(mesh, call->target, call->slot, -ECANCELED);
         break;
     case CALL_NOWHERE:
     case CALL_FILLING:

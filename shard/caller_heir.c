@@ -11,6 +11,8 @@
  *   QUIET    kernel's last read    buffer used again  see flight.c                a disk gets another
  *                                                                                 call's arguments
  */
+#include <errno.h>
+
 #include "shard/mesh_inside.h"
 
 /* Else its message is not in the ring; to be asked before anything else is sent. */
@@ -96,22 +98,6 @@ static bool adopt(struct mesh *mesh, uint32_t peer, uint32_t slot)
     return true;
 }
 
-/* However often a predecessor was replaced before the peer looked: once is what there is room for. */
-static void tell_what_is_abandoned(struct mesh *mesh, uint32_t peer)
-{
-    struct link *link = &mesh->links[peer];
-    struct message message;
-
-    for (enum mesh_lane lane = 0; lane < N_LANES; lane++)
-        for (uint64_t n = 0; ring_tx_peek_at(&link->tx[lane], n, &message); n++)
-            if (message.kind == MESSAGE_ABANDONED && message.slot < link->n_out &&
-                message.generation == word_generation(link->calls[message.slot].word))
-                link->out[message.slot].told = true;
-    for (uint32_t slot = link->n_out; slot-- > 0;)
-        if (word_state(link->calls[slot].word) == CALL_ABANDONED && !link->out[slot].told)
-            caller_push_abandoned(mesh, peer, slot);
-}
-
 /* Whether somebody will take the call over, if its message is in the ring. */
 static bool may_be_adopted(const struct mesh *mesh, const struct link *link, uint32_t slot)
 {
@@ -119,6 +105,18 @@ static bool may_be_adopted(const struct mesh *mesh, const struct link *link, uin
 
     return mesh->adopt && shared->origin && word_state(shared->word) == CALL_WAITING &&
            was_published(link, slot);
+}
+
+/* The next call of a slot has a generation that the callee has not seen: a stray pointer may have set
+ * the slot's back. */
+static void catch_up(struct mesh *mesh, uint32_t peer, uint32_t slot)
+{
+    struct link *link = &mesh->links[peer];
+    struct call_slot *shared = caller_slot(mesh, peer, slot);
+    uint64_t seen = started_generation(atomic_load_relaxed(&link->served[slot].started)); /* GONE */
+
+    if (!generation_reaches(word_generation(shared->word), seen))
+        atomic_store_release(&shared->word, call_word(seen, word_state(shared->word))); /* GONE */
 }
 
 /* Nobody waits for it any more. A word that is none was written by a stray pointer: nobody can
@@ -134,6 +132,7 @@ static void leave_behind(struct mesh *mesh, uint32_t peer, uint32_t slot)
     else if (word_state(shared->word) > CALL_READING)
         atomic_store_release(
             &shared->word, call_word(word_generation(shared->word), CALL_FREE)); /* GONE */
+    catch_up(mesh, peer, slot);
 }
 
 /* What still waits has a message in the ring. */
@@ -166,5 +165,20 @@ void caller_recover(struct mesh *mesh, uint32_t peer)
     for (uint32_t slot = link->n_out; slot-- > 0;)
         if (word_state(link->calls[slot].word) == CALL_READING)
             caller_free_read_slot(mesh, peer, slot, CALL_END_NONE);
-    tell_what_is_abandoned(mesh, peer);
+}
+
+/* However often a predecessor was replaced before the peer looked: once is what there is room for. */
+void caller_tell_what_is_abandoned(struct mesh *mesh, uint32_t peer)
+{
+    struct link *link = &mesh->links[peer];
+    struct message message;
+
+    for (enum mesh_lane lane = 0; lane < N_LANES; lane++)
+        for (uint64_t n = 0; ring_tx_peek_at(&link->tx[lane], n, &message); n++)
+            if (message.kind == MESSAGE_ABANDONED && message.slot < link->n_out &&
+                message.generation == word_generation(link->calls[message.slot].word))
+                link->out[message.slot].told = true;
+    for (uint32_t slot = link->n_out; slot-- > 0;)
+        if (word_state(link->calls[slot].word) == CALL_ABANDONED && !link->out[slot].told)
+            caller_push_abandoned(mesh, peer, slot, -EOWNERDEAD);
 }

@@ -22,6 +22,7 @@ bool estate_mend(const struct segment *seg, uint32_t dead)
 {
     bool was_under_way = mesh_finish_redo(seg, dead);
 
+    mesh_mend_started(seg, dead);
     atomic_store_release(&segment_part(seg, dead)->drained, 0); /* DRAIN: not yet, again */
     atomic_store_relaxed(&segment_part(seg, dead)->served_ns, UINT64_C(0)); /* DEATH */
     return was_under_way;

@@ -82,6 +82,28 @@ bool mesh_finish_redo(const struct segment *seg, uint32_t peer)
     return true;
 }
 
+/*
+ * A wild write of the dead one's may have hit its started words as well. What is said of a call that
+ * was not made yet, or by an incarnation to come, would leave one alone for ever, or have its message
+ * taken for one that was seen: it is said of the latest that was made instead, as begun by the dead.
+ */
+void mesh_mend_started(const struct segment *seg, uint32_t dead)
+{
+    uint32_t incarnation = segment_control(seg, dead)->incarnation;
+
+    for (uint32_t peer = 0; peer < seg->n_peers; peer++)
+        for (uint32_t slot = 0; slot < segment_call_slots(seg, peer, dead); slot++) {
+            struct serve_slot *serve = segment_serve(seg, dead, peer, slot);
+            uint64_t word =
+                atomic_load_acquire(&segment_call(seg, peer, dead, slot)->word); /* START */
+            uint64_t made = word_generation(word);
+
+            if (!generation_reaches(made, started_generation(serve->started)) ||
+                started_since(serve->started, incarnation + 1))
+                atomic_store_release(&serve->started, started_word(made, incarnation)); /* START */
+        }
+}
+
 /* ---- one call ---- */
 
 struct verdict {

@@ -251,6 +251,15 @@ void mesh_drain(struct mesh *mesh, uint32_t peer)
     drain_lane(mesh, peer, LANE_NORMAL, UINT64_MAX);
 }
 
+/* What a predecessor may have left to be done, once what it had not read is read. */
+static void meet(struct mesh *mesh, uint32_t peer)
+{
+    mesh->links[peer].met = true;
+    if (mesh->incarnation > 1)
+        serve_what_was_lost(mesh, peer);
+    caller_tell_what_is_abandoned(mesh, peer);
+}
+
 /* False where its normal ring may hold more. */
 static bool drain(struct mesh *mesh, uint32_t peer)
 {
@@ -265,6 +274,8 @@ static bool drain(struct mesh *mesh, uint32_t peer)
     drain_urgent(mesh, peer);
     if (!drain_lane(mesh, peer, LANE_NORMAL, NORMAL_A_TURN))
         return false;
+    if (!link->met)
+        meet(mesh, peer);
     bool news = incarnation != link->known_incarnation || (failed && !link->failed);
 
     link->known_incarnation = incarnation;

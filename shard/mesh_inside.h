@@ -59,6 +59,7 @@ struct link {
     uint32_t n_in;
     uint32_t known_incarnation; /* deaths before it are judged */
     bool failed;                /* given up for good, and judged */
+    bool met;                   /* its rings were empty once */
     bool dirty;                 /* pushed to since the last flush */
     struct call_class classes[N_LANES][SEGMENT_SLOT_CLASSES];
 };
@@ -135,6 +136,12 @@ static inline bool started_since(uint64_t started, uint32_t at_least)
     return age < (CALL_INCARNATION_MASK + 1) / 2;
 }
 
+/* Whether a is b or was given to the same slot after it; of 40 bits, so that they wrap. */
+static inline bool generation_reaches(uint64_t a, uint64_t b)
+{
+    return ((a - b) & CALL_GENERATION_MASK) <= CALL_GENERATION_MASK / 2;
+}
+
 /* The path of a call made by shard `self` within a call of `depth` that came by `path`. */
 static inline uint32_t path_within(uint32_t path, uint32_t depth, uint32_t self)
 {
@@ -178,6 +185,9 @@ void caller_deinit(struct mesh *mesh, uint32_t peer);
  * abandoned, what it never published is over. */
 void caller_recover(struct mesh *mesh, uint32_t peer);
 
+/* Once its rings are empty, so that there is room for its answers: tells it what is abandoned. */
+void caller_tell_what_is_abandoned(struct mesh *mesh, uint32_t peer);
+
 static inline struct call_slot *caller_slot(const struct mesh *mesh, uint32_t peer, uint32_t slot)
 {
     return &mesh->links[peer].calls[slot];
@@ -192,7 +202,9 @@ void caller_free_read_slot(struct mesh *mesh, uint32_t peer, uint32_t slot, enum
 /* Nobody waits for the call in the slot any more; and the callee is told, so that a method that runs
  * for long need not go on for nobody. */
 void caller_abandon(struct mesh *mesh, uint32_t peer, uint32_t slot);
-void caller_push_abandoned(struct mesh *mesh, uint32_t peer, uint32_t slot);
+
+/* why: -ECANCELED, or -EOWNERDEAD where an heir says so, which has read all answers before. */
+void caller_push_abandoned(struct mesh *mesh, uint32_t peer, uint32_t slot, int32_t why);
 
 /* A call's timer. */
 void caller_on_deadline(void *opaque);
@@ -274,6 +286,10 @@ void serve_recover(struct mesh *mesh, uint32_t peer);
  * one at least: by so many it has advanced rx. */
 uint32_t serve_on_calls(struct mesh *mesh, uint32_t peer, struct ring_rx *rx,
     const struct message *messages, uint32_t n);
+
+/* Peer's rings are empty: serves what it has asked for by a message that was lost, because a
+ * predecessor's head or started words were damaged. */
+void serve_what_was_lost(struct mesh *mesh, uint32_t peer);
 
 /* Sends answer, which its kind becomes. */
 void serve_push_answer(struct mesh *mesh, uint32_t peer, const struct message *answer);

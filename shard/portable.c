@@ -247,12 +247,17 @@ int portable_start(
 
 /* ---- arriving ---- */
 
-/* This shard has the right to run it. */
+/* This shard has the right to run it. All may write its word, so it may say so of one that is not
+ * there. */
 static void go_on(struct mesh *mesh, arena_co co, int status)
 {
     struct portable *p = portable_at(&mesh->seg, co);
     struct arena_slot *slot = segment_arena(&mesh->seg, arena_slot_of(co));
 
+    if (p->co != co) {
+        portable_give(mesh, co);
+        return;
+    }
     atomic_store_relaxed(&slot->wait_site, 0);
     atomic_store_relaxed(&slot->position, 0);
     co_portable_arrive(p->coroutine);

@@ -382,7 +382,8 @@ static bool read_call(
     const struct link *link = &mesh->links[peer];
 
     if (message->slot >= link->n_in ||
-        started_generation(link->serves[message->slot].started) == message->generation)
+        generation_reaches(
+            started_generation(link->serves[message->slot].started), message->generation))
         return false;
     *ret = (struct incoming){.mesh = mesh,
         .peer = peer,
@@ -479,6 +480,42 @@ uint32_t serve_on_calls(struct mesh *mesh, uint32_t peer, struct ring_rx *rx,
     return n_taken;
 }
 
+/* ---- what the dead have lost ---- */
+
+/* Its message is out of the ring, and it was not begun. */
+static bool is_lost(const struct mesh *mesh, uint32_t peer, uint32_t slot, uint64_t word)
+{
+    const struct link *link = &mesh->links[peer];
+    const struct call_slot *shared = &link->peer_calls[slot];
+    uint64_t position = atomic_load_acquire(&shared->position); /* SLOT: before the word, again */
+
+    if ((word_state(word) != CALL_WAITING && word_state(word) != CALL_ABANDONED) ||
+        position >= link->rx[segment_slot_lane(link->n_in, slot)].next)
+        return false;
+    return atomic_load_acquire(&shared->word) == word; /* SLOT */
+}
+
+void serve_what_was_lost(struct mesh *mesh, uint32_t peer)
+{
+    const struct link *link = &mesh->links[peer];
+
+    for (uint32_t slot = 0; slot < link->n_in; slot++) {
+        uint64_t word = atomic_load_acquire(&link->peer_calls[slot].word); /* SLOT */
+        uint32_t not_as_sent =
+            (uint32_t)atomic_load_relaxed(link->peer_withdrawals) - 1; /* TAKEN: the slot is read */
+        struct message message = {
+            .slot = slot, .generation = word_generation(word), .withdrawals = not_as_sent};
+        struct incoming in;
+
+        if (!is_lost(mesh, peer, slot, word) || !read_call(mesh, peer, &message, &in))
+            continue;
+        choose_coroutine(mesh, &in);
+        mark_started(mesh, &in);
+        atomic_full_fence(); /* START */
+        run_started(mesh, &in);
+    }
+}
+
 /* ---- what nobody waits for any more ---- */
 
 int serve_init(struct mesh *mesh, uint32_t peer)
@@ -516,15 +553,28 @@ void serve_wake_sleeper(struct service_call *call)
         lock_end_wait(call->lock_wait);
 }
 
-/* Its message would have come before: one whose part was damaged has a slot for a call that it never
- * made, or lost the message. Its slot comes back with an answer alone. */
-static void answer_what_never_came(struct mesh *mesh, uint32_t peer, const struct message *message)
+/* Whether it runs in another shard, from which it comes home to answer. */
+static bool is_away(const struct mesh *mesh, const struct serve_slot *serve)
+{
+    uint32_t shard;
+
+    return serve->co && arena_co_lives(&mesh->seg, serve->co, &shard);
+}
+
+/*
+ * It does not run here: its answer is under way, or it is in another shard. But one whose part was
+ * damaged has a slot for a call that it never made, or has lost the message; and its heir, which has
+ * read what there was, has lost the answer. A slot comes back with an answer alone.
+ */
+static void answer_what_is_not_here(struct mesh *mesh, uint32_t peer, const struct message *message)
 {
     const struct link *link = &mesh->links[peer];
     uint64_t word = atomic_load_acquire(&link->peer_calls[message->slot].word); /* SLOT */
+    const struct serve_slot *serve = &link->serves[message->slot];
+    bool begun = started_generation(serve->started) == message->generation;
+    bool is_lost = !begun || (message->status == -EOWNERDEAD && !is_away(mesh, serve));
 
-    if (started_generation(link->serves[message->slot].started) != message->generation &&
-        word == call_word(message->generation, CALL_ABANDONED))
+    if (is_lost && word == call_word(message->generation, CALL_ABANDONED))
         answer_at_once(mesh,
             &(struct incoming){
                 .peer = peer, .slot = message->slot, .generation = message->generation},
@@ -549,7 +599,7 @@ void serve_on_abandoned(struct mesh *mesh, uint32_t peer, const struct message *
     }
     call = mesh->links[peer].in[message->slot];
     if (!call || call->generation != message->generation) {
-        answer_what_never_came(mesh, peer, message); /* else it has ended, or is away */
+        answer_what_is_not_here(mesh, peer, message);
         return;
     }
     serve_abandon(call);

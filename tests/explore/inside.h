@@ -16,7 +16,7 @@
 #include "tests/explore/explorer.h"
 
 #define MAX_FIBERS    (EXPLORER_MAX_THREADS + 1) /* the first one is begin() and end() */
-#define MAX_LOCATIONS 384
+#define MAX_LOCATIONS 512
 #define SETUP         0
 
 /* What a fiber has come to know. */

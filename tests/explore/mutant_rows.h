@@ -248,12 +248,28 @@ NOTICED("ring.c", tx_refresh_head, load_acquire, 1, relax,
     "what_is_popped_is_whole_and_in_order")
 NOTICED("ring.c", ring_publish, store_release, 1, relax,
     "what_is_popped_is_whole_and_in_order")
-NOTICED("ring.c", ring_publish, store_release, 1, swap,
-    "a_producer_that_dies_is_replaced_without_loss_or_doubles")
 NOTICED("ring.c", ring_peek_at, load_acquire, 1, relax,
     "what_is_popped_is_whole_and_in_order")
 NOTICED("ring.c", ring_advance_by, store_release, 1, relax,
     "what_is_popped_is_whole_and_in_order")
+HARMLESS("ring.c", count_published, load_acquire, 1, relax,
+    "who replaces a dead side has learnt of its death, and of its stores with it")
+HARMLESS("ring.c", is_plausible, load_acquire, 1, relax,
+    "who replaces a dead side has learnt of its death, and of its stores with it")
+HARMLESS("ring.c", is_plausible, load_acquire, 2, relax,
+    "who replaces a dead side has learnt of its death, and of its stores with it")
+HARMLESS("ring.c", void_the_rest, store_release, 1, relax,
+    "who replaces a dead side has learnt of its death, and of its stores with it")
+HARMLESS("ring.c", void_the_rest, store_release, 1, swap,
+    "who replaces a dead side has learnt of its death, and of its stores with it")
+HARMLESS("ring.c", skip_to_end, load_acquire, 1, relax,
+    "who replaces a dead side has learnt of its death, and of its stores with it")
+HARMLESS("ring.c", skip_to_end, store_release, 1, relax,
+    "who replaces a dead side has learnt of its death, and of its stores with it")
+HARMLESS("ring.c", skip_to_end, store_release, 1, swap,
+    "who replaces a dead side has learnt of its death, and of its stores with it")
+HARMLESS("ring.c", ring_publish, store_release, 1, swap,
+    "who replaces a dead producer counts from the consumer, not from the tail")
 HARMLESS("ring.c", ring_tx_init, load_acquire, 1, relax,
     "who replaces a dead producer has learnt of its death, and of its stores with it")
 HARMLESS("ring.c", ring_tx_init, store_release, 1, relax,

@@ -431,19 +431,6 @@ static void begin_tells_first(void)
     s.stage.tells_first = true;
 }
 
-static void free_call_early(const struct ring_rx *rx, uint64_t n, const struct message *message)
-{
-    if (message->kind == MESSAGE_CALL)
-        atomic_store_release(rx->head, rx->next + n + 1);
-}
-
-/* So that it is not found again, as if its message had been freed. */
-static void begin_freeing_early(void)
-{
-    begin();
-    parts_mesh_on_peek(free_call_early);
-}
-
 /* The callee may use the buffer again, while it is being read. */
 static void give_answer_back_early(
     const struct ring_rx *rx, uint64_t n, const struct message *message)
@@ -585,10 +572,6 @@ const struct scenario mesh_scenarios[] = {
         check_accounts, DAILY_DEAD, LONG_DEAD,
         {{"caller", call_and_wait, .may_crash = true}, {"callee", serve_calls},
             {"heir", replace_caller}}},
-    {"wrong: a message is freed before its call is noted as started", begin_freeing_early, end_done,
-        DAILY_DEAD, LONG_DEAD,
-        {{"caller", call_and_wait}, {"callee", serve_calls, .may_crash = true},
-            {"heir", replace_callee}}},
     {"wrong: an answer is given back before it is read", begin_giving_back_early, end_done, DAILY,
         LONG, {{"caller", call_and_wait}, {"callee", serve_calls}}},
     {NULL},

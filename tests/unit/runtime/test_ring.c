@@ -251,6 +251,66 @@ static void replacement_of_a_full_ring_s_producer_finds_it_full(void **state)
     assert_false(push_number(&f->tx, 999));
 }
 
+/* Hit by a stray pointer of its own. */
+static void replacement_of_a_producer_whose_tail_makes_no_sense_goes_on_behind_what_is_there(
+    void **state)
+{
+    static const uint64_t tails[] = {0, 1, 5, 7, 40, UINT64_C(1) << 63, UINT64_MAX};
+    struct fixture *f = *state;
+
+    for (size_t i = 0; i < sizeof tails / sizeof tails[0]; i++) {
+        for (uint64_t n = 0; n < 37; n++) {
+            assert_true(push_number(&f->tx, n));
+            assert_pops(f, n);
+        }
+        assert_true(push_number(&f->tx, 100));
+        assert_true(push_number(&f->tx, 101));
+        f->m->tail = tails[i];
+        start_tx(f);
+        assert_true(push_number(&f->tx, 102));
+        for (uint64_t n = 100; n < 103; n++)
+            assert_pops(f, n);
+        assert_empty(f);
+    }
+}
+
+static void replacement_of_a_producer_voids_what_was_never_published(void **state)
+{
+    struct fixture *f = *state;
+
+    for (uint64_t n = 0; n < 3; n++)
+        assert_true(push_number(&f->tx, n));
+    f->m->slots[5].seq = 6; /* and a tail to match */
+    f->m->tail = 9;
+    start_tx(f);
+    for (uint64_t n = 0; n < 3; n++)
+        assert_pops(f, n);
+    assert_true(push_number(&f->tx, 3));
+    assert_true(push_number(&f->tx, 4));
+    assert_pops(f, 3);
+    assert_pops(f, 4);
+    assert_empty(f);
+}
+
+static void replacement_of_a_consumer_whose_head_makes_no_sense_hears_what_comes_later(void **state)
+{
+    static const uint64_t heads[] = {1, 39, 70, UINT64_C(1) << 63};
+    struct fixture *f = *state;
+
+    for (size_t i = 0; i < sizeof heads / sizeof heads[0]; i++) {
+        for (uint64_t n = 0; n < 37; n++) {
+            assert_true(push_number(&f->tx, n));
+            assert_pops(f, n);
+        }
+        f->m->head = heads[i] + f->rx.next;
+        start_rx(f);
+        for (uint64_t n = 0; n < 2 * N_SLOTS; n++) {
+            assert_true(push_number(&f->tx, n));
+            assert_pops(f, n);
+        }
+    }
+}
+
 static void replacement_of_the_consumer_reads_again_what_was_not_freed(void **state)
 {
     struct fixture *f = *state;
@@ -351,6 +411,9 @@ int main(void)
         CASE(replacement_finds_a_consumer_ahead_of_the_stale_tail),
         CASE(replacement_writes_over_half_a_slot),
         CASE(replacement_of_a_full_ring_s_producer_finds_it_full),
+        CASE(replacement_of_a_producer_whose_tail_makes_no_sense_goes_on_behind_what_is_there),
+        CASE(replacement_of_a_producer_voids_what_was_never_published),
+        CASE(replacement_of_a_consumer_whose_head_makes_no_sense_hears_what_comes_later),
         CASE(replacement_of_the_consumer_reads_again_what_was_not_freed),
         CASE(two_threads_pass_every_slot_whole_and_in_order),
         CASE(producers_killed_one_after_the_other_lose_and_double_nothing),

@@ -75,11 +75,9 @@ __attribute__((noreturn, format(printf, 3, 4))) static void fail(
 static int begin(struct crash_instance *instance, const struct child_env *env, struct mesh *mesh,
     struct load *load)
 {
-    if (!instance->misbehave || env->peer != CRASH_DOOMED)
-        return load_start(load, mesh, env->peer, instance->board);
-    if (env->incarnation == 1)
-        instance->misbehave(env);
-    return 0; /* its part is what that one made of it: it serves, as far as it can */
+    if (instance->misbehave && env->peer == CRASH_DOOMED && env->incarnation == 1)
+        instance->misbehave(env); /* which leaves its replacement what it made of its part */
+    return load_start(load, mesh, env->peer, instance->board);
 }
 
 static int live(const struct child_env *env, const struct registry *registry, enum fuse_role role)

@@ -3,13 +3,14 @@
  * A shard of a whole instance writes nonsense over all that it may write, while the others call each
  * other, and one of them is killed: nobody crashes, nobody hangs, each call of theirs is answered.
  * Wake-ups that it wipes out are found by the supervisor. Once it is dead its replacement takes over
- * what it made of its part, and lives.
+ * what it made of its part, serves, and is served.
  *
  * Methods that move are left out: a word of theirs that says something else gives a stack to two.
  *
  * SHERD_HOSTILE_SECONDS says how long, SHERD_HOSTILE_SEED which sequence; it is printed.
  */
 #include <inttypes.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -22,12 +23,14 @@
 
 #include <cmocka.h>
 
+#include "runtime/ring.h"
 #include "tests/unit/shard/crash_instance.h"
 #include "tests/unit/shard/hostile_noise.h"
 #include "tests/unit/shard/scratch_dir.h"
 
-#define N_ROUNDS  50        /* before and after the deaths, */
-#define ROUNDS_NS 300000000 /* or so long: a wake-up that is lost costs up to a second */
+#define N_ROUNDS    50        /* before and after the deaths, */
+#define ROUNDS_NS   300000000 /* or so long: a wake-up that is lost costs up to a second */
+#define REPLACED_NS INT64_C(20000000000)
 
 static uint64_t seed;
 
@@ -60,6 +63,31 @@ static void serve_for_some_rounds(struct crash_instance *instance, const char *w
         serve(instance, what);
 }
 
+/* The replacement is up, and has read what others could send to one that did not read. */
+static bool has_read_all(const struct segment *seg)
+{
+    uint64_t depth = 0;
+
+    if (atomic_load_acquire(&segment_part(seg, CRASH_DOOMED)->incarnation) < 2)
+        return false;
+    for (uint32_t peer = 0; peer < seg->n_peers; peer++)
+        for (enum mesh_lane lane = 0; lane < N_LANES && peer != CRASH_DOOMED; lane++)
+            depth += ring_depth(segment_tail(seg, peer, CRASH_DOOMED, lane),
+                segment_head(seg, peer, CRASH_DOOMED, lane),
+                segment_ring_slots(seg, peer, CRASH_DOOMED, lane));
+    return depth == 0;
+}
+
+static void wait_for_its_replacement(const struct crash_instance *instance)
+{
+    int64_t end_ns = aio_clock_ns() + REPLACED_NS;
+
+    while (!has_read_all(&instance->seg)) {
+        assert_true(aio_clock_ns() < end_ns);
+        sched_yield();
+    }
+}
+
 static void run_once(struct crash_instance *instance)
 {
     struct load_board *board = instance->board;
@@ -74,6 +102,9 @@ static void run_once(struct crash_instance *instance)
     serve(instance, "a death beside it");
     crash_instance_kill(instance, CRASH_DOOMED);
     serve(instance, "its death");
+    wait_for_its_replacement(instance);
+    atomic_store(&board->shunned, 0);
+    serve(instance, "its replacement, and what it has left");
     atomic_store(&board->may_die, false);
     serve_for_some_rounds(instance, "beside its replacement");
     printf("SHERD_HOSTILE_SEED=%" PRIu64 ": %u wake-ups were lost, and found\n", seed,
