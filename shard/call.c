@@ -170,6 +170,7 @@ static void coroutine_fn fill_in(
                             .depth = request->depth,
                             .path = request->path,
                             .lane = request->lane,
+                            .origin = request->origin,
                             .done = on_done});
     waiting->wait.withdraw = withdraw;
     waiting->co = coroutine_self();

@@ -334,7 +334,7 @@ static void put_verdict(FILE *out, const struct death_report *report, uint32_t p
     put_method(out, report, verdict->method);
     fputs(", \"end\": ", out);
     put_text(out, verdict_text(verdict->kind));
-    put_origin(out, verdict->origin);
+    put_origin(out, peer == segment_gateway(report->facts.segment) ? verdict->origin : 0);
     put_ms(out, "ms", report->facts.died_ns, verdict->at_ns);
     fputc('}', out);
 }

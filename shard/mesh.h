@@ -34,6 +34,10 @@ struct mesh_call;
  */
 typedef struct mesh_call *mesh_adopt_fn(const struct mesh_asked *asked, void *opaque);
 
+/* A shard has crashed with the call of that origin on the CPU, whether or not somebody waits for it
+ * still. In the loop, outside coroutines. */
+typedef void mesh_crash_fn(uint64_t origin, void *opaque);
+
 struct mesh_config {
     const struct segment *segment;
     uint32_t peer;
@@ -57,6 +61,9 @@ struct service_home;
 
 /* By service number: for service_home(). Before the first turn; they outlive the mesh. */
 void mesh_set_homes(struct mesh *mesh, struct service_home *homes);
+
+/* Who is told of crashes, from now on; NULL: nobody. */
+void mesh_on_crash(struct mesh *mesh, mesh_crash_fn *on_crash, void *opaque);
 
 /* Ends nothing: coroutines that are served and calls under way must be gone (mesh_is_idle()), or
  * the process is about to exit. NULL does nothing. */

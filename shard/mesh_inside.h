@@ -97,6 +97,8 @@ struct mesh {
     const char *letters_dir;
     mesh_adopt_fn *adopt; /* NULL: nobody */
     void *adopt_opaque;
+    mesh_crash_fn *on_crash; /* NULL: nobody */
+    void *on_crash_opaque;
     uint32_t n_dirty;
     uint32_t *dirty; /* peers pushed to since the last flush */
     struct link links[];

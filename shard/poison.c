@@ -32,11 +32,14 @@ struct poison {
 
 /* ---- counting ---- */
 
-static bool was_on_cpu(const struct mesh *mesh, const struct mesh_call *call,
-    const struct peer_control *control, uint32_t home, uint64_t generation)
+bool poison_was_on_cpu(
+    const struct mesh *mesh, uint32_t slot, uint32_t dead, uint32_t home, uint64_t generation)
 {
-    return atomic_load_relaxed(&control->crashed_generation) == generation && /* DEATH */
-           atomic_load_relaxed(&control->crashed_slot) == call->slot &&       /* DEATH */
+    const struct peer_control *control = segment_control(&mesh->seg, dead);
+
+    return atomic_load_relaxed(&control->crashed_incarnation) != 0 &&         /* DEATH */
+           atomic_load_relaxed(&control->crashed_generation) == generation && /* DEATH */
+           atomic_load_relaxed(&control->crashed_slot) == slot &&             /* DEATH */
            atomic_load_relaxed(&control->crashed_home) == home &&             /* DEATH */
            atomic_load_relaxed(&control->crashed_peer) == mesh->self;         /* DEATH */
 }
@@ -59,7 +62,7 @@ bool poison_note(
     const struct peer_control *control = segment_control(&mesh->seg, dead);
     uint32_t incarnation = atomic_load_relaxed(&control->crashed_incarnation); /* DEATH */
 
-    if (incarnation == 0 || !was_on_cpu(mesh, call, control, home, generation))
+    if (!poison_was_on_cpu(mesh, call->slot, dead, home, generation))
         return false;
     if (!call->poison)
         call->poison = calloc(1, sizeof(*call->poison)); /* without memory: no backtraces */

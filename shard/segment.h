@@ -412,8 +412,9 @@ enum call_flags { CALL_IDEMPOTENT = 1u << 0 };
 
 #define ORIGIN_ID_BITS 40
 
-/* Whose request a call of the gateway is: the client's number and the low bits of the request's id,
- * as the client knows it. */
+/* Whose request a call is. One of the gateway: the client's number and the low bits of the
+ * request's id, as the client knows it; one of a shard: the local client's number and the low bits
+ * of its generation. */
 static inline uint64_t origin_word(uint32_t client, uint64_t id)
 {
     return (uint64_t)client << ORIGIN_ID_BITS | (id & ((UINT64_C(1) << ORIGIN_ID_BITS) - 1));

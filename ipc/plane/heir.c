@@ -12,6 +12,9 @@
  * touch the client's memory, neither is it run again nor is its end told before the supervisor has
  * the proof that this is over (shard/quiet.h): the client may use that memory as soon as it hears.
  *
+ * A crash counts for the client in the shard that it asked, wherever that had its request run: in
+ * this one it is found in the ledger, in another one by judging the call (shard/judge.h).
+ *
  * A row whose client is not kept any more was dropped while nobody lived here: it is let go.
  *
  * Orderings    first                 then              ordered by                if broken
@@ -72,6 +75,27 @@ static void note_crash(struct lane *lane, uint32_t incarnation)
         return;
     if (count_crashes(lane) >= CRASHES_MAX)
         lane_cut(lane, CUT_POISON);
+}
+
+/* The caller judges each call once, so it is news. The incarnation in the word stays: it is that of
+ * the last crash of this shard. */
+void heir_on_crash(uint64_t origin, void *opaque)
+{
+    struct plane *plane = opaque;
+    uint32_t client = (uint32_t)(origin >> ORIGIN_ID_BITS);
+    struct client_lane *row;
+    struct lane *lane;
+
+    if (client >= plane->seg.geometry.n_clients)
+        return;
+    row = &plane->rows[client];
+    if (origin_word(client, row->generation) != origin)
+        return;                                            /* it is long gone */
+    atomic_store_release(&row->crashes, row->crashes + 1); /* POISON */
+    lane = lane_find(plane, client, row->generation);
+    if (lane && count_crashes(lane) >= CRASHES_MAX)
+        lane_cut(lane, CUT_POISON);
+    lane_tell_gateway(plane); /* its user is to wait from now on */
 }
 
 /* ---- one request ---- */

@@ -142,7 +142,7 @@ static void stop(struct lane *lane, enum client_lane_state state)
     cancel_all(lane);
 }
 
-static void tell_gateway_of_cut(struct plane *plane)
+void lane_tell_gateway(struct plane *plane)
 {
     uint32_t gateway = segment_gateway(&plane->seg);
     struct doorbell bell = {
@@ -161,7 +161,7 @@ void lane_cut(struct lane *lane, enum cut_reason reason)
     stop(lane, CLIENT_LANE_CUT);
     atomic_store_relaxed(&lane->row->reason, (uint32_t)reason);         /* CUT */
     atomic_store_release(&lane->row->state, (uint32_t)CLIENT_LANE_CUT); /* CUT */
-    tell_gateway_of_cut(plane);
+    lane_tell_gateway(plane);
     if (plane->log)
         log_line(plane->log, LOG_LEVEL_WARNING, "client %u is cut off: %s, at entry %llu",
             lane->grant.client, cut_reason_text(reason), (unsigned long long)lane->head);
@@ -192,7 +192,7 @@ void plane_refuse(struct plane *plane, uint32_t client, uint64_t generation)
         return;
     atomic_store_relaxed(&row->reason, (uint32_t)CUT_MEMORY);     /* CUT */
     atomic_store_release(&row->state, (uint32_t)CLIENT_LANE_CUT); /* CUT */
-    tell_gateway_of_cut(plane);
+    lane_tell_gateway(plane);
 }
 
 void plane_drop(struct plane *plane, uint32_t client, uint64_t generation)

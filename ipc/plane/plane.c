@@ -202,6 +202,7 @@ int plane_new(const struct plane_config *config, struct plane **ret_plane)
     inherit_counts(plane);
     ledger_init(plane);
     aio_add_source(plane->ctx, &plane->source);
+    mesh_on_crash(plane->mesh, heir_on_crash, plane);
     *ret_plane = plane;
     return 0;
 }
@@ -212,6 +213,7 @@ void plane_free(struct plane *plane)
         return;
     if (plane->requests && plane->lanes) {
         aio_remove_source(plane->ctx, &plane->source);
+        mesh_on_crash(plane->mesh, NULL, NULL);
         for (uint32_t client = 0; client < plane->seg.geometry.n_clients; client++)
             lane_free(plane->lanes[client]);
     }

@@ -174,6 +174,9 @@ void lane_cool(struct lane *lane);
 /* Cut off, with a line in the log: its client is to end. */
 void lane_cut(struct lane *lane, enum cut_reason reason);
 
+/* Has the gateway look at all rows of this shard. */
+void lane_tell_gateway(struct plane *plane);
+
 /* One that is over and of which nothing is under way is freed. Whether it was. */
 bool lane_settle(struct lane *lane);
 
@@ -247,6 +250,9 @@ void run_begin(struct plane *plane, struct request *request);
 
 /* Takes over what a dead incarnation left in the ledger. */
 void heir_take_over(struct plane *plane);
+
+/* Another shard crashed with a request of a client of this one's on the CPU. A mesh_crash_fn. */
+void heir_on_crash(uint64_t origin, void *opaque);
 
 /* Ends or begins those whose I/O is over. Whether there were any. */
 bool heir_look(struct plane *plane);

@@ -291,6 +291,8 @@ static void coroutine_fn run_elsewhere(struct run *run, uint32_t shard)
         .args_len = entry->args_len,
         .deadline_ns = deadline_of(entry),
         .lane = entry->flags & PLANE_URGENT ? LANE_URGENT : LANE_NORMAL,
+        .origin =
+            origin_word(run->request->lane->grant.client, run->request->lane->grant.generation),
         .in_place = true};
     struct call_answer answer = {0};
     CoCancel token;

@@ -17,10 +17,10 @@
 
 #define DEADLINE_NS (INT64_C(20) * 1000000000)
 
-enum { ECHO, DIE, ROOM, ROOM_ONCE, NAP };
+enum { ECHO, DIE, ROOM, ROOM_ONCE, NAP, DIE_ONCE, DIE_LATER };
 
 /* Words of the board. */
-enum { OPENED, STARTED };
+enum { OPENED, STARTED, MAY_DIE };
 
 static struct rig rig;
 static struct client one, other;
@@ -58,15 +58,26 @@ static int coroutine_fn run_nap(struct service_call *call)
     return service_sleep_ns(call, INT64_MAX);
 }
 
+/* On the CPU all the time. */
+static int coroutine_fn run_die_later(struct service_call *call)
+{
+    atomic_fetch_add(&rig.board->words[STARTED], 1);
+    while (!atomic_load(&rig.board->words[MAY_DIE]))
+        sched_yield();
+    return run_die(call);
+}
+
 static const struct service_method methods[] = {
     [ECHO] = {"echo", run_echo, SERVICE_IDEMPOTENT, ""},
     [DIE] = {"die", run_die, SERVICE_IDEMPOTENT, ""},
     [ROOM] = {"room", run_room, SERVICE_IDEMPOTENT, ""},
     [ROOM_ONCE] = {"room_once", run_room, 0, ""},
     [NAP] = {"nap", run_nap, SERVICE_IDEMPOTENT, ""},
+    [DIE_ONCE] = {"die_once", run_die, 0, ""},
+    [DIE_LATER] = {"die_later", run_die_later, 0, ""},
 };
 static const struct service service = {
-    .abi = SERVICE_ABI, .name = "test", .help = "", .methods = methods, .n_methods = 5};
+    .abi = SERVICE_ABI, .name = "test", .help = "", .methods = methods, .n_methods = 7};
 
 static void serve(struct rig_end *end)
 {
@@ -87,15 +98,28 @@ static void start(void)
     rig_wait_word(&rig, OPENED, 1);
 }
 
-static int set_up(void **state)
+static int set_up_shards(uint32_t n_shards)
 {
-    (void)state;
-    rig_open(&rig, 1, &service);
+    rig_open(&rig, n_shards, &service);
     client_make(&one, &rig, 0, 1, 16, 65536);
     client_make(&other, &rig, 0, 2, 16, 65536);
     opens_one = true;
     start();
+    if (n_shards > 1)
+        rig_fork(&rig, 1, rig_serve);
     return 0;
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    return set_up_shards(1);
+}
+
+static int set_up_two(void **state)
+{
+    (void)state;
+    return set_up_shards(2);
 }
 
 static int tear_down(void **state)
@@ -184,6 +208,90 @@ static void who_crashes_three_shards_is_cut_off_and_another_is_served(void **sta
     assert_int_equal(row_of(&other)->state, CLIENT_LANE_OPEN);
 }
 
+static void call_afar(uint32_t method)
+{
+    struct plane_submission *entry = client_next(&one);
+
+    entry->method = (uint16_t)method;
+    entry->flags = PLANE_ARGS_INLINE;
+    entry->route_kind = PLANE_ROUTE_SHARD;
+    entry->route = 1;
+    client_push(&one);
+}
+
+static void shard_1_crashes(void)
+{
+    rig_join(&rig, 1);
+    rig_note_crash(&rig, 1);
+    rig_bury(&rig, 1, false);
+    rig_fork(&rig, 1, rig_serve);
+}
+
+static void await_crashes(uint32_t n)
+{
+    int64_t until_ns = aio_clock_ns() + DEADLINE_NS;
+
+    while (client_lane_crashes(atomic_load_acquire(&row_of(&one)->crashes)) < n) {
+        assert_true(aio_clock_ns() < until_ns);
+        sched_yield();
+    }
+    assert_int_equal(client_lane_crashes(row_of(&one)->crashes), n);
+}
+
+static void who_crashes_another_shard_is_cut_off_at_the_third(void **state)
+{
+    struct plane_completion c;
+
+    (void)state;
+    for (uint32_t crash = 1; crash <= 3; crash++) {
+        uint64_t told = atomic_load_acquire(&segment_part(&rig.seg, 0)->clients_cut);
+        call_afar(DIE_ONCE);
+        shard_1_crashes();
+        if (crash < 3) {
+            c = await(&one);
+            assert_int_equal(c.end, CALL_END_IN_DOUBT);
+            assert_int_equal(c.error, -EOWNERDEAD);
+        }
+        await_crashes(crash);
+        client_call(&other, ECHO);
+        assert_int_equal(await(&other).end, CALL_END_DONE);
+        /* The gateway has heard of it, for the user's wait. */
+        assert_true(atomic_load_acquire(&segment_part(&rig.seg, 0)->clients_cut) > told);
+        assert_int_equal(row_of(&one)->state, crash < 3 ? CLIENT_LANE_OPEN : CLIENT_LANE_CUT);
+    }
+    assert_int_equal(row_of(&one)->reason, CUT_POISON);
+}
+
+static void one_that_is_run_again_in_another_shard_counts_each_time(void **state)
+{
+    (void)state;
+    call_afar(DIE);
+    for (uint32_t crash = 1; crash <= 3; crash++) {
+        shard_1_crashes();
+        await_crashes(crash);
+    }
+    client_call(&other, ECHO);
+    assert_int_equal(await(&other).end, CALL_END_DONE);
+    assert_int_equal(row_of(&one)->state, CLIENT_LANE_CUT);
+}
+
+static void to_cancel_it_before_does_not_help(void **state)
+{
+    struct plane_submission *entry;
+
+    (void)state;
+    call_afar(DIE_LATER);
+    rig_wait_word(&rig, STARTED, 1);
+    entry = client_next(&one);
+    entry->id = 0;
+    entry->flags = PLANE_CANCEL;
+    client_push(&one);
+    assert_int_equal(await(&one).end, CALL_END_CANCELLED);
+    atomic_store(&rig.board->words[MAY_DIE], 1);
+    shard_1_crashes();
+    await_crashes(1);
+}
+
 static void a_death_that_is_no_crash_counts_for_nobody(void **state)
 {
     (void)state;
@@ -228,13 +336,17 @@ static void a_cut_client_stays_cut_off(void **state)
     assert_int_equal(row_of(&one)->state, CLIENT_LANE_CUT);
 }
 
-#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define CASE(name)        cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define CASE_OF_TWO(name) cmocka_unit_test_setup_teardown(name, set_up_two, tear_down)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(no_end_is_told_before_the_dead_ones_io_is_over),
         CASE(who_crashes_three_shards_is_cut_off_and_another_is_served),
+        CASE_OF_TWO(who_crashes_another_shard_is_cut_off_at_the_third),
+        CASE_OF_TWO(one_that_is_run_again_in_another_shard_counts_each_time),
+        CASE_OF_TWO(to_cancel_it_before_does_not_help),
         CASE(a_death_that_is_no_crash_counts_for_nobody),
         CASE(a_client_whose_end_came_while_nobody_lived_leaves_nothing),
         CASE(a_cut_client_stays_cut_off),
