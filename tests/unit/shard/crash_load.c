@@ -218,6 +218,8 @@ static bool may_end(const struct load *load, uint32_t method, enum call_end end,
 {
     if (method == M_NAP && end == CALL_END_EXPIRED)
         return true;
+    if (load->peer + 1 == atomic_load(&load->board->shunned))
+        return true; /* its rings may be full of what its predecessor left there */
     if (end == CALL_END_IN_DOUBT && atomic_load(&load->board->may_die))
         return !(methods[method].flags & SERVICE_IDEMPOTENT);
     /* Who leaves without a supervisor may end others' calls on its way. */

@@ -63,7 +63,18 @@ static void serve_for_some_rounds(struct crash_instance *instance, const char *w
         serve(instance, what);
 }
 
-/* The replacement is up, and has read what others could send to one that did not read. */
+static uint64_t n_unread(const struct segment *seg, uint32_t from, uint32_t to)
+{
+    uint64_t n = 0;
+
+    for (enum mesh_lane lane = 0; lane < N_LANES; lane++)
+        n += ring_depth(segment_tail(seg, from, to, lane), segment_head(seg, from, to, lane),
+            segment_ring_slots(seg, from, to, lane));
+    return n;
+}
+
+/* The replacement is up, and has read what others could send to one that did not read, as have they
+ * what its predecessor left them. */
 static bool has_read_all(const struct segment *seg)
 {
     uint64_t depth = 0;
@@ -71,10 +82,8 @@ static bool has_read_all(const struct segment *seg)
     if (atomic_load_acquire(&segment_part(seg, CRASH_DOOMED)->incarnation) < 2)
         return false;
     for (uint32_t peer = 0; peer < seg->n_peers; peer++)
-        for (enum mesh_lane lane = 0; lane < N_LANES && peer != CRASH_DOOMED; lane++)
-            depth += ring_depth(segment_tail(seg, peer, CRASH_DOOMED, lane),
-                segment_head(seg, peer, CRASH_DOOMED, lane),
-                segment_ring_slots(seg, peer, CRASH_DOOMED, lane));
+        if (peer != CRASH_DOOMED)
+            depth += n_unread(seg, peer, CRASH_DOOMED) + n_unread(seg, CRASH_DOOMED, peer);
     return depth == 0;
 }
 
