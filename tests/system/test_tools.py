@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 import unittest
 
 import harness
@@ -249,6 +250,29 @@ class Looking(harness.TestCase):
         self.assertEqual([(e["from"], e["to"], e["lane"], e["message"], e["method"], e["bytes"])
                           for e in entries], [("gateway", "shard 1", "normal", "call", "sys.echo", 5)])
         self.assertRegex(people, r"(?m)^gateway +shard 1 +normal +call .* sys\.echo$")
+
+    def test_what_waits_for_a_stopped_shard_is_counted_with_its_age(self):
+        instance = self.start("--shards", "2")
+        gateway_to_1 = lambda: next(
+            pair for pair in json.loads(self.assertDone(instance.command("queues", "--json")).stdout)["pairs"]
+            if (pair["from"], pair["to"]) == ("gateway", "shard 1"))
+        free = gateway_to_1()["call_slots_free"]
+        pid = instance.shard(1)["pid"]
+        instance.kill(pid, signal.SIGSTOP)
+        try:
+            waiter = instance.popen("submit", "--shard", "1", "--count", "20", "sys.ping", stdout=subprocess.DEVNULL)
+            harness.wait_until(lambda: gateway_to_1()["depth"] == 20, "20 calls to stand in the ring")
+            time.sleep(0.2)
+            pair = gateway_to_1()
+        finally:
+            instance.kill(pid, signal.SIGCONT)
+        self.assertEqual(waiter.wait(harness.DEADLINE), 0)
+        self.assertEqual((pair["depth"], pair["calls_under_way"], pair["call_slots_free"]), (20, 20, free - 20))
+        self.assertGreaterEqual(pair["oldest_s"], 0.2)
+        self.assertGreaterEqual(pair["rings_sent"] + pair["rings_saved"], 1)
+        after = gateway_to_1()
+        self.assertEqual((after["depth"], after["oldest_s"], after["call_slots_free"]), (0, None, free))
+        self.assertGreaterEqual(after["high_water"], 20)
 
     def test_the_accounts_balance_under_load_and_after_deaths(self):
         instance = self.start("--shards", "2")
