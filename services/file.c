@@ -40,7 +40,7 @@
 #define PIECES  64u
 #define WINDOWS 16u
 
-#define REQUEST_BYTES_MAX (2 * SERVICE_REPLY_MAX) /* unpacked */
+#define REQUEST_BYTES_MAX (4 * FILE_REQUEST_REST_MAX) /* unpacked, without its data */
 
 #define READ_STEP_BYTES  ((size_t)1024 * 1024)
 #define WRITE_STEP_BYTES ((size_t)64 * 1024) /* how exactly an error says what was written */
@@ -116,19 +116,42 @@ static int may_go_on(const void *opaque)
     return aio_clock_ns() >= service_deadline_ns(call) ? -ETIMEDOUT : -ECANCELED;
 }
 
-/* Unpacks the request; its data, if it has any, stays where it lies. */
+/* Its data, if it has any, stays where it lies; as file_request_split(). */
+static int unpack(const void *args, size_t len, struct arena *arena,
+    struct file_request_split *ret_split, Sherd__File__Request **ret)
+{
+    int r = file_request_split(args, len, ret_split);
+    if (r < 0)
+        return r;
+    *ret = sherd__file__request__unpack(&arena->allocator, ret_split->rest_len, ret_split->rest);
+    free(ret_split->rest);
+    return *ret ? 0 : -EBADMSG;
+}
+
+/* Such a path is not unpacked: its beginning is copied, for it may change meanwhile. */
+static int refuse_long_path(const struct job *job, const struct file_request_split *path)
+{
+    char shown[PATH_SHOWN];
+    memcpy(shown, path->data, sizeof shown);
+    return service_fail(job->call, -ENAMETOOLONG,
+        "%s: %.*s...: %zu bytes are too long for a path: "
+        "at most %d",
+        job->method, PATH_SHOWN, shown, path->data_len, PATH_MAX - 1);
+}
+
 static int unpack_request(struct job *job)
 {
     struct file_request_split split;
     size_t len;
     const void *args = service_args(job->call, &len);
-    int r = file_request_split(args, len, &split);
+    int r = unpack(args, len, &job->arena, &split, &job->request);
+    if (r == -ENAMETOOLONG)
+        return refuse_long_path(job, &split);
+    if (r == -EBADMSG)
+        return service_fail(
+            job->call, r, "%s: the arguments are no sherd.file.Request", job->method);
     if (r < 0)
         return r;
-    job->request = sherd__file__request__unpack(&job->arena.allocator, split.rest_len, split.rest);
-    free(split.rest);
-    if (!job->request)
-        return -EBADMSG;
     job->data = split.data;
     job->data_len = split.data_len;
     return 0;
@@ -148,20 +171,12 @@ static int coroutine_fn job_init(struct job *job, struct service_call *call, con
     *job = (struct job){.call = call, .state = service_state(call), .method = method, .fd = -1};
     arena_init(&job->arena, REQUEST_BYTES_MAX);
     int r = unpack_request(job);
-    if (r == -ENOMEM)
-        return r;
     if (r < 0)
-        return service_fail(call, -EBADMSG, "%s: the arguments are no sherd.file.Request", method);
+        return r;
     const ProtobufCBinaryData *path = &job->request->path;
     if (path->len == 0 || memchr(path->data, '\0', path->len)) {
         return service_fail(
             call, -EINVAL, "%s: the path is empty or has a zero byte in it", method);
-    }
-    if (path->len >= PATH_MAX) {
-        return service_fail(call, -ENAMETOOLONG,
-            "%s: %.*s...: %zu bytes are too long for a path: "
-            "at most %d",
-            method, PATH_SHOWN, (const char *)path->data, path->len, PATH_MAX - 1);
     }
     job->path = strndup((const char *)path->data, path->len);
     return job->path ? job_take_piece_co(job) : -ENOMEM;
@@ -567,13 +582,15 @@ static int hash(uint32_t method, const void *args, size_t len, uint64_t *ret_has
 {
     if (method >= FIRST_OF_HANDLES)
         return -EINVAL;
+    struct file_request_split split;
+    Sherd__File__Request *request;
     struct arena arena;
     arena_init(&arena, REQUEST_BYTES_MAX);
-    Sherd__File__Request *request = sherd__file__request__unpack(&arena.allocator, len, args);
-    if (request)
+    int r = unpack(args, len, &arena, &split, &request);
+    if (r == 0)
         *ret_hash = keymap_hash(request->path.data, request->path.len);
     arena_deinit(&arena);
-    return request ? 0 : -EBADMSG;
+    return r;
 }
 
 #define MESSAGES(reply_) \

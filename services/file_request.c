@@ -2,16 +2,19 @@
 #include "services/file_request.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
 /*
  * A message is a row of fields: a tag (number << 3 | kind) and a value, whose kind says how long it
  * is. Each byte is read once, and every length is compared with what is left, so whatever is
- * written to the bytes meanwhile, what comes out lies within them. The copy is parsed by
- * protobuf-c, which trusts nothing.
+ * written to the bytes meanwhile, what comes out lies within them. Only tags and lengths are read,
+ * and not many of them: the loop of a shard has others to serve. The copy is parsed by protobuf-c,
+ * which trusts nothing.
  */
 
+#define PATH_FIELD 1
 #define DATA_FIELD 4
 
 enum wire_kind { WIRE_VARINT = 0, WIRE_64_BITS = 1, WIRE_BYTES = 2, WIRE_32_BITS = 5 };
@@ -61,36 +64,51 @@ static int scan_value(struct scan *scan, unsigned kind, uint64_t *ret_len)
     }
 }
 
-/* Where the data's field begins and its bytes begin and end: all at the end of the message where it
- * has none. */
+/* Where a field begins, and its value begins and ends. */
 struct extent {
     size_t field, begin, end;
 };
 
+/* The next field, which the scan is then behind. */
+static int scan_field(struct scan *scan, uint64_t *ret_tag, struct extent *ret)
+{
+    size_t field = scan->at;
+    uint64_t value_len;
+    int r = scan_varint(scan, ret_tag);
+
+    if (r == 0)
+        r = scan_value(scan, (unsigned)(*ret_tag & 7), &value_len);
+    if (r < 0)
+        return r;
+    if (value_len > scan->len - scan->at)
+        return -EBADMSG;
+    *ret = (struct extent){field, scan->at, scan->at + value_len};
+    scan->at = ret->end;
+    return 0;
+}
+
+/* All at the end of the message where it has none. -ENAMETOOLONG: it is the path. */
 static int find_data(const uint8_t *args, size_t len, struct extent *ret)
 {
     struct scan scan = {.bytes = args, .len = len};
-    struct extent data = {len, len, len};
+    struct extent field;
+    uint64_t tag;
 
-    while (scan.at < len) {
-        size_t field = scan.at;
-        uint64_t tag, value_len;
-        int r = scan_varint(&scan, &tag);
-        if (r == 0)
-            r = scan_value(&scan, (unsigned)(tag & 7), &value_len);
+    *ret = (struct extent){len, len, len};
+    for (unsigned n = 0; scan.at < len; n++) {
+        int r = n < FILE_REQUEST_FIELDS_MAX ? scan_field(&scan, &tag, &field) : -EBADMSG;
         if (r < 0)
             return r;
-        if (value_len > len - scan.at)
-            return -EBADMSG;
         if (tag == (DATA_FIELD << 3 | WIRE_BYTES)) {
-            if (data.field < len)
+            if (ret->field < len)
                 return -EBADMSG;
-            data = (struct extent){field, scan.at, scan.at + value_len};
+            *ret = field;
+        } else if (tag == (PATH_FIELD << 3 | WIRE_BYTES) && field.end - field.begin >= PATH_MAX) {
+            *ret = field;
+            return -ENAMETOOLONG;
         }
-        scan.at += value_len;
     }
-    *ret = data;
-    return 0;
+    return len - (ret->end - ret->field) <= FILE_REQUEST_REST_MAX ? 0 : -EBADMSG;
 }
 
 int file_request_split(const uint8_t *args, size_t len, struct file_request_split *ret)
@@ -98,6 +116,9 @@ int file_request_split(const uint8_t *args, size_t len, struct file_request_spli
     struct extent data;
     int r = find_data(args, len, &data);
 
+    if (r == -ENAMETOOLONG)
+        *ret = (struct file_request_split){
+            .data = args + data.begin, .data_len = data.end - data.begin};
     if (r < 0)
         return r;
     size_t behind = len - data.end;
