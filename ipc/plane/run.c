@@ -4,7 +4,8 @@
  * nothing, has ended when run_begin() returns.
  *
  * Arguments within the entry are read where the ledger has them: no other process can write there.
- * Those in the client's memory are copied first, but for methods that say they take them in place.
+ * Those in the client's memory are copied first, but for methods that say they take them in place
+ * and are not routed by them: the client may change them at any time, so they are read once.
  * An answer goes straight to the client: into the completion where it is small, else into the room
  * that the entry names, which the method fills by itself where that is aligned as a room has to be.
  *
@@ -31,6 +32,7 @@ struct run {
     const struct plane_submission *entry; /* in the ledger */
     void *bounce;                         /* room for an answer that is copied; or NULL */
     uint64_t too_long;                    /* bytes of an answer that had no room */
+    bool has_args;                        /* a copy: call.args */
     uint8_t small[SEGMENT_INLINE_BYTES];
 };
 
@@ -129,27 +131,29 @@ static const uint8_t *args_of(const struct run *run)
                : run->request->lane->data + entry->args_off;
 }
 
-/* Where nobody else can write to them; *ret_copy is to be freed. */
-static int copy_args(struct run *run, const uint8_t **ret_args, void **ret_copy)
+/* To where nobody else can write to them. Once: what is routed by them is run with the same. */
+static int copy_args(struct run *run)
 {
+    struct service_call *call = &run->call;
     uint32_t len = run->entry->args_len;
     const uint8_t *from = args_of(run);
 
-    *ret_copy = NULL;
-    *ret_args = from;
-    if (run->entry->flags & PLANE_ARGS_INLINE)
+    if (run->has_args)
         return 0;
-    if (len > SERVICE_REPLY_MAX)
+    if (run->entry->flags & PLANE_ARGS_INLINE) {
+        call->args = from;
+    } else if (len > SERVICE_REPLY_MAX) {
         return -EMSGSIZE;
-    if (len <= sizeof(run->small)) {
-        *ret_args = memcpy(run->small, from, len);
-        return 0;
+    } else if (len <= sizeof(run->small)) {
+        call->args = memcpy(run->small, from, len);
+    } else {
+        call->args_copy = malloc(len);
+        if (!call->args_copy)
+            return -ENOMEM;
+        call->args = memcpy(call->args_copy, from, len);
+        count_payload(run, true, len);
     }
-    *ret_copy = malloc(len);
-    if (!*ret_copy)
-        return -ENOMEM;
-    *ret_args = memcpy(*ret_copy, from, len);
-    count_payload(run, true, len);
+    run->has_args = true;
     return 0;
 }
 
@@ -159,9 +163,9 @@ static int take_args(struct run *run)
     bool in_memory = !(run->entry->flags & PLANE_ARGS_INLINE) && run->entry->args_len > 0;
 
     call->args_len = run->entry->args_len;
-    call->args_in_place = in_memory && call->method->flags & SERVICE_IN_PLACE;
+    call->args_in_place = in_memory && !run->has_args && call->method->flags & SERVICE_IN_PLACE;
     if (!call->args_in_place)
-        return copy_args(run, &call->args, &call->args_copy);
+        return copy_args(run);
     note_touch(run);
     call->args = args_of(run);
     count_payload(run, false, call->args_len);
@@ -172,15 +176,11 @@ static int take_args(struct run *run)
 
 static int hash_of_method(struct run *run, uint64_t *ret_hash)
 {
-    const uint8_t *args;
-    void *copy;
-    int r = copy_args(run, &args, &copy);
+    int r = copy_args(run);
 
-    if (r == 0)
-        r = registry_hash(
-            run->plane->registry, run->entry->method, args, run->entry->args_len, ret_hash);
-    free(copy);
-    return r;
+    return r < 0 ? r
+                 : registry_hash(run->plane->registry, run->entry->method, run->call.args,
+                       run->entry->args_len, ret_hash);
 }
 
 /* -ENODEV: there is no such shard. */
@@ -287,7 +287,7 @@ static void coroutine_fn run_elsewhere(struct run *run, uint32_t shard)
     const struct plane_submission *entry = run->entry;
     struct call_request request = {.target = shard,
         .method = entry->method,
-        .args = args_of(run),
+        .args = run->has_args ? run->call.args : args_of(run),
         .args_len = entry->args_len,
         .deadline_ns = deadline_of(entry),
         .lane = entry->flags & PLANE_URGENT ? LANE_URGENT : LANE_NORMAL,
@@ -307,6 +307,7 @@ static void coroutine_fn run_elsewhere(struct run *run, uint32_t shard)
     finish_forward(run, shard, r, &answer);
     call_answer_deinit(&answer);
     co_cancel_deinit(&token);
+    free(run->call.args_copy);
 }
 
 /* ---- beginning ---- */
@@ -324,6 +325,7 @@ static void coroutine_fn run_entry(void *opaque)
     run.entry = entry_of(slot);
     run.bounce = NULL;
     run.too_long = 0;
+    run.has_args = false;
     if (!serve_outside_init(&run.call, &client, plane->mesh, run.entry->method,
             (uint32_t)(request - plane->requests), ledger_generation(slot->word)))
         ledger_refuse(plane, request, CALL_END_NOT_STARTED, -ENOENT, "no method of that number", 0);

@@ -19,7 +19,7 @@
 
 /* ---- what the shards can do ---- */
 
-enum { ECHO, SHARD, LARGE, NAP, ROOM, IN_PLACE, FAILING };
+enum { ECHO, SHARD, LARGE, NAP, ROOM, IN_PLACE, FAILING, HASHED, HASHED_IN_PLACE };
 
 static int coroutine_fn run_echo(struct service_call *call)
 {
@@ -76,11 +76,15 @@ static int coroutine_fn run_failing(struct service_call *call)
     return service_fail(call, -EIO, "it broke, in a way that takes more than a line to tell");
 }
 
+static uint8_t *changed_when_hashed; /* as a client may do it at any time */
+
 static int by_first_byte(uint32_t method, const void *args, size_t len, uint64_t *ret_hash)
 {
-    if (method != SHARD || !len)
+    if ((method != SHARD && method != HASHED && method != HASHED_IN_PLACE) || !len)
         return -EINVAL;
     *ret_hash = (uint64_t) * (const uint8_t *)args << 56;
+    if (changed_when_hashed)
+        *changed_when_hashed ^= 0xff;
     return 0;
 }
 
@@ -92,6 +96,8 @@ static const struct service_method methods[] = {
     [ROOM] = {"room", run_room, 0, ""},
     [IN_PLACE] = {"in_place", run_in_place, SERVICE_IN_PLACE, ""},
     [FAILING] = {"failing", run_failing, 0, ""},
+    [HASHED] = {"hashed", run_echo, 0, ""},
+    [HASHED_IN_PLACE] = {"hashed_in_place", run_echo, SERVICE_IN_PLACE, ""},
 };
 static const struct service service = {.abi = SERVICE_ABI,
     .name = "test",
@@ -352,6 +358,35 @@ static void a_request_runs_where_its_route_says(void **state)
     assert_int_equal(shard_that_answered(b, PLANE_ROUTE_SHARD, 1), 1);
 }
 
+static void what_runs_is_what_was_routed(void **state)
+{
+    static const uint32_t lens[] = {8, SEGMENT_INLINE_BYTES + 1, 4096};
+    struct plane_bench *b = *state;
+    struct plane_submission *entry;
+    struct plane_completion c;
+
+    changed_when_hashed = client_data(&b->client, 0);
+    for (uint32_t i = 0; i < 3 * 2 * 16; i++) {
+        uint8_t byte = (uint8_t)(i / 6 * 17);
+        client_data(&b->client, 0)[0] = byte;
+        entry = client_next(&b->client);
+        entry->method = i % 2 ? HASHED : HASHED_IN_PLACE;
+        entry->route_kind = PLANE_ROUTE_METHOD;
+        entry->args_len = lens[i / 2 % 3];
+        entry->room_off = 8192;
+        entry->room_len = 4096;
+        client_push(&b->client);
+        c = await(b);
+        assert_int_equal(c.end, CALL_END_DONE);
+        assert_int_equal(c.shard, keymap_shard(keymap_slot((uint64_t)byte << 56), 2));
+        assert_int_equal(c.len, entry->args_len);
+        assert_int_equal(
+            c.len <= PLANE_INLINE_ANSWER ? c.inline_answer[0] : *client_data(&b->client, 8192),
+            byte);
+    }
+    changed_when_hashed = NULL;
+}
+
 static void a_route_to_no_shard_ends_as_not_started(void **state)
 {
     struct plane_bench *b = *state;
@@ -536,6 +571,7 @@ int main(void)
         CASE(a_deadline_ends_what_waits),
         CASE(a_cancel_ends_the_request_of_that_id_and_has_no_end_of_its_own),
         CASE(a_request_runs_where_its_route_says),
+        CASE(what_runs_is_what_was_routed),
         CASE(a_route_to_no_shard_ends_as_not_started),
         CASE(a_large_answer_of_another_shard_comes_into_the_room),
         CASE(what_another_shard_serves_can_be_cancelled),
