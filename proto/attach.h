@@ -57,9 +57,9 @@ struct attach_welcome {
     uint32_t n_entries;
     uint32_t n_shards;
     uint32_t client;        /* its number, as tools show it */
-    uint32_t max_in_flight; /* in all lanes together: its quota */
-    uint64_t max_bytes;     /* of arguments and rooms in flight together */
-    uint64_t max_rate;      /* requests a second; 0: no limit */
+    uint32_t max_in_flight; /* in all lanes together; in each at most 1 / n_shards of it */
+    uint64_t max_bytes;     /* of arguments and rooms in flight together, in each shard */
+    uint64_t max_rate;      /* requests a second, in each shard; 0: no limit */
     uint64_t keymap;        /* how keys go to shards: 1 as docs/protocol.md has it */
     uint64_t generation; /* of the instance's segment: another one knows nothing of this client */
     char instance[64];
