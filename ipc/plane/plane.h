@@ -19,7 +19,7 @@
  * Lifetime:    the mesh outlives it. A client's memory is mapped until the last request that may
  *              touch it has ended.
  * Not here:    who may attach, and what is granted (ipc/gateway/); the memory (proto/data_plane.h);
- *              how the fds get here (plane_fds.h)
+ *              how the fds get here (plane_shard.h)
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -59,8 +59,8 @@ int plane_new(const struct plane_config *config, struct plane **ret_plane);
 void plane_free(struct plane *plane);
 
 /* A client's memory and this shard's end of its doorbell, both consumed. A client that is open with
- * that generation has the new bell in the place of the old one. -EINVAL: the grant makes no sense, or the memory is not as it says, or
- * not sealed; -ENOMEM; -errno. */
+ * that generation has the new bell in the place of the old one. -EINVAL: the grant makes no sense, or
+ * the memory is not as it says, or not sealed; -ENOMEM; -errno. */
 int plane_open(struct plane *plane, const struct plane_grant *grant, int memory_fd, int bell_fd);
 
 /* It could not be opened: the gateway is asked to cut it off (CUT_MEMORY). */
