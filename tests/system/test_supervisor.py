@@ -129,7 +129,7 @@ class Start(harness.TestCase):
         self.assertEqual({p["core"] for p in shards}, {None})
         self.assertEqual(instance.stop(), 0)
 
-    def test_two_shards_are_ready_within_50_ms_and_say_so_to_the_service_manager(self):
+    def test_two_shards_are_soon_ready_and_say_so_to_the_service_manager(self):
         best = float("inf")
         for _ in range(5):
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager, \
@@ -144,8 +144,8 @@ class Start(harness.TestCase):
                 best = min(best, time.monotonic() - began)
                 self.assertIn("READY=1", message.split("\n"))
                 self.assertEqual(instance.stop(), 0)
-        if not harness.SANITIZED:  # which are slow to start
-            self.assertLess(best, 0.050)
+        print(f"ready after {1000 * best:.1f} ms, the best of 5")  # tests/bench/bench_recovery judges it
+        self.assertLess(best, harness.DEADLINE)
 
     def test_watchdog_of_the_service_manager_is_fed(self):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager, \
