@@ -828,7 +828,7 @@ struct segment {
 };
 
 /* Chooses slots, recorder and heap for n_shards so that the whole fits max_bytes (0: the default,
- * 16 MiB for 2 shards and more for more). 0; -EINVAL: n_shards out of 1..128; -ENOSPC: max_bytes
+ * 23 MiB for 2 shards and more for more). 0; -EINVAL: n_shards out of 1..128; -ENOSPC: max_bytes
  * too small, and the least that works is in *ret_bytes. */
 int segment_geometry_plan(
     uint32_t n_shards, uint64_t max_bytes, struct segment_geometry *ret, uint64_t *ret_bytes);
