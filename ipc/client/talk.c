@@ -418,22 +418,36 @@ static void send_batches(struct talk *talk, int64_t now_ns)
 
 /* ---- ends ---- */
 
+/* Ends behind a gap. Ranges that touch are one: so there are never more than nexts whose answers are
+ * still on their way, each of which leaves one gap, and all have room. */
+static void note_behind_gap(struct talk *talk, uint64_t first, uint64_t last)
+{
+    struct talk_gap *free_gap = NULL;
+
+    for (size_t i = 0; i < sizeof(talk->gaps) / sizeof(talk->gaps[0]); i++) {
+        struct talk_gap *gap = &talk->gaps[i];
+        if (gap->first != 0 && gap->first <= last + 1 && first <= gap->last + 1) {
+            first = gap->first < first ? gap->first : first;
+            last = gap->last > last ? gap->last : last;
+            *gap = (struct talk_gap){};
+        }
+        if (gap->first == 0)
+            free_gap = gap;
+    }
+    if (free_gap)
+        *free_gap = (struct talk_gap){first, last};
+}
+
 static void note_positions(struct talk *talk, uint64_t first, uint64_t last)
 {
-    struct talk_gap *gap = NULL;
-
     if (first > talk->ack + 1) {
-        for (size_t i = 0; i < sizeof(talk->gaps) / sizeof(talk->gaps[0]); i++)
-            if (talk->gaps[i].first == 0)
-                gap = &talk->gaps[i];
-        if (gap)
-            *gap = (struct talk_gap){first, last};
-        return; /* with none free: it comes again after the next hello, known by its id */
+        note_behind_gap(talk, first, last);
+        return;
     }
     if (last > talk->ack)
         talk->ack = last;
     for (size_t i = 0; i < sizeof(talk->gaps) / sizeof(talk->gaps[0]); i++) {
-        gap = &talk->gaps[i];
+        struct talk_gap *gap = &talk->gaps[i];
         if (gap->first != 0 && gap->first <= talk->ack + 1) {
             struct talk_gap filled = *gap;
             *gap = (struct talk_gap){};
