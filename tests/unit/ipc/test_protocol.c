@@ -11,6 +11,8 @@
 
 #include "ipc/client/client.h"
 #include "proto/arena.h"
+#include "proto/data_plane.h"
+#include "proto/keys.h"
 #include "proto/protocol.h"
 #include "proto/sherd.pb-c.h"
 #include "shard/segment.h"
@@ -24,6 +26,68 @@ CALL_ENDS(X)
 #undef X
 static_assert(SHERD_PAYLOAD_MAX == SEGMENT_PAYLOAD_MAX, "what a client may send, a shard takes");
 static_assert(SHERD_PAYLOAD_MAX == PROTOCOL_PAYLOAD_MAX, "client.h and protocol.h");
+
+/* As docs/protocol.md has them: X(struct, field, at). */
+#define PLANE_PLACES(X)                    \
+    X(plane_words, need_wakeup, 0)         \
+    X(plane_words, client_sleeps, 64)      \
+    X(plane_submission, id, 0)             \
+    X(plane_submission, method, 8)         \
+    X(plane_submission, flags, 10)         \
+    X(plane_submission, route_kind, 11)    \
+    X(plane_submission, turn, 12)          \
+    X(plane_submission, route, 16)         \
+    X(plane_submission, deadline_ns, 24)   \
+    X(plane_submission, args_len, 32)      \
+    X(plane_submission, room_len, 36)      \
+    X(plane_submission, room_off, 40)      \
+    X(plane_submission, args_off, 48)      \
+    X(plane_submission, inline_args, 48)   \
+    X(plane_completion, id, 0)             \
+    X(plane_completion, len, 8)            \
+    X(plane_completion, error, 12)         \
+    X(plane_completion, end, 16)           \
+    X(plane_completion, shard, 20)         \
+    X(plane_completion, retry_us, 24)      \
+    X(plane_completion, inline_answer, 28) \
+    X(plane_completion, turn, 60)
+#define X(type, field, at) \
+    static_assert(offsetof(struct type, field) == (at), "docs/protocol.md: The data plane");
+PLANE_PLACES(X)
+#undef X
+
+static void the_memory_of_a_client_lies_as_the_manual_says(void **state)
+{
+    struct plane_layout layout = plane_layout(3, 256, 8192);
+    uint8_t *base = NULL;
+
+    assert_int_equal(layout.lane_bytes, 36864);
+    assert_int_equal(layout.data_off, 3 * 36864);
+    assert_int_equal(layout.total_bytes, 3 * 36864 + 8192);
+    assert_int_equal((uintptr_t)plane_submission_at(&layout, base, 1, 257), 36864 + 128 + 64);
+    assert_int_equal((uintptr_t)plane_completion_at(&layout, base, 0, 2), 128 + 64 * 256 + 128);
+}
+
+static void keys_go_to_the_shards_that_the_manual_names(void **state)
+{
+    static const struct {
+        const char *key;
+        uint64_t hash;
+        uint32_t slot, of_2, of_5;
+    } examples[] = {
+        {"", UINT64_C(0xecba3df2c3383c52), 15442, 1, 4},
+        {"a", UINT64_C(0xed8170de1919a24d), 8781, 1, 2},
+        {"user:1000", UINT64_C(0xa4966ae49fa0beac), 16044, 1, 4},
+    };
+
+    for (size_t i = 0; i < sizeof(examples) / sizeof(examples[0]); i++) {
+        uint64_t hash = keys_hash(examples[i].key, strlen(examples[i].key));
+        assert_int_equal(hash, examples[i].hash);
+        assert_int_equal(keys_slot(hash), examples[i].slot);
+        assert_int_equal(keys_shard(keys_slot(hash), 2), examples[i].of_2);
+        assert_int_equal(keys_shard(keys_slot(hash), 5), examples[i].of_5);
+    }
+}
 
 static void ends_have_the_same_words_on_both_sides(void **state)
 {
@@ -185,6 +249,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ends_have_the_same_words_on_both_sides),
+        cmocka_unit_test(the_memory_of_a_client_lies_as_the_manual_says),
+        cmocka_unit_test(keys_go_to_the_shards_that_the_manual_names),
         cmocka_unit_test(damaged_messages_are_refused_or_read_within_their_bytes),
         cmocka_unit_test(a_short_message_that_unpacks_to_much_is_refused),
         cmocka_unit_test(an_arena_ends_at_its_limit_and_begins_again_after_a_reset),
