@@ -393,8 +393,11 @@ static uint64_t n_sent(const struct rig *rig)
            atomic_load_acquire(segment_tail(&rig->seg, 0, 1, LANE_URGENT));
 }
 
+/* It tells what is abandoned once it has found the rings empty. */
 static void recovering_body(struct rig_end *end)
 {
+    for (int i = 0; i < 4; i++)
+        aio_poll(end->ctx, false);
     atomic_fetch_add(&end->rig->board->words[WORD_GONE], 1);
     idle_until_all_is_free_body(end);
 }
