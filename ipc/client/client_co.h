@@ -86,9 +86,11 @@ static inline void sherd_client_co_on_done(const struct sherd_result *result, vo
 static inline int coroutine_fn sherd_client_co_call(struct sherd_client_co *co,
     const struct sherd_request *request, struct sherd_result *ret_result)
 {
-    struct sherd_result result = {};
-    struct sherd_client_co_one one = {};
+    struct sherd_result result;
+    struct sherd_client_co_one one;
 
+    memset(&result, 0, sizeof(result));
+    memset(&one, 0, sizeof(one));
     one.co = coroutine_self();
     one.room = request->room;
     one.result = &result;

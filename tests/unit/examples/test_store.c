@@ -224,7 +224,7 @@ static bool is_as_after(struct store *s, int n, int steps)
 /* A change before the trace begins: those that stay lie scattered among the others. */
 static void warm_up(struct store *s, int step)
 {
-    char key[16];
+    char key[24];
 
     change(s, step);
     if (step % 3 == 0 && step / 3 < STILL) {
