@@ -186,6 +186,14 @@ static int make_rooms(struct bench_run *run)
     return plan->by_handle ? bench_maker_open(&run->maker, run->client) : 0;
 }
 
+/* But for those that never ended, which the shards may write to still. */
+static void free_rooms(struct bench_run *run)
+{
+    for (uint32_t i = 0; i < run->plan->depth; i++)
+        if (!run->places[i].in_flight)
+            sherd_buffer_free(run->client, run->places[i].room);
+}
+
 /* What all requests in flight take of the data area, each with its arguments. */
 static uint64_t data_bytes(const struct bench_plan *plan)
 {
@@ -210,6 +218,7 @@ static void *run_client(void *opaque)
             r = keep_busy(run);
         int finished = finish(run);
         r = r ? r : finished;
+        free_rooms(run);
         sherd_client_close(run->client);
     }
     if (r < 0 && !run->figures->error)
