@@ -155,7 +155,8 @@ static int keep_busy(struct bench_run *run)
             r = look(run, pause_ns);
     }
     if (plan->every_ns && run->due_ns < plan->until_ns)
-        run->figures->n_left = (uint64_t)((plan->until_ns - run->due_ns) / plan->every_ns);
+        run->figures->n_left =
+            (uint64_t)((plan->until_ns - run->due_ns + plan->every_ns - 1) / plan->every_ns);
     return r;
 }
 
