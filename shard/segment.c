@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Where each region lies, regions.c says; here are planning, making, opening, and the accessors.
+ * Where each region lies, regions.c says; here are making, opening, and the accessors.
  */
 #include "shard/segment.h"
 
@@ -16,20 +16,8 @@
 #include <unistd.h>
 
 #include "runtime/build_id.h"
+#include "shard/geometry.h"
 #include "shard/regions.h"
-
-#define MIN_HEAP_BYTES    (SEGMENT_PAYLOAD_MAX + 64u * 1024)
-#define MAX_HEAP_BYTES    (8u * 1024 * 1024)
-#define MIN_SLOTS_GATEWAY 8u
-#define STACK_BYTES       (64u * 1024)
-#define MIN_PORTABLE      4u /* for each shard */
-#define MAX_PORTABLE      16u
-#define MANY_PORTABLE     256u /* enough for the instance */
-#define FEW_SHARDS        16u  /* up to here each has the larger tables for clients */
-#define MIN_CLIENTS       64u
-#define MIN_LEDGER        64u
-#define MIN_FATES         256u
-#define MAX_FATES         (1u << 23)
 
 static_assert(sizeof(struct ring_slot) == LINE, "a slot is a cache line");
 static_assert(sizeof(struct message) == RING_PAYLOAD_BYTES, "a message fills its slot");
@@ -126,159 +114,6 @@ const char *call_end_text(uint32_t end)
     }
 }
 
-/* ---- planning ---- */
-
-static uint64_t align_up(uint64_t value, uint64_t to)
-{
-    return (value + to - 1) / to * to;
-}
-
-static uint64_t planned_bytes(const struct segment_geometry *g)
-{
-    struct segment seg;
-
-    regions_lay_out(&seg, g);
-    return seg.bytes;
-}
-
-/* Many for few shards; for many shards few each, which is many in all. */
-static uint32_t plan_portable(uint32_t n_shards)
-{
-    uint32_t n = n_shards * MAX_PORTABLE;
-    uint32_t enough =
-        n_shards * MIN_PORTABLE > MANY_PORTABLE ? n_shards * MIN_PORTABLE : MANY_PORTABLE;
-
-    return n < enough ? n : enough;
-}
-
-static uint32_t plan_clients(uint32_t n_shards)
-{
-    return n_shards <= FEW_SHARDS ? 8192 : 4096;
-}
-
-static uint32_t plan_ledger(uint32_t n_shards)
-{
-    return n_shards <= FEW_SHARDS ? 2048 : 512;
-}
-
-static uint32_t plan_fates(uint64_t fates_bytes)
-{
-    uint64_t n = fates_bytes / sizeof(struct fate);
-
-    if (!fates_bytes)
-        return 12288;
-    return n >= SEGMENT_FATES_EACH && n <= MAX_FATES ? (uint32_t)n : 0;
-}
-
-/* What each peer needs for itself, for clients, and what each pair needs. */
-static uint64_t default_bytes(uint32_t n_shards, uint32_t n_fates)
-{
-    uint64_t n_pairs = (uint64_t)n_shards * n_shards;
-    uint64_t clients_bytes = plan_clients(n_shards) * sizeof(struct client_lane) +
-                             plan_ledger(n_shards) * sizeof(struct ledger_slot);
-
-    return 17 * (UINT64_C(1) << 19) + (n_shards + 1) * (UINT64_C(5) << 19) +
-           plan_clients(n_shards) * sizeof(struct client_row) + n_shards * clients_bytes +
-           n_fates * sizeof(struct fate) +
-           segment_sessions_of(n_fates) * sizeof(struct session_row) +
-           n_pairs / 16 * (UINT64_C(3) << 16);
-}
-
-static uint64_t flights_bytes(uint64_t heap_bytes)
-{
-    return heap_bytes / SEGMENT_PAGE * sizeof(uint64_t);
-}
-
-/* A heap with its in-flight table. */
-static uint64_t whole_heap_bytes(uint64_t heap_bytes)
-{
-    return heap_bytes + align_up(flights_bytes(heap_bytes), SEGMENT_PAGE);
-}
-
-static uint64_t largest_heap(uint64_t room)
-{
-    uint64_t bytes = room < MAX_HEAP_BYTES ? room / SEGMENT_PAGE * SEGMENT_PAGE : MAX_HEAP_BYTES;
-
-    while (whole_heap_bytes(bytes) > room)
-        bytes -= SEGMENT_PAGE;
-    return bytes;
-}
-
-int segment_geometry_plan(
-    uint32_t n_shards, uint64_t max_bytes, struct segment_geometry *ret, uint64_t *ret_bytes)
-{
-    return segment_geometry_plan_fates(n_shards, max_bytes, 0, ret, ret_bytes);
-}
-
-int segment_geometry_plan_fates(uint32_t n_shards, uint64_t max_bytes, uint64_t fates_bytes,
-    struct segment_geometry *ret, uint64_t *ret_bytes)
-{
-    struct segment_geometry g = {
-        .n_shards = n_shards, .n_events = 1024, .n_coroutines = 1024, .stack_bytes = STACK_BYTES};
-    uint64_t heaps_bytes, fixed;
-    uint32_t least_fates;
-
-    g.n_fates = plan_fates(fates_bytes);
-    least_fates = fates_bytes ? g.n_fates : MIN_FATES;
-    if (n_shards < 1 || n_shards > SEGMENT_MAX_SHARDS || !g.n_fates)
-        return -EINVAL;
-    if (!max_bytes)
-        max_bytes = default_bytes(n_shards, g.n_fates);
-    heaps_bytes = (uint64_t)(n_shards + 1) * whole_heap_bytes(MIN_HEAP_BYTES);
-    g.slots_shard = 256;
-    g.slots_gateway = 512;
-    g.n_portable = plan_portable(n_shards);
-    g.n_clients = plan_clients(n_shards);
-    g.n_ledger = plan_ledger(n_shards);
-    for (;;) {
-        g.heap_bytes = 0;
-        fixed = planned_bytes(&g);
-        if (fixed + heaps_bytes <= max_bytes)
-            break;
-        if (g.slots_shard == SEGMENT_MIN_SLOTS && g.slots_gateway == MIN_SLOTS_GATEWAY &&
-            g.n_portable == n_shards && g.n_clients == MIN_CLIENTS && g.n_ledger == MIN_LEDGER &&
-            g.n_fates == least_fates) {
-            *ret_bytes = fixed + heaps_bytes;
-            return -ENOSPC;
-        }
-        if (g.slots_shard > SEGMENT_MIN_SLOTS)
-            g.slots_shard /= 2;
-        if (g.slots_gateway > MIN_SLOTS_GATEWAY)
-            g.slots_gateway /= 2;
-        if (g.n_clients > MIN_CLIENTS)
-            g.n_clients /= 2;
-        if (g.n_ledger > MIN_LEDGER)
-            g.n_ledger /= 2;
-        if (g.n_fates > least_fates)
-            g.n_fates = g.n_fates / 2 < least_fates ? least_fates : g.n_fates / 2;
-        g.n_portable = g.n_portable / 2 < n_shards ? n_shards : g.n_portable / 2;
-    }
-    g.heap_bytes = largest_heap((max_bytes - fixed) / (n_shards + 1));
-    *ret = g;
-    *ret_bytes = planned_bytes(&g);
-    return 0;
-}
-
-uint64_t segment_geometry_add(struct segment_geometry *geometry, uint64_t service_bytes)
-{
-    geometry->service_bytes = align_up(service_bytes, SEGMENT_PAGE);
-    return planned_bytes(geometry);
-}
-
-static bool geometry_is_sane(const struct segment_geometry *g)
-{
-    return g->n_shards >= 1 && g->n_shards <= SEGMENT_MAX_SHARDS &&
-           g->slots_shard >= SEGMENT_MIN_SLOTS && g->slots_shard <= 1024 &&
-           (g->slots_shard & (g->slots_shard - 1)) == 0 && g->slots_gateway >= 1 &&
-           g->slots_gateway <= 65536 && g->n_events >= 1 && g->n_events <= 1u << 20 &&
-           (g->n_events & (g->n_events - 1)) == 0 && g->n_coroutines <= 1u << 20 &&
-           g->n_portable <= 1u << 16 && g->stack_bytes >= 4 * SEGMENT_PAGE &&
-           g->stack_bytes <= 1u << 24 && (g->stack_bytes & (g->stack_bytes - 1)) == 0 &&
-           g->n_clients <= 1u << 20 && g->n_fates <= MAX_FATES && g->n_ledger <= 1u << 16 &&
-           g->heap_bytes % SEGMENT_PAGE == 0 && g->heap_bytes <= UINT64_C(1) << 32 &&
-           g->service_bytes % SEGMENT_PAGE == 0 && g->service_bytes <= SEGMENT_SERVICE_BYTES_MAX;
-}
-
 /* ---- making and opening ---- */
 
 static uint64_t realtime_ns(void)
@@ -309,7 +144,7 @@ int segment_init(struct segment *seg, void *base, uint64_t bytes,
 {
     struct segment_super *super = base;
 
-    if (!geometry_is_sane(geometry) || strlen(instance) >= sizeof(super->instance))
+    if (!segment_geometry_is_sane(geometry) || strlen(instance) >= sizeof(super->instance))
         return -EINVAL;
     *seg = (struct segment){.base = base, .writable = true};
     regions_lay_out(seg, geometry);
@@ -337,7 +172,7 @@ static const char *misfit(const struct segment_super *super)
         return "it was made by another version of Sherd (format of the description)";
     if (super->abi != SEGMENT_ABI)
         return "it was made by another version of Sherd (segment ABI)";
-    if (!geometry_is_sane(&super->geometry))
+    if (!segment_geometry_is_sane(&super->geometry))
         return "its geometry makes no sense";
     return NULL;
 }

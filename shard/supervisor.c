@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include "shard/geometry.h"
 #include "shard/supervisor.h"
 /*
  * supervisor_run() is a loop of: fork whoever is due; else one turn of the event loop, whose

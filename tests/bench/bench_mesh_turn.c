@@ -11,6 +11,7 @@
 
 #include "runtime/atomic.h"
 #include "runtime/instruments.h"
+#include "shard/geometry.h"
 #include "shard/remote_bh.h"
 #include "tests/bench/compare.h"
 #include "tests/bench/two_cpus.h"

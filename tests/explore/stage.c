@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "runtime/atomic.h"
+#include "shard/geometry.h"
 #include "shard/arena.h"
 #include "shard/estate.h"
 #include "tests/explore/explorer.h"

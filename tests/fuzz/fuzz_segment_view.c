@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "shard/geometry.h"
 #include "shard/segment.h"
 #include "shard/segment_view.h"
 #include "tests/fuzz/fuzz.h"

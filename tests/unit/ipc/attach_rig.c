@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include "shard/geometry.h"
 #include "tests/unit/ipc/attach_rig.h"
 
 #include <assert.h>

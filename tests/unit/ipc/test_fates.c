@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "shard/geometry.h"
 #include "ipc/gateway/fates.h"
 #include "runtime/atomic.h"
 

@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <cmocka.h>
 
+#include "shard/geometry.h"
 #include "ipc/gateway/requests.h"
 #include "ipc/gateway/session.h"
 

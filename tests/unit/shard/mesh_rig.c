@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "runtime/atomic.h"
+#include "shard/geometry.h"
 #include "shard/arena.h"
 
 #define DEADLINE_NS   (INT64_C(20) * 1000000000)

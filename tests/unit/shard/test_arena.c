@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include "shard/geometry.h"
 #include "shard/arena.h"
 
 #include <assert.h>

@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "shard/geometry.h"
 #include "shard/firewall.h"
 
 /* Whether the kernel can read a byte there: no sanitizer has a say in that. */

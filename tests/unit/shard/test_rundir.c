@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 
 #include "runtime/aio.h"
+#include "shard/geometry.h"
 #include "shard/process.h"
 #include "shard/rundir.h"
 #include "shard/segment.h"

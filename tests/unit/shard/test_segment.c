@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "shard/geometry.h"
 #include "shard/segment.h"
 
 #define MIB (UINT64_C(1) << 20)

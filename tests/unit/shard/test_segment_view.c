@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "shard/geometry.h"
 #include "shard/segment.h"
 #include "shard/segment_view.h"
 

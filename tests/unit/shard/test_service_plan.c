@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include "shard/geometry.h"
 #include "shard/service_plan.h"
 
 #include <arpa/inet.h>
