@@ -32,6 +32,7 @@ struct attach {
     struct clients clients;
     struct keeper keeper;
     CoSemaphore makers; /* of memory, at a time */
+    uint32_t n_making;  /* workers that are at it */
     int listener;
     int spare_fd; /* given up for a moment where there are no more fds; -1: there is none */
     bool draining, stopping, deaf;

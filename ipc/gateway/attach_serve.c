@@ -163,9 +163,11 @@ static int coroutine_fn make_and_keep(struct attach_link *link, uint32_t client,
     r = co_semaphore_acquire(&attach->makers, 1);
     if (r < 0)
         return r;
+    attach->n_making++;
     r = attach->stopping
             ? -ECANCELED
             : attach_memory_make(segment_client(attach->config.segment, client)->total_bytes, &fd);
+    attach->n_making--;
     co_semaphore_release(&attach->makers, 1);
     if (r == 0)
         r = keeper_put(&attach->keeper, &memory, fd);

@@ -12,12 +12,12 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "ipc/gateway/attach_inside.h"
 #include "ipc/gateway/attach_socket.h"
 #include "ipc/plane/plane_shard.h"
 #include "runtime/atomic.h"
 
-#define QUIET_TURNS 3
-#define LIMIT_NS    (INT64_C(20) * 1000 * 1000 * 1000)
+#define LIMIT_NS (INT64_C(20) * 1000 * 1000 * 1000)
 
 static void make_segment(struct attach_rig *rig, uint32_t n_shards)
 {
@@ -104,12 +104,9 @@ void rig_replace_gateway(struct attach_rig *rig)
 
 void rig_settle(struct attach_rig *rig)
 {
-    /* A worker's end comes by the doorbell: it is given some time to get there. */
-    for (int quiet = 0; quiet < QUIET_TURNS;) {
-        quiet = aio_poll(rig->ctx, false) ? 0 : quiet + 1;
-        if (quiet)
-            usleep(200);
-    }
+    /* A worker's end comes by the doorbell, for which a turn may wait. */
+    while (aio_poll(rig->ctx, rig->attach->n_making > 0) || rig->attach->n_making > 0)
+        ;
     attach_turn(rig->attach);
 }
 
