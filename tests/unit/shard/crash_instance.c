@@ -22,6 +22,7 @@
 #include "shard/rundir.h"
 #include "shard/service_home.h"
 #include "shard/supervisor_inside.h"
+#include "tests/unit/shard/crash_rest.h"
 
 #define DEADLINE_NS (INT64_C(20) * 1000000000)
 
@@ -404,81 +405,18 @@ void crash_instance_wait_until_quiet(struct crash_instance *instance)
         fail(instance, "quiet", "the kernel has not let go of what the dead had in flight");
 }
 
-static bool heaps_are_empty(const struct segment *seg)
-{
-    for (uint32_t peer = 0; peer < seg->n_peers; peer++) {
-        const struct part_head *part = segment_part(seg, peer);
-        const uint64_t *flights = segment_flights(seg, peer);
-        if (atomic_load_relaxed(&part->heap_used_bytes) != 0)
-            return false;
-        for (uint32_t page = 0; page < seg->geometry.heap_bytes / SEGMENT_PAGE; page++)
-            if (atomic_load_relaxed(&flights[page]) != 0)
-                return false;
-    }
-    return true;
-}
-
-static bool arena_is_empty(const struct segment *seg)
-{
-    uint32_t shard;
-
-    for (uint32_t slot = 0; slot < seg->geometry.n_portable; slot++)
-        if (arena_co_at(seg, slot))
-            return false;
-    for (uint32_t chunk = 0; chunk < segment_n_chunks(seg); chunk++) {
-        uint64_t tag = atomic_load_acquire(segment_chunk_tag(seg, chunk));
-        if (tag && arena_co_lives(seg, tag, &shard))
-            return false;
-    }
-    return true;
-}
-
-static bool no_lock_is_held(const struct segment *seg)
-{
-    for (uint32_t shard = 0; shard < LOAD_SHARDS; shard++)
-        for (uint32_t idx = 0; idx < SEGMENT_LOCKS; idx++)
-            if (atomic_load_relaxed(&segment_locks(seg, shard)[idx].word) & LOCK_HELD)
-                return false;
-    return true;
-}
-
-typedef void slot_fn(const struct segment *seg, uint32_t caller, uint32_t callee, uint32_t slot);
-
-/* Calls fn, which may be NULL, for each slot that is not free. Returns how many those are. */
-static uint64_t for_each_under_way(const struct segment *seg, slot_fn *fn)
-{
-    uint64_t n = 0;
-
-    for (uint32_t caller = 0; caller < seg->n_peers; caller++)
-        for (uint32_t callee = 0; callee < seg->n_peers; callee++)
-            for (uint32_t slot = 0; slot < segment_call_slots(seg, caller, callee); slot++) {
-                uint64_t word = atomic_load_acquire(&segment_call(seg, caller, callee, slot)->word);
-                if (word_state(word) == CALL_FREE)
-                    continue;
-                n++;
-                if (fn)
-                    fn(seg, caller, callee, slot);
-            }
-    return n;
-}
-
-static uint64_t n_under_way(const struct segment *seg)
-{
-    return for_each_under_way(seg, NULL);
-}
-
 /* What was asked; the kernel may still write to buffers of the dead. */
 static bool all_has_ended(struct crash_instance *instance)
 {
-    return is_over(instance) && n_under_way(&instance->seg) == 0;
+    return is_over(instance) && rest_n_under_way(&instance->seg) == 0;
 }
 
 static bool is_at_rest(struct crash_instance *instance)
 {
     const struct segment *seg = &instance->seg;
 
-    return are_all_up(instance) && all_has_ended(instance) && heaps_are_empty(seg) &&
-           arena_is_empty(seg) && no_lock_is_held(seg);
+    return are_all_up(instance) && all_has_ended(instance) && rest_heaps_are_empty(seg) &&
+           rest_arena_is_empty(seg) && rest_no_lock_is_held(seg);
 }
 
 static bool lists_are_checked(struct crash_instance *instance)
@@ -533,49 +471,17 @@ static void check_counts(struct crash_instance *instance, const char *what)
     check_wrong(instance, what);
 }
 
-static void tell_of_slot(const struct segment *seg, uint32_t caller, uint32_t callee, uint32_t slot)
-{
-    const struct call_slot *call = segment_call(seg, caller, callee, slot);
-    const struct serve_slot *serve = segment_serve(seg, callee, caller, slot);
-    uint32_t shard = UINT32_MAX;
-
-    arena_co_lives(seg, serve->co, &shard);
-    fprintf(stderr,
-        "%u to %u, slot %u: state %u, generation %llu, method %u; started: generation %llu by "
-        "incarnation %u of %u, coroutine %llx in %d\n",
-        caller, callee, slot, word_state(call->word),
-        (unsigned long long)word_generation(call->word), call->method,
-        (unsigned long long)started_generation(serve->started),
-        (uint32_t)serve->started & CALL_INCARNATION_MASK, segment_control(seg, callee)->incarnation,
-        (unsigned long long)serve->co, (int)shard);
-}
-
-static void tell_of_heaps(const struct segment *seg)
-{
-    for (uint32_t peer = 0; peer < seg->n_peers; peer++) {
-        const uint64_t *flights = segment_flights(seg, peer);
-        fprintf(stderr, "%u: heap of %llu bytes, incarnation %u, quiet up to %u\n", peer,
-            (unsigned long long)segment_part(seg, peer)->heap_used_bytes,
-            segment_control(seg, peer)->incarnation, segment_control(seg, peer)->quiet_incarnation);
-        for (uint32_t page = 0; page < seg->geometry.heap_bytes / SEGMENT_PAGE; page++)
-            if (flights[page])
-                fprintf(stderr, "    in flight at page %u: %llx\n", page,
-                    (unsigned long long)flights[page]);
-    }
-}
-
 __attribute__((noreturn)) static void fail_unrest(struct crash_instance *instance, const char *what)
 {
     const struct segment *seg = &instance->seg;
 
     check_wrong(instance, what);
-    for_each_under_way(seg, tell_of_slot);
-    tell_of_heaps(seg);
+    rest_tell(seg);
     fail(instance, what,
         "not at rest after 20 s: all up: %d, load over: %d, %llu calls under way, heaps empty: "
         "%d, arena empty: %d, locks free: %d",
-        are_all_up(instance), is_over(instance), (unsigned long long)n_under_way(seg),
-        heaps_are_empty(seg), arena_is_empty(seg), no_lock_is_held(seg));
+        are_all_up(instance), is_over(instance), (unsigned long long)rest_n_under_way(seg),
+        rest_heaps_are_empty(seg), rest_arena_is_empty(seg), rest_no_lock_is_held(seg));
 }
 
 /* Since the machine was started, in which somebody waited for a processor; -1: that is not counted. */
