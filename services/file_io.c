@@ -62,9 +62,21 @@ static int fail_io(struct service_call *call, const char *method, int error)
     return service_fail(call, error, "%s: %s", method, strerrordesc_np(-error));
 }
 
-static void coroutine_fn give_co(struct open_files *files, struct open_file *file)
+/* 0 with the open file, to be given back; or what the call fails with. */
+static int take_file(struct service_call *call, struct open_files *files, const char *method,
+    const struct span *span, struct open_file **ret_file)
 {
-    int fd = open_files_give(files, file);
+    int r = check_span(call, method, span);
+
+    if (r < 0)
+        return r;
+    *ret_file = open_files_take(files, span->handle);
+    return *ret_file ? 0 : fail_stale(call, method);
+}
+
+static void coroutine_fn give_co(struct open_file *file)
+{
+    int fd = open_files_give(file);
 
     if (fd >= 0)
         co_close(fd);
@@ -137,15 +149,12 @@ int coroutine_fn file_pread_co(struct service_call *call, struct open_files *fil
     if (len != FILE_SPAN_BYTES)
         return service_fail(call, -EBADMSG, "file.pread: the arguments are not 24 bytes");
     span = span_of(args);
-    r = check_span(call, "file.pread", &span);
+    r = take_file(call, files, "file.pread", &span, &file);
     if (r < 0)
         return r;
-    file = open_files_take(files, span.handle);
-    if (!file)
-        return fail_stale(call, "file.pread");
     r = span.len <= SMALL_BYTES && !file->is_direct ? read_small_co(call, file, &span)
                                                     : read_room_co(call, file, &span);
-    give_co(files, file);
+    give_co(file);
     return r;
 }
 
@@ -186,15 +195,12 @@ int coroutine_fn file_pwrite_co(struct service_call *call, struct open_files *fi
     if (span.len != len - FILE_SPAN_BYTES)
         return service_fail(call, -EBADMSG,
             "file.pwrite: %zu bytes of data, not as many as it says", len - FILE_SPAN_BYTES);
-    r = check_span(call, "file.pwrite", &span);
+    r = take_file(call, files, "file.pwrite", &span, &file);
     if (r < 0)
         return r;
-    file = open_files_take(files, span.handle);
-    if (!file)
-        return fail_stale(call, "file.pwrite");
     r = file->is_writable ? write_co(call, file, args, &span)
                           : service_fail(call, -EBADF, "file.pwrite: opened for reading alone");
-    give_co(files, file);
+    give_co(file);
     return r;
 }
 

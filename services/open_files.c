@@ -115,9 +115,8 @@ static int let_go(struct open_file *file)
     return fd;
 }
 
-int open_files_give(struct open_files *files, struct open_file *file)
+int open_files_give(struct open_file *file)
 {
-    (void)files;
     file->n_users--;
     return file->n_users == 0 && file->is_doomed ? let_go(file) : -1;
 }

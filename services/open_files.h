@@ -5,7 +5,7 @@
  *
  * Why:         looking a path up, below the roots and twice, takes longer than reading a block.
  * Use:         r = open_files_add(files, fd, flags, &handle, &evicted_fd); co_close(evicted_fd);
- *              file = open_files_take(files, handle);  … file->fd …  open_files_give(files, file);
+ *              file = open_files_take(files, handle);  … file->fd …  open_files_give(file);
  * Concurrency: owner loop. A file that is taken stays open across waits.
  * Lifetime:    of the shard: a handle means nothing to its replacement, and nothing any more once
  *              its file was closed, by order or to make room for another one.
@@ -41,7 +41,7 @@ int open_files_add(struct open_files *files, int fd, bool is_writable, bool is_d
 struct open_file *open_files_take(struct open_files *files, uint64_t handle);
 
 /* Returns the fd to be closed, or -1. */
-int open_files_give(struct open_files *files, struct open_file *file);
+int open_files_give(struct open_file *file);
 
 /* Nobody gets it any more. The fd to be closed, -1 where somebody uses it still, or -ESTALE. */
 int open_files_close(struct open_files *files, uint64_t handle);
