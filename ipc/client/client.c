@@ -122,7 +122,7 @@ static int open_either(struct transport_options *how, struct transport **ret_tra
     for (;;) {
         how->wait_ns = 0;
         bool has_gateway = instance_answers(how->options->instance, PROTOCOL_SOCKET);
-        int r = plane_open(how, ret_transport);
+        int r = local_open(how, ret_transport);
         if (r == 0)
             return 0;
         int64_t left_ns = until_ns - waiter_now_ns();
@@ -143,7 +143,7 @@ static int open_transport(
     if (options->url || options->plane == SHERD_PLANE_CONTROL)
         return control_open(&how, ret_transport);
     if (options->plane == SHERD_PLANE_DATA)
-        return plane_open(&how, ret_transport);
+        return local_open(&how, ret_transport);
     return open_either(&how, ret_transport);
 }
 

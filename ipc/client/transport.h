@@ -60,4 +60,4 @@ __attribute__((format(printf, 3, 4))) int transport_explain(
 
 /* ret_transport is freed by ops->free(). 0 or -errno with a text. */
 int control_open(const struct transport_options *options, struct transport **ret_transport);
-int plane_open(const struct transport_options *options, struct transport **ret_transport);
+int local_open(const struct transport_options *options, struct transport **ret_transport);

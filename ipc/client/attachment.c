@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "ipc/client/attach.h"
+#include "ipc/client/attachment.h"
 
 #include <errno.h>
 #include <stddef.h>
@@ -14,11 +14,11 @@
 #define REMIND_NS (INT64_C(250) * 1000000)
 #define FDS_MAX   4u /* more than one is a fault, but must be closed all the same */
 
-int attach_connect(struct attach *attach, const char *path)
+int attachment_connect(struct attachment *attach, const char *path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
 
-    *attach = (struct attach){.fd = -1};
+    *attach = (struct attachment){.fd = -1};
     if (strlen(path) >= sizeof(address.sun_path))
         return -ENAMETOOLONG;
     memcpy(address.sun_path, path, strlen(path) + 1);
@@ -28,11 +28,11 @@ int attach_connect(struct attach *attach, const char *path)
     if (connect(attach->fd, (struct sockaddr *)&address, sizeof(address)) == 0)
         return 0;
     int r = -errno;
-    attach_close(attach);
+    attachment_close(attach);
     return r;
 }
 
-void attach_close(struct attach *attach)
+void attachment_close(struct attachment *attach)
 {
     if (attach->fd >= 0)
         close(attach->fd);
@@ -42,7 +42,7 @@ void attach_close(struct attach *attach)
 
 /* ---- sending ---- */
 
-static int send_message(struct attach *attach, int64_t now_ns)
+static int send_message(struct attachment *attach, int64_t now_ns)
 {
     if (send(attach->fd, &attach->message, attach->message_len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
         return -errno;
@@ -51,7 +51,7 @@ static int send_message(struct attach *attach, int64_t now_ns)
     return 0;
 }
 
-static struct attach_head next_head(struct attach *attach, enum attach_kind kind)
+static struct attach_head next_head(struct attachment *attach, enum attach_kind kind)
 {
     return (struct attach_head){.magic = ATTACH_MAGIC,
         .version = ATTACH_VERSION,
@@ -59,7 +59,8 @@ static struct attach_head next_head(struct attach *attach, enum attach_kind kind
         .serial = ++attach->serial};
 }
 
-int attach_hello(struct attach *attach, const char *name, uint64_t data_bytes, uint32_t n_entries)
+int attach_hello(
+    struct attachment *attach, const char *name, uint64_t data_bytes, uint32_t n_entries)
 {
     struct attach_hello *hello = &attach->message.hello;
 
@@ -70,7 +71,7 @@ int attach_hello(struct attach *attach, const char *name, uint64_t data_bytes, u
     return send_message(attach, waiter_now_ns());
 }
 
-int attach_open(struct attach *attach, uint32_t shard)
+int attachment_open(struct attachment *attach, uint32_t shard)
 {
     attach->message.open =
         (struct attach_open){.head = next_head(attach, ATTACH_OPEN), .shard = shard};
@@ -78,12 +79,12 @@ int attach_open(struct attach *attach, uint32_t shard)
     return send_message(attach, waiter_now_ns());
 }
 
-int64_t attach_next_ns(const struct attach *attach)
+int64_t attachment_next_ns(const struct attachment *attach)
 {
     return attach->waits ? attach->sent_ns + REMIND_NS : INT64_MAX;
 }
 
-int attach_remind(struct attach *attach, int64_t now_ns)
+int attachment_remind(struct attachment *attach, int64_t now_ns)
 {
     int r = attach->waits ? send_message(attach, now_ns) : 0;
 
@@ -100,7 +101,8 @@ static bool is_text(const char *text, size_t bytes)
 }
 
 /* Whether an answer is one that may come now, with just the fd that belongs to it. */
-static bool is_answer(const struct attach *attach, const struct attach_answer *answer, size_t len)
+static bool is_answer(
+    const struct attachment *attach, const struct attachment_answer *answer, size_t len)
 {
     bool has_fd = answer->fd >= 0;
 
@@ -139,14 +141,14 @@ static int take_fd(struct msghdr *message)
     return fd;
 }
 
-static int receive(struct attach *attach, struct attach_answer *ret_answer)
+static int receive(struct attachment *attach, struct attachment_answer *ret_answer)
 {
     union {
         struct cmsghdr align;
         uint8_t bytes[CMSG_SPACE(FDS_MAX * sizeof(int))];
     } control;
     struct iovec iov = {
-        &ret_answer->head, sizeof(*ret_answer) - offsetof(struct attach_answer, head)};
+        &ret_answer->head, sizeof(*ret_answer) - offsetof(struct attachment_answer, head)};
     struct msghdr message = {.msg_iov = &iov,
         .msg_iovlen = 1,
         .msg_control = &control,
@@ -163,9 +165,9 @@ static int receive(struct attach *attach, struct attach_answer *ret_answer)
                : (int)n;
 }
 
-int attach_receive(struct attach *attach, struct attach_answer *ret_answer)
+int attachment_receive(struct attachment *attach, struct attachment_answer *ret_answer)
 {
-    *ret_answer = (struct attach_answer){.fd = -1};
+    *ret_answer = (struct attachment_answer){.fd = -1};
     int n = receive(attach, ret_answer);
     if (n == 0)
         return 0;
@@ -181,5 +183,5 @@ int attach_receive(struct attach *attach, struct attach_answer *ret_answer)
     }
     if (ret_answer->fd >= 0)
         close(ret_answer->fd);
-    return n > 0 ? attach_receive(attach, ret_answer) : n;
+    return n > 0 ? attachment_receive(attach, ret_answer) : n;
 }

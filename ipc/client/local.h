@@ -1,43 +1,43 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 /*
- * plane - the data plane as a transport: requests in rings, and what becomes of them
+ * local - the data plane as a transport: requests in rings, and what becomes of them
  *
  * Why:         a request costs two cache lines and no system call.
- * Use:         plane_open() (transport.h); the rest is for plane*.c
+ * Use:         local_open() (transport.h); the rest is for local*.c
  * Concurrency: one thread
- * Not here:    rings (lane.h), the data area (area.h), messages of the attach (attach.h)
+ * Not here:    rings (local_lane.h), the data area (area.h), messages of the attach (attachment.h)
  *
- *   plane.c       submitting, ends, waiting: what a client does all the time
- *   plane_push.c  a request into its ring, or into line, and out of it again
- *   plane_life.c  attaching, lanes that are opened, the table of methods, loss
+ *   local.c       submitting, ends, waiting: what a client does all the time
+ *   local_push.c  a request into its ring, or into line, and out of it again
+ *   local_life.c  attaching, lanes that are opened, the table of methods, loss
  */
 #include "ipc/client/area.h"
-#include "ipc/client/attach.h"
-#include "ipc/client/lane.h"
+#include "ipc/client/attachment.h"
+#include "ipc/client/local_lane.h"
 #include "ipc/client/slots.h"
 #include "ipc/client/transport.h"
 
-enum plane_phase {
-    PLANE_APART,   /* not connected */
-    PLANE_HELLO,   /* said hello */
-    PLANE_METHODS, /* attached; asked for the table of methods */
-    PLANE_READY,
+enum local_phase {
+    LOCAL_APART,   /* not connected */
+    LOCAL_HELLO,   /* said hello */
+    LOCAL_METHODS, /* attached; asked for the table of methods */
+    LOCAL_READY,
 };
 
 /* Tags of the waiter's events: a lane is 2 and its shard. */
-#define PLANE_TAG_ATTACH 1u
-#define PLANE_TAG_LANE   2u
+#define LOCAL_TAG_ATTACH 1u
+#define LOCAL_TAG_LANE   2u
 
-struct plane {
+struct local {
     struct transport base;
     struct slot_table slots;
-    struct lane *lanes;
+    struct local_lane *lanes;
     uint32_t *open; /* the shards whose lanes are open, n_open of them */
     uint32_t n_open;
     uint32_t home;             /* where a request goes that belongs nowhere */
     uint32_t n_homes;          /* that have been tried since the welcome */
-    uint32_t phase;            /* enum plane_phase */
+    uint32_t phase;            /* enum local_phase */
     size_t n_line;             /* requests in lanes' lines */
     size_t n_cancel_waits;     /* cancellations that wait for room in a ring */
     struct slot_list unplaced; /* requests in line while there is no READY */
@@ -60,7 +60,7 @@ struct plane {
     uint8_t *lanes_base;
     struct plane_layout layout;
 
-    struct attach attach;
+    struct attachment attach;
     char *path, *name;
     uint64_t wanted_bytes;
     uint32_t wanted_entries;
@@ -77,61 +77,61 @@ struct plane {
     bool eager;         /* attach also without a request */
 };
 
-static inline struct plane *plane_of(struct transport *transport)
+static inline struct local *local_of(struct transport *transport)
 {
-    return (struct plane *)transport;
+    return (struct local *)transport;
 }
 
-/* ---- plane_push.c ---- */
+/* ---- local_push.c ---- */
 
 /* What the user wants, with its lane; args and room are still the user's. */
-struct slot_work plane_work_of(
-    struct plane *plane, const struct sherd_request *request, uint32_t handle);
+struct slot_work local_work_of(
+    struct local *local, const struct sherd_request *request, uint32_t handle);
 
 /* A slot in state FREE goes into its ring, or into line with a copy of the arguments; or ends, where
  * there is no such shard or method. 0 or -ENOMEM: nothing has happened. */
-int plane_enter(struct plane *plane, uint32_t slot, const struct slot_work *work);
+int local_enter(struct local *local, uint32_t slot, const struct slot_work *work);
 
 /* What waits in line, as far as there is room. */
-void plane_drain_lines(struct plane *plane);
-void plane_drain_unplaced(struct plane *plane);
+void local_drain_lines(struct local *local);
+void local_drain_unplaced(struct local *local);
 
 /* Out of whatever line it stands in. */
-void plane_leave_line(struct plane *plane, uint32_t slot);
+void local_leave_line(struct local *local, uint32_t slot);
 
 /* Entries since the last flush: their shards are rung for where they sleep. */
-void plane_flush_lanes(struct plane *plane);
+void local_flush_lanes(struct local *local);
 
-void plane_push_cancel(struct plane *plane, uint32_t slot);
+void local_push_cancel(struct local *local, uint32_t slot);
 
-/* ---- plane.c ---- */
+/* ---- local.c ---- */
 
-extern const struct transport_ops plane_ops;
+extern const struct transport_ops local_ops;
 
 /* An end that no shard told. It is told at the next step. text is constant. */
-void plane_end_here(
-    struct plane *plane, uint32_t slot, enum sherd_end end, int error, const char *text);
+void local_end_here(
+    struct local *local, uint32_t slot, enum sherd_end end, int error, const char *text);
 
 /* Lets go of its memory. */
-void plane_release(struct plane *plane, uint32_t slot);
+void local_release(struct local *local, uint32_t slot);
 
-void plane_take_completions(struct plane *plane);
+void local_take_completions(struct local *local);
 
-/* ---- plane_life.c ---- */
+/* ---- local_life.c ---- */
 
-void plane_free(struct transport *transport);
+void local_free(struct transport *transport);
 
 /* All that is due in attaching, opening and losing; callbacks may run. */
-void plane_live(struct plane *plane);
+void local_live(struct local *local);
 
-/* When plane_live() has something to do though no fd says so. */
-int64_t plane_live_next_ns(const struct plane *plane);
+/* When local_live() has something to do though no fd says so. */
+int64_t local_live_next_ns(const struct local *local);
 
 /* The answer to the request for the table of methods. */
-void plane_take_table(struct plane *plane, enum sherd_end end, int error, size_t len);
+void local_take_table(struct local *local, enum sherd_end end, int error, size_t len);
 
 /* That lane is wanted. */
-void plane_want(struct plane *plane, uint32_t shard);
+void local_want(struct local *local, uint32_t shard);
 
 /* Not what the protocol allows: nothing more is believed. */
-void plane_distrust(struct plane *plane);
+void local_distrust(struct local *local);

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: MIT */
-#include "ipc/client/lane.h"
+#include "ipc/client/local_lane.h"
 
 #include <errno.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-void lane_map(struct lane *lane, const struct plane_layout *layout, void *base, uint32_t shard)
+void local_lane_map(
+    struct local_lane *lane, const struct plane_layout *layout, void *base, uint32_t shard)
 {
     struct slot_list line = lane->line;
     uint32_t last_urgent = lane->last_urgent;
 
-    *lane = (struct lane){
+    *lane = (struct local_lane){
         .words = plane_words_of(layout, base, shard),
         .submissions = plane_submission_at(layout, base, shard, 0),
         .completions = plane_completion_at(layout, base, shard, 0),
@@ -23,7 +24,7 @@ void lane_map(struct lane *lane, const struct plane_layout *layout, void *base, 
     };
 }
 
-void lane_ring(struct lane *lane)
+void local_lane_ring(struct local_lane *lane)
 {
     static const uint8_t byte = 0;
 
@@ -33,7 +34,7 @@ void lane_ring(struct lane *lane)
         (void)!send(lane->bell_fd, &byte, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-bool lane_drain_bell(struct lane *lane)
+bool local_lane_drain_bell(struct local_lane *lane)
 {
     uint8_t bytes[64];
     ssize_t n = recv(lane->bell_fd, bytes, sizeof(bytes), MSG_DONTWAIT);

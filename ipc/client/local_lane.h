@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 /*
- * lane - the client's ends of the two rings that it shares with one shard
+ * local_lane - the client's ends of the two rings that it shares with one shard
  *
- * Use:         entry = lane_next(); fill it; lane_push(). Then lane_wants_bell() once for many.
- *              while (lane_pop(lane, &completion)) …
- *              Before sleeping: lane_arm() all, lane_fence(), lane_has() none; after it lane_disarm()
+ * Use:         entry = local_lane_next(); fill it; local_lane_push(). Once for many of these:
+ *              local_lane_wants_bell(). while (local_lane_pop(lane, &completion)) …
+ *              Before sleeping: local_lane_arm() all, local_lane_fence(), local_lane_has() none;
+ *              after it local_lane_disarm()
  * Concurrency: one thread; the shard is the other end
  *
  * Orderings    first               then              ordered by                 if broken
  *   ENTRY    entry's bytes       its turn          release, shard's acquire   half an entry is taken
  *   DONE     completion's bytes  its turn          shard's release, acquire   half an end is believed
- *   ASKED    entry's turn        need_wakeup       lane_fence(), and the      both miss: the shard
+ *   ASKED    entry's turn        need_wakeup       local_lane_fence(), and the      both miss: the shard
  *                                                  shard's before its look    sleeps on an entry
- *   SLEEPS   client_sleeps set   a last look       lane_fence(), and the      both miss: we sleep on
+ *   SLEEPS   client_sleeps set   a last look       local_lane_fence(), and the      both miss: we sleep on
  *                                                  shard's after its end      a completion
  */
 #include <stdbool.h>
@@ -23,18 +24,18 @@
 #include "proto/data_plane.h"
 #include "runtime/atomic.h"
 
-enum lane_state {
-    LANE_CLOSED,
-    LANE_WANTED, /* to be opened */
-    LANE_OPEN,
+enum local_lane_state {
+    LOCAL_LANE_CLOSED,
+    LOCAL_LANE_WANTED, /* to be opened */
+    LOCAL_LANE_OPEN,
 };
 
-struct lane {
+struct local_lane {
     struct plane_words *words;
     struct plane_submission *submissions;
     struct plane_completion *completions;
     uint32_t mask;     /* of positions */
-    uint32_t state;    /* enum lane_state */
+    uint32_t state;    /* enum local_lane_state */
     uint64_t tail;     /* next submission's position */
     uint64_t done;     /* next completion's */
     uint64_t consumed; /* the shard has taken all submissions below it: perhaps more */
@@ -50,68 +51,69 @@ struct lane {
 };
 
 /* Half of the ring is for requests, so that each can be cancelled. */
-void lane_map(struct lane *lane, const struct plane_layout *layout, void *base, uint32_t shard);
+void local_lane_map(
+    struct local_lane *lane, const struct plane_layout *layout, void *base, uint32_t shard);
 
 /* Rings, at need more than once: what is lost was not needed. */
-void lane_ring(struct lane *lane);
+void local_lane_ring(struct local_lane *lane);
 
 /* The shard's bytes say nothing. False: its end is closed. */
-bool lane_drain_bell(struct lane *lane);
+bool local_lane_drain_bell(struct local_lane *lane);
 
 /* Whether a submission may be written: there is no other way to learn what the shard has taken than
  * by what it has ended. */
-static inline bool lane_has_room(const struct lane *lane)
+static inline bool local_lane_has_room(const struct local_lane *lane)
 {
     return lane->tail - lane->consumed <= lane->mask;
 }
 
-static inline struct plane_submission *lane_next(const struct lane *lane)
+static inline struct plane_submission *local_lane_next(const struct local_lane *lane)
 {
     return &lane->submissions[lane->tail & lane->mask];
 }
 
-static inline void lane_push(struct lane *lane)
+static inline void local_lane_push(struct local_lane *lane)
 {
-    struct plane_submission *entry = lane_next(lane);
+    struct plane_submission *entry = local_lane_next(lane);
 
     lane->tail++;
     atomic_store_release(&entry->turn, (uint32_t)lane->tail); /* ENTRY */
     lane->is_dirty = true;
 }
 
-static inline bool lane_has(const struct lane *lane)
+static inline bool local_lane_has(const struct local_lane *lane)
 {
     return atomic_load_acquire(&lane->completions[lane->done & lane->mask].turn) == /* DONE */
            (uint32_t)(lane->done + 1);
 }
 
-static inline bool lane_pop(struct lane *lane, struct plane_completion *ret_completion)
+static inline bool local_lane_pop(struct local_lane *lane, struct plane_completion *ret_completion)
 {
-    if (!lane_has(lane))
+    if (!local_lane_has(lane))
         return false;
     *ret_completion = lane->completions[lane->done & lane->mask];
     lane->done++;
     return true;
 }
 
-static inline void lane_fence(void)
+static inline void local_lane_fence(void)
 {
     atomic_full_fence(); /* ASKED, SLEEPS */
 }
 
-static inline bool lane_wants_bell(const struct lane *lane)
+static inline bool local_lane_wants_bell(const struct local_lane *lane)
 {
     return atomic_load_relaxed(&lane->words->need_wakeup); /* ASKED */
 }
 
-static inline void lane_arm(struct lane *lane)
+static inline void local_lane_arm(struct local_lane *lane)
 {
     lane->sleep += 1 + (lane->sleep == UINT32_MAX);
     lane->is_armed = true;
     atomic_store_relaxed(&lane->words->client_sleeps, lane->sleep); /* SLEEPS */
 }
 
-static inline void lane_disarm(struct lane *lane)
+static inline void local_lane_disarm(struct local_lane *lane)
 {
     lane->is_armed = false;
     atomic_store_relaxed(&lane->words->client_sleeps, 0); /* SLEEPS */

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 /*
- * attach - the client's side of the connection by which it is attached (proto/attach.h)
+ * attachment - the client's side of the connection by which it is attached (proto/attach.h)
  *
- * Use:         attach_connect(); attach_hello() or attach_open(); when the fd is readable
- *              attach_receive() until it returns 0; attach_remind() at attach_next_ns()
+ * Use:         attachment_connect(); attach_hello() or attachment_open(); when the fd is readable
+ *              attachment_receive() until it returns 0; attachment_remind() at attachment_next_ns()
  * Concurrency: one thread. Nothing here waits.
  */
 #include <stdbool.h>
@@ -12,7 +12,7 @@
 
 #include "proto/attach.h"
 
-struct attach {
+struct attachment {
     int fd;          /* -1: not connected */
     uint64_t serial; /* of the latest message */
     bool waits;      /* for its answer */
@@ -25,7 +25,7 @@ struct attach {
     } message;
 };
 
-struct attach_answer {
+struct attachment_answer {
     int fd; /* -1: none; the caller's */
     union {
         struct attach_head head;
@@ -36,19 +36,20 @@ struct attach_answer {
 };
 
 /* 0; -ENOENT, -ECONNREFUSED: nobody is there; -EAGAIN: too many are waiting; -EACCES, … */
-int attach_connect(struct attach *attach, const char *path);
+int attachment_connect(struct attachment *attach, const char *path);
 
 /* Not connected: does nothing. */
-void attach_close(struct attach *attach);
+void attachment_close(struct attachment *attach);
 
 /* One of these at a time, until its answer has come. 0; -EAGAIN: try again; -errno: it is broken. */
-int attach_hello(struct attach *attach, const char *name, uint64_t data_bytes, uint32_t n_entries);
-int attach_open(struct attach *attach, uint32_t shard);
+int attach_hello(
+    struct attachment *attach, const char *name, uint64_t data_bytes, uint32_t n_entries);
+int attachment_open(struct attachment *attach, uint32_t shard);
 
 /* 1: the answer to what was sent, checked; 0: there is none yet; -ECONNRESET: the connection has
  * ended; -EPROTO: nothing that the other side may send. */
-int attach_receive(struct attach *attach, struct attach_answer *ret_answer);
+int attachment_receive(struct attachment *attach, struct attachment_answer *ret_answer);
 
 /* When to send once more what has no answer: who was to answer may have died. */
-int64_t attach_next_ns(const struct attach *attach);
-int attach_remind(struct attach *attach, int64_t now_ns);
+int64_t attachment_next_ns(const struct attachment *attach);
+int attachment_remind(struct attachment *attach, int64_t now_ns);

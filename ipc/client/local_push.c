@@ -1,0 +1,346 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A request goes from the caller's struct into the ring without a stop where its lane is open, has
+ * nobody in line, and the area has room for what is not small. Else it is parked: a copy of what
+ * there is to submit, with the arguments unless they lie in a buffer, in the line of its lane; or
+ * in one for all while nobody knows shards and methods.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ipc/client/local.h"
+#include "proto/keys.h"
+
+#define BEHIND_RETRY_US 200u
+
+/* ---- placing ---- */
+
+struct slot_work local_work_of(
+    struct local *local, const struct sherd_request *request, uint32_t handle)
+{
+    struct slot_work work = {
+        .handle = handle,
+        .flags = request->flags,
+        .route_kind = PLANE_ROUTE_METHOD,
+        .deadline_ns = INT64_MAX,
+        .args = request->args,
+        .args_len = request->args_len,
+        .room = request->room,
+        .room_len = request->room         ? request->room_len
+                    : request->answer_max ? request->answer_max
+                                          : local->base.answer_max,
+    };
+
+    if (request->flags & SHERD_TO_SHARD) {
+        work.route_kind = PLANE_ROUTE_SHARD;
+        work.route = request->shard;
+    } else if (request->key) {
+        work.route_kind = PLANE_ROUTE_KEY;
+        work.route = keys_hash(request->key, request->key_len);
+    }
+    if (request->timeout_ns > 0 &&
+        __builtin_add_overflow(waiter_now_ns(), request->timeout_ns, &work.deadline_ns))
+        work.deadline_ns = INT64_MAX;
+    return work;
+}
+
+/* UINT32_MAX: there is no such shard. */
+static uint32_t local_lane_for(const struct local *local, const struct slot_work *work)
+{
+    uint32_t n_shards = local->layout.n_shards;
+
+    if (work->route_kind == PLANE_ROUTE_SHARD)
+        return work->route < n_shards ? (uint32_t)work->route : UINT32_MAX;
+    if (work->route_kind == PLANE_ROUTE_KEY)
+        return keys_shard(keys_slot(work->route), n_shards);
+    return local->home;
+}
+
+/* ---- into the ring ---- */
+
+static bool is_inline(const struct slot_work *work)
+{
+    return work->args_len <= PLANE_INLINE_ARGS;
+}
+
+/* Arguments and room in the area. -ENOBUFS: there is none now. */
+static int take_memory(
+    struct local *local, struct slot *slot, const struct slot_work *work, uint64_t *ret_args_off)
+{
+    void *args = NULL;
+    bool in_area = work->room && area_has(&local->area, work->room, work->room_len);
+
+    *ret_args_off = 0;
+    if (!is_inline(work) && area_has(&local->area, work->args, work->args_len)) {
+        *ret_args_off = (uint64_t)((const uint8_t *)work->args - local->data);
+    } else if (!is_inline(work)) {
+        args = area_alloc(&local->area, work->args_len);
+        if (!args)
+            return -ENOBUFS;
+        memcpy(args, work->args, work->args_len);
+        *ret_args_off = (uint64_t)((uint8_t *)args - local->data);
+    }
+    slot->user_room = in_area ? NULL : work->room;
+    slot->room = in_area ? work->room : NULL;
+    slot->room_len = (uint32_t)work->room_len;
+    slot->has_room = !in_area && work->room_len > PLANE_INLINE_ANSWER;
+    if (slot->has_room) {
+        slot->room = area_alloc(&local->area, work->room_len);
+        if (!slot->room) {
+            if (args)
+                area_free(&local->area, args);
+            slot->has_room = false;
+            return -ENOBUFS;
+        }
+    }
+    slot->args = args;
+    return 0;
+}
+
+static void fill_entry(const struct local *local, const struct slot_work *work,
+    const struct slot *slot, uint64_t id, uint64_t args_off, struct plane_submission *entry)
+{
+    bool is_table = work->handle == UINT32_MAX;
+
+    entry->id = id;
+    entry->method =
+        is_table ? PLANE_METHOD_TABLE : local->base.methods.methods[work->handle].number;
+    entry->flags = (uint8_t)((is_inline(work) ? PLANE_ARGS_INLINE : 0u) |
+                             (work->flags & SHERD_URGENT ? PLANE_URGENT : 0u) |
+                             (work->flags & SHERD_REFUSE ? PLANE_REFUSE : 0u));
+    entry->route_kind = work->route_kind;
+    entry->route = work->route;
+    entry->deadline_ns = work->deadline_ns == INT64_MAX ? 0 : (uint64_t)work->deadline_ns;
+    entry->args_len = (uint32_t)work->args_len;
+    entry->room_len = slot->room ? slot->room_len : 0;
+    entry->room_off = slot->room ? (uint64_t)(slot->room - local->data) : 0;
+    if (!is_inline(work))
+        entry->args_off = args_off;
+    else if (work->args_len > 0)
+        memcpy(entry->inline_args, work->args, work->args_len);
+}
+
+static bool may_push(const struct local_lane *lane)
+{
+    return lane->state == LOCAL_LANE_OPEN && lane->n_out < lane->limit && local_lane_has_room(lane);
+}
+
+static int push(struct local *local, uint32_t shard, uint32_t at, const struct slot_work *work)
+{
+    struct local_lane *lane = &local->lanes[shard];
+    struct slot *slot = slot_at(&local->slots, at);
+    uint64_t args_off;
+    int r = take_memory(local, slot, work, &args_off);
+
+    if (r < 0)
+        return r;
+    fill_entry(local, work, slot, slot_id(&local->slots, at), args_off, local_lane_next(lane));
+    slot->state = SLOT_OUT;
+    slot->lane = shard;
+    slot->position = lane->tail;
+    slot->cancel = slot->cancel_waits = false;
+    lane->n_out++;
+    local->n_out++;
+    local_lane_push(lane);
+    return 0;
+}
+
+/* ---- in line ---- */
+
+static int park(struct local *local, struct slot *slot, const struct slot_work *work)
+{
+    bool copies = work->args_len > 0 && !area_has(&local->area, work->args, work->args_len);
+    struct slot_parked *parked = malloc(sizeof(*parked) + (copies ? work->args_len : 0));
+
+    if (!parked)
+        return -ENOMEM;
+    parked->work = *work;
+    if (copies) {
+        memcpy(parked->args, work->args, work->args_len);
+        parked->work.args = parked->args;
+    }
+    slot->parked = parked;
+    slot->state = SLOT_LINE;
+    slot->cancel = slot->cancel_waits = false;
+    if (work->deadline_ns < local->line_deadline_ns)
+        local->line_deadline_ns = work->deadline_ns;
+    return 0;
+}
+
+static void stand_in_line(struct local *local, uint32_t shard, uint32_t at)
+{
+    struct local_lane *lane = &local->lanes[shard];
+    bool urgent = slot_at(&local->slots, at)->parked->work.flags & SHERD_URGENT;
+
+    slot_at(&local->slots, at)->lane = shard;
+    slot_list_insert(&local->slots, &lane->line, urgent ? lane->last_urgent : lane->line.last, at);
+    if (urgent)
+        lane->last_urgent = at;
+    local->n_line++;
+}
+
+void local_leave_line(struct local *local, uint32_t at)
+{
+    struct slot *slot = slot_at(&local->slots, at);
+
+    if (slot->lane == UINT32_MAX) {
+        slot_list_remove(&local->slots, &local->unplaced, at);
+        return;
+    }
+    struct local_lane *lane = &local->lanes[slot->lane];
+    if (lane->last_urgent == at)
+        lane->last_urgent = slot->prev;
+    slot_list_remove(&local->slots, &lane->line, at);
+    local->n_line--;
+}
+
+/* Known not to be possible: it ends. */
+static bool is_refused(struct local *local, uint32_t at, const struct slot_work *work)
+{
+    if (work->handle != UINT32_MAX && !local->base.methods.methods[work->handle].is_known)
+        local_end_here(local, at, SHERD_END_NOT_STARTED, -ENOENT, "no such method here");
+    else if (local_lane_for(local, work) == UINT32_MAX)
+        local_end_here(local, at, SHERD_END_NOT_STARTED, -EINVAL, "no such shard");
+    else
+        return false;
+    return true;
+}
+
+int local_enter(struct local *local, uint32_t at, const struct slot_work *work)
+{
+    bool is_table = work->handle == UINT32_MAX;
+
+    if (local->phase != LOCAL_READY && !is_table) {
+        int r = park(local, slot_at(&local->slots, at), work);
+        if (r < 0)
+            return r;
+        slot_at(&local->slots, at)->lane = UINT32_MAX;
+        slot_list_insert(&local->slots, &local->unplaced, local->unplaced.last, at);
+        return 0;
+    }
+    if (is_refused(local, at, work))
+        return 0;
+    uint32_t shard = local_lane_for(local, work);
+    struct local_lane *lane = &local->lanes[shard];
+    if (may_push(lane) && (lane->line.n == 0 || work->flags & SHERD_URGENT) &&
+        push(local, shard, at, work) == 0)
+        return 0;
+    if (work->flags & SHERD_REFUSE && lane->state == LOCAL_LANE_OPEN) {
+        local_end_here(local, at, SHERD_END_NOT_STARTED, -EAGAIN, NULL);
+        slot_at(&local->slots, at)->retry_us = BEHIND_RETRY_US;
+        return 0;
+    }
+    int r = park(local, slot_at(&local->slots, at), work);
+    if (r < 0)
+        return r;
+    if (lane->state == LOCAL_LANE_CLOSED)
+        local_want(local, shard);
+    stand_in_line(local, shard, at);
+    return 0;
+}
+
+/* Whether something that is out, or was fetched, will give memory back. */
+static bool may_get_memory(const struct local *local)
+{
+    return local->n_out > 0 || local->handed.n > 0 || local->ready.n > 0 || local->ended.n > 0;
+}
+
+static void drain_line(struct local *local, uint32_t shard)
+{
+    struct local_lane *lane = &local->lanes[shard];
+
+    while (lane->line.n > 0 && may_push(lane)) {
+        uint32_t at = lane->line.first;
+        struct slot_parked *parked = slot_at(&local->slots, at)->parked;
+        if (push(local, shard, at, &parked->work) == 0) {
+            local_leave_line(local, at);
+            slot_at(&local->slots, at)->parked = NULL;
+            free(parked);
+        } else if (may_get_memory(local)) {
+            return;
+        } else {
+            local_leave_line(local, at);
+            local_end_here(local, at, SHERD_END_NOT_STARTED, -ENOBUFS,
+                "the data area is full of buffers, or too small");
+        }
+    }
+}
+
+static void drain_cancels(struct local *local, struct local_lane *lane)
+{
+    while (lane->cancels.n > 0 && local_lane_has_room(lane)) {
+        uint32_t at = lane->cancels.first;
+        slot_list_remove(&local->slots, &lane->cancels, at);
+        slot_at(&local->slots, at)->cancel_waits = false;
+        local->n_cancel_waits--;
+        local_push_cancel(local, at);
+    }
+}
+
+void local_drain_lines(struct local *local)
+{
+    for (uint32_t i = 0; i < local->n_open; i++) {
+        drain_cancels(local, &local->lanes[local->open[i]]);
+        drain_line(local, local->open[i]);
+    }
+}
+
+void local_drain_unplaced(struct local *local)
+{
+    size_t n = local->unplaced.n;
+
+    for (; n > 0; n--) {
+        uint32_t at = local->unplaced.first;
+        struct slot_parked *parked = slot_at(&local->slots, at)->parked;
+        slot_list_remove(&local->slots, &local->unplaced, at);
+        if (is_refused(local, at, &parked->work))
+            continue;
+        uint32_t shard = local_lane_for(local, &parked->work);
+        if (local->lanes[shard].state == LOCAL_LANE_CLOSED)
+            local_want(local, shard);
+        stand_in_line(local, shard, at);
+    }
+}
+
+/* ---- cancelling, ringing ---- */
+
+void local_push_cancel(struct local *local, uint32_t at)
+{
+    struct slot *slot = slot_at(&local->slots, at);
+    struct local_lane *lane = &local->lanes[slot->lane];
+
+    if (!local_lane_has_room(lane)) {
+        slot->cancel_waits = true;
+        local->n_cancel_waits++;
+        slot_list_insert(&local->slots, &lane->cancels, lane->cancels.last, at);
+        return;
+    }
+    struct plane_submission *entry = local_lane_next(lane);
+    entry->id = slot_id(&local->slots, at);
+    entry->method = 0;
+    entry->flags = PLANE_CANCEL | PLANE_ARGS_INLINE;
+    entry->route_kind = PLANE_ROUTE_HERE;
+    entry->route = 0;
+    entry->deadline_ns = 0;
+    entry->args_len = entry->room_len = 0;
+    entry->room_off = 0;
+    local_lane_push(lane);
+}
+
+void local_flush_lanes(struct local *local)
+{
+    bool fenced = false;
+
+    for (uint32_t i = 0; i < local->n_open; i++) {
+        struct local_lane *lane = &local->lanes[local->open[i]];
+        if (!lane->is_dirty)
+            continue;
+        if (!fenced)
+            local_lane_fence();
+        fenced = true;
+        lane->is_dirty = false;
+        if (local_lane_wants_bell(lane))
+            local_lane_ring(lane);
+    }
+}
