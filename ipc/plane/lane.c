@@ -344,7 +344,6 @@ static int make_lane(
     lane->row = &plane->rows[grant->client];
     lane->first = NO_REQUEST;
     lane->bell_fd = bell_fd;
-    lane->tokens = 1;
     *ret_lane = lane;
     return 0;
 }
