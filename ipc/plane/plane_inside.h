@@ -67,7 +67,7 @@ struct lane {
     int bell_fd;              /* -1: none any more */
     struct lane *next, *prev; /* hot ones, in a circle */
     struct lane *next_dirty;
-    double tokens; /* requests that its rate allows now */
+    double tokens;     /* requests that its rate allows now */
     int64_t tokens_ns; /* when they were counted; at first 0, so there is a whole burst */
     AioTimer rate_timer;
     int64_t left_ns;      /* when it was last left with entries in its ring; 0: it was empty, or not
