@@ -107,6 +107,14 @@ static bool is_refusal(int r)
     return r == -EAGAIN || r == -EBUSY || r == -ENOMEM;
 }
 
+/* What is in memory has ended when the call returns. */
+static void note_handed(struct uring *u, int r)
+{
+    u->refused = r == 0 || is_refusal(r);
+    if (u->n_disk > 0)
+        u->disk_is_slow = u->n_disk > n_to_collect(u);
+}
+
 /* io_uring_enter() with what was filled. How many were taken, or -errno. */
 static int enter(AioContext *ctx, unsigned to_submit, unsigned min_complete, unsigned flags,
     struct io_uring_getevents_arg *arg)
@@ -124,7 +132,7 @@ static int enter(AioContext *ctx, unsigned to_submit, unsigned min_complete, uns
     r = ctx->disk.kernel->uring_enter(
         u->ring.ring_fd, to_submit, min_complete, flags, arg, arg ? sizeof(*arg) : 0);
     if (to_submit > 0)
-        u->refused = r == 0 || is_refusal(r);
+        note_handed(u, r);
     return r;
 }
 

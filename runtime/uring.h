@@ -40,6 +40,7 @@ struct uring {
     bool enabled;
     uint32_t n_places;               /* of its table of files, where life_fd has the last; or 0 */
     bool refused;                    /* the kernel took nothing of what it was handed last */
+    bool disk_is_slow;               /* it had disk requests to wait for when it was handed some */
     uint32_t n_disk;                 /* disk requests in the ring or the kernel */
     uint32_t n_filled;               /* of those and the program's, since the last submission */
     uint32_t n_added;                /* entries of the program's that have not ended */

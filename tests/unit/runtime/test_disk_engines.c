@@ -119,6 +119,50 @@ static void no_more_than_a_batch_gathers(void **state)
     on_each_engine(submit_in_batches, &(struct aio_config){.io_depth = 20}, true);
 }
 
+struct pipe_read {
+    int fd;
+    unsigned n_left;
+};
+
+static void read_the_pipe(void *opaque)
+{
+    struct pipe_read *reading = opaque;
+    char byte;
+
+    assert_int_equal(co_pread(reading->fd, &byte, 1, 0), 1);
+    reading->n_left--;
+}
+
+/* io_uring's: a read that nobody answers stands for a disk that takes its time. */
+static void submit_while_the_disk_is_slow(struct fixture *f)
+{
+    struct syncs syncs = {.f = f, .fd = f->fd};
+    int fds[2];
+
+    if (aio_context_engine(f->ctx) != AIO_ENGINE_IO_URING)
+        return;
+    assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+    struct pipe_read reading = {.fd = fds[0], .n_left = 1};
+    coroutine_enter(coroutine_create(read_the_pipe, &reading));
+    aio_poll(f->ctx, false);
+    watch_submissions(f, 0);
+    start_syncs(&syncs, 9);
+    assert_int_equal(watch.n_calls, 2); /* without a turn of the loop, and below the batch */
+    assert_int_equal(watch.most_at_once, 4);
+    assert_int_equal(write(fds[1], "", 1), 1);
+    poll_until_zero(f->ctx, &syncs.n_left);
+    poll_until_zero(f->ctx, &reading.n_left);
+    assert_int_equal(syncs.n_failed, 0);
+    f->ctx->disk.kernel = &disk_kernel_real;
+    close(fds[0]);
+    close(fds[1]);
+}
+
+static void a_slow_disk_is_handed_a_few_at_a_time(void **state)
+{
+    on_each_engine(submit_while_the_disk_is_slow, NULL, true);
+}
+
 static void fail_a_submission(struct fixture *f)
 {
     struct syncs syncs = {.f = f, .fd = f->fd};
@@ -389,6 +433,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_more_than_a_batch_gathers),
+        cmocka_unit_test(a_slow_disk_is_handed_a_few_at_a_time),
         cmocka_unit_test(an_error_of_a_submission_is_the_first_requests_alone),
         cmocka_unit_test(a_ring_without_memory_is_tried_again),
         cmocka_unit_test(an_error_strands_no_other_request),
