@@ -142,14 +142,19 @@ static void stop(struct lane *lane, enum client_lane_state state)
     cancel_all(lane);
 }
 
-void lane_tell_gateway(struct plane *plane)
+void lane_ring_gateway(const struct plane *plane)
 {
     uint32_t gateway = segment_gateway(&plane->seg);
     struct doorbell bell = {
         .words = &segment_bell(&plane->seg, gateway)->words, .fd = plane->bell_fds[gateway]};
 
-    atomic_store_release(&plane->part->clients_cut, plane->part->clients_cut + 1); /* CUT */
     doorbell_ring(&bell);
+}
+
+void lane_tell_gateway(struct plane *plane)
+{
+    atomic_store_release(&plane->part->clients_cut, plane->part->clients_cut + 1); /* CUT */
+    lane_ring_gateway(plane);
 }
 
 void lane_cut(struct lane *lane, enum cut_reason reason)
@@ -203,6 +208,7 @@ void plane_drop(struct plane *plane, uint32_t client, uint64_t generation)
         return;
     if (!lane) {
         lane_let_go(plane, client, generation);
+        lane_ring_gateway(plane);
         return;
     }
     if (lane->state == CLIENT_LANE_ENDING)
@@ -238,12 +244,14 @@ void lane_free(struct lane *lane)
 
 bool lane_settle(struct lane *lane)
 {
+    const struct plane *plane = lane->plane;
     struct client_lane *row = lane->row;
 
     if (lane->state != CLIENT_LANE_ENDING || lane->n_in_flight > 0)
         return false;
     lane_free(lane);
     atomic_store_release(&row->state, (uint32_t)CLIENT_LANE_NONE); /* GONE */
+    lane_ring_gateway(plane);
     return true;
 }
 

@@ -225,6 +225,7 @@ void plane_free(struct plane *plane)
 void plane_recover(struct plane *plane)
 {
     heir_take_over(plane);
+    lane_ring_gateway(plane); /* it may wait for this shard to let go of somebody */
 }
 
 void plane_drain(struct plane *plane, bool to_return)

@@ -177,6 +177,9 @@ void lane_cut(struct lane *lane, enum cut_reason reason);
 /* Has the gateway look at all rows of this shard. */
 void lane_tell_gateway(struct plane *plane);
 
+/* Has it look at clients that end: of one of them nothing is left here. */
+void lane_ring_gateway(const struct plane *plane);
+
 /* One that is over and of which nothing is under way is freed. Whether it was. */
 bool lane_settle(struct lane *lane);
 

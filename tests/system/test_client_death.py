@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: MIT
+"""Clients of the data plane die at each store to what they share with a shard and at each system call, handshake
+included: nothing of theirs is left, and nobody else notices. SHERD_TEST_LONG=1 tries many more hits of each point."""
+import collections
+import os
+import re
+import signal
+import statistics
+import subprocess
+import tempfile
+import time
+import unittest
+
+import harness
+from reclaim import Holdings
+
+MIB = 1024 * 1024
+RECLAIM_NS = 10_000_000
+DEATHS = 100 if harness.LONG else 5  # at each point
+Point = collections.namedtuple("Point", "what at n_hits")
+
+
+def cpu_wanted_ns():
+    """Since the machine was started, in which somebody waited for a processor; 0 where that is not counted."""
+    try:
+        with open("/proc/pressure/cpu") as file:
+            return int(file.readline().rsplit("total=", 1)[1]) * 1000
+    except OSError:
+        return 0
+
+
+def spread(n_hits, n):
+    """n of n_hits, the first and the last among them; where those are fewer, some again."""
+    return [1 + (n_hits - 1) * i // max(n - 1, 1) for i in range(n)]
+
+
+class TestCase(harness.TestCase):
+    def setUp(self):
+        self.steady = self.holdings = None
+        super().setUp()
+
+    def tearDown(self):
+        if self.steady:
+            self.steady.kill()
+            self.steady.communicate()
+        if self.holdings:
+            self.holdings.close()
+        super().tearDown()
+
+    def begin(self, *options, data=MIB):
+        """An instance with memory for two clients at a time, one that lives on, and a file to be read."""
+        self.data = data
+        self.times = collections.defaultdict(list)  # by point: (ns, ns in which processors were free)
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        self.file = os.path.join(self.folder.name, "file")
+        with open(self.file, "wb") as file:
+            file.write(bytes(64 * 1024))
+        self.sherd = self.start("--root", self.folder.name, "--client-memory", str(4 * MIB + data), *options)
+        self.steady = self.client("--steady", stdin=subprocess.PIPE)
+        self.holdings = Holdings(self.sherd)
+        harness.wait_until(lambda: len(self.holdings.lanes_in_use()) == len(self.holdings.lanes), "lanes of who lives on")
+        self.before = self.holdings.take()
+        return self.sherd
+
+    def client(self, *options, **more):
+        return subprocess.Popen([os.environ["DOOMED_CLIENT"], self.sherd.name, *options], stdout=subprocess.PIPE,
+                                text=True, env=self.sherd.environment, **more)
+
+    def end_steady(self):
+        """Ends it as it should: all it asked for was answered rightly. (answers, longest in ns)"""
+        out, _ = self.steady.communicate()
+        status, self.steady = self.steady.returncode, None
+        self.assertEqual(status, 0)
+        return map(int, out.split())
+
+    def doomed(self, *options):
+        return self.client("--file", self.file, "--data", str(self.data), *options)
+
+    def points(self, *options):
+        with self.doomed(*options) as client:
+            lines = client.stdout.readlines()
+        self.assertEqual(client.returncode, 0)
+        self.wait_until_reclaimed("a client that closed")
+        return [Point(what, at, int(n)) for what, at, n in map(str.split, lines)]
+
+    # ---- what is left ----
+
+    def wait_until_reclaimed(self, what):
+        """All that others had of it is gone."""
+        left = [None]
+
+        def nothing():
+            left[0] = self.holdings.differ(self.before)
+            return not left[0]
+        try:
+            harness.wait_until(nothing, "")
+        except AssertionError:
+            self.fail(f"{what}: {left[0]}")
+
+    def time_until_reclaimed(self, what):
+        """The same, looking all the time: (ns, ns while processors were free)."""
+        begin, wanted = time.monotonic_ns(), cpu_wanted_ns()
+        deadline = begin + 1_000_000_000
+        while self.holdings.differ(self.before):
+            os.sched_yield()
+            if time.monotonic_ns() > deadline:
+                self.wait_until_reclaimed(what)
+        took = time.monotonic_ns() - begin
+        return took, took - (cpu_wanted_ns() - wanted)
+
+    # ---- dying ----
+
+    def dies_at(self, point, hit, *options):
+        """Whether it came by there."""
+        with self.doomed("--at", point.at, "--hit", str(hit), *options) as client:
+            client.stdout.read()  # until its end
+            times = self.time_until_reclaimed(f"hit {hit} of {point.what} at {point.at}")
+        if client.returncode == 0:
+            return False
+        self.assertEqual(client.returncode, -signal.SIGKILL)
+        self.times[point.at].append(times)
+        return True
+
+    def die_at_each(self, points, n_deaths, *options):
+        n_met = 0
+        for point in points:
+            n_met += sum([self.dies_at(point, hit, *options) for hit in spread(point.n_hits, n_deaths)]) > 0
+            self.assertDone(self.sherd.command("audit"))
+        self.assertGreaterEqual(n_met * 2, len(points))
+
+    def finish(self):
+        """Who lived on has not noticed; how long it took."""
+        n_answered, longest = self.end_steady()
+        self.assertGreater(n_answered, 0)
+        took = sorted(ns for times in self.times.values() for ns, _ in times)
+        best = {at: min(free for _, free in times) for at, times in self.times.items()}
+        slowest = max(best, key=best.get)
+        print(f"\n{len(took)} deaths at {len(self.times)} points: reclaimed after {statistics.median(took) / 1e6:.2f} ms, "
+              f"at most {took[-1] / 1e6:.2f}; while processors were free, each point's best is at most "
+              f"{best[slowest] / 1e6:.2f} ({slowest}); who lives on waited {longest / 1e6:.2f} ms at most")
+        if not harness.SANITIZED:
+            self.assertLess(best[slowest], RECLAIM_NS, slowest)
+        self.assertEqual(self.sherd.stop(), 0)
+
+
+def points_of_the_manual():
+    """(file, call) of each row of its table of clients' calls."""
+    with open(os.path.join(os.path.dirname(__file__), "..", "..", "docs", "crash-points.md")) as manual:
+        return set(re.findall(r"^\| `(ipc/client/\w+\.c)` \| ([a-z_]+) \|", manual.read(), re.M))
+
+
+class Deaths(TestCase):
+    def test_the_manual_has_each_call_at_which_a_client_may_die(self):
+        self.begin("--shards", "2")
+        met = {(point.at.split(":")[0], point.what) for point in self.points() if point.what != "store"}
+        self.assertEqual(met, points_of_the_manual())
+        self.assertEqual(self.sherd.stop(), 0)
+
+    def test_a_client_that_dies_at_any_store_or_call_leaves_nothing(self):
+        self.begin("--shards", "2")
+        self.die_at_each(self.points(), DEATHS)
+        self.finish()
+
+
+if __name__ == "__main__":
+    harness.main()
