@@ -90,6 +90,18 @@ bool mesh_push(struct mesh *mesh, uint32_t peer, const struct message *message)
     return true;
 }
 
+int64_t mesh_waits_ns(struct mesh *mesh, uint32_t peer, enum mesh_lane lane)
+{
+    struct message oldest;
+    uint32_t now = (uint32_t)((uint64_t)aio_clock_ns() >> MESSAGE_SENT_SHIFT);
+    int32_t waited;
+
+    if (!ring_tx_peek_at(&mesh->links[peer].tx[lane], 0, &oldest))
+        return 0;
+    waited = (int32_t)(now - oldest.sent);
+    return waited > 0 ? (int64_t)waited << MESSAGE_SENT_SHIFT : 0;
+}
+
 /*
  * A bit that is still set was set by an earlier flush, which rang too, or by the supervisor, which
  * may not have got as far: so notify_me is looked at either way.

@@ -197,6 +197,10 @@ void mesh_answer_hold(
 /* Gives it back; one not held: nothing. */
 void mesh_hold_release(struct mesh *mesh, struct mesh_hold *hold);
 
+/* For how long the oldest of the messages in that ring to peer has waited there; 0: peer has taken all
+ * of them. To within 2 ms. Context: owner loop. */
+int64_t mesh_waits_ns(struct mesh *mesh, uint32_t peer, enum mesh_lane lane);
+
 /* No call started here is under way, and none that is served here. */
 bool mesh_is_idle(const struct mesh *mesh);
 

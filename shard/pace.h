@@ -27,6 +27,9 @@
 
 #define PACE_BEHIND_NS INT64_C(1000000000)
 
+/* Longer than that nobody waits for a shard who would rather be refused. */
+#define PACE_WAIT_NS INT64_C(5000000)
+
 struct pace {
     int64_t late_ns; /* when a call was last found whose deadline had passed; 0: never */
     int64_t margin_ns;

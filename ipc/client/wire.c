@@ -87,6 +87,7 @@ bool wire_batch_add(struct wire_batch *batch, const struct ticket *ticket, int64
     submission->key = (ProtobufCBinaryData){ticket->key_len, (uint8_t *)ticket->key};
     submission->timeout_ns = time_left(ticket, now_ns);
     submission->urgent = ticket->urgent;
+    submission->refuse = ticket->refuse;
     if (ticket->shard != SHERD_NO_SHARD) {
         submission->placement_case = SHERD__WIRE__SUBMISSION__PLACEMENT_SHARD;
         submission->shard = ticket->shard;

@@ -7,6 +7,8 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "shard/pace.h"
+
 /*
  * A request waits in its session's line for its shard. The lines of a shard that have somebody in
  * them form a ring, its round, from which requests are started one by one, a line after the other,
@@ -209,11 +211,18 @@ static void note_pace(struct requests *requests, int64_t now_ns)
     requests->last_end_ns = now_ns;
 }
 
-uint32_t requests_retry_us(const struct requests *requests)
+/* After ns, within reason. */
+static uint32_t retry_us(int64_t ns)
 {
-    int64_t us = requests->end_every_ns * RETRY_ENDS / 1000;
+    int64_t us = ns / 1000;
 
     return us < RETRY_MIN_US ? RETRY_MIN_US : us > RETRY_MAX_US ? RETRY_MAX_US : (uint32_t)us;
+}
+
+/* When there may be room: after as long as some dozens of ends took of late. */
+static uint32_t until_room_us(const struct requests *requests)
+{
+    return retry_us(requests->end_every_ns * RETRY_ENDS);
 }
 
 /* The request is out of its line and of the mesh. */
@@ -249,10 +258,10 @@ static void finish_unserved(
 
 /* ---- starting ---- */
 
-static bool has_room(const struct requests *requests, const struct request *request)
+static bool has_room(
+    const struct requests *requests, const struct session *session, uint32_t method)
 {
-    const struct session *session = request->session;
-    uint64_t expected = requests->expected_answer[request->call.method];
+    uint64_t expected = requests->expected_answer[method];
 
     if (!session->connection && !requests->draining)
         return false;
@@ -283,7 +292,7 @@ static void pump(struct requests *requests, struct shard_round *round)
     while (round->turn && round->started < round->quota) {
         struct line *line = round->turn;
         struct request *request = line->first;
-        if (!has_room(requests, request)) {
+        if (!has_room(requests, line->session, request->call.method)) {
             leave_round(round, line);
             line->session->paused = true;
             continue;
@@ -450,11 +459,31 @@ static int take_down(struct requests *requests, struct request *request)
     return r;
 }
 
-int requests_submit(
-    struct requests *requests, struct session *session, const struct request_spec *spec)
+/* Whether it would not be begun at once: in how many microseconds it may be worth while, else 0.
+ * The mesh has slots for half of a round's quota. */
+static uint32_t would_wait_us(
+    struct requests *requests, const struct session *session, const struct request_spec *spec)
+{
+    uint32_t line = spec->shard * N_LANES + spec->lane;
+    const struct shard_round *round = &requests->rounds[line];
+    int64_t waits_ns;
+
+    if (session->lines[line].first || round->started >= round->quota / 2 ||
+        !has_room(requests, session, spec->method))
+        return until_room_us(requests);
+    waits_ns = mesh_waits_ns(requests->config.mesh, spec->shard, spec->lane);
+    return waits_ns > PACE_WAIT_NS ? retry_us(waits_ns) : 0;
+}
+
+int requests_submit(struct requests *requests, struct session *session,
+    const struct request_spec *spec, uint32_t *ret_retry_us)
 {
     int r = known(requests, session, spec->id);
 
+    *ret_retry_us = r == 0 && spec->refuse ? would_wait_us(requests, session, spec) : 0;
+    if (*ret_retry_us)
+        return -EAGAIN;
+    *ret_retry_us = until_room_us(requests);
     if (r < 0)
         return r;
     if (is_full(requests, spec->args_len))

@@ -62,6 +62,7 @@ struct request_spec {
     size_t args_len;
     struct arena *arena;
     int64_t deadline_ns; /* CLOCK_MONOTONIC; INT64_MAX: none */
+    bool refuse;         /* where its shard is behind, rather than wait */
 };
 
 int requests_init(struct requests *requests, const struct requests_config *config);
@@ -77,13 +78,10 @@ struct mesh_call *requests_adopt(
 void requests_inherit(struct requests *requests, struct sessions *sessions, struct request *list);
 
 /* 0; -EALREADY: the session has it: its end comes, once more if need be; -ESTALE: it had it once, and
- * what became of it is forgotten; -EAGAIN: a limit is reached, or there is no memory. Whatever it returns, spec->args may be gone. */
-int requests_submit(
-    struct requests *requests, struct session *session, const struct request_spec *spec);
-
-/* When one that was refused with -EAGAIN may be worth while: in as many microseconds as some dozens
- * of ends took of late. */
-uint32_t requests_retry_us(const struct requests *requests);
+ * what became of it is forgotten; -EAGAIN: a limit is reached, there is no memory, or spec->refuse and it
+ * would wait: in *ret_retry_us it may be worth while. Whatever it returns, spec->args may be gone. */
+int requests_submit(struct requests *requests, struct session *session,
+    const struct request_spec *spec, uint32_t *ret_retry_us);
 
 /* Whether it was under way; its end follows. */
 bool requests_cancel(struct requests *requests, struct session *session, uint64_t id);

@@ -154,7 +154,8 @@ static int64_t deadline_of(const struct batch *batch, const Sherd__Wire__Submiss
     return batch->now_ns + (int64_t)submission->timeout_ns;
 }
 
-static int take(struct batch *batch, const Sherd__Wire__Submission *submission)
+static int take(
+    struct batch *batch, const Sherd__Wire__Submission *submission, uint32_t *ret_retry_us)
 {
     struct request_spec spec = {
         .id = submission->id,
@@ -163,6 +164,7 @@ static int take(struct batch *batch, const Sherd__Wire__Submission *submission)
         .arena = &batch->gateway->arena,
         .deadline_ns = deadline_of(batch, submission),
         .lane = submission->urgent ? LANE_URGENT : LANE_NORMAL,
+        .refuse = submission->refuse,
     };
     int r = check_sizes(batch, submission);
 
@@ -171,7 +173,7 @@ static int take(struct batch *batch, const Sherd__Wire__Submission *submission)
     if (r == 0)
         r = choose_shard(batch, submission, spec.method, &spec.shard);
     if (r == 0)
-        r = requests_submit(&batch->gateway->requests, batch->session, &spec);
+        r = requests_submit(&batch->gateway->requests, batch->session, &spec, ret_retry_us);
     if (r == -ESTALE)
         return refuse(batch, r,
             "request %llu is too old: what became of it is forgotten, and it is not run again",
@@ -184,7 +186,8 @@ static void take_or_refuse(struct batch *batch, const Sherd__Wire__Submission *s
     Sherd__Wire__Refused *refusal = &batch->refusals[batch->n_refused];
 
     sherd__wire__refused__init(refusal);
-    int r = take(batch, submission);
+    uint32_t retry_us = 0;
+    int r = take(batch, submission, &retry_us);
     if (r == 0) {
         batch->n_accepted++;
         return;
@@ -192,7 +195,7 @@ static void take_or_refuse(struct batch *batch, const Sherd__Wire__Submission *s
     refusal->id = submission->id;
     refusal->number = (uint32_t)-r;
     if (r == -EAGAIN)
-        refusal->retry_us = requests_retry_us(&batch->gateway->requests);
+        refusal->retry_us = retry_us;
     batch->refused[batch->n_refused++] = refusal;
 }
 

@@ -19,9 +19,6 @@
 #include "runtime/atomic.h"
 #include "runtime/context.h"
 
-#define BEHIND_NS    INT64_C(5000000) /* longer than that nobody should wait in the ring */
-#define RETRY_US_MIN 100u
-#define RETRY_US_MAX 1000000u
 #define VISIT_NS     INT64_C(1000000) /* of one lane at most, where there is a choice */
 #define BURST_A_RATE 0.02             /* s */
 #define BURST_MIN    16.0
@@ -135,7 +132,7 @@ static uint64_t depth_behind(const struct lane *lane)
 /* ns that the last of those in the ring will have waited. */
 static int64_t delay_ns(const struct lane *lane)
 {
-    if (lane->ns_an_entry * lane->n_entries < (uint64_t)BEHIND_NS)
+    if (lane->ns_an_entry * lane->n_entries < (uint64_t)PACE_WAIT_NS)
         return 0;
     return (int64_t)(lane->ns_an_entry * depth_behind(lane));
 }
@@ -146,13 +143,6 @@ static void learn_pace(struct lane *lane, int64_t ns, uint64_t n)
 
     if (each)
         lane->ns_an_entry = lane->ns_an_entry ? (3 * lane->ns_an_entry + each) / 4 : each;
-}
-
-static uint32_t retry_us(int64_t ns)
-{
-    uint64_t us = (uint64_t)ns / 1000;
-
-    return us < RETRY_US_MIN ? RETRY_US_MIN : us > RETRY_US_MAX ? RETRY_US_MAX : (uint32_t)us;
 }
 
 /* ---- one entry ---- */
@@ -172,13 +162,6 @@ static void cancel(struct lane *lane, uint64_t id)
     atomic_store_release(&lane->row->head, lane->head); /* HEAD */
 }
 
-static void refuse_behind(struct lane *lane, struct request *request, int64_t delay)
-{
-    counter_add(&lane->row->refused, 1);
-    ledger_refuse(lane->plane, request, CALL_END_NOT_STARTED, -EAGAIN, "the shard is behind",
-        retry_us(delay));
-}
-
 /* Runs it, or ends it without. */
 static void decide(struct lane *lane, struct request *request, enum lane_wait wait)
 {
@@ -187,7 +170,8 @@ static void decide(struct lane *lane, struct request *request, enum lane_wait wa
     int64_t delay;
 
     if (wait)
-        refuse_behind(lane, request, wait == WAIT_RATE ? until_token_ns(lane) : delay_ns(lane));
+        ledger_refuse_behind(
+            plane, request, wait == WAIT_RATE ? until_token_ns(lane) : delay_ns(lane));
     else if (plane->is_draining)
         ledger_refuse(
             plane, request, CALL_END_NOT_STARTED, -ESHUTDOWN, "the instance is draining", 0);
@@ -197,8 +181,8 @@ static void decide(struct lane *lane, struct request *request, enum lane_wait wa
             plane, request, CALL_END_NOT_STARTED, -EMSGSIZE, "more bytes than its quota", 0);
     else if (pace_is_late(serve_pace(plane->mesh), entry->method, deadline_of(entry)))
         ledger_refuse(plane, request, CALL_END_EXPIRED, -ETIMEDOUT, NULL, 0);
-    else if (entry->flags & PLANE_REFUSE && (delay = delay_ns(lane)) > BEHIND_NS)
-        refuse_behind(lane, request, delay);
+    else if (entry->flags & PLANE_REFUSE && (delay = delay_ns(lane)) > PACE_WAIT_NS)
+        ledger_refuse_behind(plane, request, delay);
     else
         run_begin(plane, request);
 }

@@ -38,6 +38,9 @@
 #include "runtime/atomic.h"
 #include "runtime/context.h"
 
+#define RETRY_US_MIN 100u
+#define RETRY_US_MAX 1000000u
+
 void ledger_init(struct plane *plane)
 {
     plane->first_free = NO_REQUEST;
@@ -281,6 +284,17 @@ void ledger_refuse(struct plane *plane, struct request *request, enum call_end e
             .len = ledger_put_text(plane, request, text),
             .shard = UINT32_MAX,
             .retry_us = retry_us});
+}
+
+void ledger_refuse_behind(struct plane *plane, struct request *request, int64_t delay_ns)
+{
+    uint64_t us = (uint64_t)delay_ns / 1000;
+
+    counter_add(&request->lane->row->refused, 1);
+    ledger_refuse(plane, request, CALL_END_NOT_STARTED, -EAGAIN, "the shard is behind",
+        us < RETRY_US_MIN   ? RETRY_US_MIN
+        : us > RETRY_US_MAX ? RETRY_US_MAX
+                            : (uint32_t)us);
 }
 
 void ledger_cancel(struct plane *plane, struct request *request)

@@ -235,6 +235,9 @@ void ledger_write(struct lane *lane);
 void ledger_refuse(struct plane *plane, struct request *request, enum call_end end, int error,
     const char *text, uint32_t retry_us);
 
+/* The same where it, or one before it, would wait so long. */
+void ledger_refuse_behind(struct plane *plane, struct request *request, int64_t delay_ns);
+
 /* Writes a text to where the client finds it; returns how much of it. */
 uint32_t ledger_put_text(struct plane *plane, struct request *request, const char *text);
 

@@ -282,6 +282,11 @@ static void finish_forward(
     ledger_end(run->plane, run->request, &outcome);
 }
 
+static enum mesh_lane lane_of(const struct plane_submission *entry)
+{
+    return entry->flags & PLANE_URGENT ? LANE_URGENT : LANE_NORMAL;
+}
+
 static void coroutine_fn run_elsewhere(struct run *run, uint32_t shard)
 {
     const struct plane_submission *entry = run->entry;
@@ -290,7 +295,7 @@ static void coroutine_fn run_elsewhere(struct run *run, uint32_t shard)
         .args = run->has_args ? run->call.args : args_of(run),
         .args_len = entry->args_len,
         .deadline_ns = deadline_of(entry),
-        .lane = entry->flags & PLANE_URGENT ? LANE_URGENT : LANE_NORMAL,
+        .lane = lane_of(entry),
         .origin =
             origin_word(run->request->lane->grant.client, run->request->lane->grant.generation),
         .in_place = true};
@@ -311,6 +316,21 @@ static void coroutine_fn run_elsewhere(struct run *run, uint32_t shard)
 }
 
 /* ---- beginning ---- */
+
+/* Whether the shard it is for is so far behind that its client would rather not wait. */
+static bool is_refused(struct run *run, uint32_t shard)
+{
+    struct mesh *mesh = run->plane->mesh;
+    int64_t waits_ns;
+
+    if (!(run->entry->flags & PLANE_REFUSE))
+        return false;
+    waits_ns = mesh_waits_ns(mesh, shard, lane_of(run->entry));
+    if (waits_ns <= PACE_WAIT_NS)
+        return false;
+    ledger_refuse_behind(run->plane, run->request, waits_ns);
+    return true;
+}
 
 static void coroutine_fn run_entry(void *opaque)
 {
@@ -333,7 +353,7 @@ static void coroutine_fn run_entry(void *opaque)
         ledger_refuse(plane, request, CALL_END_NOT_STARTED, -ENODEV, "no such shard", 0);
     else if (shard == plane->shard)
         run_here(&run);
-    else
+    else if (!is_refused(&run, shard))
         run_elsewhere(&run, shard);
 }
 

@@ -65,11 +65,12 @@ def one(fields, number, default=0):
 # ---- messages ----
 
 class Submission:
-    def __init__(self, number, method, args=b"", shard=None, key=b"", timeout_ns=0, urgent=False):
+    def __init__(self, number, method, args=b"", shard=None, key=b"", timeout_ns=0, urgent=False,
+                 refuse=False):
         self.bytes = field(1, number) + field(2, method) + field(3, args)
         if shard is not None:
             self.bytes += field(4, shard)
-        self.bytes += field(5, key) + field(6, timeout_ns) + field(7, int(urgent))
+        self.bytes += field(5, key) + field(6, timeout_ns) + field(7, int(urgent)) + field(8, int(refuse))
 
 
 class Refusal(Exception):

@@ -2,6 +2,7 @@
 """The control plane as any client sees it: sessions, ends, limits, and bytes that are not the protocol."""
 import contextlib
 import errno
+import itertools
 import os
 import random
 import signal
@@ -390,6 +391,50 @@ class Many(IpcCase):
         self.assertEqual(normal.status()["in_flight"], 101)
         self.end_all(urgent, 100)
         self.assertIn((5001, DONE), {(end.id, end.kind) for end in urgent.fetch(101)})
+
+    def refused_soon(self, client, first, **placement):
+        """Submits pings that would rather be refused, with ids from `first`, until one is. Returns its id."""
+        numbers = itertools.count(first)
+
+        def is_refused():
+            number = next(numbers)
+            accepted, refused = client.submit([Submission(number, "sys.ping", refuse=True, **placement)])
+            self.assertEqual(accepted + len(refused), 1)
+            return refused and (number, refused[number][0])
+        number, error = harness.wait_until(is_refused, "a request is refused")
+        self.assertEqual(error, errno.EAGAIN)
+        self.assertGreater(client.retry_us, 0)
+        return number
+
+    def test_a_shard_that_is_behind_refuses_who_would_rather_be_and_has_others_wait(self):
+        self.begin()
+        client = self.session()
+        client.submit([Submission(1, "sys.ping", shard=0)])
+        client.fetch(1)
+        pid = self.sherd.shard(0)["pid"]
+        self.sherd.kill(pid, signal.SIGSTOP)
+        client.submit([Submission(2, "sys.ping", shard=0)])
+        last = self.refused_soon(client, 3, shard=0)
+        self.assertEqual(client.submit([Submission(last + 1, "sys.ping", shard=0),
+                                        Submission(last + 2, "sys.ping", shard=1, refuse=True)]), (2, {}))
+        self.assertEqual([end.id for end in client.fetch(1)], [last + 2])
+        self.sherd.kill(pid, signal.SIGCONT)
+        ends = client.fetch(last - 1)
+        self.assertEqual({(end.id, end.kind) for end in ends},
+                         {(number, DONE) for number in (*range(2, last), last + 1)})
+        self.assertEqual(client.submit([Submission(last, "sys.ping", shard=0, refuse=True)]), (1, {}))
+        self.assertEqual([(end.id, end.kind) for end in client.fetch(1)], [(last, DONE)])
+
+    def test_who_would_rather_be_refused_does_not_stand_in_line(self):
+        self.begin()
+        greedy, modest = self.session(), self.session()
+        self.fill(greedy, 1000, urgent=False)
+        accepted, refused = modest.submit([Submission(1, "sys.ping", shard=0, refuse=True),
+                                           Submission(2, "sys.ping", shard=0)])
+        self.assertEqual((accepted, refused[1][0]), (1, errno.EAGAIN))
+        self.end_all(greedy, 1000)
+        self.assertEqual([(end.id, end.kind) for end in modest.fetch(1)], [(2, DONE)])
+        greedy.fetch(1000)
 
     def test_the_limit_of_a_session_holds_for_urgent_requests_too(self):
         self.begin()
