@@ -12,9 +12,6 @@
 #include "shard/explain.h"
 #include "shard/listen_socket.h"
 
-#define CONNECTIONS_MAX 1000u
-#define SEND_LIMIT_NS   (INT64_C(60) * 1000000000)
-
 void service_plan_init(
     struct service_plan *plan, struct service_plans *all, const struct service *service)
 {
@@ -89,8 +86,9 @@ int service_plan_region(struct service_plan *plan, const char *name, uint64_t by
 static void fill_in(struct service_listener *what)
 {
     what->name = what->address = NULL;
-    what->connections_max = what->connections_max ? what->connections_max : CONNECTIONS_MAX;
-    what->send_limit_ns = what->send_limit_ns > 0 ? what->send_limit_ns : SEND_LIMIT_NS;
+    what->connections_max =
+        what->connections_max ? what->connections_max : SERVICE_PLAN_CONNECTIONS;
+    what->send_limit_ns = what->send_limit_ns > 0 ? what->send_limit_ns : SERVICE_PLAN_SEND_NS;
     what->idle_limit_ns = what->idle_limit_ns > 0 ? what->idle_limit_ns : INT64_MAX;
 }
 

@@ -20,6 +20,10 @@
 #define SERVICE_PLAN_NAME     72 /* room for a name, NUL included */
 #define SERVICE_PLAN_NAME_MAX 60 /* letters of "service.name" */
 
+/* Of a listener that does not say. */
+#define SERVICE_PLAN_CONNECTIONS 1000u /* in a shard */
+#define SERVICE_PLAN_SEND_NS     (INT64_C(60) * 1000000000)
+
 struct planned_region {
     char name[SERVICE_PLAN_NAME];
     uint64_t off; /* in the services' memory of a shard */

@@ -15,9 +15,8 @@
 #define LIMIT_REMOTE          1024u /* connections by tcp */
 #define LIMIT_STRANGERS       16u   /* of those, without a welcome; one more ends the oldest */
 #define LIMIT_SESSIONS        1024u
-#define LIMIT_ABANDONED       65536u               /* requests of nobody whose calls are not back */
-#define LIMIT_ARGS_BYTES      (UINT64_C(64) << 20) /* of requests that have not ended */
-#define LIMIT_ANSWERS_SESSION (UINT64_C(8) << 20)  /* beyond it no request of it is started */
+#define LIMIT_ARGS_BYTES      (UINT64_C(64) << 20)  /* of requests that have not ended */
+#define LIMIT_ANSWERS_SESSION (UINT64_C(8) << 20)   /* beyond it no request of it is started */
 #define LIMIT_ANSWERS_BYTES   (UINT64_C(128) << 20) /* beyond it, of none that holds more than: */
 #define LIMIT_ANSWERS_SMALL   (UINT64_C(64) << 10)
 #define LIMIT_NEXTS_SESSION   4u /* `next` messages that wait; one more sends the oldest back */

@@ -410,11 +410,11 @@ static struct request *new_request(
     return request;
 }
 
-/* The fates see to it that not too many are under way, or not acknowledged. */
+/* The fates see to it that not too many are under way, or not acknowledged. Those of nobody, whose
+ * calls are not back, are no more than the rounds have started. */
 static bool is_full(const struct requests *requests, size_t args_len)
 {
-    return requests->n_abandoned >= LIMIT_ABANDONED ||
-           requests->args_bytes + args_len > LIMIT_ARGS_BYTES;
+    return requests->args_bytes + args_len > LIMIT_ARGS_BYTES;
 }
 
 /* Whether a request that has ended may be run once more under its id: its client lacks the answer, for

@@ -5,9 +5,11 @@ import errno
 import itertools
 import os
 import random
+import resource
 import signal
 import socket
 import struct
+import tempfile
 import time
 
 import harness
@@ -17,6 +19,15 @@ from raw_client import (CANCELLED, DONE, EXPIRED, GREETING_REQ, RawClient, Refus
 
 def socket_of(instance):
     return os.path.join(instance.runtime_dir, instance.name, "gateway")
+
+
+def allow_fds(n):
+    """For this process; False: it can't have so many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < n:
+        return False
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, n), hard))
+    return True
 
 
 def resident_bytes(pid):
@@ -263,6 +274,50 @@ class Requests(IpcCase):
         self.assertEqual(len({end.id for end in ends}), 4096)
         client.next(ack=4096, wait_ms=0)
         self.assertEqual(client.submit([Submission(5 * 1024, "sys.ping")]), (1, {}))
+
+    def test_arguments_of_all_take_so_much_and_more_is_told_to_wait(self):
+        """While no shard takes any."""
+        self.begin()
+        shards = [self.sherd.shard(i) for i in range(2)]
+        for shard in shards:
+            self.sherd.kill(shard, signal.SIGSTOP)
+        first, second = self.session(), self.session()
+        mebibyte = bytes(1 << 20)
+        for i in range(0, 64, 2):
+            client = first if i < 32 else second
+            self.assertEqual(client.submit([Submission(i + k + 1, "sys.echo", mebibyte) for k in (0, 1)]), (2, {}))
+        for client in (first, second):
+            accepted, refused = client.submit([Submission(100, "sys.echo", b"x"), Submission(101, "sys.ping")])
+            self.assertEqual((accepted, refused[100][0]), (1, errno.EAGAIN))
+        self.assertEqual(first.cancel([1]), 1)
+        self.assertEqual(second.submit([Submission(100, "sys.echo", b"x")]), (1, {}))
+        for shard in shards:
+            self.sherd.kill(shard, signal.SIGCONT)
+
+    def test_of_large_answers_of_all_only_so_much_lies_about(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        path = os.path.realpath(os.path.join(folder.name, "mebibyte"))
+        with open(path, "wb") as file:
+            file.write(bytes(1 << 20))
+        self.begin("--root", os.path.dirname(path))
+        read = field(1, path) + field(3, 1 << 20)
+        clients, ended = [self.session()], 1
+        clients[0].submit([Submission(100, "file.read", read)])  # from now on it is known how long they are
+        clients[0].next()
+        clients[0].next(wait_ms=0)
+        for n in [8] * 15 + [7, 1, 1]:  # of a session 8 MiB, of all 128
+            clients.append(self.session())
+            clients[-1].submit([Submission(i, "file.read", read) for i in range(1, 9)])
+            ended += n
+            harness.wait_until(lambda: clients[0].status()["ended"] == ended, f"{ended} answers")
+        last = clients[-1]
+        self.assertEqual(len(last.next()), 1)
+        self.assertEqual(last.submit([Submission(9, "sys.ping", shard=0)]), (1, {}))  # behind them, in line
+        self.assertEqual(clients[0].status()["ended"], ended)
+        self.assertGreaterEqual(len(last.next()), 1)  # its own is acknowledged, so it has one more
+        for client in clients:
+            client.cancel(range(1, 10))  # nobody fetches them
 
     def test_a_fifth_waiting_next_sends_the_oldest_back(self):
         self.begin()
@@ -619,6 +674,20 @@ class Remote(IpcCase):
                 stream.close()
         self.remote().hello(token=b"open sesame")
 
+    def test_of_more_connections_by_tcp_than_there_may_be_the_newest_is_closed(self):
+        if not allow_fds(2048):
+            self.skipTest("may not open so many fds")
+        self.listen(self.token_file())
+        clients = [self.remote()]
+        for _ in range(1023):
+            clients[-1].hello(token=b"open sesame")
+            clients.append(self.remote())
+        clients[-1].hello(token=b"open sesame")
+        with self.assertRaises(ConnectionError):
+            self.remote().hello(token=b"open sesame")
+        clients[0].submit([Submission(1, "sys.ping")])
+        self.assertEqual(clients[0].next()[0].kind, DONE)
+
     def test_a_session_s_token_does_not_replace_the_secret(self):
         self.listen(self.token_file())
         local = RawClient(socket_of(self.sherd))
@@ -647,6 +716,21 @@ class Socket(IpcCase):
         self.assertNotEqual(result.returncode, 0)
         self.assertIn("107", result.stderr)
         self.assertIn("SHERD_RUNTIME_DIR", result.stderr)
+
+    def test_of_more_connections_by_the_socket_than_there_may_be_the_newest_is_closed(self):
+        if not allow_fds(4096):
+            self.skipTest("may not open so many fds")
+        self.begin()
+        clients = [self.client() for _ in range(2048)]  # each is greeted
+        with self.assertRaises(ConnectionError):
+            self.session()
+        self.assertEqual(len(clients[0].hello()[0]), 16)
+        clients[1].socket.close()
+
+        def there_is_room():
+            with contextlib.suppress(ConnectionError):
+                return self.session()
+        harness.wait_until(there_is_room, "a place that was given back")
 
     def test_the_socket_is_for_its_owner_alone_and_comes_back_with_a_new_gateway(self):
         self.begin()

@@ -117,6 +117,20 @@ static void what_is_too_large_is_refused_and_changes_nothing(void **state)
     rig_deinit(&rig);
 }
 
+static void a_key_too_long_is_refused_where_there_is_room_for_it(void **state)
+{
+    static uint64_t memory[(4u << 20) / sizeof(uint64_t)], word;
+    static char key[STORE_KEY_MAX + 1];
+    struct service_region region = {.data = memory, .bytes = sizeof memory, .word = &word};
+    struct store store;
+
+    assert_int_equal(store_open(&store, &region), 0);
+    assert_int_equal(store_set(&store, 7, key, sizeof key, "v", 1), -EMSGSIZE);
+    assert_null(store_get(&store, 7, key, sizeof key));
+    assert_int_equal(store_set(&store, 7, key, sizeof key - 1, "v", 1), 0);
+    assert_non_null(store_get(&store, 7, key, sizeof key - 1));
+}
+
 static void regions_of_no_possible_size_are_refused(void **state)
 {
     struct service_region region = {.bytes = STORE_BYTES_MIN - 1};
@@ -341,6 +355,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values_are_set_replaced_and_deleted),
         cmocka_unit_test(what_is_too_large_is_refused_and_changes_nothing),
+        cmocka_unit_test(a_key_too_long_is_refused_where_there_is_room_for_it),
         cmocka_unit_test(regions_of_no_possible_size_are_refused),
         cmocka_unit_test(what_is_half_full_evicts_nothing_however_often_it_is_written),
         cmocka_unit_test(a_full_one_evicts_what_was_not_read_for_longest),

@@ -19,6 +19,7 @@
 #include "ipc/client/instance.h"
 #include "ipc/client/ticket.h"
 #include "ipc/client/token.h"
+#include "proto/protocol.h"
 
 /* nng_close() for the library, which can be made to hang. */
 static struct {
@@ -195,6 +196,19 @@ static void a_token_file_must_be_secret_and_not_empty(void **state)
     assert_null(token.secret);
 }
 
+static void a_token_file_longer_than_a_token_is_refused(void **state)
+{
+    static char text[PROTOCOL_TOKEN_MAX + 2];
+    struct token token = {};
+
+    memset(text, 'x', PROTOCOL_TOKEN_MAX + 1);
+    assert_int_equal(load(text, 0600, &token), -EFBIG);
+    text[PROTOCOL_TOKEN_MAX] = '\0';
+    assert_int_equal(load(text, 0600, &token), 0);
+    assert_int_equal(token.len, PROTOCOL_TOKEN_MAX);
+    token_deinit(&token);
+}
+
 static void tokens_are_equal_only_in_every_byte(void **state)
 {
     const uint8_t a[] = "abcdef", b[] = "abcdeg";
@@ -259,6 +273,7 @@ int main(void)
         cmocka_unit_test(a_runtime_directory_too_long_for_a_socket_is_refused),
         cmocka_unit_test(the_socket_is_where_the_environment_says),
         cmocka_unit_test(a_token_file_must_be_secret_and_not_empty),
+        cmocka_unit_test(a_token_file_longer_than_a_token_is_refused),
         cmocka_unit_test(tokens_are_equal_only_in_every_byte),
         cmocka_unit_test(a_ticket_is_a_copy_and_is_found_until_it_is_freed),
         cmocka_unit_test(tickets_keep_their_line_over_thousands_and_come_back_to_its_head),

@@ -297,6 +297,22 @@ static void only_a_client_that_is_there_is_waited_for(void **state)
     assert_false(sessions_owe(&f->sessions));
 }
 
+static void a_next_waits_as_long_as_it_may_and_no_longer(void **state)
+{
+    struct fixture *f = *state;
+    struct session *session = add(f);
+    struct waiting_next *waiting = &session->nexts[0];
+    struct exchange exchange = {0};
+    int64_t most_ns = (int64_t)PROTOCOL_WAIT_MS_MAX * AIO_SCALE_MS, begin_ns = aio_clock_ns();
+
+    session_next(session, &exchange, 1, UINT32_MAX);
+    assert_ptr_equal(waiting->exchange, &exchange);
+    assert_true(timer_expire_time_ns(&waiting->timer) >= begin_ns + most_ns);
+    assert_true(timer_expire_time_ns(&waiting->timer) <= aio_clock_ns() + most_ns);
+    timer_del(&waiting->timer);
+    waiting->exchange = NULL;
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 static void one_long_answer_is_forgotten_after_some_hundred_short_ones(void **state)
@@ -326,6 +342,7 @@ int main(void)
         CASE(one_with_requests_under_way_is_not_made_room_of),
         CASE(a_session_ends_a_while_after_its_connection),
         CASE(only_a_client_that_is_there_is_waited_for),
+        CASE(a_next_waits_as_long_as_it_may_and_no_longer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

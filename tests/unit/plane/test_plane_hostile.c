@@ -389,6 +389,32 @@ static void bytes_in_flight_are_bounded_and_one_request_alone_is_not_larger(void
     assert_int_equal(row_of(b, &b->client)->head, 2);
 }
 
+static void a_payload_is_at_most_what_it_may_be_whatever_the_quota(void **state)
+{
+    struct plane_bench *b = *state;
+    struct client large;
+
+    client_make(&large, &b->rig, 0, 50, 16, PLANE_PAYLOAD_MAX + PLANE_PAGE);
+    large.grant.max_bytes = UINT64_MAX;
+    assert_int_equal(client_open(&large, b->plane), 0);
+    for (int i = 0; i < 3; i++) {
+        struct plane_submission *entry = client_next(&large);
+        entry->method = NAP;
+        entry->args_len = i == 1 ? PLANE_PAYLOAD_MAX + 1 : 0;
+        entry->room_len = i == 1 ? 0 : PLANE_PAYLOAD_MAX + (i == 2);
+        client_push(&large);
+    }
+    for (uint64_t id = 1; id <= 2; id++) {
+        struct plane_completion c = plane_bench_await(b, &large);
+        assert_int_equal(c.id, id);
+        assert_int_equal(c.end, CALL_END_NOT_STARTED);
+        assert_int_equal(c.error, -EMSGSIZE);
+    }
+    assert_int_equal(row_of(b, &large)->head, 3);
+    plane_drop(b->plane, 50, large.grant.generation);
+    client_free(&large);
+}
+
 static void a_rate_is_kept(void **state)
 {
     struct plane_bench *b = *state;
@@ -592,6 +618,7 @@ int main(void)
         CASE(a_bell_that_is_rung_without_end_wakes_and_does_no_more),
         CASE(what_is_beyond_the_quota_waits_or_is_refused_as_asked),
         CASE(bytes_in_flight_are_bounded_and_one_request_alone_is_not_larger),
+        CASE(a_payload_is_at_most_what_it_may_be_whatever_the_quota),
         CASE(a_rate_is_kept),
         CASE(one_who_waits_for_its_rate_costs_nothing_until_then),
         CASE(a_shard_that_is_behind_refuses_who_would_rather_not_wait),

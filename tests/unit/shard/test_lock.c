@@ -350,6 +350,42 @@ static void a_full_table_is_told_and_has_room_again(void **state)
     rig_close(&rig);
 }
 
+/* As shard 1 asks the home, which is this process; each time for another lock. */
+static void as_many_stand_in_line_as_may_and_no_more(void **state)
+{
+    struct lock_args ask = {.op = LOCK_OP_ACQUIRE, .incarnation = 1};
+    uint32_t n_granted = 0, n_in_line = 0;
+    struct lock_home *home;
+    struct rig_end end;
+    struct rig rig;
+    int r;
+
+    (void)state;
+    rig_open(&rig, 2, &lock_service);
+    rig_begin(&rig, 0, &end);
+    assert_int_equal(lock_home_new(end.mesh, &home), 0);
+    do {
+        ask.token++;
+        ask.id = ask.token % SEGMENT_LOCKS;
+        r = lock_home_serve(home, 1, &ask);
+        n_granted += r == LOCK_GRANTED;
+        n_in_line += r == LOCK_IN_LINE;
+    } while (r >= 0);
+    assert_int_equal(r, -ENOSPC);
+    assert_int_equal(n_granted, SEGMENT_LOCKS);
+    assert_int_equal(n_in_line, LOCK_WAITERS_MAX);
+    ask.op = LOCK_OP_RELEASE;
+    ask.token = SEGMENT_LOCKS + 5; /* that stands in line */
+    ask.id = 5;
+    assert_int_equal(lock_home_serve(home, 1, &ask), LOCK_RELEASED);
+    ask.op = LOCK_OP_ACQUIRE;
+    assert_int_equal(lock_home_serve(home, 1, &ask), LOCK_IN_LINE);
+    lock_home_judge(home, 1, 2, false); /* so that nobody holds any */
+    lock_home_free(home);
+    rig_finish(&end);
+    rig_close(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -361,6 +397,7 @@ int main(void)
         cmocka_unit_test(a_lock_that_a_method_leaves_behind_is_marked),
         cmocka_unit_test(a_method_locks_by_name_and_waits_no_longer_than_it_is_wanted),
         cmocka_unit_test(a_full_table_is_told_and_has_room_again),
+        cmocka_unit_test(as_many_stand_in_line_as_may_and_no_more),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

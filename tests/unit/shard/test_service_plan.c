@@ -285,6 +285,22 @@ static void what_is_no_listener_is_refused(void **state)
     rig_deinit(&rig);
 }
 
+static void there_are_so_many_listeners_of_so_many_connections_each(void **state)
+{
+    struct rig rig;
+    char name[8];
+
+    rig_init(&rig);
+    for (unsigned n = 0; n < SEGMENT_LISTENERS; n++) {
+        snprintf(name, sizeof name, "n%u", n);
+        assert_int_equal(listen_at(&rig, name, "tcp://127.0.0.1:0", SERVICE_LISTEN_SHARED), 0);
+        assert_int_equal(rig.plan.listeners[n].what.connections_max, SERVICE_PLAN_CONNECTIONS);
+        assert_int_equal(rig.plan.listeners[n].what.send_limit_ns, SERVICE_PLAN_SEND_NS);
+    }
+    assert_int_equal(listen_at(&rig, "more", "tcp://127.0.0.1:0", SERVICE_LISTEN_SHARED), -ENOSPC);
+    rig_deinit(&rig);
+}
+
 static void a_unix_socket_that_nobody_listens_to_is_replaced_and_no_file(void **state)
 {
     char path[] = "/tmp/sherd-test-XXXXXX", address[64];
@@ -319,6 +335,7 @@ int main(void)
         cmocka_unit_test(a_shard_that_is_given_up_is_dealt_no_connection_until_it_comes_again),
         cmocka_unit_test(a_port_that_another_shares_is_taken_all_the_same),
         cmocka_unit_test(what_is_no_listener_is_refused),
+        cmocka_unit_test(there_are_so_many_listeners_of_so_many_connections_each),
         cmocka_unit_test(a_unix_socket_that_nobody_listens_to_is_replaced_and_no_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
