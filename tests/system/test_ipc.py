@@ -466,14 +466,14 @@ class Many(IpcCase):
         client = self.session()
         client.submit([Submission(1, "sys.ping", shard=0)])
         client.fetch(1)
-        pid = self.sherd.shard(0)["pid"]
-        self.sherd.kill(pid, signal.SIGSTOP)
+        shard = self.sherd.shard(0)
+        self.sherd.kill(shard, signal.SIGSTOP)
         client.submit([Submission(2, "sys.ping", shard=0)])
         last = self.refused_soon(client, 3, shard=0)
         self.assertEqual(client.submit([Submission(last + 1, "sys.ping", shard=0),
                                         Submission(last + 2, "sys.ping", shard=1, refuse=True)]), (2, {}))
         self.assertEqual([end.id for end in client.fetch(1)], [last + 2])
-        self.sherd.kill(pid, signal.SIGCONT)
+        self.sherd.kill(shard, signal.SIGCONT)
         ends = client.fetch(last - 1)
         self.assertEqual({(end.id, end.kind) for end in ends},
                          {(number, DONE) for number in (*range(2, last), last + 1)})
