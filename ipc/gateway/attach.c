@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "ipc/gateway/attach_inside.h"
+#include "ipc/gateway/attach_memory.h"
 #include "ipc/gateway/client_users.h"
 #include "runtime/atomic.h"
 
@@ -134,12 +135,21 @@ static void tell_end(struct attach *attach, uint32_t client)
         &attach->keeper, client, client_generation(row->word), row->opened, sizeof(row->opened));
 }
 
+/* Nobody has its memory any more. */
+static void on_freed(uint32_t client, void *opaque)
+{
+    struct attach *attach = opaque;
+
+    attach_memory_close(attach->last_fds[client], &attach->n_closing);
+    attach->last_fds[client] = -1;
+}
+
 /* A shard rings when it has let go of a client. Where many end at once, as with a process that had
  * thousands, the timer alone has all of them looked at; and where a shard died before it rang. */
 static void reap_few(struct attach *attach)
 {
     if (attach->clients.n_ending > 0 && attach->clients.n_ending <= FEW_ENDING)
-        clients_reap(&attach->clients);
+        clients_reap(&attach->clients, on_freed, attach);
 }
 
 static void on_reap_timer(void *opaque)
@@ -153,7 +163,7 @@ static void on_reap_timer(void *opaque)
             tell_end(attach, client);
         note_crashes(attach, client);
     }
-    if (clients_reap(clients) == 0)
+    if (clients_reap(clients, on_freed, attach) == 0)
         return;
     attach->reap_ns = attach->reap_ns * 2 < REAP_MOST_NS ? attach->reap_ns * 2 : REAP_MOST_NS;
     timer_mod_ns(&attach->reap_timer, aio_clock_ns() + attach->reap_ns);
@@ -193,14 +203,24 @@ static void close_link(struct attach_link *link)
     free(link);
 }
 
+/* Of many pages it takes long to be the last who has them: neither the supervisor nor a shard shall
+ * be that, but a thread of this process. */
+static void hold_memory(struct attach_link *link)
+{
+    link->attach->last_fds[link->client] = link->memory_fd;
+    link->memory_fd = -1;
+}
+
 /* Others hold the connection too, so it is shut, not just closed. */
 void attach_end(struct attach_link *link, enum cut_reason reason, uint32_t by)
 {
     struct attach *attach = link->attach;
 
     attach_shut(link->fd);
-    if (link->client != CLIENTS_NONE && !link->over)
+    if (link->client != CLIENTS_NONE && !link->over) {
+        hold_memory(link);
         end_client(attach, link->client, reason, by);
+    }
     link->over = true;
     if (link->busy) {
         co_sleep_wake(&link->sleep);
@@ -513,10 +533,14 @@ static int make_tables(struct attach *attach)
 
     attach->links = calloc(n_clients + 1, sizeof(struct attach_link *));
     attach->undropped = calloc(n_clients + 1, sizeof(*attach->undropped));
+    attach->last_fds = malloc((n_clients + 1) * sizeof(*attach->last_fds));
     attach->seen_cuts = calloc(n_shards, sizeof(*attach->seen_cuts));
     attach->seen_incarnation = calloc(n_shards, sizeof(*attach->seen_incarnation));
-    if (!attach->links || !attach->undropped || !attach->seen_cuts || !attach->seen_incarnation)
+    if (!attach->links || !attach->undropped || !attach->last_fds || !attach->seen_cuts ||
+        !attach->seen_incarnation)
         return -ENOMEM;
+    for (uint32_t client = 0; client < n_clients; client++)
+        attach->last_fds[client] = -1;
     return clients_init(&attach->clients, seg, attach->config.client_bytes, attach->config.owner);
 }
 
@@ -525,6 +549,7 @@ static void free_tables(struct attach *attach)
     clients_deinit(&attach->clients);
     free(attach->links);
     free(attach->undropped);
+    free(attach->last_fds);
     free(attach->seen_cuts);
     free(attach->seen_incarnation);
 }
@@ -592,8 +617,16 @@ static void stop_serving(struct attach *attach)
     for (uint32_t client = 0; client < attach->config.segment->geometry.n_clients; client++)
         if (attach->links[client])
             co_sleep_wake(&attach->links[client]->sleep);
-    while (attach->n_busy > 0)
+    while (attach->n_busy > 0 || attach->n_closing > 0)
         aio_poll(attach->config.ctx, true);
+}
+
+static void close_client(struct attach *attach, uint32_t client)
+{
+    if (attach->links[client])
+        close_link(attach->links[client]);
+    if (attach->last_fds[client] >= 0)
+        close(attach->last_fds[client]);
 }
 
 void attach_stop(struct attach *attach)
@@ -611,8 +644,7 @@ void attach_stop(struct attach *attach)
         close_link(link);
     }
     for (uint32_t client = 0; client < attach->config.segment->geometry.n_clients; client++)
-        if (attach->links[client])
-            close_link(attach->links[client]);
+        close_client(attach, client);
     keeper_deinit(&attach->keeper);
     co_semaphore_deinit(&attach->makers);
     close(attach->listener);

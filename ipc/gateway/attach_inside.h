@@ -33,6 +33,7 @@ struct attach {
     struct keeper keeper;
     CoSemaphore makers; /* of memory, at a time */
     uint32_t n_making;  /* workers that are at it */
+    uint32_t n_closing; /* those that give back what somebody had */
     int listener;
     int spare_fd; /* given up for a moment where there are no more fds; -1: there is none */
     bool draining, stopping, deaf;
@@ -41,6 +42,7 @@ struct attach {
     uint32_t n_strangers;
     struct attach_link **links; /* by client */
     bool *undropped;            /* by client: the keeper is yet to be told of its end */
+    int *last_fds;              /* by client that ends: its memory; -1: none */
     uint64_t n_unsaid;          /* complaints since the last that was logged */
     int64_t next_complaint_ns;
     uint64_t *seen_cuts;        /* by shard: part_head.clients_cut, as of the last look */

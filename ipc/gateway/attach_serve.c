@@ -151,32 +151,46 @@ static struct fd_keep_message keep_of(
         .n_fds = 1};
 }
 
+/* A piece of it at a time, so that large ones keep nobody waiting for long, and who has gone gets no
+ * more of it. */
+static int coroutine_fn make_memory(struct attach_link *link, struct attach_memory *memory)
+{
+    struct attach *attach = link->attach;
+    int r;
+
+    do {
+        r = co_semaphore_acquire(&attach->makers, 1);
+        if (r < 0)
+            break;
+        attach->n_making++;
+        r = attach->stopping           ? -ECANCELED
+            : attach_is_over(link->fd) ? -ECONNRESET
+                                       : attach_memory_grow(memory);
+        attach->n_making--;
+        co_semaphore_release(&attach->makers, 1);
+    } while (r > 0);
+    return r;
+}
+
 /* From its return on the client lives on whoever dies. */
 static int coroutine_fn make_and_keep(struct attach_link *link, uint32_t client, int *ret_memory_fd)
 {
     struct attach *attach = link->attach;
     struct fd_keep_message connection =
         keep_of(link, client, PLANE_FD_CONNECTION, segment_gateway(attach->config.segment));
-    struct fd_keep_message memory = keep_of(link, client, PLANE_FD_MEMORY, FD_KEEP_ALL);
-    int r, fd = -1;
+    struct fd_keep_message what = keep_of(link, client, PLANE_FD_MEMORY, FD_KEEP_ALL);
+    struct attach_memory memory =
+        ATTACH_MEMORY_INIT(segment_client(attach->config.segment, client)->total_bytes);
+    int r = make_memory(link, &memory);
 
-    r = co_semaphore_acquire(&attach->makers, 1);
-    if (r < 0)
-        return r;
-    attach->n_making++;
-    r = attach->stopping
-            ? -ECANCELED
-            : attach_memory_make(segment_client(attach->config.segment, client)->total_bytes, &fd);
-    attach->n_making--;
-    co_semaphore_release(&attach->makers, 1);
     if (r == 0)
-        r = keeper_put(&attach->keeper, &memory, fd);
+        r = keeper_put(&attach->keeper, &what, memory.fd);
     if (r == 0)
         r = keeper_put(&attach->keeper, &connection, link->fd);
     if (r == 0)
-        *ret_memory_fd = fd;
-    else if (fd >= 0)
-        close(fd);
+        *ret_memory_fd = memory.fd;
+    else
+        attach_memory_close(memory.fd, &attach->n_closing);
     return r;
 }
 
@@ -202,7 +216,7 @@ static int coroutine_fn serve_first_hello(
     r = make_and_keep(link, client, &memory_fd);
     if (r < 0) {
         attach_give_up(attach, client);
-        return r == -ECANCELED ? r : refuse_made(link, hello->head.serial, r);
+        return r == -ECANCELED || r == -ECONNRESET ? r : refuse_made(link, hello->head.serial, r);
     }
     attach_welcome_link(link, client, memory_fd);
     log_line(attach->config.log, LOG_LEVEL_DEBUG, "client %u attached: %s, pid %d, user %u", client,

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <linux/sockios.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -74,6 +75,13 @@ void attach_consume(int fd)
 
     while (recv(fd, &nothing, 0, MSG_DONTWAIT | MSG_TRUNC) < 0 && errno == EINTR)
         ;
+}
+
+bool attach_is_over(int fd)
+{
+    struct pollfd poll_fd = {.fd = fd, .events = POLLRDHUP};
+
+    return poll(&poll_fd, 1, 0) > 0;
 }
 
 void attach_shut(int fd)

@@ -9,6 +9,7 @@
  * Concurrency: owner loop; attach_check() is a pure function
  * Not here:    what is granted (ipc/gateway/clients.h), the messages (proto/attach.h)
  */
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -31,6 +32,9 @@ int attach_peek(int fd, union attach_request *ret_request, const char **ret_why)
 
 /* Takes it off. */
 void attach_consume(int fd);
+
+/* The other side has gone, whatever it had sent before. */
+bool attach_is_over(int fd);
 
 /* Ends the connection for all that hold it. What it had sent and nobody has read is thrown away:
  * else the other side would get an error in the place of the last answers. */

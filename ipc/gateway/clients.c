@@ -268,7 +268,7 @@ static bool is_over(const struct clients *clients, uint32_t client)
     return true;
 }
 
-uint32_t clients_reap(struct clients *clients)
+uint32_t clients_reap(struct clients *clients, clients_freed_fn *freed, void *opaque)
 {
     uint32_t n = 0;
 
@@ -281,6 +281,8 @@ uint32_t clients_reap(struct clients *clients)
         }
         count_out(clients, row->uid, row->total_bytes);
         set_state(clients, client, CLIENT_FREE);
+        if (freed)
+            freed(client, opaque);
     }
     clients->n_ending = n;
     return n;

@@ -72,8 +72,11 @@ void clients_answered(struct clients *clients, uint32_t client, uint64_t serial)
 /* From now on it is ENDING. by: a shard, or n_shards for the gateway. */
 void clients_end(struct clients *clients, uint32_t client, enum cut_reason reason, uint32_t by);
 
-/* Frees the rows whose shards have all let go. Returns how many are left. */
-uint32_t clients_reap(struct clients *clients);
+typedef void clients_freed_fn(uint32_t client, void *opaque);
+
+/* Frees the rows whose shards have all let go, and says which those were (freed may be NULL). Returns
+ * how many are left. */
+uint32_t clients_reap(struct clients *clients, clients_freed_fn *freed, void *opaque);
 
 /* Crashes that its requests were on the CPU in, as the shards have noted them; those that are new
  * in *ret_new, and counted in the row. */

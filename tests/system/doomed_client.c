@@ -208,7 +208,9 @@ static void touch(struct doomed *doomed, size_t len)
 
 static void take_buffers(struct doomed *doomed)
 {
-    touch(doomed, doomed->options->data_bytes / 2);
+    size_t half = doomed->options->data_bytes / 2;
+
+    touch(doomed, half < SHERD_BUFFER_MAX ? half : SHERD_BUFFER_MAX);
     doomed->args = sherd_buffer_alloc(doomed->client, LARGE);
     doomed->room =
         sherd_buffer_alloc(doomed->client, PIECE * (1 + sherd_client_n_shards(doomed->client)));

@@ -2,6 +2,7 @@
 """Clients of the data plane die at each store to what they share with a shard and at each system call, handshake
 included: nothing of theirs is left, and nobody else notices. SHERD_TEST_LONG=1 tries many more hits of each point."""
 import collections
+import contextlib
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import tempfile
 import time
 import unittest
 
+import attach_client
 import harness
 from reclaim import Holdings
 
@@ -47,8 +49,8 @@ class TestCase(harness.TestCase):
             self.holdings.close()
         super().tearDown()
 
-    def begin(self, *options, data=MIB):
-        """An instance with memory for two clients at a time, one that lives on, and a file to be read."""
+    def begin(self, *options, data=MIB, steady=True):
+        """An instance with memory for two clients at a time, one that lives on (steady), and a file to be read."""
         self.data = data
         self.times = collections.defaultdict(list)  # by point: (ns, ns in which processors were free)
         self.folder = tempfile.TemporaryDirectory()
@@ -57,9 +59,11 @@ class TestCase(harness.TestCase):
         with open(self.file, "wb") as file:
             file.write(bytes(64 * 1024))
         self.sherd = self.start("--root", self.folder.name, "--client-memory", str(4 * MIB + data), *options)
-        self.steady = self.client("--steady", stdin=subprocess.PIPE)
         self.holdings = Holdings(self.sherd)
-        harness.wait_until(lambda: len(self.holdings.lanes_in_use()) == len(self.holdings.lanes), "lanes of who lives on")
+        if steady:
+            self.steady = self.client("--steady", stdin=subprocess.PIPE)
+            harness.wait_until(lambda: len(self.holdings.lanes_in_use()) == len(self.holdings.lanes),
+                               "lanes of who lives on")
         self.before = self.holdings.take()
         return self.sherd
 
@@ -161,6 +165,77 @@ class Deaths(TestCase):
         self.begin("--shards", "2")
         self.die_at_each(self.points(), DEATHS)
         self.finish()
+
+    def connect(self):
+        client = attach_client.Client(os.path.join(self.sherd.runtime_dir, self.sherd.name), timeout=harness.DEADLINE)
+        self.addCleanup(client.close)
+        return client
+
+    def time_of_end(self, what, clients):
+        for client in clients:
+            client.close()
+        return self.time_until_reclaimed(what)
+
+    def test_who_has_asked_for_a_lot_and_dies_is_not_served_to_the_end(self):
+        self.begin("--shards", "2")
+        times = []
+        for _ in range(3):
+            client = self.connect().attach()
+            client.socket.setblocking(False)
+            with contextlib.suppress(OSError):
+                while True:
+                    client.send(attach_client.head(attach_client.OPEN, client.serial) + attach_client.OPEN_BODY.pack(0, 0))
+            times.append(self.time_of_end("a flood of requests", [client]))
+        print(f"\nafter a flood: reclaimed after {min(times)[0] / 1e6:.2f} ms at best")
+        self.assertLess(min(free for _, free in times), RECLAIM_NS)
+        self.assertEqual(self.sherd.stop(), 0)
+
+    def ask_for_much(self):
+        """Seven that have rows, and whose memory is being made."""
+        clients = [self.connect() for _ in range(7)]
+        for client in clients:
+            client.send(attach_client.hello(data_bytes=127 * MIB))
+        harness.wait_until(lambda: len(self.holdings.clients()) == 8, "all to have rows")
+        return clients
+
+    def test_who_dies_while_its_memory_is_made_gets_no_more_of_it(self):
+        self.begin("--shards", "2", data=1024 * MIB)
+        ended, made = [], []
+        for _ in range(3):
+            ended.append(self.time_of_end("memory that is being made", self.ask_for_much())[0])
+            begin = time.monotonic_ns()
+            clients = self.ask_for_much()
+            for client in clients:
+                for fd in client.answer(1, attach_client.WELCOME)[1]:
+                    os.close(fd)
+            made.append(time.monotonic_ns() - begin)
+            self.time_of_end("memory that was made", clients)
+        print(f"\nwhile 890 MiB were made: reclaimed after {min(ended) / 1e6:.2f} ms at best, made in {min(made) / 1e6:.2f}")
+        self.assertLess(min(ended), min(made) / 4)
+        self.assertEqual(self.sherd.stop(), 0)
+
+    def cpu_ns(self, process):
+        """That its loop has had."""
+        pid = self.holdings.pids[process]
+        with open(f"/proc/{pid}/task/{pid}/schedstat") as file:
+            return int(file.read().split()[0])
+
+    def test_nobody_s_loop_gives_back_the_pages_of_a_client_that_died(self):
+        self.begin("--shards", "2", data=256 * MIB, steady=False)
+        loops = ["supervisor", "shard0", "shard1", "gateway"]
+        client = self.connect().attach(data_bytes=256 * MIB)
+        client.open(0)
+        client.open(1)
+        before = [self.cpu_ns(process) for process in loops]
+        self.time_of_end("a large client", [client])
+        took = [after - first for after, first in zip(map(self.cpu_ns, loops), before)]
+        fd = os.memfd_create("as large")
+        os.posix_fallocate(fd, 0, 256 * MIB)
+        begin = time.process_time_ns()
+        os.close(fd)
+        all_pages = time.process_time_ns() - begin
+        self.assertLess(max(took), all_pages / 4, dict(zip(loops, took)))
+        self.assertEqual(self.sherd.stop(), 0)
 
 
 if __name__ == "__main__":

@@ -102,10 +102,15 @@ void rig_replace_gateway(struct attach_rig *rig)
     start_gateway(rig);
 }
 
+static bool worker_is_at_it(const struct attach_rig *rig)
+{
+    return rig->attach->n_making > 0 || rig->attach->n_closing > 0;
+}
+
 void rig_settle(struct attach_rig *rig)
 {
     /* A worker's end comes by the doorbell, for which a turn may wait. */
-    while (aio_poll(rig->ctx, rig->attach->n_making > 0) || rig->attach->n_making > 0)
+    while (aio_poll(rig->ctx, worker_is_at_it(rig)) || worker_is_at_it(rig))
         ;
     attach_turn(rig->attach);
 }

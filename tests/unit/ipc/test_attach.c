@@ -452,7 +452,7 @@ static void a_user_has_no_more_than_its_share_of_rows_and_memory(void **state)
     assert_int_equal(n, n_rows);
     for (uint32_t i = 0; i < n_rows; i++)
         clients_end(&clients, i, CUT_NONE, 0);
-    assert_int_equal(clients_reap(&clients), 0);
+    assert_int_equal(clients_reap(&clients, NULL, NULL), 0);
     assert_int_equal(clients.bytes, 0);
     assert_int_equal(clients.n_shares, 0);
     clients_deinit(&clients);
