@@ -6,17 +6,12 @@
  *
  * bench_client SHERD
  */
-#include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "ipc/client/client.h"
 #include "tests/bench/compare.h"
-#include "tests/bench/two_cpus.h"
+#include "tests/bench/own_instance.h"
 
 #define SECOND INT64_C(1000000000)
 #define MANY   64u
@@ -31,23 +26,9 @@ static void die(const char *what, const char *why)
     exit(1);
 }
 
-static pid_t begin_instance(const char *sherd)
-{
-    two_cpus_anywhere();
-    pid_t pid = fork();
-    if (pid == 0) {
-        int null_fd = open("/dev/null", O_RDWR);
-        dup2(null_fd, STDERR_FILENO);
-        two_cpus_pin(1);
-        execl(sherd, "sherd", "run", "--instance", "bench", "--shards", "1", (char *)NULL);
-        _exit(127);
-    }
-    return pid;
-}
-
 static struct sherd_client *open_plane(enum sherd_plane plane)
 {
-    struct sherd_client_options options = {.instance = "bench",
+    struct sherd_client_options options = {.instance = OWN_INSTANCE,
         .wait_ns = 10 * SECOND,
         .plane = plane,
         .spin_ns = SECOND / 1000,
@@ -147,19 +128,14 @@ static void many_fetched(uint64_t n)
 
 int main(int argc, char **argv)
 {
-    char directory[] = "/tmp/sherd-bench-XXXXXX", path[64];
+    struct own_instance in;
 
     if (argc != 2)
         die("usage", "bench_client SHERD");
-    if (!mkdtemp(directory))
-        die(directory, "can't be made");
-    setenv("SHERD_RUNTIME_DIR", directory, 1);
-    two_cpus_begin();
-    pid_t supervisor = begin_instance(argv[1]);
+    own_instance_begin(&in, argv[1], (const char *[]){"--shards", "1", NULL});
     data = open_plane(SHERD_PLANE_DATA);
     control = open_plane(SHERD_PLANE_CONTROL);
     sherd_client_method(data, "sys.ping", &data_ping);
-    two_cpus_pin(0);
 
     compare_head();
     compare_row(&(struct compare){.what = "sys.ping, one in flight, data plane",
@@ -168,14 +144,14 @@ int main(int argc, char **argv)
         .baseline = one_by_control,
         .repeats = 20000,
         .baseline_repeats = 300,
-        .goal = "at most 700 ns"});
+        .goal = {.most_ns = 700}});
     compare_row(&(struct compare){.what = "sys.ping, 64 in flight, data plane",
         .run = many_by_data,
         .baseline_name = "control plane",
         .baseline = many_by_control,
         .repeats = 200000,
         .baseline_repeats = 10000,
-        .goal = "at most 125 ns"});
+        .goal = {.most_ns = 125} /* 8 M/s */});
     compare_row(&(struct compare){.what = "sys.ping, 64 in flight, fetched",
         .run = many_fetched,
         .baseline_name = "with callbacks",
@@ -184,12 +160,6 @@ int main(int argc, char **argv)
 
     sherd_client_close(data);
     sherd_client_close(control);
-    kill(supervisor, SIGTERM);
-    waitpid(supervisor, NULL, 0);
-    snprintf(path, sizeof(path), "%s/bench/lock", directory);
-    remove(path);
-    snprintf(path, sizeof(path), "%s/bench", directory);
-    remove(path);
-    remove(directory);
-    return 0;
+    own_instance_end(&in);
+    return compare_end();
 }

@@ -13,7 +13,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <liburing.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -24,29 +23,17 @@
 #include "runtime/aio_register.h"
 #include "runtime/aio_sqe.h"
 #include "runtime/disk.h"
+#include "tests/bench/bare_reads.h"
 #include "tests/bench/compare.h"
 
-#define FILE_BYTES ((size_t)512 << 20)
-#define READ_BYTES ((size_t)4096)
-#define MOST_DEPTH 128
-#define RING_FLAGS \
-    (IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG)
+#define FILE_BYTES  ((size_t)512 << 20)
 #define HOT_REPEATS 1536 /* a good millisecond, which mostly is one time slice */
 #define HOT_ROUNDS  501
 #define MOST_NOISE  0.03 /* of the bare loop against itself */
 
-/* What a row measures. The callbacks of compare.h take no argument. */
-static struct {
-    int fd;        /* of the file, plain */
-    int direct_fd; /* the same with O_DIRECT, or -1 */
-    char *buffers; /* MOST_DEPTH of READ_BYTES */
-    uint64_t seed;
-    unsigned depth;
-    bool fixed;  /* registered file and buffers */
-    bool direct; /* O_DIRECT */
-    AioContext *ctx;
-    struct io_uring ring;
-} bench;
+/* What a row measures: the bare loop has the figures of both sides. */
+static struct bare_reads bare;
+static AioContext *ctx;
 
 static void die(const char *what, int error)
 {
@@ -54,112 +41,14 @@ static void die(const char *what, int error)
     exit(1);
 }
 
-/* ---- what is read ---- */
-
-static uint64_t next_offset(void)
-{
-    bench.seed ^= bench.seed << 13;
-    bench.seed ^= bench.seed >> 7;
-    bench.seed ^= bench.seed << 17;
-    return bench.seed % (FILE_BYTES / READ_BYTES) * READ_BYTES;
-}
-
-static void make_file(const char *path)
-{
-    char *block = malloc((size_t)1 << 20);
-
-    if (!block)
-        die(path, ENOMEM);
-    memset(block, 'x', (size_t)1 << 20);
-    bench.fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (bench.fd < 0)
-        die(path, errno);
-    for (size_t at = 0; at < FILE_BYTES; at += (size_t)1 << 20)
-        if (pwrite(bench.fd, block, (size_t)1 << 20, (off_t)at) != 1 << 20)
-            die(path, errno ? errno : ENOSPC);
-    free(block);
-    if (fsync(bench.fd) < 0)
-        die(path, errno);
-    bench.direct_fd = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
-    unlink(path);
-}
-
-static int plain_fd(void)
-{
-    return bench.direct ? bench.direct_fd : bench.fd;
-}
-
-/* ---- the bare loop ---- */
-
-static void open_ring(void)
-{
-    int files[] = {bench.fd, bench.direct_fd};
-    struct iovec arena = {.iov_base = bench.buffers, .iov_len = MOST_DEPTH * READ_BYTES};
-    int r = io_uring_queue_init(2 * MOST_DEPTH, &bench.ring, RING_FLAGS);
-
-    if (r == 0)
-        r = io_uring_register_files(&bench.ring, files, 2);
-    if (r == 0)
-        r = io_uring_register_buffers(&bench.ring, &arena, 1);
-    if (r < 0)
-        die("io_uring", -r);
-}
-
-static void prepare_read(char *buf)
-{
-    struct io_uring_sqe *sqe = io_uring_get_sqe(&bench.ring);
-
-    if (bench.fixed) {
-        io_uring_prep_read_fixed(sqe, bench.direct, buf, READ_BYTES, next_offset(), 0);
-        sqe->flags |= IOSQE_FIXED_FILE;
-    } else {
-        io_uring_prep_read(sqe, plain_fd(), buf, READ_BYTES, next_offset());
-    }
-    io_uring_sqe_set_data(sqe, buf);
-}
-
-static void prepare_nop(char *buf)
-{
-    struct io_uring_sqe *sqe = io_uring_get_sqe(&bench.ring);
-
-    io_uring_prep_nop(sqe);
-    io_uring_sqe_set_data(sqe, buf);
-}
-
-static inline void bare_loop(uint64_t n, void (*prepare)(char *buf), int expected)
-{
-    uint64_t n_started = 0, n_ended = 0;
-
-    while (n_started < bench.depth)
-        prepare(bench.buffers + n_started++ * READ_BYTES);
-    while (n_ended < n_started) {
-        struct io_uring_cqe *cqe;
-        unsigned head, n_here = 0;
-
-        io_uring_submit_and_wait(&bench.ring, 1);
-        io_uring_for_each_cqe(&bench.ring, head, cqe)
-        {
-            if (cqe->res != expected)
-                die("a bare operation", cqe->res < 0 ? -cqe->res : EIO);
-            n_here++;
-            if (n_started < n) {
-                n_started++;
-                prepare(io_uring_cqe_get_data(cqe));
-            }
-        }
-        io_uring_cq_advance(&bench.ring, n_here);
-        n_ended += n_here;
-    }
-}
-
 static void bare_reads(uint64_t n)
 {
-    bare_loop(n, prepare_read, READ_BYTES);
+    bare_reads_run(&bare, n);
 }
 
 static void bare_nops(uint64_t n)
 {
-    bare_loop(n, prepare_nop, 0);
+    bare_reads_nops(&bare, n);
 }
 
 /* ---- coroutines ---- */
@@ -173,12 +62,12 @@ struct reader {
 static void read_blocks(void *opaque)
 {
     struct reader *reader = opaque;
-    int fd = bench.fixed ? AIO_FIXED_FD(bench.direct) : plain_fd();
+    int fd = bare.is_fixed ? AIO_FIXED_FD(bare.is_direct) : bare.fds[bare.is_direct];
 
     while (*reader->n_left > 0) {
         --*reader->n_left;
-        ssize_t n = co_pread(fd, reader->buf, READ_BYTES, next_offset());
-        if (n != (ssize_t)READ_BYTES)
+        ssize_t n = co_pread(fd, reader->buf, BARE_READ_BYTES, bare_reads_offset(&bare));
+        if (n != (ssize_t)BARE_READ_BYTES)
             die("co_pread", n < 0 ? (int)-n : EIO);
     }
     --*reader->n_running;
@@ -186,15 +75,15 @@ static void read_blocks(void *opaque)
 
 static void our_reads(uint64_t n)
 {
-    struct reader readers[MOST_DEPTH];
-    unsigned n_running = bench.depth;
+    struct reader readers[BARE_DEPTH_MAX];
+    unsigned n_running = bare.depth;
 
-    for (unsigned i = 0; i < bench.depth; i++) {
-        readers[i] = (struct reader){bench.buffers + i * READ_BYTES, &n, &n_running};
+    for (unsigned i = 0; i < bare.depth; i++) {
+        readers[i] = (struct reader){bare.buffers + i * BARE_READ_BYTES, &n, &n_running};
         coroutine_enter(coroutine_create(read_blocks, &readers[i]));
     }
     while (n_running > 0)
-        aio_poll(bench.ctx, true);
+        aio_poll(ctx, true);
 }
 
 /* ---- entries of the program's ---- */
@@ -224,15 +113,15 @@ static void next_nop(AioCqeHandler *handler, int32_t result, uint32_t cqe_flags)
 
 static void our_nops(uint64_t n)
 {
-    struct nops nops[MOST_DEPTH];
-    unsigned n_running = bench.depth;
+    struct nops nops[BARE_DEPTH_MAX];
+    unsigned n_running = bare.depth;
 
-    for (unsigned i = 0; i < bench.depth; i++) {
+    for (unsigned i = 0; i < bare.depth; i++) {
         nops[i] = (struct nops){.handler.cb = next_nop, .n_left = &n, .n_running = &n_running};
         next_nop(&nops[i].handler, 0, 0);
     }
     while (n_running > 0)
-        aio_poll(bench.ctx, true);
+        aio_poll(ctx, true);
 }
 
 /* ---- the table ---- */
@@ -241,16 +130,15 @@ static void our_nops(uint64_t n)
 static bool use_engine(enum aio_engine engine)
 {
     struct aio_config config = {.engine = engine};
-    int files[] = {bench.fd, bench.direct_fd};
-    struct iovec arena = {.iov_base = bench.buffers, .iov_len = MOST_DEPTH * READ_BYTES};
-    int r = aio_context_new(&config, &bench.ctx);
+    struct iovec arena = {.iov_base = bare.buffers, .iov_len = BARE_DEPTH_MAX * BARE_READ_BYTES};
+    int r = aio_context_new(&config, &ctx);
 
     if (r < 0) {
         printf("%s: %s\n", aio_engine_name(engine), strerror(-r));
         return false;
     }
-    aio_context_set_current(bench.ctx);
-    if (aio_register_files(files, 2) < 0 || aio_register_buffers(&arena, 1) < 0)
+    aio_context_set_current(ctx);
+    if (aio_register_files(bare.fds, 2) < 0 || aio_register_buffers(&arena, 1) < 0)
         die("aio_register", ENOMEM);
     return true;
 }
@@ -258,39 +146,39 @@ static bool use_engine(enum aio_engine engine)
 static void leave_engine(void)
 {
     aio_context_set_current(NULL);
-    aio_context_unref(bench.ctx);
+    aio_context_unref(ctx);
 }
 
-static void hot_row(const char *what, unsigned depth, bool fixed, const char *goal)
+static void hot_row(const char *what, unsigned depth, bool fixed, double most_ratio)
 {
-    bench.depth = depth;
-    bench.fixed = fixed;
-    bench.direct = false;
+    bare.depth = depth;
+    bare.is_fixed = fixed;
+    bare.is_direct = false;
     compare_row(&(struct compare){.what = what,
         .run = our_reads,
         .baseline_name = fixed ? "bare liburing, fixed" : "bare liburing",
         .baseline = bare_reads,
         .repeats = HOT_REPEATS,
         .rounds = HOT_ROUNDS,
-        .goal = goal});
+        .goal = {.most_ratio = most_ratio}});
 }
 
-static void direct_row(const char *what, unsigned depth, const char *goal)
+static void direct_row(const char *what, unsigned depth, double most_ratio)
 {
-    bench.depth = depth;
-    bench.fixed = bench.direct = true;
+    bare.depth = depth;
+    bare.is_fixed = bare.is_direct = true;
     compare_row(&(struct compare){.what = what,
         .run = our_reads,
         .baseline_name = "bare liburing, fixed",
         .baseline = bare_reads,
         .repeats = depth == 1 ? 50 : 500,
         .rounds = 41,
-        .goal = goal});
+        .goal = {.most_ratio = most_ratio}});
 }
 
 static void nop_row(const char *what, unsigned depth)
 {
-    bench.depth = depth;
+    bare.depth = depth;
     compare_row(&(struct compare){.what = what,
         .run = our_nops,
         .baseline_name = "bare liburing",
@@ -302,16 +190,16 @@ static void nop_row(const char *what, unsigned depth)
 /* How far from 1 the bare loop is when it runs against itself. */
 static double noise(void)
 {
-    bench.depth = 32;
-    bench.fixed = true;
-    bench.direct = false;
+    bare.depth = 32;
+    bare.is_fixed = true;
+    bare.is_direct = false;
     struct compare_result r = compare_row(&(struct compare){.what = "bare liburing, depth 32",
         .run = bare_reads,
         .baseline_name = "itself",
         .baseline = bare_reads,
         .repeats = HOT_REPEATS,
         .rounds = HOT_ROUNDS,
-        .goal = "1.00 on a quiet machine"});
+        .goal = {.text = "1.00 on a quiet machine"}});
     double spread = r.ns / r.least_ns - 1;
 
     printf("%44s a turn took %.0f %% more than the fastest one\n", "", spread * 100);
@@ -322,16 +210,16 @@ static void io_uring_rows(void)
 {
     if (!use_engine(AIO_ENGINE_IO_URING))
         return;
-    printf("flags: %s\n", aio_context_engine_flags(bench.ctx));
-    hot_row("page cache, depth 1, fixed", 1, true, NULL);
-    hot_row("page cache, depth 32, fixed", 32, true, "at most 1.075 (0.93 of the rate)");
-    hot_row("page cache, depth 128, fixed", 128, true, NULL);
-    hot_row("page cache, depth 1", 1, false, NULL);
-    hot_row("page cache, depth 32", 32, false, NULL);
-    if (bench.direct_fd >= 0) {
-        direct_row("O_DIRECT, depth 1, fixed", 1, NULL);
-        direct_row("O_DIRECT, depth 32, fixed", 32, "at most 1.02 (0.98 of the rate)");
-        direct_row("O_DIRECT, depth 128, fixed", 128, NULL);
+    printf("flags: %s\n", aio_context_engine_flags(ctx));
+    hot_row("page cache, depth 1, fixed", 1, true, 0);
+    hot_row("page cache, depth 32, fixed", 32, true, 1.075 /* 0.93 of the rate */);
+    hot_row("page cache, depth 128, fixed", 128, true, 0);
+    hot_row("page cache, depth 1", 1, false, 0);
+    hot_row("page cache, depth 32", 32, false, 0);
+    if (bare.fds[1] >= 0) {
+        direct_row("O_DIRECT, depth 1, fixed", 1, 0);
+        direct_row("O_DIRECT, depth 32, fixed", 32, 1.02 /* 0.98 of the rate */);
+        direct_row("O_DIRECT, depth 128, fixed", 128, 0);
     }
     nop_row("NOP by aio_add_sqe(), depth 32", 32);
     leave_engine();
@@ -341,20 +229,19 @@ static void other_rows(enum aio_engine engine, const char *hot, const char *dire
 {
     if (!use_engine(engine))
         return;
-    hot_row(hot, 32, true, NULL);
-    if (bench.direct_fd >= 0)
-        direct_row(direct, 32, NULL);
+    hot_row(hot, 32, true, 0);
+    if (bare.fds[1] >= 0)
+        direct_row(direct, 32, 0);
     leave_engine();
 }
 
 int main(int argc, char **argv)
 {
-    bench.seed = 88172645463325252ULL;
-    if (posix_memalign((void **)&bench.buffers, 4096, MOST_DEPTH * READ_BYTES) != 0)
-        die("buffers", ENOMEM);
-    memset(bench.buffers, 0, MOST_DEPTH * READ_BYTES);
-    make_file(argc > 1 ? argv[1] : "bench_disk.tmp");
-    open_ring();
+    const char *path = argc > 1 ? argv[1] : "bench_disk.tmp";
+    int fd = bare_reads_make_file(path, FILE_BYTES);
+
+    bare_reads_open(&bare, fd, open(path, O_RDONLY | O_DIRECT | O_CLOEXEC), FILE_BYTES);
+    unlink(path);
 
     compare_head();
     double before = noise();
@@ -366,7 +253,6 @@ int main(int argc, char **argv)
     if (before > MOST_NOISE || after > MOST_NOISE)
         printf("This machine was too busy: the ratios above are off by as much as %.0f %%.\n",
             (before > after ? before : after) * 100);
-    io_uring_queue_exit(&bench.ring);
-    free(bench.buffers);
-    return 0;
+    bare_reads_close(&bare);
+    return compare_end();
 }

@@ -145,7 +145,7 @@ static void measure(enum aio_monitor monitor)
         .baseline_name = "4 idle fds",
         .baseline = turn_few,
         .repeats = 2000,
-        .goal = goal});
+        .goal = {.text = goal}});
     snprintf(what, sizeof what, "%s: event among 1,000 fds", aio_monitor_name(monitor));
     compare_row(&(struct compare){.what = what,
         .run = event_among_many,

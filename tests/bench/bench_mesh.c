@@ -16,6 +16,7 @@
 #include "runtime/atomic.h"
 #include "runtime/ring.h"
 #include "shard/portable.h"
+#include "tests/bench/compare.h"
 #include "tests/bench/two_cpus.h"
 #include "tests/unit/shard/mesh_rig.h"
 
@@ -204,7 +205,8 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static void print_row(const char *what, double *ours, double *theirs)
+static void print_row(
+    const char *what, double *ours, double *theirs, const struct compare_goal *goal)
 {
     double ratios[ROUNDS];
 
@@ -214,9 +216,10 @@ static void print_row(const char *what, double *ours, double *theirs)
     qsort(ours, ROUNDS, sizeof *ours, ascending);
     qsort(theirs, ROUNDS, sizeof *theirs, ascending);
     printf("%-26s %7.1f ns (least %.1f)   bare rings %7.1f ns (least %.1f)   ratio %.2f (least "
-           "%.2f)\n",
+           "%.2f)  ",
         what, ours[ROUNDS / 2], ours[0], theirs[ROUNDS / 2], theirs[0], ratios[ROUNDS / 2],
         ratios[0]);
+    compare_judge(goal, ours[ROUNDS / 2], ratios[ROUNDS / 2]);
 }
 
 static const struct service_method methods[] = {
@@ -258,10 +261,13 @@ int main(int argc, char **argv)
     rig_join(&rig, 0);
     rig_close(&rig);
     if (wanted.one)
-        print_row("call, 1 in flight", figures[1].one, figures[0].one);
+        print_row("call, 1 in flight", figures[1].one, figures[0].one,
+            &(struct compare_goal){.most_ns = 550, .most_ratio = 2.0});
     if (wanted.many)
-        print_row("call, 128 in flight", figures[1].many, figures[0].many);
+        print_row("call, 128 in flight", figures[1].many, figures[0].many,
+            &(struct compare_goal){.most_ns = 62.5, .most_ratio = 2.6}); /* 16 M/s */
     if (wanted.move)
-        print_row("shard_co_move(), one way", figures[1].move, figures[0].move);
-    return 0;
+        print_row("shard_co_move(), one way", figures[1].move, figures[0].move,
+            &(struct compare_goal){.most_ns = 400});
+    return compare_end();
 }

@@ -201,7 +201,7 @@ static void rows(enum aio_monitor monitor, bool is_tcp, uint32_t connections)
         .baseline_name = "bare epoll",
         .baseline = run_epoll,
         .repeats = REPEATS,
-        .goal = connections == 1 ? "at most 1.4" : "at most 1.2"});
+        .goal = {.most_ratio = connections == 1 ? 1.4 : 1.2}});
     for (uint32_t i = 0; i < n_pairs; i++) {
         co_fd_close(&pairs[i].ends[0]);
         co_fd_close(&pairs[i].ends[1]);
@@ -223,5 +223,5 @@ int main(void)
             rows(monitors[m], is_tcp, MOST_PAIRS);
         }
     }
-    return 0;
+    return compare_end();
 }

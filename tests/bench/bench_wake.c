@@ -251,7 +251,7 @@ static void measure(void)
         .baseline_ns = wake_bare,
         .repeats = WAKES,
         .rounds = ROUNDS,
-        .goal = "at most 1.1"};
+        .goal = {.most_ratio = 1.1}};
     struct compare held = {.what = "the same, /dev/cpu_dma_latency held",
         .run_ns = wake_shard_held,
         .baseline_name = "not held",
@@ -282,5 +282,5 @@ int main(void)
     measure();
     close_pair();
     bare_stop();
-    return 0;
+    return compare_end();
 }

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/bench/compare.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "runtime/aio.h"
 
 #define DEFAULT_ROUNDS 15
+
+static uint32_t n_missed;
 
 static double measure(
     void (*run)(uint64_t repeats), double (*run_ns)(uint64_t repeats), uint64_t repeats)
@@ -39,6 +42,44 @@ void compare_head(void)
         "against", "median ns", "least ns", "ratio", "goal");
 }
 
+/* By how much value is above most, which may be 0: then by nothing that could be less. */
+static double excess(double value, double most)
+{
+    return most > 0 ? value / most - 1 : INFINITY;
+}
+
+static void print_goal(const struct compare_goal *goal)
+{
+    if (goal->text)
+        printf("%s", goal->text);
+    if (goal->text && (goal->most_ns > 0 || goal->most_ratio > 0))
+        printf("; ");
+    if (goal->most_ns > 0)
+        printf("at most %.4g ns", goal->most_ns);
+    if (goal->most_ns > 0 && goal->most_ratio > 0)
+        printf(" or ");
+    if (goal->most_ratio > 0)
+        printf("%s%.4g of it", goal->most_ns > 0 ? "" : "at most ", goal->most_ratio);
+}
+
+void compare_judge(const struct compare_goal *goal, double ns, double ratio)
+{
+    double missed_by = fmin(excess(ns, goal->most_ns), excess(ratio, goal->most_ratio));
+
+    print_goal(goal);
+    if (!isinf(missed_by)) {
+        n_missed += missed_by > 0;
+        missed_by > 0 ? printf(": missed by %.0f %%", ceil(missed_by * 100)) : printf(": reached");
+    }
+    printf("\n");
+    fflush(stdout);
+}
+
+int compare_end(void)
+{
+    return n_missed > 0;
+}
+
 static void print_row(const struct compare *c, const struct compare_result *r)
 {
     printf("%-44s %10.1f %10.1f   ", c->what, r->ns, r->least_ns);
@@ -47,8 +88,8 @@ static void print_row(const struct compare *c, const struct compare_result *r)
             r->ratio);
     else
         printf("%-24s %10s %10s %7s", "-", "", "", "");
-    printf("  %s\n", c->goal ? c->goal : "");
-    fflush(stdout);
+    printf("  ");
+    compare_judge(&c->goal, r->ns, r->ratio);
 }
 
 struct compare_result compare_row(const struct compare *compare)
