@@ -24,7 +24,9 @@
  *
  * nng reads from a connection only while some context waits for a message: so contexts that receive
  * are what flow control is made of. New ones are opened so that EXCHANGES_SPARE always do; those
- * held by the loop for long are waiting `next` messages, which sessions limit.
+ * held by the loop for long are waiting `next` messages, which sessions limit. One that sends waits
+ * for its connection's reader; where such waits have taken all contexts that there may be, the
+ * connection that has most of them is closed, so that who reads nothing keeps nobody out.
  *
  * A connection is noted before nng reads its first byte, in the callback before it is added. An
  * answer that nng can't hand to a connection within ANSWER_TAKE_MS closes it.
@@ -56,6 +58,7 @@ struct port {
     struct exchange **inbox_last;
     struct connection *connections[BUCKETS]; /* by pipe */
     uint32_t n_local, n_remote;
+    uint32_t n_sending; /* exchanges */
     struct connection *gone;
     struct connection *strangers; /* oldest first */
     struct connection **strangers_last;
@@ -94,11 +97,35 @@ static void received(struct exchange *exchange)
     push_exchange(exchange->port, exchange);
 }
 
+/* The caller holds the lock. */
+static struct connection *connection_of(struct port *port, uint32_t pipe)
+{
+    struct connection *connection = port->connections[pipe % BUCKETS];
+
+    while (connection && connection->pipe != pipe)
+        connection = connection->next;
+    return connection;
+}
+
+static void note_sending(struct exchange *exchange, bool begins)
+{
+    struct port *port = exchange->port;
+
+    pthread_mutex_lock(&port->lock);
+    struct connection *connection = connection_of(port, exchange->pipe);
+    port->n_sending += begins ? 1 : -1u;
+    if (connection)
+        connection->n_sending += begins ? 1 : -1u;
+    pthread_mutex_unlock(&port->lock);
+}
+
 static void on_exchange(void *opaque)
 {
     struct exchange *exchange = opaque;
     int result = nng_aio_result(exchange->aio);
 
+    if (exchange->phase == EXCHANGE_SENDING)
+        note_sending(exchange, false);
     if (exchange->phase == EXCHANGE_SENDING && result != 0) {
         nng_msg_free(nng_aio_get_msg(exchange->aio));
         if (result == NNG_ETIMEDOUT)
@@ -225,9 +252,7 @@ static void on_pipe_removed(nng_pipe pipe, nng_pipe_ev event, void *opaque)
 static struct connection *find_connection(struct port *port, uint32_t pipe)
 {
     pthread_mutex_lock(&port->lock);
-    struct connection *connection = port->connections[pipe % BUCKETS];
-    while (connection && connection->pipe != pipe)
-        connection = connection->next;
+    struct connection *connection = connection_of(port, pipe);
     pthread_mutex_unlock(&port->lock);
     return connection;
 }
@@ -261,6 +286,7 @@ static void let_go(struct exchange *exchange)
 
 void exchange_reply(struct exchange *exchange, nng_msg *msg)
 {
+    note_sending(exchange, true);
     let_go(exchange);
     exchange->phase = EXCHANGE_SENDING;
     nng_aio_set_msg(exchange->aio, msg);
@@ -318,14 +344,42 @@ static int open_exchange(struct port *port)
     return 0;
 }
 
+static void close_who_reads_least(struct port *port)
+{
+    const struct connection *most = NULL;
+    uint32_t pipe = 0;
+
+    pthread_mutex_lock(&port->lock);
+    for (uint32_t i = 0; i < BUCKETS; i++)
+        for (struct connection *each = port->connections[i]; each; each = each->next)
+            if (each->n_sending > 0 && (!most || each->n_sending > most->n_sending))
+                most = each;
+    if (most)
+        pipe = most->pipe;
+    pthread_mutex_unlock(&port->lock);
+    if (pipe != 0)
+        nng_pipe_close((nng_pipe){.id = pipe});
+}
+
+/* How many receive, or are about to be the loop's. */
+static uint32_t count_spare(struct port *port)
+{
+    pthread_mutex_lock(&port->lock);
+    uint32_t n_sending = port->n_sending;
+    pthread_mutex_unlock(&port->lock);
+    return port->n_exchanges - port->n_held - n_sending;
+}
+
 /* Where no more can be opened, those there are go on: clients wait for their turn. */
 static int open_spare(struct port *port)
 {
+    uint32_t n_spare = count_spare(port);
     int r = 0;
 
-    while (r == 0 && port->n_exchanges < EXCHANGES_MAX &&
-           port->n_exchanges - port->n_held < EXCHANGES_SPARE)
+    for (; r == 0 && port->n_exchanges < EXCHANGES_MAX && n_spare < EXCHANGES_SPARE; n_spare++)
         r = open_exchange(port);
+    if (n_spare < EXCHANGES_SPARE)
+        close_who_reads_least(port);
     return r;
 }
 

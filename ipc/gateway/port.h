@@ -24,10 +24,11 @@ struct port;
 
 struct connection {
     uint32_t pipe;
-    bool remote;   /* by tcp */
-    bool gone;     /* what is sent to it is lost */
-    uint32_t held; /* exchanges of it that the loop has */
-    void *session; /* the user's */
+    bool remote;        /* by tcp */
+    bool gone;          /* what is sent to it is lost */
+    uint32_t held;      /* exchanges of it that the loop has */
+    uint32_t n_sending; /* under the port's lock: answers that nng has not handed over */
+    void *session;      /* the user's */
     struct connection *next;
     struct connection *next_gone;
     int64_t since_ns;                  /* where it is a stranger: */

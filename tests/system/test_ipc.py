@@ -588,6 +588,28 @@ class Garbage(IpcCase):
             client.receive()
         self.assert_still_serves()
 
+    def ask_without_end(self, client, n):
+        """Asks n times, or until nobody listens any more, and takes no answer. How often."""
+        for sent in range(n):
+            try:
+                client.send(field(5, b""))
+            except OSError:
+                return sent
+        return n
+
+    def test_one_that_does_not_take_its_answers_keeps_nobody_waiting(self):
+        self.begin()
+        deaf, other = self.session(), self.session()
+        self.assertEqual(self.ask_without_end(deaf, 1000), 1000)  # more than nng and the kernel hold
+        self.assertEqual(other.status()["sessions"], 2)
+
+    def test_of_those_that_take_no_answers_the_one_that_asks_most_is_closed_before_it_has_all_contexts(self):
+        self.begin()
+        deaf, deafer, other = self.session(), self.session(), self.session()
+        self.assertEqual(self.ask_without_end(deaf, 1000), 1000)
+        if self.ask_without_end(deafer, 20000) > 6000:  # else its answers' five seconds were over before
+            self.assertEqual(other.status()["sessions"], 2)
+
     def test_a_client_that_does_not_take_its_answers_is_closed(self):
         if not harness.LONG:
             self.skipTest("takes the five seconds that an answer has")
