@@ -106,9 +106,8 @@ static int coroutine_fn call_self(
     if (!registry_method(mesh->registry, request->method, NULL))
         return refused(-ENOENT, ret_answer);
     *ret_answer = (struct call_answer){0};
-    r = serve_local(mesh, request->method, request->args, request->args_len,
-        call_deadline_ns(request->deadline_ns), request->depth, request->path, &answer,
-        &ret_answer->copy);
+    r = serve_local(
+        mesh, request, call_deadline_ns(request->deadline_ns), &answer, &ret_answer->copy);
     if (r < 0)
         return refused(r, ret_answer);
     ret_answer->data = ret_answer->copy;

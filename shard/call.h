@@ -25,7 +25,7 @@ struct call_request {
     uint32_t depth;      /* 0, or one more than the call that is being served */
     uint32_t path;       /* 0, or path_within() the call that is being served */
     uint32_t lane;       /* enum mesh_lane */
-    uint64_t origin;     /* 0, or origin_word() of the client's request that it is */
+    uint64_t origin;     /* 0, or that of the client's request that it is made for */
     /* An answer that is not small is read where it lies, in the callee's memory, until
      * call_answer_deinit(). Until then the coroutine that asked makes no other call (-EDEADLK). For
      * answers that are passed on or looked at once; see struct mesh_answer for what is parsed. */

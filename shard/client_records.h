@@ -7,8 +7,8 @@
  *              show it.
  * Use:         segment_client(), segment_client_lane(), segment_ledger(), segment_session() and
  *              segment_fate() (segment.h) find them
- * Concurrency: lanes and ledger are written by the shard whose part they are in, all else by the
- *              gateway
+ * Concurrency: lanes and ledger are written by the shard whose part they are in, culprits and users
+ *              by the supervisor, all else by the gateway
  * Not here:    what is done with them (ipc/plane/, ipc/gateway/)
  */
 #include <stdint.h>
@@ -65,15 +65,8 @@ const char *cut_reason_text(uint32_t reason);
     X(r, uint64_t, tail, , counter, "completions: their positions up to here are given out")   \
     X(r, uint64_t, refused, , counter, "of these, those refused because the shard was behind") \
     X(r, uint64_t, rings, , counter, "times it was rung")                                      \
-    X(r, uint64_t, crashes, , word,                                                            \
-        "times a request of it was on the CPU in a crash, above it the incarnation of the last")
+    X(r, uint64_t, spare, , spare, "")
 SEGMENT_STRUCT(client_lane, CLIENT_LANE_FIELDS);
-
-/* Of `crashes`. */
-static inline uint32_t client_lane_crashes(uint64_t word)
-{
-    return (uint32_t)word;
-}
 
 enum ledger_state {
     LEDGER_FREE,
@@ -143,9 +136,8 @@ const char *client_state_text(uint32_t state);
     X(r, uint32_t, cut_by, , word, "the shard that asked for it; n_shards: the gateway")     \
     X(r, uint64_t, serial, , word, "of its last request that was answered")                  \
     X(r, uint64_t, opens, , counter, "requests for a shard's doorbell that were granted")    \
-    X(r, uint64_t, crashes, , counter, "in which a request of it was on the CPU")            \
     X(r, char, name, [64], text, "as it calls itself; bytes that do not print are replaced") \
-    X(r, uint8_t, spare, [16], spare, "")
+    X(r, uint8_t, spare, [24], spare, "")
 SEGMENT_STRUCT(client_row, CLIENT_ROW_FIELDS);
 
 static inline uint64_t client_word(uint64_t generation, enum client_state state)
@@ -163,16 +155,32 @@ static inline enum client_state client_state(uint64_t word)
     return (enum client_state)(word & 0xff);
 }
 
-#define SEGMENT_CLIENT_USERS 256u /* whose clients were on the CPU in a crash; the latest */
+/* ---- whose requests were on the CPU in crashes: the supervisor's (shard/blame.h) ---- */
+
+#define SEGMENT_CULPRITS     128u /* clients and sessions; the latest */
+#define SEGMENT_CLIENT_USERS 256u /* whose they are; those who wait longest */
+
+/* Who comes by tcp: all have shown the same token, and nothing else is known of them for sure. */
+#define CLIENT_USER_REMOTE UINT32_MAX
+
+/* A client or a session of which a request was on the CPU in a crash. */
+#define CULPRIT_FIELDS(X, r)                                                          \
+    X(r, uint64_t, who, , word, "culprit_of() a call's origin; 0: the row is free")   \
+    X(r, uint64_t, last_ns, , time, "CLOCK_MONOTONIC, of its last crash")             \
+    X(r, uint32_t, crashes, , counter, "in which a request of it was on the CPU")     \
+    X(r, uint32_t, home, , word, "shard whose ring the last came by; or the gateway") \
+    X(r, uint32_t, shard, , word, "that crashed last")                                \
+    X(r, uint32_t, uid, , word, "whose it is; CLIENT_USER_REMOTE: who came by tcp")
+SEGMENT_STRUCT(culprit, CULPRIT_FIELDS);
 
 /* A user of whom a client's request was on the CPU in a crash. */
 #define CLIENT_USER_FIELDS(X, r)                                                         \
     X(r, uint32_t, used, , word, "1; 0: the row is free")                                \
-    X(r, uint32_t, uid, , word, "who")                                                   \
+    X(r, uint32_t, uid, , word, "who; CLIENT_USER_REMOTE: who came by tcp")              \
     X(r, uint32_t, crashes, , counter, "in which its clients' requests were on the CPU") \
-    X(r, uint32_t, wait_ms, , gauge, "as long as this after the last it may not attach") \
-    X(r, uint64_t, until_ns, , time, "CLOCK_MONOTONIC: when it may again")               \
-    X(r, uint64_t, refused, , counter, "times it tried in vain")
+    X(r, uint32_t, wait_ms, , gauge, "so long after the last nothing of it is begun")    \
+    X(r, uint64_t, until_ns, , time, "CLOCK_MONOTONIC: when it is again")                \
+    X(r, uint64_t, spare, , spare, "")
 SEGMENT_STRUCT(client_user, CLIENT_USER_FIELDS);
 
 /* ---- sessions of the control plane: the gateway's part ---- */
@@ -184,7 +192,7 @@ SEGMENT_STRUCT(client_user, CLIENT_USER_FIELDS);
 /* What a session needs to go on after its gateway's death; number is stored last. */
 #define SESSION_ROW_FIELDS(X, r)                                                     \
     X(r, uint32_t, number, , word, "of the session, for people; 0: the row is free") \
-    X(r, uint32_t, spare0, , spare, "")                                              \
+    X(r, uint32_t, uid, , word, "whose it is: the peer's; or CLIENT_USER_REMOTE")    \
     X(r, uint8_t, token, [16], bytes, "its secret")                                  \
     X(r, uint64_t, floor, , word, "ids up to it that have no fate here are too old") \
     X(r, uint64_t, acked, , word, "ends up to this position have arrived")           \

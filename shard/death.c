@@ -20,6 +20,7 @@
 
 #include "runtime/atomic.h"
 #include "runtime/bug.h"
+#include "shard/blame.h"
 #include "shard/cgroup.h"
 #include "shard/estate.h"
 #include "shard/firewall.h"
@@ -312,6 +313,8 @@ static void bury_and_replace(struct child *child, int status, pid_t pid)
     note_death(child, crash, now_ns);
     if (crash)
         note_culprit(child);
+    if (crash)
+        blame_note(&s->segment, child->peer, (int64_t)now_ns);
     log_last_words(child);
     begin_report(child, &facts);
     if (s->stage == STAGE_STARTING && crash) {

@@ -320,8 +320,8 @@ static void put_origin(FILE *out, uint64_t origin)
 {
     if (origin)
         fprintf(out, ", \"client\": %llu, \"request\": %llu",
-            (unsigned long long)(origin >> ORIGIN_ID_BITS),
-            (unsigned long long)(origin & ((UINT64_C(1) << ORIGIN_ID_BITS) - 1)));
+            (unsigned long long)origin_session(origin),
+            (unsigned long long)(origin & ORIGIN_ID_MASK));
     else
         fputs(", \"client\": null, \"request\": null", out);
 }

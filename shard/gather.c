@@ -56,6 +56,7 @@ static void coroutine_fn call_one(void *opaque)
             .deadline_ns = gather->deadline_ns,
             .depth = request->depth,
             .path = request->path,
+            .origin = request->origin,
             .lane = request->lane},
         &call->answer);
     co_scope_end(&scope);

@@ -29,8 +29,9 @@ struct gather_call {
 struct gather_request {
     uint32_t method;
     int64_t deadline_ns; /* of all of them; INT64_MAX: none */
-    uint32_t depth;      /* these three as in struct call_request */
+    uint32_t depth;      /* these four as in struct call_request */
     uint32_t path;
+    uint64_t origin;
     uint32_t lane;
     bool fail_fast; /* once one has failed the others are cancelled: -ECANCELED */
 };

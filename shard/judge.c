@@ -174,7 +174,7 @@ static bool can_be_repeated(const struct call_slot *shared, const struct mesh_ca
     return shared->flags & CALL_IDEMPOTENT && (call->args || !call->args_len);
 }
 
-static void decide_started(struct mesh *mesh, const struct verdict *v)
+static void judge_started(struct mesh *mesh, const struct verdict *v)
 {
     const struct call_slot *shared = &mesh->links[v->peer].calls[v->slot];
     struct mesh_call *call = mesh->links[v->peer].out[v->slot].call;
@@ -202,18 +202,6 @@ static void decide_started(struct mesh *mesh, const struct verdict *v)
         note(mesh, v, VERDICT_IN_DOUBT);
         end_call(mesh, v, CALL_END_IN_DOUBT, -EOWNERDEAD);
     }
-}
-
-/* Told last, as who hears of it may cancel calls. */
-static void judge_started(struct mesh *mesh, const struct verdict *v)
-{
-    uint64_t origin = mesh->links[v->peer].calls[v->slot].origin;
-    bool tells = origin && mesh->on_crash &&
-                 poison_was_on_cpu(mesh, v->slot, v->dead, v->peer, v->generation);
-
-    decide_started(mesh, v);
-    if (tells)
-        mesh->on_crash(origin, mesh->on_crash_opaque);
 }
 
 /* Whether a portable coroutine serves the call, and has outlived the shard it was started in. */

@@ -90,6 +90,7 @@ enum layout_index {
     X(lock_record, LOCK_RECORD_FIELDS)                 \
     X(lock_holder, LOCK_HOLDER_FIELDS)                 \
     X(client_row, CLIENT_ROW_FIELDS)                   \
+    X(culprit, CULPRIT_FIELDS)                         \
     X(client_user, CLIENT_USER_FIELDS)                 \
     X(client_lane, CLIENT_LANE_FIELDS)                 \
     X(ledger_slot, LEDGER_SLOT_FIELDS)                 \

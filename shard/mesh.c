@@ -556,12 +556,6 @@ void mesh_free(struct mesh *mesh)
     free(mesh);
 }
 
-void mesh_on_crash(struct mesh *mesh, mesh_crash_fn *on_crash, void *opaque)
-{
-    mesh->on_crash = on_crash;
-    mesh->on_crash_opaque = opaque;
-}
-
 void mesh_set_homes(struct mesh *mesh, struct service_home *homes)
 {
     mesh->homes = homes;

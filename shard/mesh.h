@@ -34,10 +34,6 @@ struct mesh_call;
  */
 typedef struct mesh_call *mesh_adopt_fn(const struct mesh_asked *asked, void *opaque);
 
-/* A shard has crashed with the call of that origin on the CPU, whether or not somebody waits for it
- * still. In the loop, outside coroutines. */
-typedef void mesh_crash_fn(uint64_t origin, void *opaque);
-
 struct mesh_config {
     const struct segment *segment;
     uint32_t peer;
@@ -61,9 +57,6 @@ struct service_home;
 
 /* By service number: for service_home(). Before the first turn; they outlive the mesh. */
 void mesh_set_homes(struct mesh *mesh, struct service_home *homes);
-
-/* Who is told of crashes, from now on; NULL: nobody. */
-void mesh_on_crash(struct mesh *mesh, mesh_crash_fn *on_crash, void *opaque);
 
 /* Ends nothing: coroutines that are served and calls under way must be gone (mesh_is_idle()), or
  * the process is about to exit. NULL does nothing. */
@@ -121,7 +114,7 @@ struct args_buffer {
     X(uint32_t, depth, "0, or one more than the call that is being served")                 \
     X(uint32_t, path, "0, or as in struct call_slot: who serves the calls around this one") \
     X(uint32_t, lane, "enum mesh_lane; LANE_URGENT: not stuck behind bulk work")            \
-    X(uint64_t, origin, "0, or origin_word() of the client's request that it is")           \
+    X(uint64_t, origin, "0, or that of the client's request that it is made for")           \
     X(uint32_t, origin_at, "where the caller has that request: an index, for its heir")     \
     X(mesh_done_fn *, done, "")                                                             \
     X(mesh_note_fn *, note, "NULL, or see above")                                           \

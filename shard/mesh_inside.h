@@ -15,6 +15,8 @@
 #include "shard/mesh.h"
 #include "shard/pace.h"
 
+struct call_request;
+
 enum mesh_call_where {
     CALL_NOWHERE,
     CALL_IN_LINE,  /* waits for a slot */
@@ -97,8 +99,6 @@ struct mesh {
     const char *letters_dir;
     mesh_adopt_fn *adopt; /* NULL: nobody */
     void *adopt_opaque;
-    mesh_crash_fn *on_crash; /* NULL: nobody */
-    void *on_crash_opaque;
     uint32_t n_dirty;
     uint32_t *dirty; /* peers pushed to since the last flush */
     struct link links[];
@@ -309,9 +309,8 @@ void serve_on_abandoned(struct mesh *mesh, uint32_t peer, const struct message *
 void serve_reclaim(struct mesh *mesh, uint32_t peer);
 
 /* Runs a method of this shard in the calling coroutine. */
-int coroutine_fn serve_local(struct mesh *mesh, uint32_t method, const void *args, size_t len,
-    int64_t deadline_ns, uint32_t depth, uint32_t path, struct mesh_answer *ret_answer,
-    void **ret_data);
+int coroutine_fn serve_local(struct mesh *mesh, const struct call_request *request,
+    int64_t deadline_ns, struct mesh_answer *ret_answer, void **ret_data);
 
 /* ---- judge.c ---- */
 

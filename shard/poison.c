@@ -32,7 +32,7 @@ struct poison {
 
 /* ---- counting ---- */
 
-bool poison_was_on_cpu(
+static bool was_on_cpu(
     const struct mesh *mesh, uint32_t slot, uint32_t dead, uint32_t home, uint64_t generation)
 {
     const struct peer_control *control = segment_control(&mesh->seg, dead);
@@ -62,7 +62,7 @@ bool poison_note(
     const struct peer_control *control = segment_control(&mesh->seg, dead);
     uint32_t incarnation = atomic_load_relaxed(&control->crashed_incarnation); /* DEATH */
 
-    if (!poison_was_on_cpu(mesh, call->slot, dead, home, generation))
+    if (!was_on_cpu(mesh, call->slot, dead, home, generation))
         return false;
     if (!call->poison)
         call->poison = calloc(1, sizeof(*call->poison)); /* without memory: no backtraces */

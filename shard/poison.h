@@ -21,11 +21,6 @@
 /* Where the count of a call stands beyond the number: what each crash left. */
 struct poison;
 
-/* Whether `dead` crashed while it ran this generation of the call in `slot` of home's. Context: owner
- * loop. */
-bool poison_was_on_cpu(
-    const struct mesh *mesh, uint32_t slot, uint32_t dead, uint32_t home, uint64_t generation);
-
 /* Notes that `dead` died while it ran this generation of the call in `slot` of home's: true where
  * that was the third crash with it on the CPU. Context: owner loop. */
 bool poison_note(

@@ -34,6 +34,8 @@ struct dimensions {
     X(PEERS, control, peer_control, PEER, LINE, d->n_peers, 1)                                     \
     X(METHODS, control, method_name, NUMBER, LINE, 1, SEGMENT_METHODS)                             \
     X(LISTENERS, control, listener_row, NUMBER, LINE, 1, SEGMENT_LISTENERS)                        \
+    X(CULPRITS, control, culprit, NUMBER, LINE, 1, SEGMENT_CULPRITS)                               \
+    X(CLIENT_USERS, control, client_user, NUMBER, LINE, 1, SEGMENT_CLIENT_USERS)                   \
     X(BELLS, commons, commons_bell, PEER, LINE, d->n_peers + 1, 1)                                 \
     X(ARENA, commons, arena_slot, NUMBER, LINE, 1, d->g->n_portable)                               \
     X(TAGS, commons, segment_word, NUMBER, LINE, 1, d->g->n_portable *ARENA_CHUNKS_EACH)           \
@@ -62,7 +64,6 @@ struct dimensions {
     X(FLIGHTS, shard, segment_word, NUMBER, LINE, 1, (uint32_t)(d->g->heap_bytes / SEGMENT_PAGE))  \
     X(LOCKS, shard, lock_record, NUMBER, LINE, !d->gateway, SEGMENT_LOCKS)                         \
     X(CLIENTS, shard, client_row, NUMBER, LINE, d->gateway, d->g->n_clients)                       \
-    X(CLIENT_USERS, shard, client_user, NUMBER, LINE, d->gateway, SEGMENT_CLIENT_USERS)            \
     X(SESSIONS, shard, session_row, NUMBER, LINE, d->gateway, segment_sessions_of(d->g->n_fates))  \
     X(FATES, shard, fate, NUMBER, LINE, d->gateway, d->g->n_fates)                                 \
     X(CLIENT_LANES, shard, client_lane, NUMBER, LINE, !d->gateway, d->g->n_clients)                \

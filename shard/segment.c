@@ -39,6 +39,7 @@ static_assert(sizeof(struct session_row) == LINE, "a line each");
 static_assert(sizeof(struct fate) == 5 * LINE, "part of the ABI");
 static_assert(offsetof(struct fate, answer) == LINE, "one without an answer is a line");
 static_assert(sizeof(struct client_user) == 32, "part of the ABI");
+static_assert(sizeof(struct culprit) == 32, "part of the ABI");
 static_assert(sizeof(((struct client_row *)0)->opened) * 8 >= SEGMENT_MAX_SHARDS, "a bit a shard");
 static_assert(sizeof(struct client_lane) == LINE, "a line each");
 static_assert(sizeof(struct ledger_slot) == 3 * LINE, "part of the ABI");
@@ -512,7 +513,12 @@ struct client_row *segment_client(const struct segment *seg, uint32_t client)
 
 struct client_user *segment_client_users(const struct segment *seg)
 {
-    return (struct client_user *)gateway_region(seg, REGION_CLIENT_USERS);
+    return (struct client_user *)shared_region(seg, REGION_CLIENT_USERS);
+}
+
+struct culprit *segment_culprits(const struct segment *seg)
+{
+    return (struct culprit *)shared_region(seg, REGION_CULPRITS);
 }
 
 struct session_row *segment_session(const struct segment *seg, uint32_t row)

@@ -19,7 +19,8 @@
  *   +------------------+  super.layout_off
  *   | description      |  the supervisor, before the first fork; constant after: layout.h
  *   +------------------+  super.control_off
- *   | control          |  the supervisor: its head, one peer_control a peer, names of methods
+ *   | control          |  the supervisor: its head, one peer_control a peer, names of methods, whose
+ *   |                  |  requests crashed shards
  *   +------------------+  super.commons_off
  *   | commons          |  all: a line a peer, and the supervisor's: doorbell, bitmap of senders;
  *   |                  |  the arena: words, chunks and stacks of portable coroutines
@@ -29,7 +30,7 @@
  *   | part of shard n-1|  serve slots (as callee), in-flight table of its heap, locks whose
  *   |                  |  home it is, lanes of clients and the ledger of their requests,
  *   |                  |  services' counters and regions, heap
- *   | part of gateway  |  the gateway, which is peer n_shards; clients, and their users
+ *   | part of gateway  |  the gateway, which is peer n_shards; clients, sessions
  *   +------------------+  super.total_bytes
  *
  * All parts are whole pages. Zero bytes are the empty state of everything after the superblock.
@@ -48,7 +49,7 @@
 
 #define SEGMENT_MAGIC        "SHERDSEG"
 #define SEGMENT_FORMAT       1u /* other formats of the description cannot be read at all */
-#define SEGMENT_ABI          21u
+#define SEGMENT_ABI          22u
 #define SEGMENT_PAGE         4096u
 #define SEGMENT_MAX_SHARDS   128u
 #define SEGMENT_MAX_PEERS    (SEGMENT_MAX_SHARDS + 1)
@@ -214,7 +215,8 @@ SEGMENT_STRUCT(order_note, ORDER_NOTE_FIELDS);
     X(r, uint32_t, log_level, , word, "enum log_level, for all processes")                         \
     X(r, uint32_t, wake_latency_low, , word, "1: /dev/cpu_dma_latency is held")                    \
     X(r, uint64_t, spin_ns, , time, "how long a shard looks for work before it sleeps, at most")   \
-    X(r, uint8_t, spare, [72], spare, "")                                                          \
+    X(r, uint64_t, n_blamed, , counter, "crashes for which somebody was charged; stored last")     \
+    X(r, uint8_t, spare, [64], spare, "")                                                          \
     X(r, struct order_note, orders, [SEGMENT_ORDER_NOTES], record, "operators' orders")
 SEGMENT_STRUCT(supervisor_head, SUPERVISOR_HEAD_FIELDS);
 
@@ -397,7 +399,7 @@ enum call_state {
         "shards that serve the calls around this one: number + 1, a byte each, the outermost " \
         "lowest; the highest is who made that")                                                \
     X(r, uint32_t, origin_at, , word, "where the caller has the origin: its index there")      \
-    X(r, uint64_t, origin, , word, "origin_word() of a client's request; 0: none")             \
+    X(r, uint64_t, origin, , word, "whose request it is, or is made for: see below; 0: none")  \
     X(r, uint8_t, inline_args, [SEGMENT_INLINE_BYTES], bytes, "arguments that are small")
 SEGMENT_STRUCT(call_slot, CALL_SLOT_FIELDS);
 
@@ -405,12 +407,49 @@ enum call_flags { CALL_IDEMPOTENT = 1u << 0 };
 
 #define ORIGIN_ID_BITS 40
 
-/* Whose request a call is. One of the gateway: the client's number and the low bits of the
- * request's id, as the client knows it; one of a shard: the local client's number and the low bits
- * of its generation. */
-static inline uint64_t origin_word(uint32_t client, uint64_t id)
+#define ORIGIN_ID_MASK ((UINT64_C(1) << ORIGIN_ID_BITS) - 1)
+#define ORIGIN_CLIENT  (UINT64_C(1) << 63)
+#define ORIGIN_HOME    (UINT64_C(0x7f) << 56)
+
+/*
+ * Whose request a call is, or is made for, however deep within it:
+ *
+ *     63   62 ... 56        55 ... 40             39 ... 0
+ *     0    number of the gateway's session        low bits of the request's id, as its client has it
+ *     1    shard whose      local client's        low bits of that one's generation
+ *          ring it came by  number
+ */
+static inline uint64_t origin_of_session(uint32_t number, uint64_t id)
 {
-    return (uint64_t)client << ORIGIN_ID_BITS | (id & ((UINT64_C(1) << ORIGIN_ID_BITS) - 1));
+    return (uint64_t)number << ORIGIN_ID_BITS | (id & ORIGIN_ID_MASK);
+}
+
+static inline uint64_t origin_of_client(uint32_t shard, uint32_t client, uint64_t generation)
+{
+    return ORIGIN_CLIENT | (uint64_t)shard << 56 | (uint64_t)(client & 0xffff) << ORIGIN_ID_BITS |
+           (generation & ORIGIN_ID_MASK);
+}
+
+static inline uint32_t origin_session(uint64_t origin)
+{
+    return (uint32_t)(origin >> ORIGIN_ID_BITS) & 0x7fffff;
+}
+
+static inline uint32_t origin_client(uint64_t origin)
+{
+    return (uint32_t)(origin >> ORIGIN_ID_BITS) & 0xffff;
+}
+
+static inline uint32_t origin_home(uint64_t origin)
+{
+    return (uint32_t)((origin & ORIGIN_HOME) >> 56);
+}
+
+/* Who is charged for what has this origin: a client wherever its request came in, or a session
+ * whatever the request. 0: nobody. */
+static inline uint64_t culprit_of(uint64_t origin)
+{
+    return origin & (origin & ORIGIN_CLIENT ? ~ORIGIN_HOME : ~ORIGIN_ID_MASK);
 }
 
 /* X(name, text): what became of a call of one's own whose shard died */
@@ -625,8 +664,11 @@ struct client_lane *segment_client_lane(const struct segment *seg, uint32_t shar
 /* geometry.n_ledger of them. */
 struct ledger_slot *segment_ledger(const struct segment *seg, uint32_t shard, uint32_t slot);
 
-/* A client, by number; the users whose clients' requests crashed shards, SEGMENT_CLIENT_USERS. */
+/* A client, by number. */
 struct client_row *segment_client(const struct segment *seg, uint32_t client);
+
+/* Whose requests crashed shards: SEGMENT_CULPRITS, and SEGMENT_CLIENT_USERS. */
+struct culprit *segment_culprits(const struct segment *seg);
 struct client_user *segment_client_users(const struct segment *seg);
 
 /* SEGMENT_LISTENERS, SEGMENT_SERVICE_COUNTERS and SEGMENT_SERVICE_REGIONS of them. */

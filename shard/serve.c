@@ -605,24 +605,38 @@ void serve_on_abandoned(struct mesh *mesh, uint32_t peer, const struct message *
     serve_abandon(call);
 }
 
+/* The caller's slot is this call's until it is answered, so it is read when it is asked for, which is
+ * seldom. */
+uint64_t serve_origin(const struct service_call *call)
+{
+    const struct call_slot *shared;
+
+    if (call->local)
+        return call->origin;
+    shared = segment_call(&call->mesh->seg, call->from, call->home, call->slot);
+    return word_generation(atomic_load_acquire(&shared->word)) == call->generation /* SLOT */
+               ? shared->origin
+               : 0;
+}
+
 /* ---- a call from this shard itself ---- */
 
-int coroutine_fn serve_local(struct mesh *mesh, uint32_t method, const void *args, size_t len,
-    int64_t deadline_ns, uint32_t depth, uint32_t path, struct mesh_answer *ret_answer,
-    void **ret_data)
+int coroutine_fn serve_local(struct mesh *mesh, const struct call_request *request,
+    int64_t deadline_ns, struct mesh_answer *ret_answer, void **ret_data)
 {
     struct service_call call;
     uint32_t service;
-    const struct service_method *callee = mesh_method(mesh, method, &service);
+    const struct service_method *callee = mesh_method(mesh, request->method, &service);
 
-    service_call_init(&call, mesh, method, callee, service);
+    service_call_init(&call, mesh, request->method, callee, service);
     call.local = true;
     call.from = mesh->self;
     call.deadline_ns = deadline_ns;
-    call.depth = depth;
-    call.path = path;
-    call.args = args; /* the caller waits, and they with it */
-    call.args_len = len;
+    call.depth = request->depth;
+    call.path = request->path;
+    call.origin = request->origin;
+    call.args = request->args; /* the caller waits, and they with it */
+    call.args_len = request->args_len;
 
     int status = run_method(&call);
     *ret_answer = (struct mesh_answer){

@@ -28,7 +28,8 @@ struct service_call {
     void *state; /* what the service's start() made */
     int64_t deadline_ns;
     uint32_t depth;
-    uint32_t path; /* as in struct call_slot */
+    uint32_t path;   /* as in struct call_slot */
+    uint64_t origin; /* likewise, of a local one; serve_origin() knows that of any */
     uint32_t method_number;
     uint32_t service;
     struct connection *connection; /* that it stands for; NULL: it is a call */
@@ -65,8 +66,8 @@ struct service_call {
     void *args_copy; /* to free, or NULL */
 };
 
-/* A call of method for somebody outside, who sets deadline and arguments, and for the records its
- * own slot and generation. False: there is no such method. */
+/* A call of method for somebody outside, who sets deadline, origin and arguments, and for the records
+ * its own slot and generation. False: there is no such method. */
 bool serve_outside_init(struct service_call *call, const struct serve_outside *outside,
     struct mesh *mesh, uint32_t method, uint32_t slot, uint64_t generation);
 
@@ -74,6 +75,9 @@ bool serve_outside_init(struct service_call *call, const struct serve_outside *o
  * serve_outside_deinit(). */
 int coroutine_fn serve_outside_run(struct service_call *call);
 void serve_outside_deinit(struct service_call *call);
+
+/* Whose request it is, or is made for: of the calls that it makes as well. 0: nobody's. */
+uint64_t serve_origin(const struct service_call *call);
 
 /* Of the methods of this shard. */
 struct pace *serve_pace(struct mesh *mesh);

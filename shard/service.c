@@ -321,7 +321,8 @@ static int request_of(
     *ret = (struct call_request){.target = shard,
         .deadline_ns = call->deadline_ns,
         .depth = call->depth + 1,
-        .path = path_within(call->path, call->depth, call->mesh->self)};
+        .path = path_within(call->path, call->depth, call->mesh->self),
+        .origin = serve_origin(call)};
     int r = registry_find(call->mesh->registry, name, strlen(name), &ret->method);
 
     return r == 0 && holds_buffer(call) ? -EDEADLK : r;
@@ -434,6 +435,7 @@ int coroutine_fn service_gather(struct service_call *call, const char *name,
     struct gather_request request = {.deadline_ns = call->deadline_ns,
         .depth = call->depth + 1,
         .path = path_within(call->path, call->depth, call->mesh->self),
+        .origin = serve_origin(call),
         .fail_fast = (flags & SERVICE_FAIL_FAST) != 0};
     struct gather_call *calls = calloc(n ? n : 1, sizeof(*calls));
     CoScope scope;

@@ -86,6 +86,19 @@ static struct sums sums_of(const struct look *look, uint32_t n, uint64_t generat
     return sums;
 }
 
+/* In how many crashes a request of it was on the CPU. */
+static uint64_t crashes_of(const struct look *look, uint32_t n, uint64_t generation)
+{
+    uint64_t who = culprit_of(origin_of_client(0, n, generation));
+    struct view_record culprit;
+
+    for (uint32_t i = 0; segment_view_at(&look->view, "control", 0, "culprits", 0, i, &culprit);
+         i++)
+        if (look_word(&culprit, "who") == who)
+            return look_word(&culprit, "crashes");
+    return 0;
+}
+
 /* Read at different moments, so never below 0. */
 static uint64_t in_flight(uint64_t requests, uint64_t ended)
 {
@@ -111,7 +124,7 @@ static void print_client(
     table_cell(t, "%" PRIu64, in_flight(sums.requests, sums.ended));
     table_cell(t, "%" PRIu64, sums.ended);
     table_cell(t, "%" PRIu64, sums.refused);
-    table_cell(t, "%" PRIu64, look_word(row, "crashes"));
+    table_cell(t, "%" PRIu64, crashes_of(look, n, client_generation(word)));
     table_cell(t, "%s", name);
 }
 
@@ -160,7 +173,7 @@ static json_t *lanes_json(const struct look *look, uint32_t n, uint64_t generati
 static json_t *client_json(const struct look *look, uint32_t n, const struct view_record *row)
 {
     static const char *const figures[] = {"uid", "pid", "n_entries", "data_bytes", "total_bytes",
-        "max_in_flight", "max_bytes", "max_rate", "opens", "crashes", "attached_ns"};
+        "max_in_flight", "max_bytes", "max_rate", "opens", "attached_ns"};
     uint64_t word = look_word(row, "word");
     char name[NAME_TEXT];
     json_t *o = json_object();
@@ -172,6 +185,7 @@ static json_t *client_json(const struct look *look, uint32_t n, const struct vie
     json_set_text(o, "name", name);
     for (size_t i = 0; i < sizeof(figures) / sizeof(figures[0]); i++)
         json_set_u64(o, figures[i], look_word(row, figures[i]));
+    json_set_u64(o, "crashes", crashes_of(look, n, client_generation(word)));
     json_set_text(o, "cut_off", cut_reason_text((uint32_t)look_word(row, "reason")));
     json_object_set_new(o, "lanes", lanes_json(look, n, client_generation(word)));
     return o;

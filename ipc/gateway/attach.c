@@ -25,7 +25,6 @@
 
 #include "ipc/gateway/attach_inside.h"
 #include "ipc/gateway/attach_memory.h"
-#include "ipc/gateway/client_users.h"
 #include "runtime/atomic.h"
 
 #define MS             INT64_C(1000000)
@@ -115,17 +114,6 @@ static void send_oldest_away(struct attach *attach)
 
 /* ---- ends ---- */
 
-/* Its user waits for each, also where the client itself is over. */
-static void note_crashes(struct attach *attach, uint32_t client)
-{
-    const struct segment *seg = attach->config.segment;
-    uint32_t n_new;
-
-    clients_note_crashes(&attach->clients, client, &n_new);
-    for (; n_new > 0; n_new--)
-        client_users_note_crash(seg, segment_client(seg, client)->uid, aio_clock_ns());
-}
-
 /* Every shard that was to have something of it is told, whether or not that got there. */
 static void tell_end(struct attach *attach, uint32_t client)
 {
@@ -161,7 +149,6 @@ static void on_reap_timer(void *opaque)
         uint32_t client = clients->ending[i];
         if (attach->undropped[client])
             tell_end(attach, client);
-        note_crashes(attach, client);
     }
     if (clients_reap(clients, on_freed, attach) == 0)
         return;
@@ -273,7 +260,6 @@ static void look_at_lane(struct attach *attach, uint32_t shard, uint32_t client)
 
     if (atomic_load_acquire(&lane->generation) != client_generation(row->word)) /* LET_GO */
         return;
-    note_crashes(attach, client);
     if (atomic_load_acquire(&lane->state) == CLIENT_LANE_CUT && attach->links[client]) /* CUT */
         cut_off(attach->links[client], shard, lane->reason);
 }

@@ -19,9 +19,9 @@
 #include <unistd.h>
 
 #include "ipc/gateway/attach_memory.h"
-#include "ipc/gateway/client_users.h"
 #include "ipc/plane/plane.h"
 #include "runtime/atomic.h"
+#include "shard/blame.h"
 
 #define MS             INT64_C(1000000)
 #define PRICE_NS       (4 * MS)
@@ -116,7 +116,7 @@ static int admit(struct attach_link *link, const struct attach_hello *hello)
 {
     struct attach *attach = link->attach;
     uint64_t serial = hello->head.serial;
-    int64_t wait_ns = client_users_wait_ns(attach->config.segment, link->uid, aio_clock_ns());
+    int64_t wait_ns = blame_until_ns(attach->config.segment, link->uid) - aio_clock_ns();
     int r = 0;
 
     if (hello->head.version == 0)

@@ -287,19 +287,3 @@ uint32_t clients_reap(struct clients *clients, clients_freed_fn *freed, void *op
     clients->n_ending = n;
     return n;
 }
-
-uint64_t clients_note_crashes(struct clients *clients, uint32_t client, uint32_t *ret_new)
-{
-    struct client_row *row = segment_client(clients->segment, client);
-    uint64_t generation = client_generation(row->word), sum = 0;
-
-    for (uint32_t shard = 0; shard < clients->segment->geometry.n_shards; shard++) {
-        const struct client_lane *lane = segment_client_lane(clients->segment, shard, client);
-        if (atomic_load_acquire(&lane->generation) == generation) /* LET_GO */
-            sum += client_lane_crashes(atomic_load_relaxed(&lane->crashes));
-    }
-    *ret_new = sum > row->crashes ? (uint32_t)(sum - row->crashes) : 0;
-    if (*ret_new)
-        atomic_store_relaxed(&row->crashes, sum);
-    return row->crashes;
-}

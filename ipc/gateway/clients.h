@@ -78,10 +78,6 @@ typedef void clients_freed_fn(uint32_t client, void *opaque);
  * how many are left. */
 uint32_t clients_reap(struct clients *clients, clients_freed_fn *freed, void *opaque);
 
-/* Crashes that its requests were on the CPU in, as the shards have noted them; those that are new
- * in *ret_new, and counted in the row. */
-uint64_t clients_note_crashes(struct clients *clients, uint32_t client, uint32_t *ret_new);
-
 static inline uint64_t clients_word(const struct clients *clients, uint32_t client)
 {
     return segment_client(clients->segment, client)->word;

@@ -59,16 +59,16 @@ struct fate_owner {
 /* How many a session that remembers most forgets at once, so that it is not looked for each time. */
 #define FORGET_AT_ONCE 64u
 
-#define NUMBER_MASK (UINT32_MAX >> 8) /* what an origin has room for */
+#define NUMBER_MASK (UINT32_MAX >> 9) /* what an origin has room for */
 
 static uint64_t low_id(uint64_t id)
 {
-    return id & ((UINT64_C(1) << ORIGIN_ID_BITS) - 1);
+    return id & ORIGIN_ID_MASK;
 }
 
 static uint32_t *bucket_of(const struct fates *fates, uint32_t number, uint64_t id)
 {
-    uint64_t hash = origin_word(number, id ^ id >> 32) * fates->hash_key;
+    uint64_t hash = origin_of_session(number, id ^ id >> 32) * fates->hash_key;
 
     return &fates->buckets[(hash >> 32) & (fates->n_buckets - 1)];
 }
@@ -363,7 +363,7 @@ uint32_t fates_row_of(const struct fates *fates, uint32_t fate)
 /* An origin alone does not tell ids apart that are alike in their low bits. */
 uint32_t fates_take_call(struct fates *fates, uint64_t origin, uint32_t at)
 {
-    uint32_t number = (uint32_t)(origin >> ORIGIN_ID_BITS);
+    uint32_t number = origin_session(origin);
 
     if (at >= fates->n_all || fates->all[at].mark != fate_mark(number, FATE_ACCEPTED) ||
         low_id(fates->all[at].id) != low_id(origin) || fates->links[at].has_call)

@@ -394,7 +394,7 @@ static struct request *new_request(
             .args_len = spec->args_len,
             .deadline_ns = spec->deadline_ns,
             .lane = spec->lane,
-            .origin = origin_word(session->number, spec->id),
+            .origin = origin_of_session(session->number, spec->id),
             .note = on_note,
             .done = on_answer},
         .requests = requests,

@@ -76,6 +76,8 @@ static enum lane_wait find_wait(struct lane *lane, uint64_t bytes)
 {
     const struct plane *plane = lane->plane;
 
+    if (lane->barred_ns && charge_bars(lane))
+        return WAIT_USER;
     if (lane->n_in_flight >= lane->grant.max_in_flight)
         return WAIT_OWN;
     if (lane->n_in_flight && lane->bytes_in_flight + bytes > lane->grant.max_bytes)
@@ -99,7 +101,9 @@ static void begin_wait(struct lane *lane, enum lane_wait wait)
     if (wait == WAIT_SLOT)
         lane->plane->n_slot_waits++;
     if (wait == WAIT_RATE)
-        timer_mod_ns(&lane->rate_timer, aio_clock_ns() + until_token_ns(lane));
+        timer_mod_ns(&lane->wait_timer, aio_clock_ns() + until_token_ns(lane));
+    if (wait == WAIT_USER)
+        timer_mod_ns(&lane->wait_timer, lane->barred_ns);
 }
 
 void intake_go_on(struct lane *lane)
@@ -162,6 +166,15 @@ static void cancel(struct lane *lane, uint64_t id)
     atomic_store_release(&lane->row->head, lane->head); /* HEAD */
 }
 
+static void refuse_barred(struct lane *lane, struct request *request)
+{
+    uint64_t us = (uint64_t)(lane->barred_ns - aio_clock_ns()) / 1000 + 1; /* an hour at most */
+
+    counter_add(&lane->row->refused, 1);
+    ledger_refuse(lane->plane, request, CALL_END_NOT_STARTED, -EAGAIN,
+        "wait: its user crashed shards", us < UINT32_MAX ? (uint32_t)us : UINT32_MAX);
+}
+
 /* Runs it, or ends it without. */
 static void decide(struct lane *lane, struct request *request, enum lane_wait wait)
 {
@@ -169,7 +182,9 @@ static void decide(struct lane *lane, struct request *request, enum lane_wait wa
     const struct plane_submission *entry = entry_of(slot_of(plane, request));
     int64_t delay;
 
-    if (wait)
+    if (wait == WAIT_USER)
+        refuse_barred(lane, request);
+    else if (wait)
         ledger_refuse_behind(
             plane, request, wait == WAIT_RATE ? until_token_ns(lane) : delay_ns(lane));
     else if (plane->is_draining)
@@ -262,6 +277,8 @@ void intake_run(struct lane *lane, uint32_t budget)
     int64_t begin_ns = 0, now_ns = 0;
     uint32_t n = 0, n_begin = 0;
 
+    if (lane->blame_seen != lane->plane->blame_seen)
+        charge_bars(lane);
     for (uint64_t ahead = 1; ahead < AHEAD; ahead++)
         __builtin_prefetch(entry_at(lane, lane->head + ahead));
     while (n < budget && now_ns - begin_ns <= VISIT_NS && take(lane)) {

@@ -136,7 +136,7 @@ static void stop(struct lane *lane, enum client_lane_state state)
     if (lane->wait == WAIT_SLOT)
         lane->plane->n_slot_waits--;
     lane->wait = WAIT_NONE;
-    timer_del(&lane->rate_timer);
+    timer_del(&lane->wait_timer);
     lane_cool(lane);
     lane->state = (uint8_t)state;
     cancel_all(lane);
@@ -151,7 +151,7 @@ void lane_ring_gateway(const struct plane *plane)
     doorbell_ring(&bell);
 }
 
-void lane_tell_gateway(struct plane *plane)
+static void tell_gateway(struct plane *plane)
 {
     atomic_store_release(&plane->part->clients_cut, plane->part->clients_cut + 1); /* CUT */
     lane_ring_gateway(plane);
@@ -166,7 +166,7 @@ void lane_cut(struct lane *lane, enum cut_reason reason)
     stop(lane, CLIENT_LANE_CUT);
     atomic_store_relaxed(&lane->row->reason, (uint32_t)reason);         /* CUT */
     atomic_store_release(&lane->row->state, (uint32_t)CLIENT_LANE_CUT); /* CUT */
-    lane_tell_gateway(plane);
+    tell_gateway(plane);
     if (plane->log)
         log_line(plane->log, LOG_LEVEL_WARNING, "client %u is cut off: %s, at entry %llu",
             lane->grant.client, cut_reason_text(reason), (unsigned long long)lane->head);
@@ -197,7 +197,7 @@ void plane_refuse(struct plane *plane, uint32_t client, uint64_t generation)
         return;
     atomic_store_relaxed(&row->reason, (uint32_t)CUT_MEMORY);     /* CUT */
     atomic_store_release(&row->state, (uint32_t)CLIENT_LANE_CUT); /* CUT */
-    lane_tell_gateway(plane);
+    tell_gateway(plane);
 }
 
 void plane_drop(struct plane *plane, uint32_t client, uint64_t generation)
@@ -235,7 +235,7 @@ void lane_free(struct lane *lane)
     if (!lane)
         return;
     lane_cool(lane);
-    timer_del(&lane->rate_timer);
+    timer_del(&lane->wait_timer);
     stop_bell(lane);
     unlink_lane(lane);
     munmap(lane->base, lane->layout.total_bytes);
@@ -304,9 +304,14 @@ static void begin_row(struct lane *lane)
     lane->state = CLIENT_LANE_OPEN;
 }
 
-static void on_rate_timer(void *opaque)
+static void on_waited(void *opaque)
 {
-    intake_go_on(opaque);
+    struct lane *lane = opaque;
+
+    if (lane->wait == WAIT_END)
+        lane_cut(lane, CUT_POISON);
+    else
+        intake_go_on(lane);
 }
 
 static int begin(struct lane *lane, int memory_fd)
@@ -321,7 +326,7 @@ static int begin(struct lane *lane, int memory_fd)
             munmap(lane->base, lane->layout.total_bytes);
         return r;
     }
-    aio_timer_init(plane->ctx, &lane->rate_timer, on_rate_timer, lane);
+    aio_timer_init(plane->ctx, &lane->wait_timer, on_waited, lane);
     begin_row(lane);
     plane->lanes[lane->grant.client] = lane;
     lane_heat(lane);

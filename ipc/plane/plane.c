@@ -95,6 +95,7 @@ static bool plane_dispatch(void *opaque)
     bool progress = plane->unblocked;
 
     plane->unblocked = false;
+    progress |= charge_look(plane);
     if (plane->n_inherited)
         progress |= heir_look(plane);
     if (plane->hot && !plane->is_closed)
@@ -154,6 +155,8 @@ static void plane_flush(void *opaque)
         plane->dirty = lane->next_dirty;
         lane->is_dirty = false;
         lane_ring(lane);
+        if (lane->wait == WAIT_END && lane->n_in_flight == 0)
+            lane_cut(lane, CUT_POISON);
         lane_settle(lane);
     }
 }
@@ -199,10 +202,10 @@ int plane_new(const struct plane_config *config, struct plane **ret_plane)
     }
     if (registry_find(plane->registry, TABLE_NAME, strlen(TABLE_NAME), &plane->table_method) < 0)
         plane->table_method = PLANE_METHOD_TABLE; /* which is no method */
+    aio_timer_init(plane->ctx, &plane->heir_timer, heir_on_timer, plane);
     inherit_counts(plane);
     ledger_init(plane);
     aio_add_source(plane->ctx, &plane->source);
-    mesh_on_crash(plane->mesh, heir_on_crash, plane);
     *ret_plane = plane;
     return 0;
 }
@@ -213,7 +216,7 @@ void plane_free(struct plane *plane)
         return;
     if (plane->requests && plane->lanes) {
         aio_remove_source(plane->ctx, &plane->source);
-        mesh_on_crash(plane->mesh, NULL, NULL);
+        timer_del(&plane->heir_timer);
         for (uint32_t client = 0; client < plane->seg.geometry.n_clients; client++)
             lane_free(plane->lanes[client]);
     }

@@ -3,7 +3,7 @@
 /*
  * plane_inside - what the files of the data plane's server share: plane.c (turns), lane.c (one
  * client), intake.c (out of the ring), ledger.c (what is under way, and its end), run.c (methods),
- * heir.c (what a dead shard left). Nobody else includes it.
+ * heir.c (what a dead shard left), charge.c (what crashes mean for clients). Nobody else includes it.
  *
  * Concurrency: owner loop, all of it.
  */
@@ -36,6 +36,8 @@ enum lane_wait {
     WAIT_OWN,  /* for an end of its own: its quotas are used up */
     WAIT_SLOT, /* for any end: the ledger is full */
     WAIT_RATE, /* for time */
+    WAIT_USER, /* for the end of its user's wait: requests of that have crashed shards */
+    WAIT_END,  /* for what is under way to end: then it is cut off */
 };
 
 /* A client that has opened this shard. */
@@ -57,6 +59,8 @@ struct lane {
     uint32_t unwritten[WRITE_BATCH]; /* requests whose completions are noted, in order */
     uint32_t first;                  /* of its requests, the newest */
     uint64_t bytes_in_flight;
+    uint64_t blame_seen; /* as of when the next is known */
+    int64_t barred_ns;   /* nothing of its user's is begun before; 0: nothing keeps it */
 
     /* ---- the rest ---- */
     struct plane *plane;
@@ -69,7 +73,7 @@ struct lane {
     struct lane *next_dirty;
     double tokens;     /* requests that its rate allows now */
     int64_t tokens_ns; /* when they were counted; at first 0, so there is a whole burst */
-    AioTimer rate_timer;
+    AioTimer wait_timer;
     int64_t left_ns;      /* when it was last left with entries in its ring; 0: it was empty, or not
                         looked at */
     uint64_t ns_an_entry; /* how long one has taken lately, while some waited */
@@ -101,9 +105,11 @@ struct plane {
     bool is_closed;   /* nothing is taken any more */
     bool unblocked;   /* a lane has stopped waiting */
     uint64_t n_accepted, n_ended;
+    uint64_t blame_seen; /* crashes that were charged to somebody, as of the last look */
     struct lane *hot;    /* the next to look at; NULL: none */
     struct lane *dirty;  /* those to ring */
     struct lane **lanes; /* by client */
+    AioTimer heir_timer; /* when a request that was inherited may be begun */
     struct aio_source source;
 };
 
@@ -150,6 +156,12 @@ static inline uint32_t stale_turn(const struct lane *lane)
     return lane->head < lane->n_entries ? 0 : (uint32_t)(lane->head + 1 - lane->n_entries);
 }
 
+/* What its requests, and all calls within them, have for an origin. */
+static inline uint64_t lane_origin(const struct lane *lane)
+{
+    return origin_of_client(lane->plane->shard, lane->grant.client, lane->grant.generation);
+}
+
 /* The next entry has come, or something that is none. */
 static inline bool lane_has_entry(const struct lane *lane)
 {
@@ -174,10 +186,7 @@ void lane_cool(struct lane *lane);
 /* Cut off, with a line in the log: its client is to end. */
 void lane_cut(struct lane *lane, enum cut_reason reason);
 
-/* Has the gateway look at all rows of this shard. */
-void lane_tell_gateway(struct plane *plane);
-
-/* Has it look at clients that end: of one of them nothing is left here. */
+/* Has the gateway look at clients that end: of one of them nothing is left here. */
 void lane_ring_gateway(const struct plane *plane);
 
 /* One that is over and of which nothing is under way is freed. Whether it was. */
@@ -257,8 +266,17 @@ void run_begin(struct plane *plane, struct request *request);
 /* Takes over what a dead incarnation left in the ledger. */
 void heir_take_over(struct plane *plane);
 
-/* Another shard crashed with a request of a client of this one's on the CPU. A mesh_crash_fn. */
-void heir_on_crash(uint64_t origin, void *opaque);
-
-/* Ends or begins those whose I/O is over. Whether there were any. */
+/* Ends or begins those whose I/O, or their user's wait, is over. Whether there were any. */
 bool heir_look(struct plane *plane);
+
+/* plane->heir_timer's. */
+void heir_on_timer(void *opaque);
+
+/* ---- charge.c ---- */
+
+/* Whether anybody was charged with a crash since the last look: then who has had too many of them is
+ * about to be cut off. */
+bool charge_look(struct plane *plane);
+
+/* Whether nothing of its user's is to be begun now: until lane->barred_ns. */
+bool charge_bars(struct lane *lane);

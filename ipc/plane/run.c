@@ -251,6 +251,7 @@ static void coroutine_fn run_here(struct run *run)
         return;
     }
     run->call.deadline_ns = deadline_of(run->entry);
+    run->call.origin = lane_origin(run->request->lane);
     run->request->call = &run->call;
     r = serve_outside_run(&run->call);
     finish(run, r);
@@ -296,8 +297,7 @@ static void coroutine_fn run_elsewhere(struct run *run, uint32_t shard)
         .args_len = entry->args_len,
         .deadline_ns = deadline_of(entry),
         .lane = lane_of(entry),
-        .origin =
-            origin_word(run->request->lane->grant.client, run->request->lane->grant.generation),
+        .origin = lane_origin(run->request->lane),
         .in_place = true};
     struct call_answer answer = {0};
     CoCancel token;

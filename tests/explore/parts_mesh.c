@@ -213,12 +213,6 @@ int coroutine_fn service_reply(struct service_call *call, const void *data, size
 }
 
 /* Nothing crashes here: who dies was killed. */
-bool poison_was_on_cpu(
-    const struct mesh *mesh, uint32_t slot, uint32_t dead, uint32_t home, uint64_t generation)
-{
-    return false;
-}
-
 bool poison_note(
     struct mesh *mesh, struct mesh_call *call, uint32_t dead, uint32_t home, uint64_t generation)
 {

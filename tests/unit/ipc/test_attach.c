@@ -16,10 +16,10 @@
 
 #include "ipc/gateway/attach_socket.h"
 #include "ipc/gateway/attach_wire.h"
-#include "ipc/gateway/client_users.h"
 #include "ipc/gateway/clients.h"
 #include "proto/data_plane.h"
 #include "runtime/atomic.h"
+#include "shard/blame.h"
 #include "shard/fd_list.h"
 #include "tests/unit/ipc/attach_rig.h"
 
@@ -382,42 +382,31 @@ static void what_a_shard_wants_cut_off_is_told_why_and_ended(void **state)
     rig_wait_for_none(&f->rig);
 }
 
-static void each_crash_doubles_the_wait_of_its_user_and_others_do_not_wait(void **state)
+/* Shard 0 crashes with a request of that client's on the CPU. */
+static void crash_over(struct fixture *f, uint32_t client)
 {
-    struct fixture *f = *state;
     const struct segment *seg = &f->rig.seg;
-    int64_t now_ns = 1000 * MS, wait_ns = 0;
+    struct ledger_slot *request = segment_ledger(seg, 0, 0);
+    struct peer_control *control = segment_control(seg, 0);
 
-    assert_int_equal(client_users_wait_ns(seg, 7, now_ns), 0);
-    for (int i = 0; i < 40; i++) {
-        client_users_note_crash(seg, 7, now_ns);
-        int64_t next_ns = client_users_wait_ns(seg, 7, now_ns);
-        assert_true(next_ns == (i == 0 ? CLIENT_WAIT_FIRST_MS * MS : 2 * wait_ns) ||
-                    next_ns == CLIENT_WAIT_MOST_MS * MS);
-        wait_ns = next_ns;
-    }
-    assert_int_equal(client_users_wait_ns(seg, 8, now_ns), 0);
-    assert_int_equal(client_users_wait_ns(seg, 7, now_ns + wait_ns), 0);
-    for (uid_t uid = 100; uid < 100 + 2 * SEGMENT_CLIENT_USERS; uid++)
-        client_users_note_crash(seg, uid, now_ns); /* more than there is room for */
-    assert_int_equal(client_users_wait_ns(seg, 7, now_ns), wait_ns); /* who waits longest stays */
-    client_users_note_crash(seg, 7, now_ns + wait_ns + INT64_C(25) * 3600 * 1000 * MS);
-    assert_int_equal(segment_client_users(seg)[0].wait_ms, CLIENT_WAIT_FIRST_MS); /* a day later */
+    request->client = client;
+    request->client_generation = client_generation(segment_client(seg, client)->word);
+    control->crashed_generation = 1;
+    blame_note(seg, 0, aio_clock_ns());
 }
 
 static void a_crash_makes_its_user_wait_also_where_the_client_has_gone(void **state)
 {
     struct fixture *f = *state;
     struct client client = attach_client(f), next = connect_client(f);
-    struct client_lane *lane = segment_client_lane(&f->rig.seg, 0, client.welcome.client);
     struct attach_hello hello = rig_hello(1);
 
     close(open_shard(f, &client, 2, 0));
     rig_shard_turn(&f->rig, 0);
     close_client(&client);
     rig_settle(&f->rig);
-    atomic_store_release(&lane->crashes, UINT64_C(1) << 32 | 1);
     rig_wait_for_none(&f->rig);
+    crash_over(f, client.welcome.client);
     say(&next, &hello, sizeof(hello));
     assert_int_equal(refusal(f, &next, 1), -EAGAIN);
     close_client(&next);
@@ -494,7 +483,6 @@ int main(void)
         CASE(a_gateways_replacement_goes_on_with_each_client_and_each_request),
         CASE(a_row_that_was_about_to_attach_when_its_gateway_died_is_free_again),
         CASE(what_a_shard_wants_cut_off_is_told_why_and_ended),
-        CASE(each_crash_doubles_the_wait_of_its_user_and_others_do_not_wait),
         CASE(a_crash_makes_its_user_wait_also_where_the_client_has_gone),
         CASE(a_user_has_no_more_than_its_share_of_rows_and_memory),
         cmocka_unit_test(rights_of_the_socket_are_parsed_or_refused),

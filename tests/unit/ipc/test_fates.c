@@ -236,7 +236,7 @@ static void calls_find_their_fates_though_ids_look_alike(void **state)
     assert_int_equal(fates_add_session(&fates, token, &row), 0);
     for (uint64_t i = 0; i < SEGMENT_FATES_EACH; i++)
         assert_int_equal(fates_accept(&fates, row, i << 48 | 7, 0, &at[i]), 0);
-    uint64_t origin = origin_word(fates_row(&fates, row)->number, 7);
+    uint64_t origin = origin_of_session(fates_row(&fates, row)->number, 7);
     fates_close(&fates);
     assert_int_equal(fates_open(&fates, &segment), 0);
     for (uint64_t i = 0; i < SEGMENT_FATES_EACH; i += 2) {

@@ -95,6 +95,8 @@ void client_make(struct client *client, struct rig *rig, uint32_t shard, uint32_
         NULL, client->layout.total_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, client->memory_fd, 0);
     assert(client->base != MAP_FAILED);
     assert(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, client->bells) == 0);
+    *segment_client(&rig->seg, number) = (struct client_row){
+        .word = client_word(client->grant.generation, CLIENT_ATTACHED), .uid = number};
 }
 
 void client_free(struct client *client)

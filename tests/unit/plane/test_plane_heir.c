@@ -13,11 +13,12 @@
 #include <cmocka.h>
 
 #include "runtime/atomic.h"
+#include "shard/blame.h"
 #include "tests/unit/plane/plane_rig.h"
 
 #define DEADLINE_NS (INT64_C(20) * 1000000000)
 
-enum { ECHO, DIE, ROOM, ROOM_ONCE, NAP, DIE_ONCE, DIE_LATER };
+enum { ECHO, DIE, ROOM, ROOM_ONCE, NAP, DIE_ONCE, DIE_LATER, ASK_TO_DIE };
 
 /* Words of the board. */
 enum { OPENED, STARTED, MAY_DIE };
@@ -67,6 +68,14 @@ static int coroutine_fn run_die_later(struct service_call *call)
     return run_die(call);
 }
 
+static int coroutine_fn run_ask_to_die(struct service_call *call)
+{
+    void *data;
+    size_t len;
+
+    return service_call_shard(call, 1, "test.die_once", NULL, 0, &data, &len);
+}
+
 static const struct service_method methods[] = {
     [ECHO] = {"echo", run_echo, SERVICE_IDEMPOTENT, ""},
     [DIE] = {"die", run_die, SERVICE_IDEMPOTENT, ""},
@@ -75,9 +84,10 @@ static const struct service_method methods[] = {
     [NAP] = {"nap", run_nap, SERVICE_IDEMPOTENT, ""},
     [DIE_ONCE] = {"die_once", run_die, 0, ""},
     [DIE_LATER] = {"die_later", run_die_later, 0, ""},
+    [ASK_TO_DIE] = {"ask_to_die", run_ask_to_die, 0, ""},
 };
 static const struct service service = {
-    .abi = SERVICE_ABI, .name = "test", .help = "", .methods = methods, .n_methods = 7};
+    .abi = SERVICE_ABI, .name = "test", .help = "", .methods = methods, .n_methods = 8};
 
 static void serve(struct rig_end *end)
 {
@@ -186,26 +196,110 @@ static void no_end_is_told_before_the_dead_ones_io_is_over(void **state)
     }
 }
 
+static uint32_t crashes_of(const struct client *client)
+{
+    return blame_crashes(&rig.seg, origin_of_client(0, client->grant.client, 1));
+}
+
+/* Nobody waits for the crashes so far. */
+static void forgive(void)
+{
+    for (uint32_t i = 0; i < SEGMENT_CLIENT_USERS; i++)
+        segment_client_users(&rig.seg)[i].until_ns = 0;
+}
+
+static void crash_shard_0(void)
+{
+    rig_join(&rig, 0);
+    rig_note_crash(&rig, 0);
+    forgive();
+    rig_bury(&rig, 0, false);
+    start();
+}
+
+static void await_cut(const struct client *client)
+{
+    int64_t until_ns = aio_clock_ns() + DEADLINE_NS;
+
+    while (atomic_load_acquire(&row_of(client)->state) != CLIENT_LANE_CUT) {
+        assert_true(aio_clock_ns() < until_ns);
+        sched_yield();
+    }
+    assert_int_equal(row_of(client)->reason, CUT_POISON);
+    assert_int_equal(segment_part(&rig.seg, 0)->clients_cut, 1);
+}
+
 static void who_crashes_three_shards_is_cut_off_and_another_is_served(void **state)
 {
     (void)state;
     client_call(&one, DIE);
     for (uint32_t crash = 1; crash <= 3; crash++) {
-        rig_join(&rig, 0);
-        rig_note_crash(&rig, 0);
-        rig_bury(&rig, 0, false);
-        start();
+        crash_shard_0();
         client_call(&other, ECHO);
-        if (crash < 3)
-            assert_true(client_lane_crashes(row_of(&one)->crashes) <= crash);
+        assert_int_equal(crashes_of(&one), crash);
     }
     for (int i = 0; i < 3; i++)
         assert_int_equal(await(&other).end, CALL_END_DONE);
-    assert_int_equal(client_lane_crashes(row_of(&one)->crashes), 3);
-    assert_int_equal(row_of(&one)->state, CLIENT_LANE_CUT);
-    assert_int_equal(row_of(&one)->reason, CUT_POISON);
-    assert_int_equal(segment_part(&rig.seg, 0)->clients_cut, 1);
+    await_cut(&one);
+    assert_int_equal(await(&one).end, CALL_END_FAILED); /* which it was told before */
     assert_int_equal(row_of(&other)->state, CLIENT_LANE_OPEN);
+}
+
+static void what_it_has_under_way_delays_the_cut_for_a_moment_alone(void **state)
+{
+    (void)state;
+    client_call(&one, DIE);
+    for (uint32_t crash = 1; crash <= 2; crash++)
+        crash_shard_0();
+    rig_join(&rig, 0);
+    client_call(&one, NAP); /* nobody begins it any more */
+    rig_note_crash(&rig, 0);
+    forgive();
+    rig_bury(&rig, 0, false);
+    start();
+    await_cut(&one);
+    assert_int_equal(atomic_load(&rig.board->words[STARTED]), 0);
+}
+
+static void nothing_of_a_user_is_begun_before_its_wait_is_over(void **state)
+{
+    struct client_user *users = segment_client_users(&rig.seg);
+    uint32_t one_uid = segment_client(&rig.seg, one.grant.client)->uid;
+    struct plane_submission *entry;
+    struct plane_completion c;
+
+    (void)state;
+    client_call(&one, NAP); /* idempotent: begun again */
+    rig_wait_word(&rig, STARTED, 1);
+    client_call(&one, DIE_ONCE);
+    rig_join(&rig, 0);
+    rig_note_crash(&rig, 0);
+    assert_int_equal(users[0].uid, one_uid);
+    users[0].until_ns = INT64_MAX / 2;
+    rig_bury(&rig, 0, false);
+    start();
+    assert_int_equal(await(&one).end, CALL_END_IN_DOUBT); /* that which crashed it */
+    entry = client_next(&one);
+    entry->method = ECHO;
+    entry->flags = PLANE_ARGS_INLINE | PLANE_REFUSE;
+    client_push(&one);
+    c = await(&one);
+    assert_int_equal(c.end, CALL_END_NOT_STARTED);
+    assert_int_equal(c.error, -EAGAIN);
+    assert_true(c.retry_us > 1000000);
+    client_call(&other, ECHO); /* another user's */
+    assert_int_equal(await(&other).end, CALL_END_DONE);
+    client_call(&one, ECHO); /* waits in the ring, as it did not ask to be refused */
+    client_call(&other, ECHO);
+    assert_int_equal(await(&other).end, CALL_END_DONE);
+    assert_false(client_pop(&one, &c));
+    assert_int_equal(atomic_load(&rig.board->words[STARTED]), 1);
+    rig_kill(&rig, 0, false); /* the wait outlives the shard */
+    users[0].until_ns = (uint64_t)aio_clock_ns() + 100000000;
+    start();
+    assert_int_equal(await(&one).end, CALL_END_DONE);
+    assert_true(aio_clock_ns() >= (int64_t)users[0].until_ns);
+    rig_wait_word(&rig, STARTED, 2);
 }
 
 static void call_afar(uint32_t method)
@@ -223,43 +317,45 @@ static void shard_1_crashes(void)
 {
     rig_join(&rig, 1);
     rig_note_crash(&rig, 1);
+    forgive();
     rig_bury(&rig, 1, false);
     rig_fork(&rig, 1, rig_serve);
 }
 
-static void await_crashes(uint32_t n)
+/* All three crashes are of shard 1; the request came to shard 0. */
+static void crash_thrice_by(void (*call)(uint32_t method), uint32_t method, int error)
 {
-    int64_t until_ns = aio_clock_ns() + DEADLINE_NS;
+    struct plane_completion c;
 
-    while (client_lane_crashes(atomic_load_acquire(&row_of(&one)->crashes)) < n) {
-        assert_true(aio_clock_ns() < until_ns);
-        sched_yield();
+    for (uint32_t crash = 1; crash <= 3; crash++) {
+        call(method);
+        shard_1_crashes();
+        assert_int_equal(crashes_of(&one), crash);
+        c = await(&one); /* it is told each time, also before it is cut off */
+        assert_int_equal(c.error, error);
+        client_call(&other, ECHO);
+        assert_int_equal(await(&other).end, CALL_END_DONE);
+        if (crash < 3)
+            assert_int_equal(row_of(&one)->state, CLIENT_LANE_OPEN);
     }
-    assert_int_equal(client_lane_crashes(row_of(&one)->crashes), n);
+    await_cut(&one);
 }
 
 static void who_crashes_another_shard_is_cut_off_at_the_third(void **state)
 {
-    struct plane_completion c;
-
     (void)state;
-    for (uint32_t crash = 1; crash <= 3; crash++) {
-        uint64_t told = atomic_load_acquire(&segment_part(&rig.seg, 0)->clients_cut);
-        call_afar(DIE_ONCE);
-        shard_1_crashes();
-        if (crash < 3) {
-            c = await(&one);
-            assert_int_equal(c.end, CALL_END_IN_DOUBT);
-            assert_int_equal(c.error, -EOWNERDEAD);
-        }
-        await_crashes(crash);
-        client_call(&other, ECHO);
-        assert_int_equal(await(&other).end, CALL_END_DONE);
-        /* The gateway has heard of it, for the user's wait. */
-        assert_true(atomic_load_acquire(&segment_part(&rig.seg, 0)->clients_cut) > told);
-        assert_int_equal(row_of(&one)->state, crash < 3 ? CLIENT_LANE_OPEN : CLIENT_LANE_CUT);
-    }
-    assert_int_equal(row_of(&one)->reason, CUT_POISON);
+    crash_thrice_by(call_afar, DIE_ONCE, -EOWNERDEAD);
+}
+
+static void call_here(uint32_t method)
+{
+    client_call(&one, method);
+}
+
+static void a_call_within_its_request_is_its_own_too(void **state)
+{
+    (void)state;
+    crash_thrice_by(call_here, ASK_TO_DIE, -EOWNERDEAD);
 }
 
 static void one_that_is_run_again_in_another_shard_counts_each_time(void **state)
@@ -268,11 +364,12 @@ static void one_that_is_run_again_in_another_shard_counts_each_time(void **state
     call_afar(DIE);
     for (uint32_t crash = 1; crash <= 3; crash++) {
         shard_1_crashes();
-        await_crashes(crash);
+        assert_int_equal(crashes_of(&one), crash);
     }
+    assert_int_equal(await(&one).error, -ENOTRECOVERABLE);
+    await_cut(&one);
     client_call(&other, ECHO);
     assert_int_equal(await(&other).end, CALL_END_DONE);
-    assert_int_equal(row_of(&one)->state, CLIENT_LANE_CUT);
 }
 
 static void to_cancel_it_before_does_not_help(void **state)
@@ -289,7 +386,7 @@ static void to_cancel_it_before_does_not_help(void **state)
     assert_int_equal(await(&one).end, CALL_END_CANCELLED);
     atomic_store(&rig.board->words[MAY_DIE], 1);
     shard_1_crashes();
-    await_crashes(1);
+    assert_int_equal(crashes_of(&one), 1);
 }
 
 static void a_death_that_is_no_crash_counts_for_nobody(void **state)
@@ -300,7 +397,7 @@ static void a_death_that_is_no_crash_counts_for_nobody(void **state)
     rig_kill(&rig, 0, false);
     start();
     rig_wait_word(&rig, STARTED, 2); /* it runs again */
-    assert_int_equal(row_of(&one)->crashes, 0);
+    assert_int_equal(crashes_of(&one), 0);
 }
 
 static void a_client_whose_end_came_while_nobody_lived_leaves_nothing(void **state)
@@ -344,6 +441,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(no_end_is_told_before_the_dead_ones_io_is_over),
         CASE(who_crashes_three_shards_is_cut_off_and_another_is_served),
+        CASE(what_it_has_under_way_delays_the_cut_for_a_moment_alone),
+        CASE(nothing_of_a_user_is_begun_before_its_wait_is_over),
+        CASE_OF_TWO(a_call_within_its_request_is_its_own_too),
         CASE_OF_TWO(who_crashes_another_shard_is_cut_off_at_the_third),
         CASE_OF_TWO(one_that_is_run_again_in_another_shard_counts_each_time),
         CASE_OF_TWO(to_cancel_it_before_does_not_help),

@@ -16,6 +16,7 @@
 #include "runtime/atomic.h"
 #include "shard/geometry.h"
 #include "shard/arena.h"
+#include "shard/blame.h"
 
 #define DEADLINE_NS   (INT64_C(20) * 1000000000)
 #define BALLAST_BYTES 4096
@@ -189,6 +190,7 @@ void rig_note_crash(struct rig *rig, uint32_t peer)
                                       ? segment_ledger(&rig->seg, home, slot)->word >> 8
                                       : segment_serve(&rig->seg, home, caller, slot)->started >> 24;
     control->crashed_incarnation = control->incarnation;
+    blame_note(&rig->seg, peer, aio_clock_ns());
 }
 
 static void tell(struct rig *rig, uint32_t about, uint32_t to)

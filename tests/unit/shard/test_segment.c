@@ -122,6 +122,9 @@ static void check_shards(uint32_t n_shards)
     open_segment(&seg, n_shards);
     add(&spans, &seg, segment_super(&seg), sizeof(struct segment_super));
     add(&spans, &seg, segment_supervisor(&seg), sizeof(struct supervisor_head));
+    add(&spans, &seg, segment_culprits(&seg), SEGMENT_CULPRITS * sizeof(struct culprit));
+    add(&spans, &seg, segment_client_users(&seg),
+        SEGMENT_CLIENT_USERS * sizeof(struct client_user));
     add(&spans, &seg, segment_bell(&seg, seg.n_peers), sizeof(struct commons_bell));
     add(&spans, &seg, segment_arena(&seg, 0), seg.geometry.n_portable * sizeof(struct arena_slot));
     add(&spans, &seg, segment_chunk_tag(&seg, 0), segment_n_chunks(&seg) * sizeof(uint64_t));
@@ -145,8 +148,6 @@ static void check_shards(uint32_t n_shards)
         if (peer == segment_gateway(&seg)) {
             add(&spans, &seg, segment_client(&seg, 0),
                 seg.geometry.n_clients * sizeof(struct client_row));
-            add(&spans, &seg, segment_client_users(&seg),
-                SEGMENT_CLIENT_USERS * sizeof(struct client_user));
             add(&spans, &seg, segment_session(&seg, 0),
                 segment_sessions_of(seg.geometry.n_fates) * sizeof(struct session_row));
             add(&spans, &seg, segment_fate(&seg, 0), seg.geometry.n_fates * sizeof(struct fate));
