@@ -16,7 +16,8 @@
  * Not here:    the memory (proto/data_plane.h)
  *
  * All numbers are little-endian; every message has a fixed size and begins with struct attach_head.
- * Anything else ends the connection.
+ * Anything else ends the connection, from either side: a client that does not know a message attaches
+ * anew.
  */
 #include <stdint.h>
 
@@ -31,6 +32,7 @@ enum attach_kind {
     ATTACH_OPEN,
     ATTACH_OPENED,  /* to an open; with the doorbell */
     ATTACH_REFUSED, /* to either */
+    ATTACH_CLOSED,  /* to none: a lane is over, and the others are not; its serial is 0 */
 };
 
 struct attach_head {
@@ -75,6 +77,16 @@ struct attach_opened {
     struct attach_head head;
     uint32_t shard;
     uint32_t spare;
+};
+
+/* The shard is given up. Nobody takes from the lane's ring any more, completes anything, or writes to
+ * the client's memory for it. To use that shard again the client clears the lane's bytes and sends an
+ * open, as before the first use: its positions begin at 0. */
+struct attach_closed {
+    struct attach_head head;
+    uint32_t shard;
+    int32_t error;  /* -EHOSTDOWN */
+    uint64_t taken; /* submissions from this position on were never taken */
 };
 
 struct attach_refused {

@@ -96,7 +96,11 @@ _Static_assert(sizeof(struct plane_completion) == 64, "an entry is a line");
 struct plane_words {
     /* Written by the shard: the client rings after a push while it is not 0. Never read back. */
     uint32_t need_wakeup;
-    uint32_t server_spare[15];
+    uint32_t server_spare0;
+    /* Written by a shard that leaves in order: 1 + the position of the first submission that it has
+     * not taken and will not take; 0 again by its replacement. */
+    uint64_t closed;
+    uint32_t server_spare[12];
     /* Written by the client: 0 while it looks at its ring. Else, as it is about to sleep, a number
      * other than the one of the sleep before: after a completion the shard rings, at least once for
      * each such number. A hint. */

@@ -290,6 +290,14 @@ void area_free(struct area *area, void *piece)
         free_run(area, page);
 }
 
+size_t area_length(const struct area *area, const void *piece)
+{
+    size_t page = (size_t)((const uint8_t *)piece - area->base) / AREA_PAGE;
+    const struct area_page *entry = &area->pages[page];
+
+    return entry->kind == AREA_SLOTS ? slot_bytes(entry->size) : (size_t)entry->n_pages * AREA_PAGE;
+}
+
 bool area_has(const struct area *area, const void *start, size_t len)
 {
     uintptr_t from = (uintptr_t)start - (uintptr_t)area->base;

@@ -48,6 +48,9 @@ void area_deinit(struct area *area);
 void *area_alloc(struct area *area, size_t len);
 void area_free(struct area *area, void *piece);
 
+/* Of a piece, at least what was asked for. */
+size_t area_length(const struct area *area, const void *piece);
+
 /* What is in use, to the same places of other memory of that size. */
 void area_copy(const struct area *area, void *to);
 

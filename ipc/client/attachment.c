@@ -121,6 +121,18 @@ static bool is_answer(
     }
 }
 
+/* Whether it is one that comes unasked. */
+static bool is_news(const struct attachment_answer *answer, size_t len)
+{
+    if (answer->head.serial != 0 || answer->fd >= 0)
+        return false;
+    return answer->head.kind == ATTACH_CLOSED
+               ? len == sizeof(answer->closed) && answer->closed.error < 0
+               : answer->head.kind == ATTACH_REFUSED && len == sizeof(answer->refused) &&
+                     answer->refused.error < 0 &&
+                     is_text(answer->refused.text, sizeof(answer->refused.text));
+}
+
 /* The first fd, the others closed. */
 static int take_fd(struct msghdr *message)
 {
@@ -173,6 +185,8 @@ int attachment_receive(struct attachment *attach, struct attachment_answer *ret_
         return 0;
     if (n > 0 && ret_answer->head.magic != ATTACH_MAGIC)
         n = -EPROTO;
+    if (n > 0 && is_news(ret_answer, (size_t)n))
+        return 1;
     /* One to a message that was sent twice. */
     bool is_old = n > 0 && (!attach->waits || ret_answer->head.serial != attach->serial);
     if (n > 0 && !is_old && !is_answer(attach, ret_answer, (size_t)n))

@@ -32,6 +32,7 @@ struct attachment_answer {
         struct attach_welcome welcome;
         struct attach_opened opened;
         struct attach_refused refused;
+        struct attach_closed closed;
     };
 };
 
@@ -46,7 +47,8 @@ int attach_hello(
     struct attachment *attach, const char *name, uint64_t data_bytes, uint32_t n_entries);
 int attachment_open(struct attachment *attach, uint32_t shard);
 
-/* 1: the answer to what was sent, checked; 0: there is none yet; -ECONNRESET: the connection has
+/* 1: the answer to what was sent, checked, or what comes by itself: that a lane is closed, or, with
+ * serial 0, why the connection is about to end; 0: there is none yet; -ECONNRESET: the connection has
  * ended; -EPROTO: nothing that the other side may send. */
 int attachment_receive(struct attachment *attach, struct attachment_answer *ret_answer);
 

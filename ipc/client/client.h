@@ -26,7 +26,15 @@
  * Lifetime:    closing abandons what is in flight: its callbacks do not run. Buffers are gone then.
  *
  * Each accepted request ends exactly once. Errors of the functions are negative errno values; what
- * became of a request is enum sherd_end.
+ * became of a request is enum sherd_end:
+ * - NOT_STARTED is certain: no shard has begun it, and none will.
+ * - IN_DOUBT: nobody can tell. Where who had a request is gone, one that had certainly not been begun,
+ *   or whose method may run twice (is idempotent), is submitted again as soon as there is somebody to
+ *   take it, for as long as wait_ns and its own deadline let it; only what is left is in doubt.
+ * - EXPIRED and CANCELLED come in time, whether or not who has the request answers: some ms behind its
+ *   deadline, and 100 ms behind its cancellation. It may be running still. So a buffer
+ *   (sherd_buffer_alloc()) that it names may still be read or written: do not use it for something
+ *   else, but free it; it is given to nobody before that is over. A request that names it waits.
  *
  * Structs begin as zero bytes ({.method = "sys.ping"} does that): zero always means the default,
  * and `reserved` must be zero, which is checked (-EINVAL). No struct ever changes its size, and no
@@ -235,7 +243,7 @@ SHERD_API const char *sherd_client_error_text(const struct sherd_client *client)
  * good, bytes and all, over a reconnect; of rooms in flight then the bytes are anything. */
 SHERD_API void *sherd_buffer_alloc(struct sherd_client *client, size_t len);
 
-/* Not while a request uses it. NULL does nothing. */
+/* Not while a request that has not ended uses it. NULL does nothing. */
 SHERD_API void sherd_buffer_free(struct sherd_client *client, void *buffer);
 
 #ifdef __cplusplus

@@ -10,7 +10,7 @@
  * Where somebody else waits for the fd, lanes stay armed between steps.
  *
  * Memory of a request goes back when its end has been told: behind its callback, or at the fetch
- * after the one that got it.
+ * after the one that got it; and not before its completion has come, or its lane is gone.
  */
 #include "ipc/client/local.h"
 
@@ -28,6 +28,10 @@ void local_release(struct local *local, uint32_t at)
 {
     struct slot *slot = slot_at(&local->slots, at);
 
+    if (slot->is_out) {
+        slot->state = SLOT_KEPT;
+        return;
+    }
     if (slot->args)
         area_free(&local->area, slot->args);
     if (slot->has_room)
@@ -42,8 +46,8 @@ void local_end_here(
 {
     struct slot *slot = slot_at(&local->slots, at);
 
-    free(slot->parked);
-    slot->parked = NULL;
+    free(slot->copy);
+    slot->copy = NULL;
     slot->state = SLOT_ENDED;
     slot->end = end;
     slot->error = error;
@@ -54,6 +58,17 @@ void local_end_here(
     slot_list_insert(&local->slots, &local->ended, local->ended.last, at);
     if (local->base.is_polled && !local->inside)
         waiter_ring(&local->base.waiter);
+}
+
+void local_end_unsent(struct local *local, uint32_t at, int error, const char *text)
+{
+    if (!slot_at(&local->slots, at)->may_have_run)
+        local_end_here(local, at, SHERD_END_NOT_STARTED, error, text);
+    else if (error == -EHOSTDOWN) /* as a shard has it of another */
+        local_end_here(local, at, SHERD_END_FAILED, error, text);
+    else
+        local_end_here(local, at, SHERD_END_IN_DOUBT, -EOWNERDEAD,
+            "it may have run, and could not be submitted again");
 }
 
 static struct sherd_result result_of(const struct local *local, uint32_t at)
@@ -141,7 +156,7 @@ static uint32_t find_ended(
     if (at == SLOT_NONE || !is_end(completion->end) || completion->error > 0)
         return SLOT_NONE;
     const struct slot *slot = slot_at(&local->slots, at);
-    return slot->state == SLOT_OUT && slot->lane == shard ? at : SLOT_NONE;
+    return slot->is_out && slot->lane == shard ? at : SLOT_NONE;
 }
 
 static void end_table(struct local *local, uint32_t at)
@@ -154,6 +169,39 @@ static void end_table(struct local *local, uint32_t at)
     local->slots.n_open--;
     local_release(local, at);
     local_take_table(local, end, error, len);
+}
+
+bool local_come_back(struct local *local, uint32_t at)
+{
+    struct slot *slot = slot_at(&local->slots, at);
+
+    slot->is_out = false;
+    local->lanes[slot->lane].n_out--;
+    local->n_out--;
+    if (slot->cancel_waits)
+        local_forget_cancel(local, at);
+    return slot->state == SLOT_OUT || local_come_back_late(local, at);
+}
+
+/* What the shard says of it. */
+static void take_end(struct slot *slot, const struct plane_completion *completion)
+{
+    slot->state = SLOT_ENDED;
+    slot->end = completion->end;
+    slot->error = completion->error;
+    slot->shard = completion->shard;
+    slot->retry_us = completion->retry_us;
+    slot->len = completion->len;
+    if (!find_answer(slot, completion)) {
+        slot->len = 0;
+        slot->end = SHERD_END_FAILED;
+        slot->error = -EPROTO;
+    }
+    /* Not this time. */
+    if (slot->end == SHERD_END_NOT_STARTED && slot->may_have_run) {
+        slot->end = SHERD_END_IN_DOUBT;
+        slot->error = -EOWNERDEAD;
+    }
 }
 
 static bool take_completion(struct local *local, uint32_t shard)
@@ -171,24 +219,9 @@ static bool take_completion(struct local *local, uint32_t shard)
     struct slot *slot = slot_at(&local->slots, at);
     if (slot->position >= lane->consumed)
         lane->consumed = slot->position + 1;
-    if (slot->cancel_waits) {
-        slot_list_remove(&local->slots, &lane->cancels, at);
-        slot->cancel_waits = false;
-        local->n_cancel_waits--;
-    }
-    lane->n_out--;
-    local->n_out--;
-    slot->state = SLOT_ENDED;
-    slot->end = completion.end;
-    slot->error = completion.error;
-    slot->shard = completion.shard;
-    slot->retry_us = completion.retry_us;
-    slot->len = completion.len;
-    if (!find_answer(slot, &completion)) {
-        slot->len = 0;
-        slot->end = SHERD_END_FAILED;
-        slot->error = -EPROTO;
-    }
+    if (!local_come_back(local, at))
+        return true;
+    take_end(slot, &completion);
     if (completion.id == local->table_id)
         end_table(local, at);
     else
@@ -207,35 +240,10 @@ void local_take_completions(struct local *local)
     }
 }
 
-/* ---- deadlines in line ---- */
-
-static void expire_list(struct local *local, struct slot_list *list, int64_t now_ns)
+void local_take_last(struct local *local, uint32_t shard)
 {
-    for (uint32_t at = list->first, next; at != SLOT_NONE; at = next) {
-        struct slot *slot = slot_at(&local->slots, at);
-        int64_t deadline_ns = slot->parked->work.deadline_ns;
-        next = slot->next;
-        if (deadline_ns <= now_ns) {
-            local_leave_line(local, at);
-            local_end_here(
-                local, at, SHERD_END_EXPIRED, -ETIMEDOUT, "its deadline passed before it was sent");
-        } else if (deadline_ns < local->line_deadline_ns) {
-            local->line_deadline_ns = deadline_ns;
-        }
-    }
-}
-
-static void expire_lines(struct local *local)
-{
-    int64_t now_ns;
-
-    if (local->line_deadline_ns == INT64_MAX ||
-        (now_ns = waiter_now_ns()) < local->line_deadline_ns)
-        return;
-    local->line_deadline_ns = INT64_MAX;
-    expire_list(local, &local->unplaced, now_ns);
-    for (uint32_t shard = 0; local->lanes && shard < local->layout.n_shards; shard++)
-        expire_list(local, &local->lanes[shard].line, now_ns);
+    while (local->lanes[shard].n_out > 0 && take_completion(local, shard))
+        ;
 }
 
 /* ---- looking and sleeping ---- */
@@ -323,9 +331,9 @@ static bool spin(struct local *local, int64_t until_ns)
 /* Of what no fd tells. */
 static int64_t next_ns(const struct local *local)
 {
-    int64_t live_ns = local_live_next_ns(local);
+    int64_t live_ns = local_live_next_ns(local), expire_ns = local_expire_next_ns(local);
 
-    return live_ns < local->line_deadline_ns ? live_ns : local->line_deadline_ns;
+    return live_ns < expire_ns ? live_ns : expire_ns;
 }
 
 static int op_wait(struct transport *transport, int64_t until_ns)
@@ -335,11 +343,11 @@ static int op_wait(struct transport *transport, int64_t until_ns)
 
     if (local->ended.n > 0)
         return 0;
+    if (due_ns < until_ns)
+        until_ns = due_ns;
     if (local->spin_ns > 0 && local->n_out > 0 && spin(local, until_ns))
         return 0;
-    if (arm(local))
-        return 0;
-    return take_events(local, due_ns < until_ns ? due_ns : until_ns);
+    return arm(local) ? 0 : take_events(local, until_ns);
 }
 
 /* Who waits elsewhere is told of all that there is to do. */
@@ -361,7 +369,7 @@ static void step_inside(struct local *local)
     if (local->base.n_ended == before && ++local->n_idle >= IDLE_LOOKS)
         take_events(local, 0);
     local_live(local);
-    expire_lines(local);
+    local_expire(local);
     if (local->n_line > 0 || local->n_cancel_waits > 0)
         local_drain_lines(local);
     if (local->ended.n > 0)
@@ -444,6 +452,7 @@ static int op_cancel(struct transport *transport, uint64_t id)
         local_end_here(local, at, SHERD_END_CANCELLED, -ECANCELED, NULL);
     } else if (!slot->cancel) {
         slot->cancel = true;
+        local_note_cancel(local, slot);
         local_push_cancel(local, at);
         op_flush(transport);
     }
@@ -498,7 +507,7 @@ static void *op_buffer_alloc(struct transport *transport, size_t len)
 
 static void op_buffer_free(struct transport *transport, void *buffer)
 {
-    area_free(&local_of(transport)->area, buffer);
+    local_free_buffer(local_of(transport), buffer);
 }
 
 const struct transport_ops local_ops = {

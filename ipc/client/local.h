@@ -10,7 +10,9 @@
  *
  *   local.c       submitting, ends, waiting: what a client does all the time
  *   local_push.c  a request into its ring, or into line, and out of it again
- *   local_life.c  attaching, lanes that are opened, the table of methods, loss
+ *   local_late.c  those whose time is over though their shard says nothing
+ *   local_loss.c  those of which no shard will say anything any more
+ *   local_life.c  attaching, lanes that are opened, the table of methods
  */
 #include "ipc/client/area.h"
 #include "ipc/client/attachment.h"
@@ -36,7 +38,6 @@ struct local {
     uint32_t *open; /* the shards whose lanes are open, n_open of them */
     uint32_t n_open;
     uint32_t home;             /* where a request goes that belongs nowhere */
-    uint32_t n_homes;          /* that have been tried since the welcome */
     uint32_t phase;            /* enum local_phase */
     size_t n_line;             /* requests in lanes' lines */
     size_t n_cancel_waits;     /* cancellations that wait for room in a ring */
@@ -45,12 +46,17 @@ struct local {
     struct slot_list ready;    /* ended, to be fetched */
     struct slot_list handed;   /* fetched, their data still good */
     int64_t line_deadline_ns;  /* no request in line has an earlier one */
+    int64_t out_end_by_ns;     /* no request that is out is to end here before */
     uint32_t n_out;
+    uint32_t n_late; /* of these, those that have ended here */
+    void **held;     /* buffers of such, to be freed */
+    uint32_t n_held, held_capacity;
     uint32_t n_idle;    /* steps without anything, since the fds were looked at */
     bool inside;        /* a step is on the stack */
     bool is_armed;      /* some lane is */
     bool attach_ready;  /* the connection has something to say */
     bool is_distrusted; /* what the other side wrote makes no sense */
+    bool is_cut_off;    /* it says so of us */
     uint32_t n_wanted;  /* lanes to be opened */
     int64_t spin_ns;
 
@@ -92,6 +98,15 @@ struct slot_work local_work_of(
  * there is no such shard or method. 0 or -ENOMEM: nothing has happened. */
 int local_enter(struct local *local, uint32_t slot, const struct slot_work *work);
 
+/* One that is out no longer, and has not ended, is submitted once more. */
+void local_back_in_line(struct local *local, uint32_t slot);
+
+/* One that stands in no line, into that of the lane where it belongs; or it ends. */
+void local_place(struct local *local, uint32_t slot);
+
+/* In line until somebody knows shards and methods. */
+void local_await_attach(struct local *local, uint32_t slot);
+
 /* What waits in line, as far as there is room. */
 void local_drain_lines(struct local *local);
 void local_drain_unplaced(struct local *local);
@@ -104,6 +119,9 @@ void local_flush_lanes(struct local *local);
 
 void local_push_cancel(struct local *local, uint32_t slot);
 
+/* One that waits for room in the ring does not, any more. */
+void local_forget_cancel(struct local *local, uint32_t slot);
+
 /* ---- local.c ---- */
 
 extern const struct transport_ops local_ops;
@@ -112,10 +130,58 @@ extern const struct transport_ops local_ops;
 void local_end_here(
     struct local *local, uint32_t slot, enum sherd_end end, int error, const char *text);
 
-/* Lets go of its memory. */
+/* Likewise of one in line: not started, or, where it was out before, in doubt. */
+void local_end_unsent(struct local *local, uint32_t slot, int error, const char *text);
+
+/* Lets go of its memory, as soon as no shard may use it. */
 void local_release(struct local *local, uint32_t slot);
 
+/* It is out no longer. False: it had ended before. */
+bool local_come_back(struct local *local, uint32_t slot);
+
+/* Of all lanes that are open; of one that was. */
 void local_take_completions(struct local *local);
+void local_take_last(struct local *local, uint32_t shard);
+
+/* ---- local_late.c ---- */
+
+/* It is about to be out. */
+void local_note_deadline(struct local *local, struct slot *slot);
+
+/* Its cancellation was asked for: who does not answer to that has some time for it. */
+void local_note_cancel(struct local *local, struct slot *slot);
+
+/* Ends what is past its time, in line and out. */
+void local_expire(struct local *local);
+
+/* When it has something to do. */
+static inline int64_t local_expire_next_ns(const struct local *local)
+{
+    return local->line_deadline_ns < local->out_end_by_ns ? local->line_deadline_ns
+                                                          : local->out_end_by_ns;
+}
+
+/* One that had ended here is out no longer. Returns false. */
+bool local_come_back_late(struct local *local, uint32_t slot);
+
+/* Whether a buffer that it names may still be used by one that has ended here. */
+bool local_is_held(const struct local *local, const struct slot_work *work);
+
+/* A buffer is freed, or will be when nobody uses it. */
+void local_free_buffer(struct local *local, void *buffer);
+
+/* ---- local_loss.c ---- */
+
+/* The connection has ended: what is out ends or goes back into line, what is in line waits for the
+ * next attach. */
+void local_lose_all(struct local *local);
+
+/* A lane is over; from `untaken` on no submission has left its ring. What was out ends, or waits in
+ * line: here where it belongs here, else at home. */
+void local_lose_lane(struct local *local, uint32_t shard, uint64_t untaken);
+
+/* Nobody may use that shard: what waits for it ends with error, or goes to another home. */
+void local_empty_line(struct local *local, uint32_t shard, int error);
 
 /* ---- local_life.c ---- */
 

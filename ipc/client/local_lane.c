@@ -9,7 +9,7 @@ void local_lane_map(
     struct local_lane *lane, const struct plane_layout *layout, void *base, uint32_t shard)
 {
     struct slot_list line = lane->line;
-    uint32_t last_urgent = lane->last_urgent;
+    uint32_t state = lane->state, last_urgent = lane->last_urgent;
 
     *lane = (struct local_lane){
         .words = plane_words_of(layout, base, shard),
@@ -17,6 +17,7 @@ void local_lane_map(
         .completions = plane_completion_at(layout, base, shard, 0),
         .mask = layout->n_entries - 1,
         .limit = layout->n_entries / 2,
+        .state = state,
         .bell_fd = -1,
         .line = line,
         .last_urgent = last_urgent,

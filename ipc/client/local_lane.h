@@ -45,6 +45,7 @@ struct local_lane {
     int bell_fd;       /* -1: none */
     bool is_dirty;     /* pushed to since the last flush */
     bool is_armed;
+    bool is_down;             /* its shard is given up, as far as we have heard */
     struct slot_list line;    /* requests that wait here, urgent ones first */
     uint32_t last_urgent;     /* in line */
     struct slot_list cancels; /* requests out whose cancellation waits for room */

@@ -4,9 +4,8 @@
  *            ^------------------ the connection ended -------------------------------+
  *
  * The connection is the client: it outlives gateways and shards, and where it ends, the instance is
- * gone, or has cut this client off. What stands in the rings by then has ended; the rest of what was
- * pushed is in doubt, as nobody can say how far a shard got; what was in line stays there, for the
- * next attach.
+ * gone, or has cut this client off. What stands in the rings by then has ended, the rest of what was
+ * pushed is judged (local_loss.c), and what was in line stays there, for the next attach.
  *
  * A new attach brings other memory. The data area's is mapped to where the old one was, behind a
  * copy of what is in use: so buffers, and all that points into them, go on.
@@ -35,28 +34,11 @@
 
 /* ---- ends of the whole ---- */
 
-static void close_lane(struct local *local, uint32_t shard)
-{
-    struct local_lane *lane = &local->lanes[shard];
-
-    if (lane->bell_fd >= 0)
-        close(lane->bell_fd);
-    lane->bell_fd = -1;
-    lane->state = LOCAL_LANE_CLOSED;
-    lane->cancels = SLOT_LIST_INIT;
-    while (lane->line.n > 0) {
-        uint32_t at = lane->line.first;
-        local_leave_line(local, at);
-        slot_at(&local->slots, at)->lane = UINT32_MAX;
-        slot_list_insert(&local->slots, &local->unplaced, local->unplaced.last, at);
-    }
-}
-
 static void close_connection(struct local *local)
 {
     attachment_close(&local->attach);
     local->phase = LOCAL_APART;
-    local->attach_ready = local->is_distrusted = local->is_armed = false;
+    local->attach_ready = local->is_distrusted = local->is_cut_off = local->is_armed = false;
     local->n_wanted = 0;
     local->open_ns = 0;
 }
@@ -67,8 +49,8 @@ static void drop_table_request(struct local *local, uint32_t at)
 
     if (slot->state == SLOT_LINE)
         local_leave_line(local, at);
-    free(slot->parked);
-    slot->parked = NULL;
+    else if (slot->is_out)
+        local_come_back(local, at);
     local->slots.n_open--;
     local_release(local, at);
 }
@@ -83,27 +65,13 @@ static void drop_table(struct local *local)
     local->table_room = NULL;
 }
 
-/* Everything that is out is in doubt, everything in line waits for the next attach. */
 static void lose(struct local *local)
 {
     local->phase = LOCAL_APART; /* what callbacks submit waits for the next attach */
     if (!local->is_distrusted)
         local_take_completions(local);
     drop_table(local);
-    for (uint32_t at = 0; local->n_out > 0 && at < local->slots.n; at++) {
-        struct slot *slot = slot_at(&local->slots, at);
-        if (slot->state != SLOT_OUT)
-            continue;
-        slot->cancel_waits = false;
-        local_end_here(local, at, SHERD_END_IN_DOUBT, -EOWNERDEAD,
-            "the instance is gone, and with it whether it was done");
-        local->n_out--;
-    }
-    local->n_out = 0;
-    local->n_cancel_waits = 0;
-    for (uint32_t shard = 0; shard < local->layout.n_shards; shard++)
-        close_lane(local, shard);
-    local->n_open = 0;
+    local_lose_all(local);
     methods_forget(&local->base.methods);
     close_connection(local);
 }
@@ -115,7 +83,7 @@ static void fail(struct local *local, int error, const char *text)
     while (local->unplaced.n > 0) {
         uint32_t at = local->unplaced.first;
         slot_list_remove(&local->slots, &local->unplaced, at);
-        local_end_here(local, at, SHERD_END_NOT_STARTED, error, "the instance is gone");
+        local_end_unsent(local, at, error, "the instance is gone");
     }
     free(local->base.error_text);
     local->base.error_text = strdup(text);
@@ -319,7 +287,6 @@ static void on_welcome(struct local *local, const struct attachment_answer *answ
     local->base.n_shards = layout.n_shards;
     local->client_number = welcome->client;
     local->home = welcome->client % layout.n_shards;
-    local->n_homes = 0;
     local->phase = LOCAL_METHODS;
     ask_table(local, TABLE_BYTES);
 }
@@ -336,6 +303,7 @@ static void on_opened(struct local *local, const struct attachment_answer *answe
     }
     lane->bell_fd = answer->fd;
     lane->state = LOCAL_LANE_OPEN;
+    lane->is_down = false;
     local->n_wanted--;
     local->open[local->n_open++] = shard;
     int r = waiter_watch(&local->base.waiter, lane->bell_fd, LOCAL_TAG_LANE + shard);
@@ -343,53 +311,87 @@ static void on_opened(struct local *local, const struct attachment_answer *answe
         fail(local, r, "watching a doorbell");
 }
 
-/* A shard that nobody may use: what waits for it ends. */
-static void give_lane_up(struct local *local, uint32_t shard, int error)
+/* A shard that nobody may use is no home. False: none is left. */
+static bool find_home(struct local *local)
 {
-    struct local_lane *lane = &local->lanes[shard];
-
-    lane->state = LOCAL_LANE_CLOSED;
-    local->n_wanted--;
-    while (lane->line.n > 0) {
-        uint32_t at = lane->line.first;
-        local_leave_line(local, at);
-        local_end_here(local, at, SHERD_END_NOT_STARTED, error, "the shard takes no clients");
+    for (uint32_t i = 0; i < local->layout.n_shards; i++) {
+        uint32_t shard = (local->home + i) % local->layout.n_shards;
+        if (local->lanes[shard].is_down)
+            continue;
+        local->home = shard;
+        return true;
     }
+    return false;
 }
 
-/* One that is given up is no home. */
-static bool try_next_home(struct local *local, int error)
+/* What asked it for the table of methods asks another. */
+static void shard_is_down(struct local *local, uint32_t shard, int error, const char *text)
 {
-    if (local->phase != LOCAL_METHODS || error == -EAGAIN ||
-        local->n_homes + 1 >= local->layout.n_shards)
-        return false;
-    drop_table(local);
-    give_lane_up(local, local->home, error);
-    local->n_homes++;
-    local->home = (local->home + 1) % local->layout.n_shards;
-    ask_table(local, TABLE_BYTES);
-    return true;
+    bool asks_table = local->phase == LOCAL_METHODS && shard == local->home;
+
+    if (asks_table)
+        drop_table(local);
+    local->lanes[shard].is_down = true;
+    if (!find_home(local) && asks_table) {
+        fail(local, error, text);
+        return;
+    }
+    local_empty_line(local, shard, error);
+    if (local->lanes[shard].state == LOCAL_LANE_WANTED)
+        local->n_wanted--;
+    local->lanes[shard].state = LOCAL_LANE_CLOSED;
+    if (asks_table)
+        ask_table(local, TABLE_BYTES);
+}
+
+static void on_open_refused(
+    struct local *local, const struct attach_refused *refused, int64_t later_ns)
+{
+    uint32_t shard = local->attach.message.open.shard;
+
+    if (refused->error == -EAGAIN && local->phase == LOCAL_READY) {
+        local->open_ns = later_ns;
+        return;
+    }
+    if (refused->error == -EAGAIN) {
+        fail(local, refused->error, refused->text);
+        return;
+    }
+    shard_is_down(local, shard, refused->error, refused->text);
 }
 
 static void on_refused(struct local *local, const struct attach_refused *refused, int64_t now_ns)
 {
-    bool is_later = refused->error == -EAGAIN;
     int64_t later_ns =
         now_ns + (refused->retry_ms > 0 ? refused->retry_ms * INT64_C(1000000) : RETRY_NS);
 
-    if (local->phase == LOCAL_HELLO && is_later && later_ns < local->give_up_ns) {
+    if (refused->head.serial == 0) {
+        local->is_cut_off = refused->error == -EPROTO; /* its end follows */
+    } else if (local->phase != LOCAL_HELLO) {
+        on_open_refused(local, refused, later_ns);
+    } else if (refused->error == -EAGAIN && later_ns < local->give_up_ns) {
         attachment_close(&local->attach);
         local->phase = LOCAL_APART;
         local->retry_ns = later_ns;
-    } else if (try_next_home(local, refused->error)) {
-        return;
-    } else if (local->phase == LOCAL_HELLO || local->phase == LOCAL_METHODS) {
-        fail(local, refused->error, refused->text);
-    } else if (is_later) {
-        local->open_ns = later_ns;
     } else {
-        give_lane_up(local, local->attach.message.open.shard, refused->error);
+        fail(local, refused->error, refused->text);
     }
+}
+
+/* It is as it was before it was opened, and so is its memory: nobody else writes there any more. */
+static void on_closed(struct local *local, const struct attach_closed *closed)
+{
+    uint32_t shard = closed->shard;
+
+    if (local->phase < LOCAL_METHODS || shard >= local->layout.n_shards ||
+        local->lanes[shard].state != LOCAL_LANE_OPEN)
+        return; /* one that is told twice, by a gateway and its replacement */
+    if (local->phase == LOCAL_METHODS && shard == local->home)
+        drop_table(local);
+    local_lose_lane(local, shard, closed->taken);
+    memset(plane_words_of(&local->layout, local->lanes_base, shard), 0, local->layout.lane_bytes);
+    local_lane_map(&local->lanes[shard], &local->layout, local->lanes_base, shard);
+    shard_is_down(local, shard, closed->error, "every shard is given up");
 }
 
 static void receive(struct local *local, int64_t now_ns)
@@ -403,6 +405,8 @@ static void receive(struct local *local, int64_t now_ns)
             on_welcome(local, &answer);
         else if (answer.head.kind == ATTACH_OPENED)
             on_opened(local, &answer);
+        else if (answer.head.kind == ATTACH_CLOSED)
+            on_closed(local, &answer.closed);
         else
             on_refused(local, &answer.refused, now_ns);
     if (r == -EPROTO)
@@ -503,6 +507,7 @@ void local_free(struct transport *transport)
         munmap(local->data, local->data_bytes);
     area_deinit(&local->area);
     slots_deinit(&local->slots);
+    free(local->held);
     methods_deinit(&transport->methods);
     waiter_deinit(&transport->waiter);
     free(transport->error_text);
@@ -568,7 +573,7 @@ int local_open(const struct transport_options *options, struct transport **ret_t
     local->base.waiter =
         (struct waiter){.epoll_fd = -1, .event_fd = -1, .timer_fd = -1, .armed_ns = INT64_MAX};
     local->attach.fd = -1;
-    local->line_deadline_ns = INT64_MAX;
+    local->line_deadline_ns = local->out_end_by_ns = INT64_MAX;
     local->unplaced = local->ended = local->ready = local->handed = SLOT_LIST_INIT;
     slots_init(&local->slots);
     int r = set_up(local, options->options);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A request goes from the caller's struct into the ring without a stop where its lane is open, has
- * nobody in line, and the area has room for what is not small. Else it is parked: a copy of what
- * there is to submit, with the arguments unless they lie in a buffer, in the line of its lane; or
- * in one for all while nobody knows shards and methods.
+ * nobody in line, and the area has room for what is not small. Else it is parked: with a copy of its
+ * arguments, unless they lie in a buffer, in the line of its lane; or in one for all while nobody
+ * knows shards and methods. What is lost goes there once more: it has kept its memory.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -64,43 +64,63 @@ static bool is_inline(const struct slot_work *work)
     return work->args_len <= PLANE_INLINE_ARGS;
 }
 
-/* Arguments and room in the area. -ENOBUFS: there is none now. */
-static int take_memory(
-    struct local *local, struct slot *slot, const struct slot_work *work, uint64_t *ret_args_off)
+/* Room for the answer, unless the slot has some from before. */
+static int take_room(struct local *local, struct slot *slot)
 {
-    void *args = NULL;
+    const struct slot_work *work = &slot->work;
     bool in_area = work->room && area_has(&local->area, work->room, work->room_len);
 
-    *ret_args_off = 0;
-    if (!is_inline(work) && area_has(&local->area, work->args, work->args_len)) {
-        *ret_args_off = (uint64_t)((const uint8_t *)work->args - local->data);
-    } else if (!is_inline(work)) {
-        args = area_alloc(&local->area, work->args_len);
-        if (!args)
-            return -ENOBUFS;
-        memcpy(args, work->args, work->args_len);
-        *ret_args_off = (uint64_t)((uint8_t *)args - local->data);
-    }
     slot->user_room = in_area ? NULL : work->room;
-    slot->room = in_area ? work->room : NULL;
     slot->room_len = (uint32_t)work->room_len;
+    if (slot->has_room)
+        return 0;
     slot->has_room = !in_area && work->room_len > PLANE_INLINE_ANSWER;
-    if (slot->has_room) {
-        slot->room = area_alloc(&local->area, work->room_len);
-        if (!slot->room) {
-            if (args)
-                area_free(&local->area, args);
-            slot->has_room = false;
-            return -ENOBUFS;
-        }
+    slot->room = in_area ? work->room : NULL;
+    if (slot->has_room && !(slot->room = area_alloc(&local->area, work->room_len))) {
+        slot->has_room = false;
+        return -ENOBUFS;
     }
-    slot->args = args;
     return 0;
 }
 
-static void fill_entry(const struct local *local, const struct slot_work *work,
-    const struct slot *slot, uint64_t id, uint64_t args_off, struct plane_submission *entry)
+/* Arguments to where they stay until the end: what is lost is submitted with them once more. */
+static int take_args(struct local *local, struct slot *slot)
 {
+    struct slot_work *work = &slot->work;
+
+    if (is_inline(work)) {
+        if (work->args_len > 0)
+            work->args = memmove(slot->small, work->args, work->args_len);
+    } else if (!area_has(&local->area, work->args, work->args_len)) {
+        void *args = area_alloc(&local->area, work->args_len);
+        if (!args)
+            return -ENOBUFS;
+        work->args = slot->args = memcpy(args, work->args, work->args_len);
+    }
+    return 0;
+}
+
+/* -ENOBUFS: there is no memory for it now; -EBUSY: a buffer of its is in use. */
+static int take_memory(struct local *local, struct slot *slot)
+{
+    bool had_room = slot->has_room;
+    int r =
+        local->n_late > 0 && local_is_held(local, &slot->work) ? -EBUSY : take_room(local, slot);
+
+    if (r < 0)
+        return r;
+    r = take_args(local, slot);
+    if (r < 0 && slot->has_room && !had_room) {
+        area_free(&local->area, slot->room);
+        slot->has_room = false;
+    }
+    return r;
+}
+
+static void fill_entry(
+    const struct local *local, const struct slot *slot, uint64_t id, struct plane_submission *entry)
+{
+    const struct slot_work *work = &slot->work;
     bool is_table = work->handle == UINT32_MAX;
 
     entry->id = id;
@@ -116,7 +136,7 @@ static void fill_entry(const struct local *local, const struct slot_work *work,
     entry->room_len = slot->room ? slot->room_len : 0;
     entry->room_off = slot->room ? (uint64_t)(slot->room - local->data) : 0;
     if (!is_inline(work))
-        entry->args_off = args_off;
+        entry->args_off = (uint64_t)((const uint8_t *)work->args - local->data);
     else if (work->args_len > 0)
         memcpy(entry->inline_args, work->args, work->args_len);
 }
@@ -126,20 +146,21 @@ static bool may_push(const struct local_lane *lane)
     return lane->state == LOCAL_LANE_OPEN && lane->n_out < lane->limit && local_lane_has_room(lane);
 }
 
-static int push(struct local *local, uint32_t shard, uint32_t at, const struct slot_work *work)
+static int push(struct local *local, uint32_t shard, uint32_t at)
 {
     struct local_lane *lane = &local->lanes[shard];
     struct slot *slot = slot_at(&local->slots, at);
-    uint64_t args_off;
-    int r = take_memory(local, slot, work, &args_off);
+    int r = take_memory(local, slot);
 
     if (r < 0)
         return r;
-    fill_entry(local, work, slot, slot_id(&local->slots, at), args_off, local_lane_next(lane));
+    fill_entry(local, slot, slot_id(&local->slots, at), local_lane_next(lane));
     slot->state = SLOT_OUT;
+    slot->is_out = true;
     slot->lane = shard;
     slot->position = lane->tail;
     slot->cancel = slot->cancel_waits = false;
+    local_note_deadline(local, slot);
     lane->n_out++;
     local->n_out++;
     local_lane_push(lane);
@@ -148,19 +169,19 @@ static int push(struct local *local, uint32_t shard, uint32_t at, const struct s
 
 /* ---- in line ---- */
 
-static int park(struct local *local, struct slot *slot, const struct slot_work *work)
+/* Arguments that are the user's are copied: they are his again as soon as he has submitted. */
+static int park(struct local *local, struct slot *slot)
 {
-    bool copies = work->args_len > 0 && !area_has(&local->area, work->args, work->args_len);
-    struct slot_parked *parked = malloc(sizeof(*parked) + (copies ? work->args_len : 0));
+    struct slot_work *work = &slot->work;
+    bool stay = work->args_len == 0 || work->args == slot->small ||
+                area_has(&local->area, work->args, work->args_len);
 
-    if (!parked)
-        return -ENOMEM;
-    parked->work = *work;
-    if (copies) {
-        memcpy(parked->args, work->args, work->args_len);
-        parked->work.args = parked->args;
+    if (!stay) {
+        slot->copy = malloc(work->args_len);
+        if (!slot->copy)
+            return -ENOMEM;
+        work->args = memcpy(slot->copy, work->args, work->args_len);
     }
-    slot->parked = parked;
     slot->state = SLOT_LINE;
     slot->cancel = slot->cancel_waits = false;
     if (work->deadline_ns < local->line_deadline_ns)
@@ -171,7 +192,7 @@ static int park(struct local *local, struct slot *slot, const struct slot_work *
 static void stand_in_line(struct local *local, uint32_t shard, uint32_t at)
 {
     struct local_lane *lane = &local->lanes[shard];
-    bool urgent = slot_at(&local->slots, at)->parked->work.flags & SHERD_URGENT;
+    bool urgent = slot_at(&local->slots, at)->work.flags & SHERD_URGENT;
 
     slot_at(&local->slots, at)->lane = shard;
     slot_list_insert(&local->slots, &lane->line, urgent ? lane->last_urgent : lane->line.last, at);
@@ -196,48 +217,76 @@ void local_leave_line(struct local *local, uint32_t at)
 }
 
 /* Known not to be possible: it ends. */
-static bool is_refused(struct local *local, uint32_t at, const struct slot_work *work)
+static bool is_refused(struct local *local, uint32_t at)
 {
+    const struct slot_work *work = &slot_at(&local->slots, at)->work;
+
     if (work->handle != UINT32_MAX && !local->base.methods.methods[work->handle].is_known)
-        local_end_here(local, at, SHERD_END_NOT_STARTED, -ENOENT, "no such method here");
+        local_end_unsent(local, at, -ENOENT, "no such method here");
     else if (local_lane_for(local, work) == UINT32_MAX)
-        local_end_here(local, at, SHERD_END_NOT_STARTED, -EINVAL, "no such shard");
+        local_end_unsent(local, at, -EINVAL, "no such shard");
     else
         return false;
     return true;
 }
 
+void local_place(struct local *local, uint32_t at)
+{
+    if (is_refused(local, at))
+        return;
+    uint32_t shard = local_lane_for(local, &slot_at(&local->slots, at)->work);
+    if (local->lanes[shard].state == LOCAL_LANE_CLOSED)
+        local_want(local, shard);
+    stand_in_line(local, shard, at);
+}
+
+void local_await_attach(struct local *local, uint32_t at)
+{
+    slot_at(&local->slots, at)->lane = UINT32_MAX;
+    slot_list_insert(&local->slots, &local->unplaced, local->unplaced.last, at);
+}
+
 int local_enter(struct local *local, uint32_t at, const struct slot_work *work)
 {
+    struct slot *slot = slot_at(&local->slots, at);
     bool is_table = work->handle == UINT32_MAX;
 
+    slot->work = *work;
+    slot->may_have_run = false;
     if (local->phase != LOCAL_READY && !is_table) {
-        int r = park(local, slot_at(&local->slots, at), work);
-        if (r < 0)
-            return r;
-        slot_at(&local->slots, at)->lane = UINT32_MAX;
-        slot_list_insert(&local->slots, &local->unplaced, local->unplaced.last, at);
-        return 0;
+        int r = park(local, slot);
+        if (r == 0)
+            local_await_attach(local, at);
+        return r;
     }
-    if (is_refused(local, at, work))
+    if (is_refused(local, at))
         return 0;
     uint32_t shard = local_lane_for(local, work);
     struct local_lane *lane = &local->lanes[shard];
     if (may_push(lane) && (lane->line.n == 0 || work->flags & SHERD_URGENT) &&
-        push(local, shard, at, work) == 0)
+        push(local, shard, at) == 0)
         return 0;
     if (work->flags & SHERD_REFUSE && lane->state == LOCAL_LANE_OPEN) {
         local_end_here(local, at, SHERD_END_NOT_STARTED, -EAGAIN, NULL);
-        slot_at(&local->slots, at)->retry_us = BEHIND_RETRY_US;
+        slot->retry_us = BEHIND_RETRY_US;
         return 0;
     }
-    int r = park(local, slot_at(&local->slots, at), work);
-    if (r < 0)
-        return r;
-    if (lane->state == LOCAL_LANE_CLOSED)
-        local_want(local, shard);
-    stand_in_line(local, shard, at);
-    return 0;
+    int r = park(local, slot);
+    if (r == 0)
+        local_place(local, at);
+    return r;
+}
+
+void local_back_in_line(struct local *local, uint32_t at)
+{
+    struct slot *slot = slot_at(&local->slots, at);
+
+    /* Nothing has to be copied: its arguments are where they stay. */
+    (void)park(local, slot);
+    if (local->phase == LOCAL_READY)
+        local_place(local, at);
+    else
+        local_await_attach(local, at);
 }
 
 /* Whether something that is out, or was fetched, will give memory back. */
@@ -252,28 +301,34 @@ static void drain_line(struct local *local, uint32_t shard)
 
     while (lane->line.n > 0 && may_push(lane)) {
         uint32_t at = lane->line.first;
-        struct slot_parked *parked = slot_at(&local->slots, at)->parked;
-        if (push(local, shard, at, &parked->work) == 0) {
-            local_leave_line(local, at);
-            slot_at(&local->slots, at)->parked = NULL;
-            free(parked);
-        } else if (may_get_memory(local)) {
+        struct slot *slot = slot_at(&local->slots, at);
+        int r = push(local, shard, at);
+        if (r < 0 && may_get_memory(local))
             return;
-        } else {
-            local_leave_line(local, at);
-            local_end_here(local, at, SHERD_END_NOT_STARTED, -ENOBUFS,
-                "the data area is full of buffers, or too small");
-        }
+        local_leave_line(local, at);
+        if (r < 0)
+            local_end_unsent(local, at, -ENOBUFS, "the data area is full of buffers, or too small");
+        free(slot->copy);
+        slot->copy = NULL;
     }
+}
+
+void local_forget_cancel(struct local *local, uint32_t at)
+{
+    struct slot *slot = slot_at(&local->slots, at);
+
+    if (!slot->cancel_waits)
+        return;
+    slot_list_remove(&local->slots, &local->lanes[slot->lane].cancels, at);
+    slot->cancel_waits = false;
+    local->n_cancel_waits--;
 }
 
 static void drain_cancels(struct local *local, struct local_lane *lane)
 {
     while (lane->cancels.n > 0 && local_lane_has_room(lane)) {
         uint32_t at = lane->cancels.first;
-        slot_list_remove(&local->slots, &lane->cancels, at);
-        slot_at(&local->slots, at)->cancel_waits = false;
-        local->n_cancel_waits--;
+        local_forget_cancel(local, at);
         local_push_cancel(local, at);
     }
 }
@@ -292,14 +347,8 @@ void local_drain_unplaced(struct local *local)
 
     for (; n > 0; n--) {
         uint32_t at = local->unplaced.first;
-        struct slot_parked *parked = slot_at(&local->slots, at)->parked;
         slot_list_remove(&local->slots, &local->unplaced, at);
-        if (is_refused(local, at, &parked->work))
-            continue;
-        uint32_t shard = local_lane_for(local, &parked->work);
-        if (local->lanes[shard].state == LOCAL_LANE_CLOSED)
-            local_want(local, shard);
-        stand_in_line(local, shard, at);
+        local_place(local, at);
     }
 }
 

@@ -14,7 +14,7 @@ void slots_init(struct slot_table *table)
 void slots_deinit(struct slot_table *table)
 {
     for (uint32_t i = 0; i < table->n; i++)
-        free(slot_at(table, i)->parked);
+        free(slot_at(table, i)->copy);
     for (uint32_t i = 0; i < table->n_chunks; i++)
         free(table->chunks[i]);
     free(table->chunks);

@@ -18,33 +18,32 @@
 #define SLOT_NONE UINT32_MAX
 
 /*
- *   FREE --> LINE --> OUT --> ENDED --> FREE
- *              |               ^
- *              +---------------+
+ *            lost, and may be submitted again
+ *              +---------+
+ *              v         |
+ *   FREE --> LINE --> OUT --> ENDED ----> FREE
+ *              |               ^   |        ^
+ *              +---------------+   +-> KEPT-+
  */
 enum slot_state {
     SLOT_FREE,
-    SLOT_LINE,  /* waits here; `parked` has all of it */
+    SLOT_LINE,  /* waits here */
     SLOT_OUT,   /* in a ring, or with the shard */
     SLOT_ENDED, /* its end has to be told or fetched */
+    SLOT_KEPT,  /* it has been, but the shard may still use its memory (`is_out`) */
 };
 
-/* What is to be submitted, ready for a ring. */
+/* What is to be submitted. */
 struct slot_work {
     uint32_t handle; /* of the method */
     uint32_t flags;  /* enum sherd_request_flags */
     uint8_t route_kind;
     uint64_t route;
     int64_t deadline_ns; /* INT64_MAX: none */
-    const void *args;
+    const void *args;    /* once it is in line or out: in the slot, or where they stay */
     size_t args_len;
     void *room; /* the user's; NULL: ours, of room_len */
     size_t room_len;
-};
-
-struct slot_parked {
-    struct slot_work work;
-    uint8_t args[]; /* where they are ours */
 };
 
 struct slot {
@@ -52,13 +51,18 @@ struct slot {
     uint32_t next, prev; /* in the one list it is in */
     uint32_t lane;
     uint8_t state;     /* enum slot_state */
+    bool is_out;       /* its completion is to come: OUT, or ended before that */
+    bool may_have_run; /* it was out before, and lost */
     bool cancel;       /* was asked for */
     bool cancel_waits; /* for room in the ring */
     bool has_room;     /* `room` is ours, in the area */
     sherd_done_fn *done;
     void *opaque;
     uint64_t position; /* of its submission */
-    void *args;        /* ours, in the area; NULL: none */
+    int64_t end_by_ns; /* when it ends here, whatever the shard says; INT64_MAX: never */
+    struct slot_work work;
+    void *copy; /* of its arguments, in line; NULL: none */
+    void *args; /* ours, in the area; NULL: none */
     uint8_t *room;
     uint8_t *user_room; /* outside of the area: gets a copy; NULL: none */
     uint32_t room_len;
@@ -69,8 +73,7 @@ struct slot {
     uint32_t shard;
     uint32_t retry_us;
     const uint8_t *data;
-    uint8_t small[PLANE_INLINE_ANSWER];
-    struct slot_parked *parked;
+    uint8_t small[PLANE_INLINE_ANSWER]; /* the answer; while it is out, short arguments */
 };
 
 struct slot_list {
@@ -92,7 +95,7 @@ struct slot_table {
 
 void slots_init(struct slot_table *table);
 
-/* With what is parked. */
+/* With copies of arguments. */
 void slots_deinit(struct slot_table *table);
 
 /* A slot of a new generation. 0 or -ENOMEM. */

@@ -77,6 +77,7 @@ static void serve(struct fake_plane *fake, uint32_t shard, const struct plane_su
         complete(fake, shard, entry, 1, 0, args, entry->args_len);
     } else if (fake->n_held < FAKE_HELD) {
         fake->held[fake->n_held++] = (struct fake_held){*entry, shard, true, false};
+        atomic_add_seq(&fake->n_taken, 1);
     }
 }
 
@@ -196,8 +197,14 @@ static void on_open(struct fake_plane *fake, const struct attach_open *open)
 {
     struct attach_opened opened = {
         .head = head_of(&open->head, ATTACH_OPENED), .shard = open->shard};
+    struct attach_refused refused = {
+        .head = head_of(&open->head, ATTACH_REFUSED), .error = -EHOSTDOWN, .text = "given up"};
     int pair[2];
 
+    if (atomic_load_relaxed(&fake->down) >> open->shard & 1) {
+        answer(fake, &refused, sizeof(refused), -1);
+        return;
+    }
     if (atomic_add_seq(&fake->n_opens, 1) == 0 &&
         atomic_load_relaxed(&fake->mode) == FAKE_DEAF_OPEN)
         return;
@@ -228,19 +235,60 @@ static void on_message(struct fake_plane *fake)
         on_open(fake, &message.open);
 }
 
+/* ---- shards that are over ---- */
+
+static void close_lane(struct fake_plane *fake, uint32_t shard)
+{
+    struct fake_client *c = &fake->client;
+    struct attach_closed closed = {
+        .head = {ATTACH_MAGIC, ATTACH_VERSION, ATTACH_CLOSED, 0},
+        .shard = shard,
+        .error = -EHOSTDOWN,
+        .taken = c->head[shard],
+    };
+
+    for (uint32_t i = 0; i < fake->n_held; i++)
+        fake->held[i].is_held &= fake->held[i].shard != shard;
+    close(c->bells[shard]);
+    c->bells[shard] = -1;
+    c->head[shard] = c->tail[shard] = 0;
+    c->rung[shard] = 0;
+    answer(fake, &closed, sizeof(closed), -1);
+    atomic_add_seq(&fake->n_closed, 1);
+}
+
+static void part(struct fake_plane *fake)
+{
+    struct fake_client *c = &fake->client;
+    const struct attach_refused cut = {.head = {ATTACH_MAGIC, ATTACH_VERSION, ATTACH_REFUSED, 0},
+        .error = -EPROTO,
+        .text = "cut off"};
+
+    for (uint32_t shard = 0; atomic_load_relaxed(&fake->leaves) && shard < FAKE_SHARDS; shard++)
+        atomic_store_release(
+            &plane_words_of(&c->layout, c->base, shard)->closed, c->head[shard] + 1);
+    if (atomic_load_relaxed(&fake->cuts))
+        answer(fake, &cut, sizeof(cut), -1);
+    drop(fake);
+}
+
 /* ---- the thread ---- */
 
 static void turn(struct fake_plane *fake)
 {
     struct fake_client *c = &fake->client;
+    bool stalled = atomic_load_relaxed(&fake->stalled);
 
+    atomic_store_release(&fake->is_stalled, stalled);
     for (uint32_t shard = 0; c->base && shard < FAKE_SHARDS; shard++) {
         uint8_t bytes[16];
+        if (c->bells[shard] >= 0 && atomic_load_relaxed(&fake->down) >> shard & 1)
+            close_lane(fake, shard);
         ssize_t n = c->bells[shard] < 0 ? 0 : recv(c->bells[shard], bytes, 16, MSG_DONTWAIT);
         if (n > 0)
             atomic_add_seq(&fake->n_rung, (uint32_t)n);
         bool awake = n > 0 || !atomic_load_relaxed(&fake->sleeps);
-        if (c->bells[shard] >= 0 && awake && !atomic_load_relaxed(&fake->stalled))
+        if (c->bells[shard] >= 0 && awake && !stalled)
             take(fake, shard);
     }
     if (c->base)
@@ -258,7 +306,7 @@ static void *run(void *opaque)
         if (fds[0].revents)
             return NULL;
         if (atomic_xchg_seq(&fake->hang_up, 0))
-            drop(fake);
+            part(fake);
         else if (fds[1].revents && fake->client.fd < 0)
             fake->client.fd = accept4(fake->listen_fd, NULL, NULL, SOCK_CLOEXEC);
         else if (fds[1].revents)

@@ -71,9 +71,14 @@ struct fake_plane {
     uint32_t hold;    /* t.hold waits */
     uint32_t stalled; /* takes nothing out of the rings */
     uint32_t hang_up; /* ends the connection, once */
-    uint32_t sleeps;  /* asks to be rung for */
+    uint32_t leaves;  /* says before that what it has taken out of the rings */
+    uint32_t cuts;    /* says before that that this is for what the client did */
+    uint32_t down; /* a bit a shard: it is given up; what it had is over, and no open is granted */
+    uint32_t sleeps; /* asks to be rung for */
     /* Read by the test. */
-    uint32_t n_served, n_hellos, n_opens, n_rung;
+    uint32_t n_served, n_hellos, n_opens, n_rung, n_closed;
+    uint32_t n_taken;    /* of t.hold */
+    uint32_t is_stalled; /* it has seen that it is to be */
 };
 
 void fake_plane_start(struct fake_plane *fake);
