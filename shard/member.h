@@ -56,7 +56,9 @@ struct shard_extra {
     /* Takes nothing new; to_return: a replacement will, so what comes is left where it is. */
     void (*drain)(void *extra, bool to_return);
     void (*resume)(void *extra);
-    /* After the last turn, with nothing under way. */
+    /* After the last turn: whatever is under way, nothing more is taken. */
+    void (*leave)(void *extra);
+    /* Behind it, where nothing is under way. */
     void (*stop)(void *extra);
 };
 

@@ -151,6 +151,8 @@ static void stop_services(struct shard *shard)
 {
     if (shard->doors)
         see_out(shard);
+    if (shard->extra)
+        shard->env->extra->leave(shard->extra);
     if (!mesh_is_idle(member_mesh(shard->member)))
         return;
     if (shard->extra)

@@ -14,6 +14,8 @@
  *                                                   acquire                     that still has a lane
  *   CUT      reason, state        clients_cut       store release, gateway's   a client that was cut off
  *                                                   acquire                     stays attached
+ *   CLOSED   last entry taken     `closed`          store release, client's    what was run counts there
+ *                                                   acquire                    as not begun
  *   SLEEPS, ASKED: see plane.c
  */
 #include <errno.h>
@@ -218,6 +220,13 @@ void plane_drop(struct plane *plane, uint32_t client, uint64_t generation)
     lane_settle(lane);
 }
 
+void lane_say_closed(struct lane *lane)
+{
+    ledger_write(lane);
+    if (lane->state == CLIENT_LANE_OPEN)
+        atomic_store_release(&lane->words->closed, lane->head + 1); /* CLOSED */
+}
+
 static void unlink_lane(struct lane *lane)
 {
     struct plane *plane = lane->plane;
@@ -329,6 +338,7 @@ static int begin(struct lane *lane, int memory_fd)
     aio_timer_init(plane->ctx, &lane->wait_timer, on_waited, lane);
     begin_row(lane);
     plane->lanes[lane->grant.client] = lane;
+    atomic_store_relaxed(&lane->words->closed, UINT64_C(0)); /* CLOSED */
     lane_heat(lane);
     return 0;
 }

@@ -242,6 +242,14 @@ void plane_resume(struct plane *plane)
     plane->is_draining = plane->is_closed = false;
 }
 
+void plane_close(struct plane *plane)
+{
+    plane_drain(plane, true);
+    for (uint32_t client = 0; client < plane->seg.geometry.n_clients; client++)
+        if (plane->lanes[client])
+            lane_say_closed(plane->lanes[client]);
+}
+
 bool plane_is_idle(const struct plane *plane)
 {
     return plane->n_under_way == plane->n_inherited;

@@ -78,5 +78,8 @@ void plane_drop(struct plane *plane, uint32_t client, uint64_t generation);
 void plane_drain(struct plane *plane, bool to_return);
 void plane_resume(struct plane *plane);
 
+/* Nothing more is taken, and each client is told up to where it was (plane_words.closed). */
+void plane_close(struct plane *plane);
+
 /* No request is under way here. */
 bool plane_is_idle(const struct plane *plane);

@@ -194,6 +194,9 @@ bool lane_settle(struct lane *lane);
 
 void lane_free(struct lane *lane);
 
+/* Tells the client that this process takes no further entries. */
+void lane_say_closed(struct lane *lane);
+
 /* Sends the byte that wakes the client, if it sleeps. */
 void lane_ring(struct lane *lane);
 

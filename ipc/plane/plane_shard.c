@@ -175,7 +175,15 @@ static void plane_shard_resume(void *opaque)
     plane_resume(self->plane);
 }
 
+static void plane_shard_leave(void *opaque)
+{
+    struct plane_shard *self = opaque;
+
+    plane_close(self->plane);
+}
+
 const struct shard_extra plane_shard_extra = {.start = plane_shard_start,
     .drain = plane_shard_drain,
     .resume = plane_shard_resume,
+    .leave = plane_shard_leave,
     .stop = plane_shard_stop};
