@@ -7,6 +7,10 @@ Use:   with fuse.Stuck() as stuck:          # skips the case where it cannot be 
            stuck.folder + "/any name"        # whoever looks that up waits
            stuck.asked.wait(DEADLINE)
            stuck.let_go()                    # all who wait get ENOTCONN
+       with fuse.Slow() as slow:
+           slow.file                         # can be opened; whoever reads it waits, past any cache
+           slow.wait_for_reads(2)            # so many
+           slow.answer()                     # with zero bytes, all who wait and all later ones
 """
 import ctypes
 import os
@@ -15,10 +19,17 @@ import tempfile
 import threading
 import unittest
 
-LOOKUP, GETATTR, INIT = 1, 3, 26
+LOOKUP, GETATTR, OPEN, READ, RELEASE, INIT, INTERRUPT = 1, 3, 14, 15, 18, 26, 36
+ROOT, FILE = 1, 2
+FILE_BYTES = 1 << 20
+FOPEN_DIRECT_IO = 1
 ENOSYS = 38
 MNT_DETACH = 2
 HEADER = struct.Struct("<IIQQIIII")  # len, opcode, unique, node, uid, gid, pid, spare
+
+
+def attributes(node, mode, size):
+    return struct.pack("<QQQQQQIIIIIIIIII", node, size, 0, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
 
 
 class Stuck:
@@ -61,19 +72,63 @@ class Stuck:
                 message = os.read(self.fd, 1 << 18)
             except OSError:
                 return
-            _, opcode, unique, *_ = HEADER.unpack_from(message)
-            if opcode == LOOKUP:
-                self.asked.set()
-            elif opcode == INIT:
+            _, opcode, unique, node, *_ = HEADER.unpack_from(message)
+            if opcode == INIT:
                 self.reply(unique, struct.pack("<IIIIHHIIHHI28x", 7, 31, 0, 0, 16, 12, 4096, 1, 0, 0, 0))
-            elif opcode == GETATTR:  # of the root; valid for a while, so that nobody asks again
-                attributes = struct.pack("<QQQQQQIIIIIIIIII", 1, 0, 0, 0, 0, 0, 0, 0, 0, 0o40755, 2, 0, 0, 0, 4096, 0)
-                self.reply(unique, struct.pack("<QII", 3600, 0, 0) + attributes)
+            elif opcode == GETATTR and node == ROOT:  # valid for a while, so that nobody asks again
+                self.reply(unique, struct.pack("<QII", 3600, 0, 0) + attributes(ROOT, 0o40755, 0))
             else:
-                self.reply(unique, b"", -ENOSYS)
+                self.take(opcode, unique, message)
+
+    def take(self, opcode, unique, _):
+        if opcode == LOOKUP:
+            self.asked.set()
+        else:
+            self.reply(unique, b"", -ENOSYS)
 
     def reply(self, unique, body, error=0):
         try:
             os.write(self.fd, struct.pack("<IiQ", 16 + len(body), error, unique) + body)
         except OSError:  # an interrupt's answer, or what was given up meanwhile
             pass
+
+
+class Slow(Stuck):
+    def __enter__(self):
+        self.waiting, self.answers = [], False
+        self.changed = threading.Condition()
+        super().__enter__()
+        self.file = os.path.join(self.folder, "file")
+        return self
+
+    def take(self, opcode, unique, message):
+        if opcode == LOOKUP:
+            self.reply(unique, struct.pack("<QQQQII", FILE, 0, 3600, 3600, 0, 0) + attributes(FILE, 0o100644, FILE_BYTES))
+        elif opcode == GETATTR:
+            self.reply(unique, struct.pack("<QII", 3600, 0, 0) + attributes(FILE, 0o100644, FILE_BYTES))
+        elif opcode == OPEN:
+            self.reply(unique, struct.pack("<QII", 0, FOPEN_DIRECT_IO, 0))
+        elif opcode == READ:
+            self.take_read(unique, struct.unpack_from("<I", message, HEADER.size + 16)[0])
+        elif opcode == RELEASE:
+            self.reply(unique, b"")
+        elif opcode != INTERRUPT:  # that, a disk does not know
+            self.reply(unique, b"", -ENOSYS)
+
+    def take_read(self, unique, n):
+        with self.changed:
+            if self.answers:
+                self.reply(unique, bytes(n))
+            else:
+                self.waiting.append((unique, n))
+            self.changed.notify()
+
+    def wait_for_reads(self, n, deadline=30):
+        with self.changed:
+            return self.changed.wait_for(lambda: len(self.waiting) >= n, deadline)
+
+    def answer(self):
+        with self.changed:
+            self.answers = True
+            for unique, n in self.waiting:
+                self.reply(unique, bytes(n))

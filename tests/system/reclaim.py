@@ -68,13 +68,20 @@ class Holdings:
         """Numbers of those whose rows are not free."""
         return used(self.rows, self.memory)
 
+    def state(self, client):
+        return self.rows.of(self.memory)[client]
+
+    def requests_of(self, client):
+        """The shards that have one, as often as they have."""
+        return [shard for shard, of in self.requests() if of == client]
+
     def requests(self):
         """(shard, client) of those in ledgers."""
-        found = set()
+        found = []
         for shard, ledger in enumerate(self.ledgers):
             for slot in used(ledger, self.memory):
                 at = self.owners[shard] + slot * ledger.all.step
-                found.add((shard, struct.unpack_from("<I", self.memory, at)[0]))
+                found.append((shard, struct.unpack_from("<I", self.memory, at)[0]))
         return found
 
     def lanes_in_use(self):
@@ -108,9 +115,9 @@ class Holdings:
             return f"clients {sorted(self.clients())}"
         if self.lanes_in_use() != before["lanes"]:
             return f"lanes {sorted(self.lanes_in_use())}"
-        strangers = {(shard, client) for shard, client in self.requests() if client not in before["clients"]}
-        if strangers:
-            return f"requests {sorted(strangers)}"
+        left = [(shard, client) for shard, client in self.requests() if client not in before["clients"]]
+        if left:
+            return f"requests {left}"
         for name, pid in self.pids.items():
             if self.memory_of(pid) != before[name]:
                 return f"{name}: memory, sockets {self.memory_of(pid)} instead of {before[name]}"
