@@ -9,18 +9,22 @@ Use:   protoc --python_out=. -I ../../proto sherd.proto
 Needs: libnng1 (by ctypes), python3-protobuf, and protoc for sherd_pb2.py.
 
 A connection may break, and the gateway die: the session outlives both. So hello is said again with the session,
-and what has no end is submitted again under its id: it is served once.
+and what has no end is submitted again under its id: it is served once. Where the session is lost as well, that
+holds for methods that may run twice; of others nobody knows whether they ran.
 """
+import collections
 import ctypes
+import errno
 import os
 import sys
+import time
 
 import sherd_pb2 as wire
 
 NNG_FLAG_ALLOC = 1
 NNG_DURATION_INFINITE = -1
-ESTALE = 116
 WAIT_MS = 5000
+PAUSE = 0.05  # seconds, where the gateway does not say
 
 nng = ctypes.CDLL("libnng.so.1")
 nng.nng_strerror.restype = ctypes.c_char_p
@@ -41,14 +45,15 @@ class Refused(Exception):
 
 
 class Connection:
-    """One message, one answer."""
+    """One message, one answer. Where it breaks, nng makes it anew by itself."""
 
     def __init__(self, url):
         self.socket = Socket()
         self.check(nng.nng_req0_open(ctypes.byref(self.socket)))
         # What comes twice is the session's business, not the socket's.
         self.check(nng.nng_socket_set_ms(self.socket, b"req:resend-time", NNG_DURATION_INFINITE))
-        self.check(nng.nng_socket_set_ms(self.socket, b"recv-timeout", 2 * WAIT_MS))
+        for limit in (b"recv-timeout", b"send-timeout"):
+            self.check(nng.nng_socket_set_ms(self.socket, limit, 2 * WAIT_MS))
         self.check(nng.nng_dial(self.socket, url.encode(), None, 0))
 
     @staticmethod
@@ -80,59 +85,122 @@ class Client:
         self.session = b""
         self.last_id = 0
         self.last_position = 0
-        self.under_way = {}  # id: Submission
+        self.open = {}  # id: Submission, of each that has no end
+        self.line = collections.deque()  # ids that are to be sent, maybe once more
+        self.heard = set()  # ids that a gateway may have heard of
+        self.lost = []  # ends that nobody else will tell
         self.hello()
+        self.repeatable = {method.name for method in self.connection.ask(methods=wire.Methods()).methods
+                           if method.idempotent}
 
     def hello(self):
-        welcome = self.connection.ask(hello=wire.Hello(
-            version=1, client="sherd_nng.py", session=self.session, token=self.token))
+        """Begins a session, or goes on with the one that there is: then all that has no end is sent again."""
+        while True:
+            try:
+                welcome = self.connection.ask(hello=wire.Hello(
+                    version=1, client="sherd_nng.py", session=self.session, token=self.token))
+                break
+            except Broken:
+                if not self.session:
+                    raise
+            except Refused as refused:
+                if refused.number != errno.EAGAIN:  # more sessions than there may be: some end
+                    raise
+                time.sleep(PAUSE)
         if self.session and not welcome.resumed:
-            raise SystemExit("the instance is another one: what had no end may have run")
-        self.session, self.max_batch = welcome.session, welcome.max_batch
+            self.begin_anew()
+        self.session, self.limits = welcome.session, welcome
+        self.line = collections.deque(self.open)
+
+    def begin_anew(self):
+        """The session is gone, and with it what became of its requests."""
+        self.last_position = 0
+        for number in self.heard & self.open.keys():
+            if self.open[number].method not in self.repeatable:
+                self.end_here(number, wire.IN_DOUBT, "its session is gone")
+        self.heard.clear()
+
+    def end_here(self, number, kind, text):
+        del self.open[number]
+        self.lost.append(wire.End(id=number, kind=kind, data=text.encode()))
 
     def again(self, action):
-        """What a broken connection interrupts is done again on the next one, which nng makes by itself."""
+        """What a broken connection interrupts is done again on the next one."""
         while True:
             try:
                 return action()
             except Broken:
                 pass
             except Refused as refused:
-                if refused.number != ESTALE:
+                if refused.number != errno.ESTALE:  # this connection has no session yet
                     raise
-            try:
-                self.hello()
-                self.send(list(self.under_way.values()))
-            except Broken:
-                pass
+            self.hello()
 
-    def send(self, submissions):
-        for first in range(0, len(submissions), self.max_batch):
-            batch = submissions[first:first + self.max_batch]
-            for refused in self.connection.ask(submit_many=wire.SubmitMany(submissions=batch)).refused:
-                raise Refused(refused)
+    # ---- submitting ----
 
-    def submit(self, method, arguments):
-        """Returns the ids."""
-        new = [wire.Submission(id=self.last_id + 1 + i, method=method, args=args)
-               for i, args in enumerate(arguments)]
-        self.last_id += len(new)
-        self.under_way.update((submission.id, submission) for submission in new)
-        self.again(lambda: self.send(list(self.under_way.values())))
-        return [submission.id for submission in new]
+    def take_batch(self):
+        """As many as a message and the session have room for."""
+        batch, n_bytes = [], 0
+        room = self.limits.max_in_flight - (len(self.open) - len(self.line))
+        while self.line and len(batch) < min(room, self.limits.max_batch):
+            submission = self.open.get(self.line[0])
+            if submission:
+                n_bytes += len(submission.args)
+                if batch and n_bytes > self.limits.max_payload:
+                    break
+                batch.append(submission)
+            self.line.popleft()
+        return batch
 
-    def ends(self):
-        """Each end, once, as they come."""
-        while self.under_way:
-            reply = self.again(lambda: self.connection.ask(next=wire.Next(
-                ack=self.last_position, wait_ms=WAIT_MS, session=self.session)))
-            for position, end in enumerate(reply.ends, reply.first):
-                self.last_position = max(self.last_position, position)
-                if self.under_way.pop(end.id, None):
-                    yield end
+    def send(self):
+        """Sends what there is room for. What is refused for now stays in line."""
+        while batch := self.take_batch():
+            known = self.heard & {submission.id for submission in batch}
+            self.heard.update(submission.id for submission in batch)
+            reply = self.connection.ask(submit_many=wire.SubmitMany(submissions=batch))
+            for refused in reply.refused:
+                self.refuse(refused, refused.id in known)
+            if any(refused.number == errno.EAGAIN for refused in reply.refused):
+                if reply.accepted == 0 and len(self.open) == len(self.line):  # no end to wait for
+                    time.sleep(max(refused.retry_us for refused in reply.refused) / 1e6 or PAUSE)
+                return
 
-    def methods(self):
-        return self.again(lambda: self.connection.ask(methods=wire.Methods())).methods
+    def refuse(self, refused, was_heard):
+        if refused.number == errno.EAGAIN:
+            self.line.append(refused.id)
+        elif refused.number == errno.ESTALE and was_heard:  # too old: what became of it is forgotten
+            self.end_here(refused.id, wire.IN_DOUBT, refused.text)
+        else:
+            self.end_here(refused.id, wire.NOT_STARTED, refused.text or os.strerror(refused.number))
+
+    # ---- ends ----
+
+    def fetch(self):
+        """The next ends, each of which a broken connection may have brought before. Those that it says have come
+        are in flight no more."""
+        wait_ms = WAIT_MS if len(self.open) > len(self.line) else 0
+        reply = self.connection.ask(next=wire.Next(ack=self.last_position, wait_ms=wait_ms, session=self.session))
+        for position, end in enumerate(reply.ends, reply.first):
+            self.last_position = max(self.last_position, position)
+            submission = self.open.get(end.id)
+            if end.gone and submission and submission.method in self.repeatable:
+                self.line.append(end.id)  # the answer went with a gateway: it is run again under its id
+            elif self.open.pop(end.id, None):
+                yield end
+
+    def run(self, method, arguments):
+        """A request for each, and its end, once, as they come: (place among the arguments, end)."""
+        first = self.last_id + 1
+        for args in arguments:
+            self.last_id += 1
+            self.open[self.last_id] = wire.Submission(id=self.last_id, method=method, args=args)
+            self.line.append(self.last_id)
+        while self.open or self.lost:
+            self.again(self.send)
+            ends = self.again(lambda: list(self.fetch())) if self.open else []
+            ends, self.lost = self.lost + ends, []
+            for end in ends:
+                yield end.id - first, end
 
 
 def main():
@@ -140,16 +208,16 @@ def main():
         sys.exit("use: sherd_nng.py URL METHOD [ARGUMENT...]")
     url, method, *arguments = sys.argv[1:]
     client = Client(url, os.environb.get(b"SHERD_TOKEN", b""))
-    ids = client.submit(method, [os.fsencode(argument) for argument in arguments or [""]])
-    ends = {end.id: end for end in client.ends()}
-    for number in ids:
-        end = ends[number]
-        if end.kind == wire.DONE:
-            print(end.data.decode(errors="replace"))
+    ends = dict(client.run(method, [os.fsencode(argument) for argument in arguments or [""]]))
+    for _, end in sorted(ends.items()):
+        text = end.data.decode(errors="replace")
+        if end.kind == wire.DONE and not end.gone:
+            print(text)
         else:
-            print(f"{wire.EndKind.Name(end.kind)}: {end.data.decode(errors='replace')}", file=sys.stderr)
+            kind = "DONE, its answer is gone" if end.gone else wire.EndKind.Name(end.kind)
+            print(f"{kind}: {text or os.strerror(end.error)}", file=sys.stderr)
     client.connection.close()
-    return any(end.kind != wire.DONE for end in ends.values())
+    return any(end.kind != wire.DONE or end.gone for end in ends.values())
 
 
 if __name__ == "__main__":

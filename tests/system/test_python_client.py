@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""examples/python against a real instance, also while its gateway dies."""
+"""examples/python against a real instance, also while its processes die."""
 import os
 import shutil
 import signal
@@ -11,12 +11,18 @@ import harness
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 EXAMPLE = os.path.join(ROOT, "examples", "python", "sherd_nng.py")
+MEMORY_EXAMPLE = os.path.join(ROOT, "examples", "python", "sherd_shm.py")
 PYTHON = "/usr/bin/python3"  # the one that Debian's python3-protobuf is for
 
 
 def has_protobuf():
     return shutil.which("protoc") and subprocess.run(
         [PYTHON, "-c", "import google.protobuf"], capture_output=True).returncode == 0
+
+
+def end_of(process):
+    out, error = process.communicate(timeout=harness.DEADLINE)
+    return process.returncode, out, error
 
 
 @unittest.skipUnless(has_protobuf(), "protobuf-compiler and python3-protobuf are not installed")
@@ -27,42 +33,122 @@ class PythonClient(harness.TestCase):
         self.addCleanup(folder.cleanup)
         subprocess.run(["protoc", f"--python_out={folder.name}", "-I", os.path.join(ROOT, "proto"), "sherd.proto"],
                        check=True)
-        self.environment = {**os.environ, "PYTHONPATH": folder.name}
+        self.environment = {**os.environ, "PYTHONPATH": f"{folder.name}:{os.path.dirname(EXAMPLE)}",
+                            "PYTHONDONTWRITEBYTECODE": "1"}
         self.sherd = self.instance()
-        self.sherd.start("--shards", "2", "--enable-test-methods", "--set",
-                         f"sys.notes={self.sherd.scratch}")
+        self.notes = os.path.join(self.sherd.scratch, "notes")
         self.url = "ipc://" + os.path.join(self.sherd.runtime_dir, self.sherd.name, "gateway")
+        self.start_instance()
 
-    def begin(self, *arguments):
-        return subprocess.Popen([PYTHON, EXAMPLE, self.url, *arguments], env=self.environment, text=True,
+    def start_instance(self, *arguments):
+        self.sherd.start("--shards", "2", "--enable-test-methods", "--set", f"sys.notes={self.sherd.scratch}",
+                         *arguments)
+
+    def run_python(self, *arguments):
+        return subprocess.Popen([PYTHON, *arguments], env=self.environment, text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
-    def end(self, process):
-        out, error = process.communicate(timeout=harness.DEADLINE)
-        return process.returncode, out, error
+    def begin(self, *arguments):
+        return self.run_python(EXAMPLE, self.url, *arguments)
+
+    def signal_shards(self, signum):
+        for number in range(2):
+            self.sherd.kill(self.sherd.shard(number), signum)
+
+    def begin_and_stop(self, n, *arguments):
+        """A client that stands still, with n requests that shards which stand still have."""
+        self.signal_shards(signal.SIGSTOP)
+        process = self.begin(*arguments)
+        harness.wait_until(lambda: self.sherd.gateway()["clients"]["requests_in_flight"] == n, f"{n} requests")
+        harness.send_signal(process.pid, signal.SIGSTOP)
+        return process
 
     def test_answers_come_in_the_order_of_the_arguments(self):
         texts = [f"text {i}" for i in range(1500)]  # more than a message takes
-        self.assertEqual(self.end(self.begin("sys.echo", *texts)), (0, "\n".join(texts) + "\n", ""))
+        self.assertEqual(end_of(self.begin("sys.echo", *texts)), (0, "\n".join(texts) + "\n", ""))
 
     def test_what_cannot_be_is_told(self):
-        code, _, error = self.end(self.begin("no.such", "x"))
+        code, _, error = end_of(self.begin("no.such", "x"))
         self.assertEqual(code, 1)
         self.assertIn("no such method: no.such", error)
 
+    def test_more_than_a_session_may_have_and_more_than_a_message_may_hold_goes_in_turns(self):
+        self.assertEqual(self.sherd.stop(), 0)
+        self.start_instance("--fates-memory", str(320 * 32))
+        texts = [f"text {i}" for i in range(100)]
+        self.assertEqual(end_of(self.begin("sys.echo", *texts)), (0, "\n".join(texts) + "\n", ""))
+        large = ("import sherd_nng, sys; client = sherd_nng.Client(sys.argv[1]); "
+                 "print(sum(len(end.data) for _, end in client.run('sys.echo', [bytes(700000)] * 10)))")
+        self.assertEqual(end_of(self.run_python("-c", large, self.url)), (0, "7000000\n", ""))
+
     def test_a_gateway_that_dies_meanwhile_is_not_noticed(self):
-        notes = os.path.join(self.sherd.scratch, "notes")
-        shards = [self.sherd.shard(i)["pid"] for i in range(2)]
-        for pid in shards:
-            harness.send_signal(pid, signal.SIGSTOP)
-        process = self.begin("sys.note", *[f"{notes} {i}" for i in range(200)])
+        self.signal_shards(signal.SIGSTOP)
+        process = self.begin("sys.note", *[f"{self.notes} {i}" for i in range(200)])
         harness.wait_until(lambda: self.sherd.gateway()["clients"]["requests_in_flight"] == 200, "200 requests")
         self.sherd.kill_and_wait("gateway")
-        for pid in shards:
-            harness.send_signal(pid, signal.SIGCONT)
-        self.assertEqual(self.end(process), (0, "".join(f"{i}\n" for i in range(200)), ""))
-        with open(notes) as file:
+        self.signal_shards(signal.SIGCONT)
+        self.assertEqual(end_of(process), (0, "".join(f"{i}\n" for i in range(200)), ""))
+        with open(self.notes) as file:
             self.assertEqual(sorted(map(int, file.read().split())), list(range(200)))
+
+    def test_an_answer_that_went_with_a_gateway_is_had_again_or_said_to_be_gone(self):
+        for method, begin in (("sys.echo", ""), ("sys.note", f"{self.notes} ")):
+            process = self.begin_and_stop(2, method, begin + "short", begin + "x" * 300)
+            self.signal_shards(signal.SIGCONT)
+            harness.wait_until(lambda: self.sherd.gateway()["clients"]["requests_in_flight"] == 0, "both to end")
+            self.sherd.kill_and_wait("gateway")
+            harness.send_signal(process.pid, signal.SIGCONT)
+            code, out, error = end_of(process)
+            if method == "sys.echo":
+                self.assertEqual((code, out, error), (0, f"short\n{'x' * 300}\n", ""))
+            else:
+                self.assertEqual((code, out), (1, "short\n"))
+                self.assertIn("its answer is gone", error)
+
+    def test_when_the_instance_is_another_one_what_may_not_run_twice_is_in_doubt(self):
+        for method, begin in (("sys.echo", ""), ("sys.note", f"{self.notes} ")):
+            process = self.begin_and_stop(1, method, begin + "text")
+            self.sherd.kill_all()
+            self.start_instance()
+            harness.send_signal(process.pid, signal.SIGCONT)
+            code, out, error = end_of(process)
+            self.assertEqual((code, out) if method == "sys.echo" else (code, error[:8]),
+                             (0, "text\n") if method == "sys.echo" else (1, "IN_DOUBT"))
+
+
+class PythonMemory(harness.TestCase):
+    def begin(self, *arguments):
+        path = os.path.join(self.sherd.runtime_dir, self.sherd.name, "attach")
+        return subprocess.Popen([PYTHON, MEMORY_EXAMPLE, path, *arguments], text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def test_answers_come_in_the_order_of_the_arguments_though_shards_and_gateway_die(self):
+        self.sherd = self.start("--shards", "2")
+        texts = [f"{i} " + "x" * (i % 300) for i in range(2000)]  # some fit into an entry
+        self.assertEqual(end_of(self.begin("sys.echo", *texts)), (0, "\n".join(texts) + "\n", ""))
+        process = self.begin("sys.sleep", *["20"] * 1500)
+        for victim in (("shard", 0), ("gateway",), ("shard", 1)):
+            served = self.sherd.shard(0)["calls_in"]
+            self.sherd.kill_and_wait(*victim)
+            harness.wait_until(lambda: self.sherd.shard(0)["calls_in"] != served or process.poll() is not None,
+                               "it to go on")
+        self.assertEqual(end_of(process), (0, "\n" * 1500, ""))
+
+    def test_what_cannot_be_is_told(self):
+        self.sherd = self.start("--shards", "1", "--client-memory", "64K")
+        self.assertIn("--client-memory", end_of(self.begin("sys.echo", "x"))[2])
+        self.assertEqual(self.sherd.stop(), 0)
+        self.sherd = self.start("--shards", "1")
+        code, _, error = end_of(self.begin("no.such", "x"))
+        self.assertEqual(code, 1)
+        self.assertIn("no such method: no.such", error)
+        code, _, error = end_of(self.begin("sys.sleep", "1", "never"))
+        self.assertEqual(code, 1)
+        self.assertIn("failed: sys.sleep: the argument is the time", error)
+        process = self.begin("sys.sleep", "3600000")
+        harness.wait_until(lambda: "sherd_shm" in self.sherd.command("clients").stdout, "it to be attached")
+        self.sherd.kill_all()
+        self.assertEqual(end_of(process), (1, "", "sherd_shm.py: the instance has ended\n"))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,218 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""
+sherd_shm - a client of Sherd in Python over shared memory: attach, rings and doorbells, as docs/protocol.md has them
+
+Use:   ./sherd_shm.py /run/sherd/default/attach sys.echo hello world
+       prints the answers, one a line, in the order of the arguments: each is a request.
+Needs: libatomic1 (by ctypes). The language has no fences, and without them another processor may see the turn
+       of an entry before the entry.
+
+Each request in flight has a place of its own in the data area: its arguments, and behind them room for its answer.
+"""
+import ctypes
+import errno
+import mmap
+import os
+import select
+import socket
+import struct
+import sys
+
+MAGIC, VERSION = 0x48435441, 1
+HELLO, WELCOME, OPEN, OPENED, REFUSED = range(1, 6)
+HEAD = struct.Struct("<IHHQ")
+HELLO_BODY = struct.Struct("<QQII64s")
+WELCOME_BODY = struct.Struct("<QQQIIIIQQQQ64s")
+REFUSED_BODY = struct.Struct("<iI160s")
+
+ENTRIES = 64
+ARGS_MAX, ROOM = 64 * 1024, 64 * 1024
+PAGE = 4096
+DONE, ENDS = 1, ("", "done", "failed", "cancelled", "expired", "not started", "in doubt")
+NEED_WAKEUP, CLIENT_SLEEPS, RINGS = 0, 64, 128  # in a lane
+TABLE, ROUTE_HERE, ROUTE_METHOD = 0xffff, 0, 1
+RELEASE, SEQ_CST = 3, 5
+
+fence = ctypes.CDLL("libatomic.so.1").atomic_thread_fence
+
+
+class Gone(Exception):
+    """the instance has ended, or cut us off"""
+
+
+class Attachment:
+    """The connection that is the client's life, and the memory and doorbells that came by it."""
+
+    def __init__(self, path, data_bytes):
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.connect(path)
+        self.serial = 0
+        body, memory = self.ask(HELLO, HELLO_BODY.pack(0, data_bytes, ENTRIES, 0, b"sherd_shm.py"), WELCOME)
+        (_, self.data_bytes, total, self.n_entries, self.n_shards, _, self.max_in_flight, self.max_bytes,
+         *_) = WELCOME_BODY.unpack(body)
+        self.memory = mmap.mmap(memory, total)
+        os.close(memory)
+        self.data_at = total - self.data_bytes
+        self.lane_bytes = self.data_at // self.n_shards
+
+    def ask(self, kind, body, wanted):
+        self.serial += 1
+        self.socket.send(HEAD.pack(MAGIC, VERSION, kind, self.serial) + body)
+        while True:
+            message, fds, _, _ = socket.recv_fds(self.socket, PAGE, 1)
+            self.check(message)
+            _, _, kind, serial = HEAD.unpack_from(message)
+            if kind == wanted and serial == self.serial:
+                return message[HEAD.size:], fds[0]
+            for fd in fds:  # of a question that was asked twice
+                os.close(fd)
+
+    @staticmethod
+    def check(message):
+        if not message:
+            raise Gone("the instance has ended")
+        if HEAD.unpack_from(message)[2] == REFUSED:
+            error, retry_ms, text = REFUSED_BODY.unpack_from(message, HEAD.size)
+            again = f" (again in {retry_ms} ms)" if error == -errno.EAGAIN else ""
+            raise Gone(text.split(b"\0")[0].decode() + again)
+
+    def open(self, shard):
+        """The doorbell of a shard."""
+        return self.ask(OPEN, struct.pack("<II", shard, 0), OPENED)[1]
+
+
+class Lane:
+    """The two rings that are shared with a shard."""
+
+    def __init__(self, attachment, shard):
+        self.memory = attachment.memory
+        self.at = attachment.lane_bytes * shard
+        self.n = attachment.n_entries
+        self.bell = attachment.open(shard)
+        self.pushed = self.popped = self.sleeps = 0
+
+    def word(self, at):
+        return ctypes.c_uint32.from_buffer(self.memory, self.at + at)
+
+    def push(self, number, method, route, args, room):
+        """args and room: where, and how long."""
+        entry = RINGS + self.pushed % self.n * 64
+        at = self.at + entry
+        self.memory[at:at + 12] = struct.pack("<QHBB", number, method, 0, route)
+        self.memory[at + 16:at + 64] = struct.pack("<QQIIQQ8x", 0, 0, args[1], room[1], room[0], args[0])
+        self.pushed += 1
+        fence(RELEASE)
+        self.word(entry + 12).value = self.pushed & 0xffffffff
+        fence(SEQ_CST)
+        if self.word(NEED_WAKEUP).value:
+            self.ring()
+
+    def ring(self):
+        try:
+            os.write(self.bell, b"\0")
+        except (BlockingIOError, BrokenPipeError):  # full: it has been rung; or the shard is between two lives
+            pass
+
+    def has_more(self):
+        entry = RINGS + self.n * 64 + self.popped % self.n * 64
+        more = self.word(entry + 60).value == (self.popped + 1) & 0xffffffff
+        fence(SEQ_CST)
+        return more
+
+    def pop(self):
+        """(number, length, error, end, what stands in the completion), or None."""
+        if not self.has_more():
+            return None
+        at = self.at + RINGS + self.n * 64 + self.popped % self.n * 64
+        number, length, error, end = struct.unpack_from("<QIiB", self.memory, at)
+        self.popped += 1
+        return number, length, error, end, self.memory[at + 28:at + 60]
+
+    def may_sleep(self):
+        """Asks to be rung. Whether there is nothing to take before."""
+        self.sleeps += 1
+        self.word(CLIENT_SLEEPS).value = self.sleeps
+        fence(SEQ_CST)
+        return not self.has_more()
+
+    def wake(self):
+        self.word(CLIENT_SLEEPS).value = 0
+        try:
+            os.read(self.bell, PAGE)
+        except BlockingIOError:
+            pass
+
+
+class Client:
+    def __init__(self, path):
+        self.attachment = Attachment(path, ENTRIES * (ARGS_MAX + ROOM))
+        self.lanes = [Lane(self.attachment, shard) for shard in range(self.attachment.n_shards)]
+        table = self.run(TABLE, [b""], ROUTE_HERE)[0][1].decode()
+        self.methods = {name: int(number) for name, _, number, *_ in
+                        (line.split("\t") for line in table.splitlines())}
+
+    def data(self, place, length):
+        at = self.attachment.data_at + place
+        return self.attachment.memory[at:at + length]
+
+    def submit(self, lane, place, method, route, args):
+        if len(args) > ARGS_MAX:
+            raise ValueError(f"{len(args)} bytes of arguments: there is room for {ARGS_MAX}")
+        at = self.attachment.data_at + place
+        self.attachment.memory[at:at + len(args)] = args
+        lane.push(place, method, route, (place, len(args)), (place + ARGS_MAX, ROOM))
+
+    def wait(self):
+        """Until a shard has rung."""
+        if all([lane.may_sleep() for lane in self.lanes]):
+            bells = {lane.bell for lane in self.lanes}
+            ready, _, _ = select.select([*bells, self.attachment.socket], [], [])
+            if self.attachment.socket in ready:
+                self.attachment.check(self.attachment.socket.recv(PAGE))
+        for lane in self.lanes:
+            lane.wake()
+
+    def run(self, method, arguments, route=ROUTE_METHOD):
+        """[(end, answer or text)] in the order of the arguments."""
+        room = ARGS_MAX + ROOM
+        most = min(ENTRIES, self.attachment.max_in_flight // len(self.lanes), self.attachment.max_bytes // room)
+        free = [place * room for place in range(most)]
+        ends, under_way, given = [None] * len(arguments), {}, 0
+        while given < len(arguments) or under_way:
+            while free and given < len(arguments):
+                place = free.pop()
+                under_way[place] = given
+                self.submit(self.lanes[given % len(self.lanes)], place, method, route, arguments[given])
+                given += 1
+            popped = [end for lane in self.lanes if (end := lane.pop())]
+            for place, length, error, end, inline in popped:
+                data = inline[:length] if length <= len(inline) else self.data(place + ARGS_MAX, length)
+                ends[under_way.pop(place)] = end, data or os.strerror(-error).encode() * (end != DONE)
+                free.append(place)
+            if not popped and under_way:
+                self.wait()
+        return ends
+
+
+def main():
+    if len(sys.argv) < 3:
+        sys.exit("use: sherd_shm.py SOCKET METHOD [ARGUMENT...]")
+    path, method, *arguments = sys.argv[1:]
+    client = Client(path)
+    if method not in client.methods:
+        sys.exit(f"sherd_shm.py: no such method: {method}; there are {', '.join(client.methods)}")
+    ends = client.run(client.methods[method], [os.fsencode(argument) for argument in arguments or [""]])
+    for end, data in ends:
+        if end == DONE:
+            print(data.decode(errors="replace"))
+        else:
+            print(f"{ENDS[end]}: {data.decode(errors='replace')}", file=sys.stderr)
+    return any(end != DONE for end, _ in ends)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (Gone, ValueError, OSError) as error:
+        sys.exit(f"sherd_shm.py: {error}")
