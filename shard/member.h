@@ -38,7 +38,7 @@ struct child_env {
         keep;              /* the fds that the supervisor keeps for it; the table is not its own */
     uint64_t client_bytes; /* gateway: memory of all clients of the data plane; 0: there are none */
     uint64_t client_rate;  /* gateway: requests a second of each in a shard; 0: no limit */
-    const char *listen_url; /* gateway: NULL or tcp://… */
+    const char *listen_url; /* gateway: NULL, tcp://… or tls+tcp://… */
     const char *token_file;
     const struct shard_extra *extra; /* shards: NULL or what the program adds to them */
     const struct sandbox *sandbox;   /* NULL: none */

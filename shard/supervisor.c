@@ -163,16 +163,34 @@ static int list_kept_fds(struct supervisor *s, char **ret_error)
     return 0;
 }
 
+/* *fd: 0: there is none; taken over. */
+static int keep_for_gateway(struct supervisor *s, uint32_t kind, int *fd)
+{
+    int r = *fd ? fd_keep_add(s->keep, kind, segment_gateway(&s->segment), *fd) : 0;
+
+    *fd = 0;
+    return r;
+}
+
+static void close_given(const struct supervisor_config *config)
+{
+    if (config->listener_fd)
+        close(config->listener_fd);
+    if (config->secret_fd)
+        close(config->secret_fd);
+}
+
 /* Who attached lives on with the supervisor, whatever dies below it. */
 static int make_keep(struct supervisor *s, char **ret_error)
 {
     int r = fd_keep_new(s->segment.n_peers, segment_gateway(&s->segment),
         s->segment.geometry.n_clients, s->config.log, &s->keep, ret_error);
 
-    if (r < 0 || !s->config.listener_fd)
+    if (r < 0)
         return r;
-    r = fd_keep_add(s->keep, 0, segment_gateway(&s->segment), s->config.listener_fd);
-    s->config.listener_fd = 0;
+    r = keep_for_gateway(s, 0, &s->config.listener_fd);
+    if (r == 0)
+        r = keep_for_gateway(s, 1, &s->config.secret_fd);
     return r < 0 ? explain(ret_error, r, "%s", strerror(-r)) : 0;
 }
 
@@ -283,8 +301,7 @@ int supervisor_new(
 
     if (!s) {
         close(config->lock_fd);
-        if (config->listener_fd)
-            close(config->listener_fd);
+        close_given(config);
         return explain(ret_error, -ENOMEM, "%s", strerror(ENOMEM));
     }
     *s = (struct supervisor){.config = *config,
@@ -338,8 +355,7 @@ void supervisor_free(struct supervisor *s)
     for (uint32_t peer = 0; s->children && peer < s->segment.n_peers; peer++)
         quiet_forget(&s->children[peer]);
     fd_keep_free(s->keep);
-    if (s->config.listener_fd)
-        close(s->config.listener_fd);
+    close_given(&s->config);
     if (s->ctx) {
         timer_del(&s->wake);
         aio_set_fd_handler(s->ctx, s->signal_fd, NULL, NULL, NULL, NULL, NULL);

@@ -63,6 +63,7 @@ struct supervisor_config {
     enum scan_mode scan_mode; /* of what leaves with a portable coroutine */
     int listener_fd; /* the gateway's (kept under FD_KEEP_PROGRAM, kind 0), which outlives it; 0:
                         none; consumed */
+    int secret_fd;   /* likewise, kind 1: what no shard is to read */
     uint64_t client_bytes, client_rate; /* as in struct child_env */
     const int *service_fds;             /* fds that services opened, which every child keeps */
     uint32_t n_service_fds;

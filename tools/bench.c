@@ -32,6 +32,7 @@
 struct values {
     const char *instance;
     int64_t wait_ns;
+    struct remote remote;
     uint32_t clients;
     uint32_t depth;
     int64_t seconds_ns;
@@ -52,6 +53,7 @@ struct values {
 
 static const struct command_option options[] = {
     COMMAND_INSTANCE_OPTIONS(struct values),
+    REMOTE_OPTIONS(struct values, remote),
     {"clients", 0, "N", "how many clients, each with a connection (default: 1)", command_u32,
         offsetof(struct values, clients)},
     {"depth", 0, "D", "most requests that each has in flight (default: 1; with --rate: 64)",
@@ -178,9 +180,32 @@ static int run_clients(const struct bench_plan *plan, uint32_t n, struct bench_t
     return status;
 }
 
+/* An error is printed. Returns the exit status. */
+static int open_client(const struct values *values, struct sherd_client **ret_client)
+{
+    struct sherd_client_options where = {.instance = values->instance, .wait_ns = values->wait_ns};
+    char *error = NULL;
+    remote_apply(&values->remote, &where);
+    int r = sherd_client_open(&where, ret_client, &error);
+    return r ? command_error_text(error, "the gateway", r) : EXIT_DONE;
+}
+
+static int count_shards_there(const struct values *values, uint32_t *ret_n)
+{
+    struct sherd_client *client;
+    int status = open_client(values, &client);
+    if (status)
+        return status;
+    *ret_n = sherd_client_n_shards(client);
+    sherd_client_close(client);
+    return EXIT_DONE;
+}
+
 static int count_shards(const struct values *values, uint32_t *ret_n)
 {
     struct instance in;
+    if (values->remote.url)
+        return count_shards_there(values, ret_n);
     int r = instance_open(values->instance, values->wait_ns, INSTANCE_READY, &in);
     if (r)
         return r;
@@ -193,12 +218,10 @@ static int count_shards(const struct values *values, uint32_t *ret_n)
 static int find_size(
     const struct values *values, const char *path, bool may_be_absent, uint64_t *ret_size)
 {
-    struct sherd_client_options where = {.instance = values->instance, .wait_ns = values->wait_ns};
     Sherd__File__Request message = SHERD__FILE__REQUEST__INIT;
     Sherd__File__StatReply *told = NULL;
     struct sherd_client *client = NULL;
     struct sherd_result result = {0};
-    char *error = NULL;
     message.path.data = (uint8_t *)path;
     message.path.len = strlen(path);
     uint8_t *args = malloc(sherd__file__request__get_packed_size(&message));
@@ -206,8 +229,7 @@ static int find_size(
         return command_error("bench: no memory");
     struct sherd_request request = {.method = "file.stat", .args = args};
     request.args_len = sherd__file__request__pack(&message, args);
-    int r = sherd_client_open(&where, &client, &error);
-    int status = r ? command_error_text(error, "the gateway", r) : EXIT_DONE;
+    int status = open_client(values, &client), r = status ? -ENOTCONN : 0;
     if (!r && (r = sherd_client_call(client, &request, &result)) < 0)
         status = command_error("bench: file.stat: %s", strerror(-r));
     if (!r && result.end == SHERD_END_DONE)
@@ -254,6 +276,7 @@ static struct bench_plan plan_of(const struct values *values, const char *kind)
     bool is_plain = works == 1u << BENCH_ping || works == 1u << BENCH_method;
     struct bench_plan plan = {
         .instance = values->instance,
+        .remote = &values->remote,
         .wait_ns = values->wait_ns,
         .depth = values->depth != DEPTH_NOT_GIVEN ? values->depth
                  : values->rate                   ? 64
@@ -314,6 +337,8 @@ static const char *misuse(const struct values *values, const char *kind)
         return "--rate must be 1 to 1000000000";
     if (plane_of(values->plane) == N_PLANES)
         return "--plane is data or control";
+    if (values->remote.url && plane_of(values->plane) == SHERD_PLANE_DATA)
+        return "--plane data is for an instance here: it has no URL";
     if (values->args && !(works & 1u << BENCH_method))
         return "--args is for a SERVICE.METHOD";
     if (is_file && !has_file)
@@ -370,5 +395,8 @@ int bench_command(int argc, char **argv)
                : "it takes one operand: ping, file-read, file-write, mixed or a SERVICE.METHOD";
     if (wrong)
         return command_usage(&command, "%s", wrong);
+    int status = remote_check(&values.remote, &command, values.instance);
+    if (status)
+        return status;
     return prepare_and_run(&values, operands[0]);
 }

@@ -211,6 +211,7 @@ static void *run_client(void *opaque)
         .wait_ns = run->plan->wait_ns,
         .data_bytes = data_bytes(run->plan),
         .window = run->plan->depth < 1024 ? run->plan->depth : 1024};
+    remote_apply(run->plan->remote, &options);
     int r = sherd_client_open(&options, &run->client, &run->figures->error);
     if (r == 0) {
         run->figures->plane = sherd_client_plane(run->client);

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "ipc/client/client.h"
+#include "tools/remote.h"
 
 /* X(name, what one request is) */
 #define BENCH_WORK(X)                                                               \
@@ -36,6 +37,7 @@ const char *bench_work_name(enum bench_work work);
 
 struct bench_plan {
     const char *instance;
+    const struct remote *remote;
     int64_t wait_ns;  /* for the instance, and for a gateway that died to be replaced */
     uint32_t depth;   /* requests in flight */
     int64_t begin_ns; /* CLOCK_MONOTONIC */

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "ipc/gateway/attach_socket.h"
+#include "ipc/gateway/certificate.h"
 #include "ipc/gateway/gateway.h"
 #include "ipc/plane/plane_shard.h"
 #include "services/file.h"
@@ -48,7 +49,8 @@ struct run {
     bool roots_changed; /* at the last SIGHUP */
     char *runtime_dir;
     int lock_fd;
-    int attach_fd; /* 0: none yet */
+    int attach_fd;      /* 0: none yet */
+    int certificate_fd; /* 0: none. The supervisor has a copy of its own. */
 };
 
 /* ---- services ---- */
@@ -195,11 +197,48 @@ static int change_roots(void *opaque, const struct command_list *roots, char **r
     return name_root(r, ret_error);
 }
 
+static void say_warning(struct run *run, char *warning)
+{
+    if (warning)
+        log_line(&run->log, LOG_LEVEL_WARNING, "%s", warning);
+    free(warning);
+}
+
+/* While root, whose the key may be, has not given up its rights. */
+static int open_certificate(struct run *run, char **ret_error)
+{
+    char *warning = NULL;
+    int r = 0;
+
+    if (run->options.tls.cert)
+        r = certificate_open(&run->options.tls, &run->certificate_fd, &warning, ret_error);
+    say_warning(run, warning);
+    return r;
+}
+
+/* Connections that there are go on with the old one. */
+static void reload_certificate(struct run *run)
+{
+    char *warning = NULL, *error = NULL;
+
+    if (!run->certificate_fd)
+        return;
+    if (certificate_reread(&run->options.tls, run->certificate_fd, &warning, &error) < 0)
+        log_line(&run->log, LOG_LEVEL_ERROR, "the certificate stays as it was: %s",
+            error ? error : strerror(ENOMEM));
+    else
+        log_line(&run->log, LOG_LEVEL_NOTICE,
+            "certificate and key are read again; `sherd restart gateway` has clients see them");
+    say_warning(run, warning);
+    free(error);
+}
+
 static bool reload(void *opaque)
 {
     struct run *run = opaque;
     char *error = NULL, *refused = NULL;
 
+    reload_certificate(run);
     run->roots_changed = false;
     if (run_options_reload(&run->options, change_roots, run, &refused, &error)) {
         run->log.level = run->options.log_level;
@@ -244,6 +283,9 @@ static int open_attach(struct run *run, char **ret_error)
 static int make_supervisor(struct run *run, struct supervisor **ret, char **ret_error)
 {
     const struct run_options *options = &run->options;
+    int secret_fd = run->certificate_fd ? fcntl(run->certificate_fd, F_DUPFD_CLOEXEC, 3) : 0;
+    if (secret_fd < 0)
+        return -errno;
     struct supervisor_config config = {
         .instance = options->instance,
         .runtime_dir = run->runtime_dir,
@@ -260,6 +302,7 @@ static int make_supervisor(struct run *run, struct supervisor **ret, char **ret_
         .registry = run->registry,
         .log = &run->log,
         .listener_fd = run->attach_fd,
+        .secret_fd = secret_fd,
         .client_bytes = client_bytes(run),
         .client_rate = options->client_rate,
         .listen_url = options->listen,
@@ -347,7 +390,9 @@ static int prepare(struct run *run, struct supervisor **ret, char **ret_error)
         return r;
     hold_wake_latency(run);
     raise_locked_memory();
-    r = change_user(run, ret_error);
+    r = open_certificate(run, ret_error);
+    if (r == 0)
+        r = change_user(run, ret_error);
     if (r == 0)
         r = make_sandbox(run, ret_error);
     if (r == 0)
@@ -373,6 +418,8 @@ static void clean_up(struct run *run)
     run_options_deinit(&run->options);
     if (run->latency_fd >= 0)
         close(run->latency_fd);
+    if (run->certificate_fd)
+        close(run->certificate_fd);
 }
 
 int run_command(int argc, char **argv)

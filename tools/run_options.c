@@ -128,9 +128,19 @@ static const struct command_option table[] = {
     {"config", 0, "FILE", "read options from FILE", command_text, FIELD(config)},
     {"engine", 0, "NAME", "io_uring, linux-aio or threads (default: the best that works)",
         parse_engine, FIELD(engine)},
-    {"listen", 0, "URL", "take clients at tcp://ADDRESS:PORT too", command_text, FIELD(listen)},
+    {"listen", 0, "URL",
+        "take clients at tls+tcp://ADDRESS:PORT too, or tcp://, which is not encrypted",
+        command_text, FIELD(listen)},
     {"token-file", 0, "FILE", "what clients of --listen have to show", command_text,
         FIELD(token_file)},
+    {"tls-cert", 0, "FILE",
+        "the certificate for tls+tcp://, in PEM, others that vouch for it behind it", command_text,
+        FIELD(tls.cert)},
+    {"tls-key", 0, "FILE", "its private key, in PEM; nobody else may read it", command_text,
+        FIELD(tls.key)},
+    {"tls-client-ca", 0, "FILE",
+        "have clients show a certificate that one of these authorities vouches for", command_text,
+        FIELD(tls.client_ca)},
     {"segment-size", 0, "BYTES", "most shared memory (default: 23M for 2 shards)", command_bytes,
         FIELD(segment_bytes)},
     {"fates-memory", 0, "BYTES", "of it, for what became of clients' requests (default: 3750K)",
@@ -187,7 +197,10 @@ static const struct command_example examples[] = {
     {"sherd run --instance demo --service ./greeter.so --set greeter.name=World",
         "an instance of another name, with a service of your own"},
     {"sherd run --listen tcp://127.0.0.1:7411 --token-file /etc/sherd/token",
-        "take clients over TCP, too"},
+        "take clients over TCP, too; what they say can be read on the way"},
+    {"sherd run --listen tls+tcp://0.0.0.0:7411 --token-file token --tls-cert cert.pem --tls-key "
+     "key.pem",
+        "take clients from everywhere who have the token, encrypted"},
     {"sherd run --config /etc/sherd/default.conf", "everything from a file; SIGHUP reads it again"},
     {0},
 };
@@ -371,6 +384,19 @@ static int read_file(struct run_options *options, const char *path, char **ret_e
 
 /* ---- both ---- */
 
+static int check_tls(const struct run_options *options)
+{
+    bool wants_tls = options->listen && strncmp(options->listen, "tls+tcp://", 10) == 0;
+
+    if (wants_tls && !(options->tls.cert && options->tls.key))
+        return command_usage(
+            &command, "--listen %s needs --tls-cert FILE and --tls-key FILE", options->listen);
+    if (!wants_tls && (options->tls.cert || options->tls.key || options->tls.client_ca))
+        return command_usage(
+            &command, "--tls-… options are of use with --listen tls+tcp://ADDRESS:PORT only");
+    return 0;
+}
+
 static int check(const struct run_options *options, int n_operands, char **operands)
 {
     if (n_operands > 0)
@@ -380,7 +406,7 @@ static int check(const struct run_options *options, int n_operands, char **opera
             &command, "--listen needs --token-file FILE: whoever reaches the port could submit");
     if (options->token_file && !options->listen)
         return command_usage(&command, "--token-file is of use with --listen only");
-    return 0;
+    return check_tls(options);
 }
 
 static int parse_line(struct run_options *options, char ***ret_operands)
@@ -440,6 +466,9 @@ static bool lists_differ(const struct command_list *a, const struct command_list
     X("engine", a->engine != b->engine)                                        \
     X("listen", texts_differ(a->listen, b->listen))                            \
     X("token-file", texts_differ(a->token_file, b->token_file))                \
+    X("tls-cert", texts_differ(a->tls.cert, b->tls.cert))                      \
+    X("tls-key", texts_differ(a->tls.key, b->tls.key))                         \
+    X("tls-client-ca", texts_differ(a->tls.client_ca, b->tls.client_ca))       \
     X("segment-size", a->segment_bytes != b->segment_bytes)                    \
     X("client-memory", a->client_bytes != b->client_bytes)                     \
     X("client-rate", a->client_rate != b->client_rate)                         \

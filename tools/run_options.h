@@ -19,6 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "ipc/gateway/certificate.h"
 #include "runtime/aio.h"
 #include "shard/private_scan.h"
 #include "shard/log.h"
@@ -36,12 +37,13 @@ struct run_options {
     bool no_rebalance;
     const char *listen; /* NULL: none */
     const char *token_file;
-    uint64_t segment_bytes;   /* 0: the default */
-    uint64_t client_bytes;    /* of all local clients together; 0: the default */
-    uint32_t client_rate;     /* requests a second of each in a shard; 0: no limit */
-    const char *attach_group; /* NULL: none */
-    const char *attach_mode;  /* NULL: the default */
-    uint64_t fates_bytes;     /* likewise */
+    struct certificate_files tls; /* for a listen of tls+tcp:// */
+    uint64_t segment_bytes;       /* 0: the default */
+    uint64_t client_bytes;        /* of all local clients together; 0: the default */
+    uint32_t client_rate;         /* requests a second of each in a shard; 0: no limit */
+    const char *attach_group;     /* NULL: none */
+    const char *attach_mode;      /* NULL: the default */
+    uint64_t fates_bytes;         /* likewise */
     bool enable_test_methods;
     int64_t drain_limit_ns;
     uint32_t crash_limit;

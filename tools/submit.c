@@ -36,10 +36,7 @@ static const struct command_option options[] = {
         offsetof(struct submit_values, timeout_ns)},
     {"urgent", 0, NULL, "do not wait for requests that are not urgent", command_flag,
         offsetof(struct submit_values, is_urgent)},
-    {"url", 0, "URL", "the gateway's address, tcp://HOST:PORT, instead of an instance here",
-        command_text, offsetof(struct submit_values, url)},
-    {"token-file", 0, "FILE", "the secret that a gateway on tcp wants", command_text,
-        offsetof(struct submit_values, token_file)},
+    REMOTE_OPTIONS(struct submit_values, remote),
     {"null", '0', NULL, "names on standard input end with NUL, not with a new line", command_flag,
         offsetof(struct submit_values, is_zero)},
     {"unordered", 0, NULL, "print answers as they come, not in the order of the arguments",
@@ -157,7 +154,7 @@ int submit_broken(struct submit *submit, int error)
     case -ENOTCONN:
         return command_error("%s: the instance %s is gone; what was in flight may be done or not",
             submit->method,
-            submit->values->url        ? submit->values->url
+            submit->values->remote.url ? submit->values->remote.url
             : submit->values->instance ? submit->values->instance
                                        : "default");
     default:
@@ -225,12 +222,10 @@ static int check_usage(const struct submit *submit, const struct submit_method *
         return command_usage(&command, "%s has no use for --json", submit->method);
     if (values->shard != SHERD_NO_SHARD && values->key)
         return command_usage(&command, "--shard and --key exclude each other");
-    if (values->url && values->instance)
-        return command_usage(&command, "--url and --instance exclude each other");
     if (values->window > WINDOW_MAX || values->count == 0)
         return command_usage(
             &command, "--window is at most %u, and --count at least 1", WINDOW_MAX);
-    return EXIT_DONE;
+    return remote_check(&values->remote, &command, values->instance);
 }
 
 /* Waits until the instance is ready; the error names those that are there. */
@@ -259,21 +254,20 @@ static int connect_and_run(struct submit *submit, const struct submit_method *me
     char *error = NULL;
     uint32_t window = values->window ? values->window : PUMP_WINDOW;
     struct interrupt_watch watch;
+    struct sherd_client_options how = {
+        .instance = values->instance,
+        .wait_ns = values->wait_ns,
+        .window = window,
+        .plane = SHERD_PLANE_CONTROL, /* which asks nobody how long an answer may be */
+    };
+    remote_apply(&values->remote, &how);
     interrupt_block();
     interrupt_watch_start(&watch);
-    int r = sherd_client_open(
-        &(struct sherd_client_options){
-            .instance = values->instance,
-            .url = values->url,
-            .token_file = values->token_file,
-            .wait_ns = values->wait_ns,
-            .window = window,
-            .plane = SHERD_PLANE_CONTROL, /* which asks nobody how long an answer may be */
-        },
-        &client, &error);
+    int r = sherd_client_open(&how, &client, &error);
     interrupt_watch_stop(&watch);
     if (r)
-        return command_error_text(error, values->url ? values->url : "the gateway", r);
+        return command_error_text(
+            error, values->remote.url ? values->remote.url : "the gateway", r);
     r = pump_init(&submit->pump, client, window);
     int status = r ? submit_broken(submit, r) : run_method(submit, method);
     if (!r)
@@ -305,7 +299,7 @@ int submit_command(int argc, char **argv)
     };
     const struct submit_method *method = find_method(submit.method);
     int status = check_usage(&submit, method);
-    if (!status && !values.url)
+    if (!status && !values.remote.url)
         status = find_instance(&values);
     if (status)
         return status;

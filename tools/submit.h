@@ -15,6 +15,7 @@
 #include "ipc/client/client.h"
 #include "tools/progress.h"
 #include "tools/pump.h"
+#include "tools/remote.h"
 
 #define SUBMIT_NOT_GIVEN UINT64_MAX
 
@@ -26,8 +27,7 @@ struct submit_values {
     const char *key;
     int64_t timeout_ns; /* 0: none */
     bool is_urgent;
-    const char *url;
-    const char *token_file;
+    struct remote remote;
     bool is_zero; /* -0 */
     bool is_unordered;
     bool is_json;

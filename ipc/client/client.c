@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "ipc/client/instance.h"
+#include "ipc/client/tls.h"
 #include "ipc/client/transport.h"
 #include "proto/protocol.h"
 
@@ -93,6 +94,12 @@ static int check_name(const struct sherd_client_options *options, char **ret_err
     return 0;
 }
 
+static bool has_tls(const struct sherd_client_options *options)
+{
+    return options->tls_ca_file || options->tls_name || options->tls_cert_file ||
+           options->tls_key_file;
+}
+
 static int check_options(const struct sherd_client_options *options, char **ret_error)
 {
     if (options->wait_ns < 0 || options->spin_ns < 0)
@@ -104,6 +111,9 @@ static int check_options(const struct sherd_client_options *options, char **ret_
             "zero bytes");
     if (options->plane > SHERD_PLANE_CONTROL)
         return transport_explain(ret_error, -EINVAL, "no such plane: %u", options->plane);
+    if (has_tls(options) && !(options->url && tls_is_url(options->url)))
+        return transport_explain(
+            ret_error, -EINVAL, "options for TLS are of use with a tls+tcp:// URL only");
     if (options->plane == SHERD_PLANE_DATA && options->url)
         return transport_explain(
             ret_error, -EINVAL, "the data plane has no URL: name the instance");

@@ -78,10 +78,10 @@ enum sherd_plane {
 };
 
 struct sherd_client_options {
-    const char *instance;   /* name; NULL: "default". Ignored where url is set. */
-    const char *url;        /* "tcp://127.0.0.1:7000", "ipc:///path"; NULL: the instance's sockets.
-                               Always the control plane. */
-    const char *token_file; /* for tcp; NULL: none */
+    const char *instance; /* name; NULL: "default". Ignored where url is set. */
+    const char *url;      /* "tcp://127.0.0.1:7000", "tls+tcp://host:7000", "ipc:///path"; NULL: the
+                               instance's sockets. Always the control plane. */
+    const char *token_file; /* for tcp and tls+tcp; NULL: none */
     const char *name;       /* for the instance's logs and tools; NULL: the program's */
     int64_t wait_ns;        /* for an instance that is not there yet, and later for one that died to
                                be replaced; 0: do not wait */
@@ -95,12 +95,19 @@ struct sherd_client_options {
     uint32_t plane;      /* enum sherd_plane */
     uint32_t answer_max; /* of requests that do not say; 0: 4,096 */
     uint32_t reserved32;
-    uint64_t reserved[6];
+    /* tls+tcp alone. Files in PEM. */
+    const char *tls_ca_file;   /* of authorities: whom to believe; NULL: what $SHERD_TLS_CA names */
+    const char *tls_name;      /* in the gateway's certificate; NULL: the host in the URL. Has to be
+                                  given where that is a number: addresses are not compared. */
+    const char *tls_cert_file; /* our own, where the gateway wants one; NULL: none */
+    const char *tls_key_file;  /* its key, which nobody else may read */
+    uint64_t reserved[2];
 };
 
 /* Connects and says hello. -ENOENT: no such instance; -ECONNRESET: it begins or ends just now, and
  * wait_ns is 0; -ETIMEDOUT; -EACCES: refused; -EPROTO: not
- * Sherd, or another version; -EINVAL: options. ret_error, which may be NULL, gets a line for people
+ * Sherd, or another version; -EKEYREJECTED: TLS: it is not who tls_ca_file vouches for, or speaks
+ * none; -EINVAL: options. ret_error, which may be NULL, gets a line for people
  * (free() it) on failure. */
 SHERD_API int sherd_client_open(
     const struct sherd_client_options *options, struct sherd_client **ret_client, char **ret_error);

@@ -15,6 +15,7 @@
 
 #include "ipc/client/instance.h"
 #include "ipc/client/talk.h"
+#include "ipc/client/tls.h"
 #include "ipc/client/token.h"
 #include "ipc/client/transport.h"
 
@@ -210,19 +211,45 @@ static int find_url(const struct sherd_client_options *options, char **ret_url, 
     return r < 0 ? transport_explain(ret_error, r, "no memory") : 0;
 }
 
-static int dial(struct control *control, const struct transport_options *how, const char *url)
+static int explain_dial(
+    const struct transport_options *how, const char *url, bool has_tls, int error)
 {
-    int r = link_open(url, how->wait_ns > 0, &control->talk.link);
+    char **ret_error = how->ret_error;
 
     /* nng says "refused" also of a socket that does not exist. */
-    if (r == -ENOENT || (r == -ECONNREFUSED && strncmp(url, "ipc://", 6) == 0))
+    if (error == -ENOENT || (error == -ECONNREFUSED && strncmp(url, "ipc://", 6) == 0))
         return transport_explain(
-            how->ret_error, -ENOENT, "no instance of Sherd at %s: start it with `sherd run`", url);
-    if (r == -ECONNRESET)
-        return transport_explain(how->ret_error, r,
+            ret_error, -ENOENT, "no instance of Sherd at %s: start it with `sherd run`", url);
+    if (error == -EKEYREJECTED)
+        return transport_explain(ret_error, error, "%s: %s", url, TLS_TEXT_REJECTED);
+    if (error == -ECONNRESET && has_tls)
+        return transport_explain(ret_error, error, "%s: %s", url, TLS_TEXT_HUNG_UP);
+    if (error == -ECONNRESET)
+        return transport_explain(ret_error, error,
             "%s hung up before it said anything: the instance begins or ends; try again", url);
+    return transport_explain(ret_error, error, "connecting to %s: %s", url, strerror(-error));
+}
+
+static int open_link(struct control *control, const struct transport_options *how, const char *url)
+{
+    nng_tls_config *tls = NULL;
+    bool has_tls = how->options->url && tls_is_url(url);
+    int r = has_tls ? tls_config_new(how->options, &tls, how->ret_error) : 0;
+
     if (r < 0)
-        return transport_explain(how->ret_error, r, "connecting to %s: %s", url, strerror(-r));
+        return r;
+    r = link_open(url, tls, how->wait_ns > 0, &control->talk.link);
+    if (tls)
+        nng_tls_config_free(tls);
+    return r < 0 ? explain_dial(how, url, has_tls, r) : 0;
+}
+
+static int dial(struct control *control, const struct transport_options *how, const char *url)
+{
+    int r = open_link(control, how, url);
+
+    if (r < 0)
+        return r;
     r = waiter_watch(&control->base.waiter, link_fd(control->talk.link), 0);
     return r < 0 ? transport_explain(how->ret_error, r, "watching the connection: %s", strerror(-r))
                  : 0;

@@ -46,6 +46,7 @@ struct exchange {
 struct link {
     nng_socket socket;
     nng_dialer dialer;
+    nng_tls_config *tls; /* NULL: none */
     char *url;
     int fd;
     uint32_t n_exchanges; /* opened */
@@ -141,7 +142,22 @@ static int configure(struct link *link)
     return r;
 }
 
-int link_open(const char *url, bool wait, struct link **ret_link)
+static int dial(struct link *link, bool wait)
+{
+    int r = nng_dialer_create(&link->dialer, link->socket, link->url);
+
+    if (r != 0)
+        return nng_errno(r);
+    if (link->tls)
+        r = nng_dialer_set_ptr(link->dialer, NNG_OPT_TLS_CONFIG, link->tls);
+    if (r == 0)
+        r = nng_dialer_start(link->dialer, wait ? NNG_FLAG_NONBLOCK : 0);
+    if (r != 0)
+        nng_dialer_close(link->dialer);
+    return nng_errno(r);
+}
+
+int link_open(const char *url, nng_tls_config *tls, bool wait, struct link **ret_link)
 {
     struct link *link = calloc(1, sizeof(*link));
 
@@ -151,11 +167,14 @@ int link_open(const char *url, bool wait, struct link **ret_link)
     pthread_mutex_init(&link->lock, NULL);
     link->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     link->url = strdup(url);
+    link->tls = tls;
+    if (tls)
+        nng_tls_config_hold(tls);
     int r = link->fd < 0 ? -errno : (link->url ? nng_errno(nng_req0_open(&link->socket)) : -ENOMEM);
     if (r == 0)
         r = configure(link);
     if (r == 0)
-        r = nng_errno(nng_dial(link->socket, url, &link->dialer, wait ? NNG_FLAG_NONBLOCK : 0));
+        r = dial(link, wait);
     if (r == -ESHUTDOWN)
         r = -ECONNRESET; /* nobody has closed our dialer */
     if (r < 0)
@@ -182,7 +201,32 @@ void link_redial(struct link *link)
         return;
     nng_dialer_close(link->dialer);
     /* Where there is no memory for it, the next redial finds none to close and tries again. */
-    nng_dial(link->socket, link->url, &link->dialer, NNG_FLAG_NONBLOCK);
+    dial(link, true);
+}
+
+/* A counter of the dialer's by its name in nng; 0: it has none of that name. */
+static uint64_t dialer_count(nng_stat *dialer, const char *name)
+{
+    for (nng_stat *stat = nng_stat_child(dialer); stat; stat = nng_stat_next(stat))
+        if (strcmp(nng_stat_name(stat), name) == 0)
+            return nng_stat_value(stat);
+    return 0;
+}
+
+int link_trouble(const struct link *link)
+{
+    nng_stat *all;
+    int r = 0;
+
+    if (!link->tls || nng_stats_get(&all) != 0)
+        return 0;
+    nng_stat *dialer = nng_stat_find_dialer(all, link->dialer);
+    if (dialer && dialer_count(dialer, "auth") > 0)
+        r = -EKEYREJECTED;
+    else if (dialer && dialer_count(dialer, "other") > 0)
+        r = -ECONNRESET;
+    nng_stats_free(all);
+    return r;
 }
 
 static bool is_in_inbox(const struct link *link, const struct exchange *exchange)
@@ -219,6 +263,8 @@ void link_close(struct link *link)
     if (link->fd >= 0)
         close(link->fd);
     pthread_mutex_destroy(&link->lock);
+    if (link->tls)
+        nng_tls_config_free(link->tls);
     free(link->url);
     free(link);
 }

@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <nng/nng.h>
+#include <nng/supplemental/tls/tls.h>
 
 #define LINK_EXCHANGES 12u
 
@@ -28,10 +29,11 @@ struct letter {
     nng_msg *msg; /* where result is 0: nng_msg_free() it */
 };
 
-/* Dials. wait: what is not there yet is waited for, in the background. 0; -ENOENT, -ECONNREFUSED,
- * … as nng found; -ECONNRESET: it hung up as we were introduced, and may well be there a moment
- * later; -EINVAL: no such kind of URL. */
-int link_open(const char *url, bool wait, struct link **ret_link);
+/* Dials. tls: for tls+tcp://, held by the link from then on; else NULL. wait: what is not there yet is
+ * waited for, in the background. 0; -ENOENT, -ECONNREFUSED, … as nng found; -ECONNRESET: it hung up
+ * as we were introduced, and may well be there a moment later; -EKEYREJECTED: no TLS with it;
+ * -EINVAL: no such kind of URL. */
+int link_open(const char *url, nng_tls_config *tls, bool wait, struct link **ret_link);
 
 /* Ends what is under way: link_take() has it. Nothing can be sent any more. Takes a second at most,
  * whatever nng does. */
@@ -52,6 +54,11 @@ uint32_t link_waiting(struct link *link, uint64_t *ret_n_gone);
 
 /* Where a message waits for a connection: begins to connect anew, in the background. */
 void link_redial(struct link *link);
+
+/* How connecting has failed since the link was opened, or dialed anew: 0: not with TLS;
+ * -EKEYREJECTED: the other side is not believed, or no TLS is spoken there; -ECONNRESET: it hung up.
+ * Asks nng for all its figures. */
+int link_trouble(const struct link *link);
 
 /* An eventfd: readable when letters came since link_quiet(), or after link_ring(). */
 int link_fd(const struct link *link);

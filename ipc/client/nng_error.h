@@ -31,7 +31,8 @@
     X(NNG_ECANCELED, ECANCELED)       \
     X(NNG_ENOFILES, EMFILE)           \
     X(NNG_ENOSPC, ENOSPC)             \
-    X(NNG_EPEERAUTH, EACCES)
+    X(NNG_EPEERAUTH, EKEYREJECTED)    \
+    X(NNG_ECRYPTO, EKEYREJECTED)
 
 /* 0 or -errno; what has no counterpart is -EIO. */
 static inline int nng_errno(int error)

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "ipc/client/settle.h"
+#include "ipc/client/tls.h"
 
 /*
  * Phases:  APART --hello--> HELLO --hello reply--> METHODS --list--> READY
@@ -157,6 +158,36 @@ static void say_hello(struct talk *talk, int64_t now_ns)
     talk->connection_number++;
 }
 
+/* A dialer that is new knows of no trouble yet, and what the one before had is as true. */
+static void note_trouble(struct talk *talk)
+{
+    int trouble = link_trouble(talk->link);
+
+    if (trouble < 0)
+        talk->trouble = trouble;
+}
+
+/* The wait for a gateway is over, without one. */
+static void give_up_waiting(struct talk *talk)
+{
+    note_trouble(talk);
+    if (talk->trouble == -EKEYREJECTED)
+        give_up(talk, -EKEYREJECTED, "the gateway: %s", TLS_TEXT_REJECTED);
+    else if (talk->trouble < 0)
+        give_up(talk, -ENOTCONN, "the gateway: %s", TLS_TEXT_HUNG_UP);
+    else
+        give_up(talk, -ENOTCONN, "the gateway did not answer in time");
+}
+
+/* Who is not believed at the opening will not be by waiting. One that was before may get its right
+ * certificate back, and has the whole time for it. */
+static void look_for_trouble(struct talk *talk)
+{
+    note_trouble(talk);
+    if (talk->eager && talk->trouble == -EKEYREJECTED)
+        give_up_waiting(talk);
+}
+
 /* Messages that no connection takes wait for one that nng may have given up, and that in any phase:
  * the latest may have broken with none under way to tell. Whether one goes is looked at when
  * redial_ns has come, not at each step, so that a client with much to say arms no timer each time. */
@@ -168,6 +199,7 @@ static void watch_sending(struct talk *talk, int64_t now_ns)
     if (talk->redial_ns > now_ns)
         return;
     if (waits && talk->redial_ns != 0 && n_gone == talk->n_gone) {
+        look_for_trouble(talk);
         link_redial(talk->link);
         talk->patience_ns *= 2;
         if (talk->patience_ns > PATIENCE_MAX_NS)
@@ -201,6 +233,7 @@ static void on_welcome(struct talk *talk, const Sherd__Wire__HelloReply *hello)
     talk->max_in_flight = hello->max_in_flight > 0 ? hello->max_in_flight : 1;
     talk->n_shards = hello->shards;
     talk->give_up_ns = 0;
+    talk->trouble = 0;
     talk->patience_ns = PATIENCE_MIN_NS;
     memset(talk->gaps, 0, sizeof(talk->gaps));
     if (!resumed) {
@@ -226,7 +259,7 @@ static void on_hello(
         if (letter->result != -ETIMEDOUT && now_ns < talk->give_up_ns)
             talk->retry_ns = now_ns + RETRY_NS;
         else
-            give_up(talk, -ENOTCONN, "the gateway did not answer in time");
+            give_up_waiting(talk);
     } else if (reply->body_case == SHERD__WIRE__REPLY__BODY_HELLO) {
         talk->pipe = (uint32_t)nng_pipe_id(nng_msg_get_pipe(letter->msg));
         on_welcome(talk, reply->hello);

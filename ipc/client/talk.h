@@ -71,6 +71,7 @@ struct talk {
     int64_t redial_ns;   /* when to connect anew if no message has been taken; 0: none waits */
     int64_t patience_ns; /* from one such time to the next */
     uint64_t n_gone;     /* of the link's messages, when redial_ns was set */
+    int trouble;         /* why connecting fails: link_trouble(); 0: it does not, or nobody knows */
     int64_t hold_ns;     /* not to submit before, the gateway is full; 0: it is not */
 
     int error; /* -errno: the conversation has ended with it, until somebody submits again */

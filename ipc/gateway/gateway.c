@@ -9,6 +9,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "ipc/gateway/certificate.h"
 #include "ipc/gateway/core.h"
 
 /*
@@ -211,7 +212,41 @@ static int check_socket_path(const struct gateway *gateway, const char *path)
     return -ENAMETOOLONG;
 }
 
-static int open_port(struct gateway *gateway)
+static int find_certificate(const struct child_env *env)
+{
+    for (uint32_t i = 0; i < env->keep.n_kept; i++)
+        if (env->keep.kept[i].key == FD_KEEP_PROGRAM &&
+            env->keep.kept[i].kind == CERTIFICATE_FD_KIND)
+            return env->keep.kept[i].fd;
+    return -1;
+}
+
+static int load_certificate(const struct child_env *env, nng_tls_config **ret_tls)
+{
+    int fd = find_certificate(env);
+
+    *ret_tls = NULL;
+    if (fd < 0)
+        return 0;
+    int r = certificate_config(fd, ret_tls);
+    if (r < 0)
+        log_line(env->log, LOG_LEVEL_ERROR,
+            "the gateway can't use its certificate or key: %s; nng's TLS takes RSA, and ECDSA with "
+            "the curves of NIST",
+            strerror(-r));
+    return r;
+}
+
+static void warn_of_clear_text(const struct child_env *env, const nng_tls_config *tls)
+{
+    if (env->listen_url && !tls && env->incarnation == 1)
+        log_line(env->log, LOG_LEVEL_WARNING,
+            "%s has no TLS: the token and all requests travel in the clear, for whoever is on the "
+            "way to read; tls+tcp:// with --tls-cert and --tls-key encrypts them",
+            env->listen_url);
+}
+
+static int open_port(struct gateway *gateway, nng_tls_config *tls)
 {
     const struct child_env *env = gateway->env;
     const char *what = "memory";
@@ -227,6 +262,7 @@ static int open_port(struct gateway *gateway)
         .ctx = gateway->ctx,
         .local_path = path,
         .listen_url = env->listen_url,
+        .tls = tls,
         .message = on_message,
         .gone = on_gone,
         .opaque = gateway,
@@ -235,6 +271,20 @@ static int open_port(struct gateway *gateway)
     if (r < 0)
         log_line(env->log, LOG_LEVEL_ERROR, "the gateway can't listen: %s: %s", what, strerror(-r));
     free(path);
+    return r;
+}
+
+static int start_port(struct gateway *gateway)
+{
+    nng_tls_config *tls;
+    int r = load_certificate(gateway->env, &tls);
+
+    if (r < 0)
+        return r;
+    warn_of_clear_text(gateway->env, tls);
+    r = open_port(gateway, tls);
+    if (tls)
+        nng_tls_config_free(tls);
     return r;
 }
 
@@ -301,7 +351,7 @@ static int serve(struct gateway *gateway)
         .is_drained = is_drained,
         .turn = on_turn,
         .opaque = gateway};
-    int r = open_port(gateway);
+    int r = start_port(gateway);
 
     if (r == 0)
         r = start_attach(gateway);

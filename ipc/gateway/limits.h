@@ -14,6 +14,7 @@
 #define LIMIT_LOCAL           2048u /* connections by the Unix socket */
 #define LIMIT_REMOTE          1024u /* connections by tcp */
 #define LIMIT_STRANGERS       16u   /* of those, without a welcome; one more ends the oldest */
+#define LIMIT_HANDSHAKES      256u  /* and before nng tells of one; one more ends the oldest */
 #define LIMIT_SESSIONS        1024u
 #define LIMIT_ARGS_BYTES      (UINT64_C(64) << 20)  /* of requests that have not ended */
 #define LIMIT_ANSWERS_SESSION (UINT64_C(8) << 20)   /* beyond it no request of it is started */
@@ -26,6 +27,7 @@
 #define SESSION_KEEP_NS  (INT64_C(60) * 1000000000) /* after its connection is gone */
 #define SESSION_DRAIN_NS (INT64_C(2) * 1000000000)  /* for clients to fetch the last ends */
 #define STRANGER_NS      (INT64_C(5) * 1000000000)  /* for a remote connection to be welcome */
+#define HANDSHAKE_NS     (INT64_C(10) * 1000000000) /* as long as nng means to give it */
 #define ANSWER_TAKE_MS   5000 /* an answer not taken in this time closes its connection */
 
 #define EXCHANGES_SPARE 64u   /* contexts that are ready to receive */

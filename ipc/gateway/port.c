@@ -13,6 +13,7 @@
 #include "ipc/client/nng_close.h"
 #include "ipc/client/nng_error.h"
 #include "ipc/gateway/broken_pipe.h"
+#include "ipc/gateway/handshakes.h"
 #include "ipc/gateway/limits.h"
 #include "proto/protocol.h"
 
@@ -52,6 +53,7 @@ struct port {
     bool opened;
     BH *bh;
     AioTimer stranger_timer;
+    AioTimer handshake_timer;
 
     pthread_mutex_t lock; /* all below to the blank line */
     struct exchange *inbox;
@@ -203,12 +205,29 @@ static bool add_connection(struct port *port, struct connection *connection)
     return added;
 }
 
+static void on_handshake(void *opaque)
+{
+    struct port *port = opaque;
+
+    timer_mod_anticipate_ns(&port->handshake_timer, aio_clock_ns() + HANDSHAKE_LOOK_NS);
+}
+
+static void end_handshake(nng_pipe pipe)
+{
+    nng_sockaddr from;
+
+    if (nng_pipe_get_addr(pipe, NNG_OPT_REMADDR, &from) == 0)
+        handshakes_over(&from);
+}
+
 static void on_pipe_added(nng_pipe pipe, nng_pipe_ev event, void *opaque)
 {
     struct port *port = opaque;
     struct connection *connection = calloc(1, sizeof(*connection));
     bool remote = port->has_remote && nng_pipe_listener(pipe).id == port->remote_listener.id;
 
+    if (remote)
+        end_handshake(pipe);
     if (connection) {
         connection->pipe = (uint32_t)nng_pipe_id(pipe);
         connection->remote = remote;
@@ -319,6 +338,15 @@ static void on_stranger_timer(void *opaque)
     pthread_mutex_unlock(&port->lock);
     if (next_ns != INT64_MAX)
         timer_mod_anticipate_ns(&port->stranger_timer, next_ns);
+}
+
+static void on_handshake_timer(void *opaque)
+{
+    struct port *port = opaque;
+    int64_t next_ns = handshakes_expire(aio_clock_ns());
+
+    if (next_ns != INT64_MAX)
+        timer_mod_anticipate_ns(&port->handshake_timer, next_ns);
 }
 
 void connection_close(struct connection *connection)
@@ -473,8 +501,11 @@ static int listen_remote(struct port *port)
     if (r != 0)
         return nng_errno(r);
     port->has_remote = true;
+    handshakes_start(on_handshake, port);
     nng_listener_set_bool(port->remote_listener, NNG_OPT_TCP_KEEPALIVE, true);
-    return nng_errno(nng_listener_start(port->remote_listener, 0));
+    if (port->config.tls)
+        r = nng_listener_set_ptr(port->remote_listener, NNG_OPT_TLS_CONFIG, port->config.tls);
+    return nng_errno(r == 0 ? nng_listener_start(port->remote_listener, 0) : r);
 }
 
 static int open_socket(struct port *port)
@@ -498,8 +529,8 @@ static int start(struct port *port, const char **ret_what)
     port->bh = aio_bh_new(port->config.ctx, on_inbox, port);
     if (!port->exchanges || !port->bh)
         return -ENOMEM;
-    *ret_what = "nng's sendmsg() is not the program's own";
-    if (!broken_pipe_stands())
+    *ret_what = "nng's sendmsg() or accept() is not the program's own";
+    if (!broken_pipe_stands() || !handshakes_stand())
         return -ELIBACC;
     *ret_what = "the socket of nng";
     int r = open_socket(port);
@@ -525,6 +556,7 @@ int port_open(const struct port_config *config, struct port **ret_port, const ch
     port->inbox_last = &port->inbox;
     port->strangers_last = &port->strangers;
     aio_timer_init(config->ctx, &port->stranger_timer, on_stranger_timer, port);
+    aio_timer_init(config->ctx, &port->handshake_timer, on_handshake_timer, port);
     pthread_mutex_init(&port->lock, NULL);
     int r = start(port, ret_what);
     if (r < 0)
@@ -561,6 +593,9 @@ void port_close(struct port *port)
             free(connection);
         }
     }
+    if (port->has_remote)
+        handshakes_stop();
+    timer_del(&port->handshake_timer);
     timer_del(&port->stranger_timer);
     bh_delete(port->bh);
     pthread_mutex_destroy(&port->lock);

@@ -17,6 +17,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <nng/nng.h>
+#include <nng/supplemental/tls/tls.h>
 
 #include "runtime/aio.h"
 
@@ -24,7 +25,7 @@ struct port;
 
 struct connection {
     uint32_t pipe;
-    bool remote;        /* by tcp */
+    bool remote;        /* by tcp, with TLS or without */
     bool gone;          /* what is sent to it is lost */
     uint32_t held;      /* exchanges of it that the loop has */
     uint32_t n_sending; /* under the port's lock: answers that nng has not handed over */
@@ -53,7 +54,8 @@ struct exchange {
 struct port_config {
     AioContext *ctx;
     const char *local_path; /* of the Unix socket; what a dead gateway left there is replaced */
-    const char *listen_url; /* NULL, or tcp://… */
+    const char *listen_url; /* NULL, or tcp://… or tls+tcp://… */
+    nng_tls_config *tls;    /* of the latter, held from then on */
     /* In the loop. */
     void (*message)(struct exchange *exchange, void *opaque);
     void (*gone)(struct connection *connection, void *opaque); /* freed after its last exchange */

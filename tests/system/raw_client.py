@@ -92,12 +92,14 @@ class End:
 
 
 class RawClient:
-    def __init__(self, address, timeout=30):
-        """address: the path of a Unix socket, or (host, port)."""
+    def __init__(self, address, timeout=30, tls=None):
+        """address: the path of a Unix socket, or (host, port). tls: an SSLContext."""
         self.local = isinstance(address, str)
         self.socket = socket.socket(socket.AF_UNIX if self.local else socket.AF_INET)
         self.socket.settimeout(timeout)
         self.socket.connect(address)
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
         self.socket.sendall(GREETING_REQ)
         assert self._receive(8) == GREETING_REP
         self.number = 0

@@ -109,7 +109,7 @@ static void a_message_waits_for_whom_it_is_for(void **state)
 {
     struct fixture *f = *state;
 
-    assert_int_equal(link_open(f->url, true, &f->link), 0);
+    assert_int_equal(link_open(f->url, NULL, true, &f->link), 0);
     say(f);
     assert_int_equal(nng_listen(f->server, f->url, NULL, 0), 0);
     assert_answered(f);
@@ -125,7 +125,7 @@ static void a_connection_that_breaks_in_its_greeting_is_made_again_on_request(vo
     until.tv_sec += DEADLINE_MS / 1000;
     assert_int_equal(sem_init(&refused, 0, 0), 0);
     assert_int_equal(nng_listen(f->server, f->url, NULL, 0), 0);
-    assert_int_equal(link_open(f->url, true, &f->link), 0);
+    assert_int_equal(link_open(f->url, NULL, true, &f->link), 0);
     for (unsigned n = 1; n <= 3; n++) {
         assert_int_equal(sem_timedwait(&refused, &until), 0);
         if (n == 1)
@@ -142,9 +142,9 @@ static void a_connection_that_breaks_in_its_greeting_is_reset_where_nobody_waits
 
     assert_int_equal(nng_listen(f->server, f->url, NULL, 0), 0);
     refuses_greetings = true;
-    assert_int_equal(link_open(f->url, false, &f->link), -ECONNRESET);
+    assert_int_equal(link_open(f->url, NULL, false, &f->link), -ECONNRESET);
     refuses_greetings = false;
-    assert_int_equal(link_open(f->url, false, &f->link), 0);
+    assert_int_equal(link_open(f->url, NULL, false, &f->link), 0);
     say(f);
     assert_answered(f);
 }
@@ -154,7 +154,7 @@ static void a_connection_that_stands_is_left_alone(void **state)
     struct fixture *f = *state;
 
     assert_int_equal(nng_listen(f->server, f->url, NULL, 0), 0);
-    assert_int_equal(link_open(f->url, false, &f->link), 0);
+    assert_int_equal(link_open(f->url, NULL, false, &f->link), 0);
     say(f);
     uint32_t pipe = assert_answered(f);
     link_redial(f->link);
