@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 #include "tools/histogram.h"
 /*
- * Values below 32 have a bucket each. Above, the five bits behind a value's highest one say which
- * of the 32 buckets of its power of two it is in.
+ * Values below HISTOGRAM_STEPS have a bucket each. Above, the bits behind a value's highest one say
+ * which of the buckets of its power of two it is in.
  */
 
 static uint32_t bucket_of(uint64_t value)
 {
     if (value < HISTOGRAM_STEPS)
         return (uint32_t)value;
-    uint32_t shift = 63 - (uint32_t)__builtin_clzll(value) - 5;
+    uint32_t shift = 63 - (uint32_t)__builtin_clzll(value) - HISTOGRAM_BITS;
     return shift * HISTOGRAM_STEPS + (uint32_t)(value >> shift);
 }
 

@@ -56,13 +56,24 @@ const char *text_bytes(uint64_t bytes, char buf[static TEXT_FIGURE])
     return buf;
 }
 
+/* With one decimal where more than a tenth would be lost without. */
+static void below_a_second(uint64_t ns, uint64_t unit_ns, const char *unit, char *buf)
+{
+    if (ns < 10 * unit_ns)
+        snprintf(buf, TEXT_FIGURE, "%.1f %s", (double)(ns * 10 / unit_ns) / 10, unit);
+    else
+        snprintf(buf, TEXT_FIGURE, "%" PRIu64 " %s", ns / unit_ns, unit);
+}
+
 const char *text_duration(uint64_t ns, char buf[static TEXT_FIGURE])
 {
     uint64_t seconds = ns / 1000000000;
-    if (ns < 1000000)
-        snprintf(buf, TEXT_FIGURE, "%" PRIu64 " us", ns / 1000);
+    if (ns < 1000)
+        snprintf(buf, TEXT_FIGURE, "%" PRIu64 " ns", ns);
+    else if (ns < 1000000)
+        below_a_second(ns, 1000, "us", buf);
     else if (seconds < 1)
-        snprintf(buf, TEXT_FIGURE, "%" PRIu64 " ms", ns / 1000000);
+        below_a_second(ns, 1000000, "ms", buf);
     else if (seconds < 60)
         snprintf(buf, TEXT_FIGURE, "%.1f s", (double)(ns / 100000000) / 10);
     else if (seconds < 3600)

@@ -14,8 +14,8 @@
 #include <unistd.h>
 
 #include "runtime/atomic.h"
-#include "runtime/ring.h"
 #include "shard/portable.h"
+#include "tests/bench/bare_rings.h"
 #include "tests/bench/compare.h"
 #include "tests/bench/two_cpus.h"
 #include "tests/unit/shard/mesh_rig.h"
@@ -24,48 +24,8 @@
 #define ONE_BY_ONE  100000
 #define MANY        1000000
 #define MANY_FLIGHT 128
-#define RING_SLOTS  512
 
-/* ---- two bare rings ---- */
-
-struct bare {
-    struct ring_slot there[RING_SLOTS];
-    struct ring_slot back[RING_SLOTS];
-    uint64_t words[4 * 8]; /* tail and head of each, a cache line apart */
-    uint32_t is_on;        /* written by the caller */
-    uint32_t is_off;       /* and by the other end, once it echoes no more */
-};
-
-static struct bare *bare;
-
-/* Echoes as long as the caller measures that. */
-static void bare_echo(void)
-{
-    struct ring_rx rx;
-    struct ring_tx tx;
-    uint8_t payload[RING_PAYLOAD_BYTES];
-
-    ring_rx_init(&rx, bare->there, &bare->words[8], RING_SLOTS);
-    ring_tx_init(&tx, bare->back, &bare->words[16], &bare->words[24], RING_SLOTS);
-    while (atomic_load_acquire(&bare->is_on))
-        while (ring_pop(&rx, payload))
-            ring_push(&tx, payload);
-}
-
-static double bare_ns(struct ring_tx *tx, struct ring_rx *rx, uint32_t n, uint32_t in_flight)
-{
-    uint8_t payload[RING_PAYLOAD_BYTES] = {0};
-    uint32_t sent = 0, received = 0;
-    int64_t begin_ns = aio_clock_ns();
-
-    while (received < n) {
-        while (sent < n && sent - received < in_flight && ring_push(tx, payload))
-            sent++;
-        while (ring_pop(rx, payload))
-            received++;
-    }
-    return (double)(aio_clock_ns() - begin_ns) / n;
-}
+static struct bare_rings *bare;
 
 /* ---- calls ---- */
 
@@ -153,10 +113,7 @@ static void serve_awake(struct rig_end *end)
     two_cpus_pin(1);
     while (!atomic_load(&end->rig->board->leave)) {
         aio_poll(end->ctx, false);
-        if (!atomic_load_acquire(&bare->is_on))
-            continue;
-        bare_echo();
-        atomic_store_release(&bare->is_off, 1);
+        bare_rings_echo(bare);
     }
 }
 
@@ -165,22 +122,22 @@ static struct {
     bool one, many, move;
 } wanted;
 
+static double bare_ns(uint32_t n, uint32_t in_flight)
+{
+    int64_t begin_ns = aio_clock_ns();
+
+    bare_rings_run(bare, n, in_flight);
+    return (double)(aio_clock_ns() - begin_ns) / n;
+}
+
 static void measure_bare(uint32_t round)
 {
-    struct ring_tx tx;
-    struct ring_rx rx;
-
-    atomic_store_release(&bare->is_off, 0);
-    atomic_store_release(&bare->is_on, 1);
-    ring_tx_init(&tx, bare->there, &bare->words[0], &bare->words[8], RING_SLOTS);
-    ring_rx_init(&rx, bare->back, &bare->words[24], RING_SLOTS);
-    bare_ns(&tx, &rx, ONE_BY_ONE / 100, 1);
-    figures[0].one[round] = bare_ns(&tx, &rx, ONE_BY_ONE, 1);
-    figures[0].many[round] = bare_ns(&tx, &rx, MANY, MANY_FLIGHT);
+    bare_rings_start(bare);
+    bare_ns(ONE_BY_ONE / 100, 1);
+    figures[0].one[round] = bare_ns(ONE_BY_ONE, 1);
+    figures[0].many[round] = bare_ns(MANY, MANY_FLIGHT);
     figures[0].move[round] = figures[0].one[round] / 2;
-    atomic_store_release(&bare->is_on, 0);
-    while (!atomic_load_acquire(&bare->is_off))
-        atomic_pause();
+    bare_rings_stop(bare);
 }
 
 static void call_awake(struct rig_end *end)
@@ -252,7 +209,7 @@ int main(int argc, char **argv)
     wanted.many = is_wanted(argv + 1, "many");
     wanted.move = is_wanted(argv + 1, "move");
     two_cpus_begin();
-    bare = two_cpus_memory(sizeof *bare);
+    bare = bare_rings_new();
     figures = two_cpus_memory(2 * sizeof *figures);
     hopper = two_cpus_memory(sizeof *hopper);
     rig_open(&rig, 2, &bench_service);

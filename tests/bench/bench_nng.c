@@ -266,7 +266,7 @@ int main(int argc, char **argv)
         .baseline = bare_pings,
         .repeats = 10000,
         .rounds = 21,
-        .goal = {.most_ratio = 1.176 /* 0.85 of the rate */}});
+        .goal = {.most_ratio = 1 / 0.85}});
 
     sherd_client_close(client);
     kill(bare.server, SIGKILL);

@@ -45,7 +45,13 @@ static void bytes_and_durations_go_by_the_largest_unit(void **state)
     assert_string_equal(text_bytes(1024, buf), "1.0 KiB");
     assert_string_equal(text_bytes(16 << 20, buf), "16.0 MiB");
     assert_string_equal(text_bytes(UINT64_MAX, buf), "16.0 EiB");
+    assert_string_equal(text_duration(0, buf), "0 ns");
+    assert_string_equal(text_duration(999, buf), "999 ns");
+    assert_string_equal(text_duration(1449, buf), "1.4 us");
+    assert_string_equal(text_duration(9999, buf), "9.9 us");
     assert_string_equal(text_duration(85000, buf), "85 us");
+    assert_string_equal(text_duration(999999, buf), "999 us");
+    assert_string_equal(text_duration(2650000, buf), "2.6 ms");
     assert_string_equal(text_duration(350000000, buf), "350 ms");
     assert_string_equal(text_duration(12340000000, buf), "12.3 s");
     assert_string_equal(text_duration(UINT64_C(312) * 1000000000, buf), "5m 12s");
