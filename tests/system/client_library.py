@@ -7,6 +7,7 @@ Use:   with Client(instance, window=10000) as client:
            client.run()
 """
 import ctypes
+import errno
 import os
 
 import harness
@@ -180,6 +181,8 @@ class Client:
         """Until nothing is in flight."""
         while self.in_flight() > 0:
             error = self.process(int(harness.DEADLINE * SECOND))
+            if error == -errno.EINTR:  # it was stopped
+                continue
             if error < 0:
                 raise ClientError(-error, os.strerror(-error))
             if error == 0:

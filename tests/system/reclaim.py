@@ -64,6 +64,14 @@ class Holdings:
                      for process in self.instance.processes()}
         self.pids["supervisor"] = self.instance.supervisor.pid
 
+    def cpu_ns(self, *names):
+        """That the loops of these processes have had, or of all."""
+        total = 0
+        for pid in [self.pids[name] for name in names] or self.pids.values():
+            with open(f"/proc/{pid}/task/{pid}/schedstat") as file:
+                total += int(file.read().split()[0])
+        return total
+
     def clients(self):
         """Numbers of those whose rows are not free."""
         return used(self.rows, self.memory)

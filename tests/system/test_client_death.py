@@ -307,21 +307,15 @@ class Deaths(TestCase):
         self.assertLess(min(ended), min(made) / 4)
         self.assertEqual(self.sherd.stop(), 0)
 
-    def cpu_ns(self, process):
-        """That its loop has had."""
-        pid = self.holdings.pids[process]
-        with open(f"/proc/{pid}/task/{pid}/schedstat") as file:
-            return int(file.read().split()[0])
-
     def test_nobody_s_loop_gives_back_the_pages_of_a_client_that_died(self):
         self.begin("--shards", "2", data=256 * MIB, steady=False)
         loops = ["supervisor", "shard0", "shard1", "gateway"]
         client = self.connect().attach(data_bytes=256 * MIB)
         client.open(0)
         client.open(1)
-        before = [self.cpu_ns(process) for process in loops]
+        before = list(map(self.holdings.cpu_ns, loops))
         self.time_of_end("a large client", [client])
-        took = [after - first for after, first in zip(map(self.cpu_ns, loops), before)]
+        took = [after - first for after, first in zip(map(self.holdings.cpu_ns, loops), before)]
         fd = os.memfd_create("as large")
         os.posix_fallocate(fd, 0, 256 * MIB)
         begin = time.process_time_ns()
