@@ -26,6 +26,12 @@
 #define ATTACH_VERSION 1u
 #define ATTACH_TEXT    160u
 
+/* What is agreed on in hello and welcome. */
+enum attach_features {
+    ATTACH_URGENT = 1u << 0, /* the shards take from urgent rings (proto/data_plane.h) */
+    ATTACH_FEATURES_ALL = (1u << 1) - 1,
+};
+
 enum attach_kind {
     ATTACH_HELLO = 1,
     ATTACH_WELCOME, /* to a hello; with the memfd */
@@ -44,7 +50,7 @@ struct attach_head {
 
 struct attach_hello {
     struct attach_head head;
-    uint64_t features;   /* bits that the client knows; none yet */
+    uint64_t features;   /* enum attach_features, those that the client knows */
     uint64_t data_bytes; /* of its data area; rounded up to a page */
     uint32_t n_entries;  /* of each ring; rounded up to a power of two */
     uint32_t spare;
@@ -86,7 +92,8 @@ struct attach_closed {
     struct attach_head head;
     uint32_t shard;
     int32_t error;  /* -EHOSTDOWN */
-    uint64_t taken; /* submissions from this position on were never taken */
+    uint64_t taken; /* submissions from this position on were never taken; of the urgent ring any
+                       may have been */
 };
 
 struct attach_refused {

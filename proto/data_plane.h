@@ -14,8 +14,8 @@
  * Not here:    handshake and doorbells (proto/attach.h); what a method's arguments mean
  *
  *   +----------------+  0
- *   | lane of shard 0|  struct plane_words, n_entries submissions, n_entries completions
- *   |  ...           |
+ *   | lane of shard 0|  struct plane_words, n_entries submissions, n_entries completions,
+ *   |  ...           |  PLANE_URGENT_ENTRIES submissions more: the urgent ring
  *   +----------------+  data_off, a multiple of PLANE_PAGE
  *   | data area      |  the client's own: it says in each entry which bytes are arguments, and
  *   |                |  which are room for the answer
@@ -25,17 +25,22 @@
  * positions count from 0 and go on for ever; entry position % n_entries holds it): stored last,
  * with release. A client has at most n_entries requests of a lane in flight, counting those whose
  * completion it has not read: so neither ring can overflow, and no side needs the other's head.
+ *
+ * The urgent ring is for few: of those in it at most PLANE_URGENT_ENTRIES are in flight, and they
+ * count among the n_entries. What is in it is taken before what is in the other. It is there where
+ * attaching has agreed on ATTACH_URGENT; it lies in what is else the rest of a lane's last page.
  */
 #include <stddef.h>
 #include <stdint.h>
 
-#define PLANE_PAGE          4096u
-#define PLANE_ENTRIES_MIN   8u
-#define PLANE_ENTRIES_MAX   4096u /* of a lane; a power of two */
-#define PLANE_INLINE_ARGS   16u   /* longest arguments within a submission */
-#define PLANE_INLINE_ANSWER 32u   /* longest answer within a completion */
-#define PLANE_PAYLOAD_MAX   (64u * 1024 * 1024)
-#define PLANE_METHOD_TABLE  0xffffu /* sys.methods, by a number that nobody has to be told */
+#define PLANE_PAGE           4096u
+#define PLANE_ENTRIES_MIN    8u
+#define PLANE_ENTRIES_MAX    4096u /* of a lane; a power of two */
+#define PLANE_URGENT_ENTRIES 16u   /* likewise */
+#define PLANE_INLINE_ARGS    16u   /* longest arguments within a submission */
+#define PLANE_INLINE_ANSWER  32u   /* longest answer within a completion */
+#define PLANE_PAYLOAD_MAX    (64u * 1024 * 1024)
+#define PLANE_METHOD_TABLE   0xffffu /* sys.methods, by a number that nobody has to be told */
 
 /* Where a submission is to run. */
 enum plane_route {
@@ -48,10 +53,12 @@ enum plane_route {
 
 enum plane_flags {
     PLANE_ARGS_INLINE = 1u << 0, /* arguments stand in `inline_args`; else in the data area */
-    PLANE_URGENT = 1u << 1,
-    PLANE_CANCEL = 1u << 2, /* no request: asks that request `id` of this lane end early; has no
-                               end of its own and counts as none in flight, so at most n_entries
-                               of both stand in the ring: the client waits where there is no room */
+    PLANE_URGENT = 1u << 1, /* what is in the urgent ring has it; in the other it counts where the
+                               request is forwarded to another shard */
+    PLANE_CANCEL = 1u << 2, /* no request: asks that request `id` of this ring end early, which was
+                               pushed at position `route`; has no end of its own and counts as none
+                               in flight, so at most as many of both as it has entries stand in a
+                               ring: the client waits where there is no room */
     PLANE_REFUSE = 1u << 3, /* where the shard is behind: end at once with -EAGAIN, do not wait */
     PLANE_FLAGS_ALL = (1u << 4) - 1,
 };
@@ -98,9 +105,11 @@ struct plane_words {
     uint32_t need_wakeup;
     uint32_t server_spare0;
     /* Written by a shard that leaves in order: 1 + the position of the first submission that it has
-     * not taken and will not take; 0 again by its replacement. */
+     * not taken and will not take; 0 again by its replacement. The urgent ring's stands before the
+     * other's is stored. */
     uint64_t closed;
-    uint32_t server_spare[12];
+    uint64_t urgent_closed;
+    uint32_t server_spare[10];
     /* Written by the client: 0 while it looks at its ring. Else, as it is about to sleep, a number
      * other than the one of the sleep before: after a completion the shard rings, at least once for
      * each such number. A hint. */
@@ -126,7 +135,8 @@ static inline struct plane_layout plane_layout(
         .n_shards = n_shards, .n_entries = n_entries, .data_bytes = data_bytes};
     uint64_t lane =
         sizeof(struct plane_words) +
-        (uint64_t)n_entries * (sizeof(struct plane_submission) + sizeof(struct plane_completion));
+        (uint64_t)n_entries * (sizeof(struct plane_submission) + sizeof(struct plane_completion)) +
+        PLANE_URGENT_ENTRIES * sizeof(struct plane_submission);
 
     l.lane_bytes = (lane + PLANE_PAGE - 1) / PLANE_PAGE * PLANE_PAGE;
     l.data_off = l.lane_bytes * n_shards;
@@ -146,6 +156,14 @@ static inline struct plane_submission *plane_submission_at(
     struct plane_submission *ring = (struct plane_submission *)(plane_words_of(l, base, shard) + 1);
 
     return &ring[position & (l->n_entries - 1)];
+}
+
+static inline struct plane_submission *plane_urgent_at(
+    const struct plane_layout *l, void *base, uint32_t shard, uint64_t position)
+{
+    struct plane_submission *past = plane_submission_at(l, base, shard, 0) + 2 * l->n_entries;
+
+    return &past[position % PLANE_URGENT_ENTRIES];
 }
 
 static inline struct plane_completion *plane_completion_at(

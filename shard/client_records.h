@@ -61,11 +61,11 @@ const char *cut_reason_text(uint32_t reason);
     X(r, uint32_t, state, , word, "enum client_lane_state; stored last")                       \
     X(r, uint32_t, reason, , word, "enum cut_reason, where it is cut off")                     \
     X(r, uint64_t, head, , counter, "entries taken from its ring")                             \
+    X(r, uint64_t, urgent_head, , counter, "likewise from its urgent ring")                    \
     X(r, uint64_t, requests, , counter, "of these, requests: ended, or in the ledger")         \
     X(r, uint64_t, tail, , counter, "completions: their positions up to here are given out")   \
     X(r, uint64_t, refused, , counter, "of these, those refused because the shard was behind") \
-    X(r, uint64_t, rings, , counter, "times it was rung")                                      \
-    X(r, uint64_t, spare, , spare, "")
+    X(r, uint64_t, rings, , counter, "times it was rung")
 SEGMENT_STRUCT(client_lane, CLIENT_LANE_FIELDS);
 
 enum ledger_state {
@@ -75,7 +75,11 @@ enum ledger_state {
     LEDGER_ENDED,   /* its completion stands here, for position `tail` */
 };
 
-enum ledger_flags { LEDGER_CANCELLED = 1u << 0, LEDGER_TOUCHES_CLIENT = 1u << 1 };
+enum ledger_flags {
+    LEDGER_CANCELLED = 1u << 0,
+    LEDGER_TOUCHES_CLIENT = 1u << 1,
+    LEDGER_URGENT = 1u << 2, /* `position` is one of the urgent ring */
+};
 
 /*
  * A request of a client, from when it was taken from its ring until its completion is in the

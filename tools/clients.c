@@ -154,7 +154,8 @@ static int print_people(const struct look *look)
 
 static json_t *lanes_json(const struct look *look, uint32_t n, uint64_t generation)
 {
-    static const char *const figures[] = {"head", "requests", "tail", "refused", "rings"};
+    static const char *const figures[] = {
+        "head", "urgent_head", "requests", "tail", "refused", "rings"};
     json_t *array = json_array();
     struct view_record lane;
 

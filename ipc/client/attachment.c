@@ -64,8 +64,10 @@ int attach_hello(
 {
     struct attach_hello *hello = &attach->message.hello;
 
-    *hello = (struct attach_hello){
-        .head = next_head(attach, ATTACH_HELLO), .data_bytes = data_bytes, .n_entries = n_entries};
+    *hello = (struct attach_hello){.head = next_head(attach, ATTACH_HELLO),
+        .features = ATTACH_URGENT,
+        .data_bytes = data_bytes,
+        .n_entries = n_entries};
     snprintf(hello->client, sizeof(hello->client), "%s", name);
     attach->message_len = sizeof(*hello);
     return send_message(attach, waiter_now_ns());

@@ -130,8 +130,11 @@ SHERD_API uint32_t sherd_client_n_shards(const struct sherd_client *client);
 enum sherd_request_flags {
     SHERD_TO_SHARD = 1u << 0, /* to `shard`; else to the owner of the key, else where the method
                                  belongs by its own rule, else anywhere */
-    SHERD_URGENT = 1u << 1,   /* overtakes what waits, here and there. For the few that control
-                                 others: they wait for each other. */
+    SHERD_URGENT =
+        1u << 1, /* overtakes what waits, here and there, of this client's and of others';
+                                 but has no more of a shard's time, and of the quotas. For the few
+                                 that control others: 8 at a time in a shard, 20 over the control
+                                 plane; what is beyond waits for these, or goes with the others. */
     SHERD_REFUSE = 1u << 2, /* where the shard is behind, or the window is full: ends at once as not
                                  started with -EAGAIN and retry_us, instead of waiting */
 };

@@ -65,6 +65,7 @@ struct local {
     size_t data_bytes;
     uint8_t *lanes_base;
     struct plane_layout layout;
+    bool has_urgent; /* lanes have urgent rings */
 
     struct attachment attach;
     char *path, *name;
@@ -176,9 +177,16 @@ void local_free_buffer(struct local *local, void *buffer);
  * next attach. */
 void local_lose_all(struct local *local);
 
-/* A lane is over; from `untaken` on no submission has left its ring. What was out ends, or waits in
+/* Of each ring of a lane the position from which on nothing was taken. */
+struct local_untaken {
+    uint64_t normal, urgent;
+};
+
+#define LOCAL_ALL_TAKEN UINT64_MAX
+
+/* A lane is over; from `untaken` on no submission has left its rings. What was out ends, or waits in
  * line: here where it belongs here, else at home. */
-void local_lose_lane(struct local *local, uint32_t shard, uint64_t untaken);
+void local_lose_lane(struct local *local, uint32_t shard, const struct local_untaken *untaken);
 
 /* Nobody may use that shard: what waits for it ends with error, or goes to another home. */
 void local_empty_line(struct local *local, uint32_t shard, int error);

@@ -5,18 +5,22 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-void local_lane_map(
-    struct local_lane *lane, const struct plane_layout *layout, void *base, uint32_t shard)
+void local_lane_map(struct local_lane *lane, const struct plane_layout *layout, void *base,
+    uint32_t shard, bool has_urgent)
 {
     struct slot_list line = lane->line;
     uint32_t state = lane->state, last_urgent = lane->last_urgent;
 
     *lane = (struct local_lane){
         .words = plane_words_of(layout, base, shard),
-        .submissions = plane_submission_at(layout, base, shard, 0),
+        .ring = {.entries = plane_submission_at(layout, base, shard, 0),
+            .mask = layout->n_entries - 1,
+            .limit = layout->n_entries / 2},
+        .urgent = {.entries = plane_urgent_at(layout, base, shard, 0),
+            .mask = PLANE_URGENT_ENTRIES - 1,
+            .limit = has_urgent ? PLANE_URGENT_ENTRIES / 2 : 0},
         .completions = plane_completion_at(layout, base, shard, 0),
         .mask = layout->n_entries - 1,
-        .limit = layout->n_entries / 2,
         .state = state,
         .bell_fd = -1,
         .line = line,

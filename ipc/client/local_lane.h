@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 /*
- * local_lane - the client's ends of the two rings that it shares with one shard
+ * local_lane - the client's ends of the rings that it shares with one shard
  *
- * Use:         entry = local_lane_next(); fill it; local_lane_push(). Once for many of these:
+ * Use:         entry = local_ring_next(); fill it; local_lane_push(). Once for many of these:
  *              local_lane_wants_bell(). while (local_lane_pop(lane, &completion)) …
  *              Before sleeping: local_lane_arm() all, local_lane_fence(), local_lane_has() none;
  *              after it local_lane_disarm()
@@ -30,20 +30,28 @@ enum local_lane_state {
     LOCAL_LANE_OPEN,
 };
 
-struct local_lane {
-    struct plane_words *words;
-    struct plane_submission *submissions;
-    struct plane_completion *completions;
-    uint32_t mask;     /* of positions */
-    uint32_t state;    /* enum local_lane_state */
+/* Of submissions. */
+struct local_ring {
+    struct plane_submission *entries;
     uint64_t tail;     /* next submission's position */
-    uint64_t done;     /* next completion's */
     uint64_t consumed; /* the shard has taken all submissions below it: perhaps more */
+    uint32_t mask;     /* of positions */
     uint32_t n_out;    /* requests */
     uint32_t limit;    /* of them */
-    uint32_t sleep;    /* number of the latest sleep */
-    int bell_fd;       /* -1: none */
-    bool is_dirty;     /* pushed to since the last flush */
+};
+
+struct local_lane {
+    struct plane_words *words;
+    struct local_ring ring;
+    struct local_ring urgent; /* limit 0: there is none */
+    struct plane_completion *completions;
+    uint32_t mask;  /* of completions' positions */
+    uint32_t state; /* enum local_lane_state */
+    uint64_t done;  /* next completion's position */
+    uint32_t n_out; /* requests, in both rings */
+    uint32_t sleep; /* number of the latest sleep */
+    int bell_fd;    /* -1: none */
+    bool is_dirty;  /* pushed to since the last flush */
     bool is_armed;
     bool is_down;             /* its shard is given up, as far as we have heard */
     struct slot_list line;    /* requests that wait here, urgent ones first */
@@ -51,9 +59,9 @@ struct local_lane {
     struct slot_list cancels; /* requests out whose cancellation waits for room */
 };
 
-/* Half of the ring is for requests, so that each can be cancelled. */
-void local_lane_map(
-    struct local_lane *lane, const struct plane_layout *layout, void *base, uint32_t shard);
+/* Half of each ring is for requests, so that each can be cancelled. */
+void local_lane_map(struct local_lane *lane, const struct plane_layout *layout, void *base,
+    uint32_t shard, bool has_urgent);
 
 /* Rings, at need more than once: what is lost was not needed. */
 void local_lane_ring(struct local_lane *lane);
@@ -63,23 +71,45 @@ bool local_lane_drain_bell(struct local_lane *lane);
 
 /* Whether a submission may be written: there is no other way to learn what the shard has taken than
  * by what it has ended. */
-static inline bool local_lane_has_room(const struct local_lane *lane)
+static inline bool local_ring_has_room(const struct local_ring *ring)
 {
-    return lane->tail - lane->consumed <= lane->mask;
+    return ring->tail - ring->consumed <= ring->mask;
 }
 
-static inline struct plane_submission *local_lane_next(const struct local_lane *lane)
+/* Of those that a request may go into. */
+static inline struct local_ring *local_lane_ring_for(struct local_lane *lane, bool urgent)
 {
-    return &lane->submissions[lane->tail & lane->mask];
+    return urgent && lane->urgent.n_out < lane->urgent.limit && local_ring_has_room(&lane->urgent)
+               ? &lane->urgent
+               : &lane->ring;
 }
 
-static inline void local_lane_push(struct local_lane *lane)
+static inline struct local_ring *local_lane_ring_of(
+    struct local_lane *lane, const struct slot *slot)
 {
-    struct plane_submission *entry = local_lane_next(lane);
+    return slot->in_urgent ? &lane->urgent : &lane->ring;
+}
 
-    lane->tail++;
-    atomic_store_release(&entry->turn, (uint32_t)lane->tail); /* ENTRY */
+static inline struct plane_submission *local_ring_next(const struct local_ring *ring)
+{
+    return &ring->entries[ring->tail & ring->mask];
+}
+
+static inline void local_lane_push(struct local_lane *lane, struct local_ring *ring)
+{
+    struct plane_submission *entry = local_ring_next(ring);
+
+    ring->tail++;
+    atomic_store_release(&entry->turn, (uint32_t)ring->tail); /* ENTRY */
     lane->is_dirty = true;
+}
+
+/* That one has ended, so it was taken, and all before it. */
+static inline void local_ring_consume(struct local_ring *ring, uint64_t position)
+{
+    ring->n_out--;
+    if (position >= ring->consumed)
+        ring->consumed = position + 1;
 }
 
 static inline bool local_lane_has(const struct local_lane *lane)

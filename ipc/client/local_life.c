@@ -206,7 +206,7 @@ static int map_lanes(struct local *local, const struct plane_layout *layout, int
     for (uint32_t shard = 0; shard < layout->n_shards; shard++) {
         local->lanes[shard].line = SLOT_LIST_INIT;
         local->lanes[shard].last_urgent = SLOT_NONE;
-        local_lane_map(&local->lanes[shard], layout, base, shard);
+        local_lane_map(&local->lanes[shard], layout, base, shard, local->has_urgent);
     }
     return 0;
 }
@@ -275,6 +275,7 @@ static void on_welcome(struct local *local, const struct attachment_answer *answ
         r = -EPROTO;
     else if (local->data && layout.data_bytes < local->data_bytes)
         r = -ENOMEM;
+    local->has_urgent = welcome->features & ATTACH_URGENT;
     if (r == 0)
         r = map_lanes(local, &layout, answer->fd);
     if (r == 0)
@@ -388,9 +389,11 @@ static void on_closed(struct local *local, const struct attach_closed *closed)
         return; /* one that is told twice, by a gateway and its replacement */
     if (local->phase == LOCAL_METHODS && shard == local->home)
         drop_table(local);
-    local_lose_lane(local, shard, closed->taken);
+    local_lose_lane(
+        local, shard, &(struct local_untaken){.normal = closed->taken, .urgent = LOCAL_ALL_TAKEN});
     memset(plane_words_of(&local->layout, local->lanes_base, shard), 0, local->layout.lane_bytes);
-    local_lane_map(&local->lanes[shard], &local->layout, local->lanes_base, shard);
+    local_lane_map(
+        &local->lanes[shard], &local->layout, local->lanes_base, shard, local->has_urgent);
     shard_is_down(local, shard, closed->error, "every shard is given up");
 }
 

@@ -20,14 +20,14 @@
 
 #include "ipc/client/local.h"
 
-#define ALL_TAKEN UINT64_MAX
-
-/* The position from which on nothing was taken. */
-static uint64_t untaken_from(const struct local *local, const struct local_lane *lane)
+static struct local_untaken untaken_from(const struct local *local, const struct local_lane *lane)
 {
-    uint64_t closed = atomic_load_acquire(&lane->words->closed); /* CLOSED */
+    uint64_t closed = atomic_load_acquire(&lane->words->closed);               /* CLOSED */
+    uint64_t urgent_closed = atomic_load_relaxed(&lane->words->urgent_closed); /* CLOSED */
 
-    return closed == 0 || local->is_distrusted ? ALL_TAKEN : closed - 1;
+    if (closed == 0 || urgent_closed == 0 || local->is_distrusted)
+        return (struct local_untaken){.normal = LOCAL_ALL_TAKEN, .urgent = LOCAL_ALL_TAKEN};
+    return (struct local_untaken){.normal = closed - 1, .urgent = urgent_closed - 1};
 }
 
 static bool may_repeat(const struct local *local, const struct slot *slot)
@@ -37,10 +37,10 @@ static bool may_repeat(const struct local *local, const struct slot *slot)
     return !local->is_cut_off && method->is_known && method->idempotent;
 }
 
-static void lose(struct local *local, uint32_t at, uint64_t untaken)
+static void lose(struct local *local, uint32_t at, const struct local_untaken *untaken)
 {
     struct slot *slot = slot_at(&local->slots, at);
-    bool begun = slot->position < untaken;
+    bool begun = slot->position < (slot->in_urgent ? untaken->urgent : untaken->normal);
 
     if (!local_come_back(local, at))
         return;
@@ -63,26 +63,37 @@ static void close_bell(struct local_lane *lane)
     lane->bell_fd = -1;
 }
 
-static bool is_at(const struct slot *slot, uint32_t shard, uint64_t position)
+static bool is_at(const struct slot *slot, uint32_t shard, bool in_urgent, uint64_t position)
 {
-    return slot->is_out && slot->lane == shard && slot->position == position;
+    return slot->is_out && slot->lane == shard && slot->in_urgent == in_urgent &&
+           slot->position == position;
+}
+
+static void lose_ring(
+    struct local *local, uint32_t shard, bool in_urgent, const struct local_untaken *untaken)
+{
+    const struct local_lane *lane = &local->lanes[shard];
+    const struct local_ring *ring = in_urgent ? &lane->urgent : &lane->ring;
+    uint64_t n_entries = (uint64_t)ring->mask + 1;
+
+    for (uint64_t position = ring->tail > n_entries ? ring->tail - n_entries : 0;
+         lane->n_out > 0 && position < ring->tail; position++) {
+        uint32_t at = slot_find(&local->slots, ring->entries[position & ring->mask].id);
+        if (at != SLOT_NONE && is_at(slot_at(&local->slots, at), shard, in_urgent, position))
+            lose(local, at, untaken);
+    }
 }
 
 /* In the order of their entries; then those whose entry has been written over. */
-static void lose_out(struct local *local, uint32_t shard, uint64_t untaken)
+static void lose_out(struct local *local, uint32_t shard, const struct local_untaken *untaken)
 {
     const struct local_lane *lane = &local->lanes[shard];
-    uint64_t n_entries = (uint64_t)lane->mask + 1;
 
-    for (uint64_t position = lane->tail > n_entries ? lane->tail - n_entries : 0;
-         lane->n_out > 0 && position < lane->tail; position++) {
-        uint32_t at = slot_find(&local->slots, lane->submissions[position & lane->mask].id);
-        if (at != SLOT_NONE && is_at(slot_at(&local->slots, at), shard, position))
-            lose(local, at, untaken);
-    }
+    lose_ring(local, shard, true, untaken);
+    lose_ring(local, shard, false, untaken);
     for (uint32_t at = 0; lane->n_out > 0 && at < local->slots.n; at++) {
         const struct slot *slot = slot_at(&local->slots, at);
-        if (is_at(slot, shard, slot->position))
+        if (slot->is_out && slot->lane == shard)
             lose(local, at, untaken);
     }
 }
@@ -92,8 +103,9 @@ static void lose_out(struct local *local, uint32_t shard, uint64_t untaken)
 static void close_lane(struct local *local, uint32_t shard)
 {
     struct local_lane *lane = &local->lanes[shard];
+    struct local_untaken untaken = untaken_from(local, lane);
 
-    lose_out(local, shard, untaken_from(local, lane));
+    lose_out(local, shard, &untaken);
     close_bell(lane);
     lane->state = LOCAL_LANE_CLOSED;
     while (lane->line.n > 0) {
@@ -122,7 +134,7 @@ static void forget_open(struct local *local, uint32_t shard)
 }
 
 /* Closed before callbacks run: what they submit waits in its line. */
-void local_lose_lane(struct local *local, uint32_t shard, uint64_t untaken)
+void local_lose_lane(struct local *local, uint32_t shard, const struct local_untaken *untaken)
 {
     struct local_lane *lane = &local->lanes[shard];
 

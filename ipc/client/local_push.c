@@ -141,29 +141,33 @@ static void fill_entry(
         memcpy(entry->inline_args, work->args, work->args_len);
 }
 
-static bool may_push(const struct local_lane *lane)
+static bool may_push(struct local_lane *lane, const struct slot_work *work)
 {
-    return lane->state == LOCAL_LANE_OPEN && lane->n_out < lane->limit && local_lane_has_room(lane);
+    return lane->state == LOCAL_LANE_OPEN && lane->n_out < lane->ring.limit &&
+           local_ring_has_room(local_lane_ring_for(lane, work->flags & SHERD_URGENT));
 }
 
 static int push(struct local *local, uint32_t shard, uint32_t at)
 {
     struct local_lane *lane = &local->lanes[shard];
     struct slot *slot = slot_at(&local->slots, at);
+    struct local_ring *ring = local_lane_ring_for(lane, slot->work.flags & SHERD_URGENT);
     int r = take_memory(local, slot);
 
     if (r < 0)
         return r;
-    fill_entry(local, slot, slot_id(&local->slots, at), local_lane_next(lane));
+    fill_entry(local, slot, slot_id(&local->slots, at), local_ring_next(ring));
     slot->state = SLOT_OUT;
     slot->is_out = true;
     slot->lane = shard;
-    slot->position = lane->tail;
+    slot->position = ring->tail;
+    slot->in_urgent = ring == &lane->urgent;
     slot->cancel = slot->cancel_waits = false;
     local_note_deadline(local, slot);
+    ring->n_out++;
     lane->n_out++;
     local->n_out++;
-    local_lane_push(lane);
+    local_lane_push(lane, ring);
     return 0;
 }
 
@@ -263,7 +267,7 @@ int local_enter(struct local *local, uint32_t at, const struct slot_work *work)
         return 0;
     uint32_t shard = local_lane_for(local, work);
     struct local_lane *lane = &local->lanes[shard];
-    if (may_push(lane) && (lane->line.n == 0 || work->flags & SHERD_URGENT) &&
+    if (may_push(lane, work) && (lane->line.n == 0 || work->flags & SHERD_URGENT) &&
         push(local, shard, at) == 0)
         return 0;
     if (work->flags & SHERD_REFUSE && lane->state == LOCAL_LANE_OPEN) {
@@ -299,10 +303,13 @@ static void drain_line(struct local *local, uint32_t shard)
 {
     struct local_lane *lane = &local->lanes[shard];
 
-    while (lane->line.n > 0 && may_push(lane)) {
+    while (lane->line.n > 0) {
         uint32_t at = lane->line.first;
         struct slot *slot = slot_at(&local->slots, at);
-        int r = push(local, shard, at);
+        int r;
+        if (!may_push(lane, &slot->work))
+            return;
+        r = push(local, shard, at);
         if (r < 0 && may_get_memory(local))
             return;
         local_leave_line(local, at);
@@ -326,8 +333,10 @@ void local_forget_cancel(struct local *local, uint32_t at)
 
 static void drain_cancels(struct local *local, struct local_lane *lane)
 {
-    while (lane->cancels.n > 0 && local_lane_has_room(lane)) {
+    while (lane->cancels.n > 0) {
         uint32_t at = lane->cancels.first;
+        if (!local_ring_has_room(local_lane_ring_of(lane, slot_at(&local->slots, at))))
+            return;
         local_forget_cancel(local, at);
         local_push_cancel(local, at);
     }
@@ -358,23 +367,24 @@ void local_push_cancel(struct local *local, uint32_t at)
 {
     struct slot *slot = slot_at(&local->slots, at);
     struct local_lane *lane = &local->lanes[slot->lane];
+    struct local_ring *ring = local_lane_ring_of(lane, slot);
 
-    if (!local_lane_has_room(lane)) {
+    if (!local_ring_has_room(ring)) {
         slot->cancel_waits = true;
         local->n_cancel_waits++;
         slot_list_insert(&local->slots, &lane->cancels, lane->cancels.last, at);
         return;
     }
-    struct plane_submission *entry = local_lane_next(lane);
+    struct plane_submission *entry = local_ring_next(ring);
     entry->id = slot_id(&local->slots, at);
     entry->method = 0;
     entry->flags = PLANE_CANCEL | PLANE_ARGS_INLINE;
     entry->route_kind = PLANE_ROUTE_HERE;
-    entry->route = 0;
+    entry->route = slot->position;
     entry->deadline_ns = 0;
     entry->args_len = entry->room_len = 0;
     entry->room_off = 0;
-    local_lane_push(lane);
+    local_lane_push(lane, ring);
 }
 
 void local_flush_lanes(struct local *local)

@@ -55,6 +55,7 @@ struct slot {
     bool may_have_run; /* it was out before, and lost */
     bool cancel;       /* was asked for */
     bool cancel_waits; /* for room in the ring */
+    bool in_urgent;    /* the ring that it is out in */
     bool has_room;     /* `room` is ours, in the area */
     sherd_done_fn *done;
     void *opaque;

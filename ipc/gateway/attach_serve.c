@@ -59,6 +59,7 @@ static int send_welcome(struct attach_link *link, const struct attach_hello *hel
     const struct segment *seg = attach->config.segment;
     const struct client_row *row = row_of(link);
     struct attach_welcome welcome = {.head = answer_to(&hello->head, ATTACH_WELCOME),
+        .features = hello->features & ATTACH_FEATURES_ALL,
         .data_bytes = row->data_bytes,
         .total_bytes = row->total_bytes,
         .n_entries = row->n_entries,

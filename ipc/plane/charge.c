@@ -16,11 +16,9 @@
 
 static void condemn(struct lane *lane)
 {
-    if (lane->state != CLIENT_LANE_OPEN || lane->wait == WAIT_END)
+    if (lane->state != CLIENT_LANE_OPEN || lane_is_ending(lane))
         return;
-    if (lane->wait == WAIT_SLOT)
-        lane->plane->n_slot_waits--;
-    lane->wait = WAIT_END;
+    intake_halt(lane, WAIT_END);
     timer_mod_ns(&lane->wait_timer, aio_clock_ns() + END_NS);
     if (lane->n_in_flight == 0)
         lane_cut(lane, CUT_POISON);

@@ -45,7 +45,7 @@ static bool is_idempotent(const struct plane *plane, const struct ledger_slot *s
 
 static bool goes_on(const struct lane *lane)
 {
-    return lane->state == CLIENT_LANE_OPEN && lane->wait != WAIT_END;
+    return lane->state == CLIENT_LANE_OPEN && !lane_is_ending(lane);
 }
 
 /* Whether it has to wait with its user. */

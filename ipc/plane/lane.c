@@ -100,8 +100,11 @@ static void on_bell(void *opaque)
     }
     lane_heat(lane);
     /* What it has pushed is begun at once: a turn earlier than by a look. */
-    if (lane->is_hot && !lane->wait && !lane->plane->is_closed && lane_has_entry(lane))
-        intake_run(lane, BUDGET);
+    if (!lane->is_hot || lane->plane->is_closed)
+        return;
+    intake_visit(lane, LANE_URGENT);
+    intake_visit(lane, LANE_NORMAL);
+    intake_end_turn(lane);
 }
 
 void lane_ring(struct lane *lane)
@@ -135,9 +138,7 @@ static void cancel_all(struct lane *lane)
 
 static void stop(struct lane *lane, enum client_lane_state state)
 {
-    if (lane->wait == WAIT_SLOT)
-        lane->plane->n_slot_waits--;
-    lane->wait = WAIT_NONE;
+    intake_halt(lane, WAIT_NONE);
     timer_del(&lane->wait_timer);
     lane_cool(lane);
     lane->state = (uint8_t)state;
@@ -171,7 +172,8 @@ void lane_cut(struct lane *lane, enum cut_reason reason)
     tell_gateway(plane);
     if (plane->log)
         log_line(plane->log, LOG_LEVEL_WARNING, "client %u is cut off: %s, at entry %llu",
-            lane->grant.client, cut_reason_text(reason), (unsigned long long)lane->head);
+            lane->grant.client, cut_reason_text(reason),
+            (unsigned long long)lane->intakes[LANE_NORMAL].head);
 }
 
 void lane_let_go(struct plane *plane, uint32_t client, uint64_t generation)
@@ -223,8 +225,11 @@ void plane_drop(struct plane *plane, uint32_t client, uint64_t generation)
 void lane_say_closed(struct lane *lane)
 {
     ledger_write(lane);
-    if (lane->state == CLIENT_LANE_OPEN)
-        atomic_store_release(&lane->words->closed, lane->head + 1); /* CLOSED */
+    if (lane->state != CLIENT_LANE_OPEN)
+        return;
+    atomic_store_relaxed(
+        &lane->words->urgent_closed, lane->intakes[LANE_URGENT].head + 1);           /* CLOSED */
+    atomic_store_release(&lane->words->closed, lane->intakes[LANE_NORMAL].head + 1); /* CLOSED */
 }
 
 static void unlink_lane(struct lane *lane)
@@ -292,7 +297,10 @@ static int map_memory(struct lane *lane, int fd)
     lane->base = base;
     lane->data = lane->base + lane->layout.data_off;
     lane->words = plane_words_of(&lane->layout, base, lane->plane->shard);
-    lane->submissions = plane_submission_at(&lane->layout, base, lane->plane->shard, 0);
+    lane->intakes[LANE_NORMAL].entries =
+        plane_submission_at(&lane->layout, base, lane->plane->shard, 0);
+    lane->intakes[LANE_URGENT].entries =
+        plane_urgent_at(&lane->layout, base, lane->plane->shard, 0);
     lane->completions = plane_completion_at(&lane->layout, base, lane->plane->shard, 0);
     return 0;
 }
@@ -303,7 +311,8 @@ static void begin_row(struct lane *lane)
 
     if (row->generation == lane->grant.generation && row->state != CLIENT_LANE_NONE) {
         lane->state = (uint8_t)row->state;
-        lane->head = row->head;
+        lane->intakes[LANE_NORMAL].head = row->head;
+        lane->intakes[LANE_URGENT].head = row->urgent_head;
         lane->tail = row->tail;
         return;
     }
@@ -317,10 +326,12 @@ static void on_waited(void *opaque)
 {
     struct lane *lane = opaque;
 
-    if (lane->wait == WAIT_END)
+    if (lane_is_ending(lane)) {
         lane_cut(lane, CUT_POISON);
-    else
-        intake_go_on(lane);
+        return;
+    }
+    intake_go_on(lane, WAIT_RATE);
+    intake_go_on(lane, WAIT_USER);
 }
 
 static int begin(struct lane *lane, int memory_fd)
@@ -343,6 +354,23 @@ static int begin(struct lane *lane, int memory_fd)
     return 0;
 }
 
+static uint32_t words_for(uint32_t n_entries)
+{
+    return (n_entries + 63) / 64;
+}
+
+static void init_intakes(struct lane *lane)
+{
+    struct intake *normal = &lane->intakes[LANE_NORMAL], *urgent = &lane->intakes[LANE_URGENT];
+
+    normal->n_entries = lane->n_entries;
+    normal->row_head = &lane->row->head;
+    normal->cancelled = lane->cancelled;
+    urgent->n_entries = PLANE_URGENT_ENTRIES;
+    urgent->row_head = &lane->row->urgent_head;
+    urgent->cancelled = lane->cancelled + words_for(lane->n_entries);
+}
+
 /* An older client of the same number is gone: its end has been told, or was lost with a death. */
 static int make_lane(
     struct plane *plane, const struct plane_grant *grant, int bell_fd, struct lane **ret_lane)
@@ -357,7 +385,9 @@ static int make_lane(
         if (plane->lanes[grant->client])
             return -EBUSY;
     }
-    lane = calloc(1, sizeof(*lane));
+    lane = calloc(
+        1, sizeof(*lane) + sizeof(lane->cancelled[0]) *
+                               (words_for(grant->n_entries) + words_for(PLANE_URGENT_ENTRIES)));
     if (!lane)
         return -ENOMEM;
     lane->plane = plane;
@@ -365,6 +395,7 @@ static int make_lane(
     lane->layout = plane_layout(plane->seg.geometry.n_shards, grant->n_entries, grant->data_bytes);
     lane->n_entries = grant->n_entries;
     lane->row = &plane->rows[grant->client];
+    init_intakes(lane);
     lane->first = NO_REQUEST;
     lane->bell_fd = bell_fd;
     *ret_lane = lane;

@@ -77,7 +77,7 @@ static void link_to_lane(struct lane *lane, struct request *request)
     plane->n_accepted++;
 }
 
-struct request *ledger_commit(struct lane *lane, uint64_t bytes)
+struct request *ledger_commit(struct lane *lane, enum mesh_lane which, uint64_t bytes)
 {
     struct plane *plane = lane->plane;
     struct request *request = &plane->requests[plane->first_free];
@@ -87,14 +87,13 @@ struct request *ledger_commit(struct lane *lane, uint64_t bytes)
     plane->n_free--;
     slot->client = lane->grant.client;
     slot->client_generation = lane->grant.generation;
-    slot->position = lane->head;
+    slot->position = lane->intakes[which].head;
     slot->number = lane->row->requests;
     slot->taken_ns = context_coarse_ns(plane->ctx);
-    slot->flags = 0;
+    slot->flags = which == LANE_URGENT ? LEDGER_URGENT : 0;
     atomic_store_release(
         &slot->word, ledger_word(ledger_generation(slot->word) + 1, LEDGER_TAKEN)); /* TAKEN */
-    lane->head++;
-    atomic_store_release(&lane->row->head, lane->head);                  /* HEAD */
+    intake_pass(&lane->intakes[which]);
     atomic_store_release(&lane->row->requests, lane->row->requests + 1); /* HEAD */
     request->bytes = bytes;
     link_to_lane(lane, request);
@@ -106,12 +105,13 @@ void ledger_adopt(struct lane *lane, struct request *request)
     struct ledger_slot *slot = slot_of(lane->plane, request);
     struct client_lane *row = lane->row;
     const struct plane_submission *entry = entry_of(slot);
+    struct intake *in = &lane->intakes[intake_of(slot)];
 
     request->bytes = entry->room_len + (entry->flags & PLANE_ARGS_INLINE ? 0 : entry->args_len);
     link_to_lane(lane, request);
-    if (slot->position >= lane->head) {
-        lane->head = slot->position + 1;
-        atomic_store_release(&row->head, lane->head); /* HEAD */
+    if (slot->position >= in->head) {
+        in->head = slot->position + 1;
+        atomic_store_release(in->row_head, in->head); /* HEAD */
     }
     if (slot->number >= row->requests)
         atomic_store_release(&row->requests, slot->number + 1); /* HEAD */
@@ -199,15 +199,14 @@ static void wake_waiting(struct lane *lane)
 {
     struct plane *plane = lane->plane;
 
-    if (lane->wait == WAIT_OWN)
-        intake_go_on(lane);
+    if (lane_waits(lane))
+        intake_go_on(lane, WAIT_OWN);
     if (!plane->n_slot_waits)
         return;
     struct lane *other = plane->hot;
 
     for (uint32_t i = 0; i < plane->n_hot; i++, other = other->next)
-        if (other->wait == WAIT_SLOT)
-            intake_go_on(other);
+        intake_go_on(other, WAIT_SLOT);
 }
 
 static void mark_dirty(struct lane *lane)

@@ -2,7 +2,9 @@
 /*
  * A lane is hot while it is looked at in each turn; else its client has been told to ring. Hot ones
  * stand in a circle, of which a turn visits at most VISITS, each for at most BUDGET entries: so a
- * client with a full ring has no more of a shard than one with two entries. A lane at which nothing
+ * client with a full ring has no more of a shard than one with two entries. Their urgent rings are
+ * looked at first, all of them, and then the others, where each lane has left what it has not spent:
+ * so what is urgent runs before what is not, and nobody has more by it. A lane at which nothing
  * was found for QUIET_LOOKS visits is told to ring, and so are all before the loop sleeps: then
  * nothing is looked at any more, and 5,000 lanes cost nothing.
  *
@@ -39,7 +41,7 @@ static bool plane_pending(void *opaque)
     if (plane->unblocked)
         return true;
     for (uint32_t i = 0; i < n; i++) {
-        if (!plane->hot->wait && lane_has_entry(plane->hot))
+        if (lane_is_due(plane->hot))
             return true;
         plane->hot = plane->hot->next; /* the next look, or turn, goes on there */
     }
@@ -51,7 +53,7 @@ static void cool_quiet(struct lane *lane)
 {
     atomic_store_relaxed(&lane->words->need_wakeup, 1); /* ASKED */
     atomic_full_fence();                                /* ASKED */
-    if (lane_has_entry(lane)) {
+    if (lane_is_due(lane)) {
         atomic_store_relaxed(&lane->words->need_wakeup, 0);
         lane->n_quiet = 0;
     } else {
@@ -61,25 +63,33 @@ static void cool_quiet(struct lane *lane)
 
 static bool visit(struct lane *lane)
 {
-    uint64_t head = lane->head;
+    bool progress = intake_visit(lane, LANE_NORMAL);
 
-    if (lane->wait)
-        return false;
-    if (lane_has_entry(lane)) {
+    if (progress || lane->n_taken || lane_waits(lane))
         lane->n_quiet = 0;
-        intake_run(lane, BUDGET);
-        return lane->head != head;
-    }
-    lane->left_ns = 0;
-    if (++lane->n_quiet >= QUIET_LOOKS)
+    else if (++lane->n_quiet >= QUIET_LOOKS)
         cool_quiet(lane);
-    return false;
+    intake_end_turn(lane);
+    return progress;
+}
+
+static bool look_at_urgent(struct plane *plane, uint32_t n)
+{
+    struct lane *lane = plane->hot;
+    bool progress = false;
+
+    for (uint32_t i = 0; i < n && plane->hot; i++) {
+        struct lane *next = lane->next;
+        progress |= intake_visit(lane, LANE_URGENT);
+        lane = next;
+    }
+    return progress;
 }
 
 static bool look_at_lanes(struct plane *plane)
 {
     uint32_t n = plane->n_hot < VISITS ? plane->n_hot : VISITS;
-    bool progress = false;
+    bool progress = look_at_urgent(plane, n);
 
     for (uint32_t i = 0; i < n && plane->hot; i++) {
         struct lane *lane = plane->hot;
@@ -118,10 +128,11 @@ static bool plane_prepare(void *opaque)
     atomic_full_fence();                                    /* ASKED */
     for (uint32_t i = 0; i < n; i++) {
         struct lane *next = lane->next;
-        if (lane->wait || lane_has_entry(lane)) {
-            found |= !lane->wait;
+        if (lane_is_due(lane)) {
+            found = true;
             atomic_store_relaxed(&lane->words->need_wakeup, 0);
-        } else {
+        } else if (!lane_waits(
+                       lane)) { /* else it is found when that is over, and rings for a cancel */
             lane_cool(lane);
         }
         lane = next;
@@ -155,7 +166,7 @@ static void plane_flush(void *opaque)
         plane->dirty = lane->next_dirty;
         lane->is_dirty = false;
         lane_ring(lane);
-        if (lane->wait == WAIT_END && lane->n_in_flight == 0)
+        if (lane_is_ending(lane) && lane->n_in_flight == 0)
             lane_cut(lane, CUT_POISON);
         lane_settle(lane);
     }

@@ -30,7 +30,7 @@ struct request {
     uint64_t bytes;            /* that it counts for in the client's quota */
 };
 
-/* Why nothing is taken from a lane for now. */
+/* Why nothing is taken from a ring for now. */
 enum lane_wait {
     WAIT_NONE,
     WAIT_OWN,  /* for an end of its own: its quotas are used up */
@@ -40,18 +40,32 @@ enum lane_wait {
     WAIT_END,  /* for what is under way to end: then it is cut off */
 };
 
+/* The ring of entries of a lane, or its urgent one. */
+struct intake {
+    const struct plane_submission *entries;
+    uint64_t *row_head;
+    uint64_t head;        /* that of the row */
+    uint64_t looked;      /* where cancels are looked for next, while it waits */
+    uint64_t *cancelled;  /* a bit an entry: a cancel of it was found ahead */
+    uint64_t ns_an_entry; /* how long one has taken lately, while some waited */
+    int64_t
+        left_ns; /* when it was last left with entries in it; 0: it was empty, or not looked at */
+    uint32_t n_entries;
+    uint8_t wait; /* enum lane_wait */
+};
+
 /* A client that has opened this shard. */
 struct lane {
     /* ---- what each look and each request touches ---- */
-    const struct plane_submission *submissions;
+    struct intake intakes[N_LANES];
     struct plane_completion *completions;
     struct plane_words *words;
     struct client_lane *row;
-    uint64_t head, tail; /* those of the row */
+    uint64_t tail; /* that of the row */
     uint32_t n_entries;
     uint32_t n_in_flight;
-    uint8_t state; /* enum client_lane_state */
-    uint8_t wait;  /* enum lane_wait */
+    uint32_t n_taken; /* entries in this turn, of either ring */
+    uint8_t state;    /* enum client_lane_state */
     bool is_hot;
     bool is_dirty; /* has completions that it has not been rung for */
     uint32_t n_quiet;
@@ -73,10 +87,9 @@ struct lane {
     struct lane *next_dirty;
     double tokens;     /* requests that its rate allows now */
     int64_t tokens_ns; /* when they were counted; at first 0, so there is a whole burst */
+    int64_t spent_ns;  /* of this turn */
     AioTimer wait_timer;
-    int64_t left_ns;      /* when it was last left with entries in its ring; 0: it was empty, or not
-                        looked at */
-    uint64_t ns_an_entry; /* how long one has taken lately, while some waited */
+    uint64_t cancelled[]; /* of its intakes, one after the other */
 };
 
 struct plane {
@@ -98,12 +111,12 @@ struct plane {
     uint32_t first_free; /* of the ledger */
     uint32_t n_free;
     uint32_t n_under_way;
-    uint32_t n_slot_waits; /* lanes that wait for a slot */
+    uint32_t n_slot_waits; /* rings that wait for a slot */
     uint32_t n_inherited;  /* requests that wait for a dead one's I/O */
     uint32_t n_hot;
     bool is_draining; /* what comes is refused */
     bool is_closed;   /* nothing is taken any more */
-    bool unblocked;   /* a lane has stopped waiting */
+    bool unblocked;   /* a ring has stopped waiting */
     uint64_t n_accepted, n_ended;
     uint64_t blame_seen; /* crashes that were charged to somebody, as of the last look */
     struct lane *hot;    /* the next to look at; NULL: none */
@@ -150,10 +163,15 @@ static inline struct plane_completion *completion_of(struct ledger_slot *slot)
     return (struct plane_completion *)slot->completion;
 }
 
-/* What stands in the turn of the next entry until it is valid: that of the lap before. */
-static inline uint32_t stale_turn(const struct lane *lane)
+static inline const struct plane_submission *intake_at(const struct intake *in, uint64_t position)
 {
-    return lane->head < lane->n_entries ? 0 : (uint32_t)(lane->head + 1 - lane->n_entries);
+    return &in->entries[position & (in->n_entries - 1)];
+}
+
+/* What stands in the turn of the next entry until it is valid: that of the lap before. */
+static inline uint32_t stale_turn(const struct intake *in)
+{
+    return in->head < in->n_entries ? 0 : (uint32_t)(in->head + 1 - in->n_entries);
 }
 
 /* What its requests, and all calls within them, have for an origin. */
@@ -163,11 +181,46 @@ static inline uint64_t lane_origin(const struct lane *lane)
 }
 
 /* The next entry has come, or something that is none. */
-static inline bool lane_has_entry(const struct lane *lane)
+static inline bool intake_has_entry(const struct intake *in)
 {
-    const struct plane_submission *next = &lane->submissions[lane->head & (lane->n_entries - 1)];
+    return atomic_load_acquire(&intake_at(in, in->head)->turn) != stale_turn(in); /* ENTRY */
+}
 
-    return atomic_load_acquire(&next->turn) != stale_turn(lane); /* ENTRY */
+/* Behind the entry that waits has come one that was not looked at. */
+static inline bool intake_has_ahead(const struct intake *in)
+{
+    uint64_t position = in->looked > in->head ? in->looked : in->head + 1;
+
+    return position < in->head + in->n_entries &&
+           atomic_load_acquire(&intake_at(in, position)->turn) == /* ENTRY */
+               (uint32_t)(position + 1);
+}
+
+static inline bool intake_is_due(const struct intake *in)
+{
+    return in->wait ? intake_has_ahead(in) : intake_has_entry(in);
+}
+
+static inline bool lane_is_due(const struct lane *lane)
+{
+    return intake_is_due(&lane->intakes[LANE_NORMAL]) || intake_is_due(&lane->intakes[LANE_URGENT]);
+}
+
+static inline bool lane_waits(const struct lane *lane)
+{
+    return lane->intakes[LANE_NORMAL].wait || lane->intakes[LANE_URGENT].wait;
+}
+
+/* It is cut off when what is under way has ended. */
+static inline bool lane_is_ending(const struct lane *lane)
+{
+    return lane->intakes[LANE_NORMAL].wait == WAIT_END;
+}
+
+/* The lane of a request's ring. */
+static inline enum mesh_lane intake_of(const struct ledger_slot *slot)
+{
+    return slot->flags & LEDGER_URGENT ? LANE_URGENT : LANE_NORMAL;
 }
 
 /* ---- lane.c ---- */
@@ -202,11 +255,25 @@ void lane_ring(struct lane *lane);
 
 /* ---- intake.c ---- */
 
-/* Takes at most `budget` entries. */
-void intake_run(struct lane *lane, uint32_t budget);
+/* Takes what the lane's share of this turn allows; looks for cancels where the ring waits. Whether it
+ * found anything. */
+bool intake_visit(struct lane *lane, enum mesh_lane which);
 
-/* It waits no longer. */
-void intake_go_on(struct lane *lane);
+/* The next visit is one of another turn. */
+static inline void intake_end_turn(struct lane *lane)
+{
+    lane->n_taken = 0;
+    lane->spent_ns = 0;
+}
+
+/* Its head is past the entry that it is at. */
+void intake_pass(struct intake *in);
+
+/* Both rings wait for that, whatever they waited for. */
+void intake_halt(struct lane *lane, enum lane_wait wait);
+
+/* A ring that waits for that waits no longer. */
+void intake_go_on(struct lane *lane, enum lane_wait wait);
 
 /* ---- ledger.c ---- */
 
@@ -219,8 +286,8 @@ struct ledger_slot *ledger_next(struct plane *plane);
 void ledger_adopt(struct lane *lane, struct request *request);
 void ledger_void(struct plane *plane, struct request *request);
 
-/* The entry in ledger_next() of a lane is taken: whatever happens, it ends once. */
-struct request *ledger_commit(struct lane *lane, uint64_t bytes);
+/* The entry in ledger_next(), from that ring of the lane, is taken: whatever happens, it ends once. */
+struct request *ledger_commit(struct lane *lane, enum mesh_lane which, uint64_t bytes);
 
 /* It is begun by this incarnation. */
 void ledger_start(struct plane *plane, struct request *request);

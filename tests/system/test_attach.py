@@ -206,7 +206,7 @@ class Attach(TestCase):
                 self.assertEqual(caught.exception.error, -error)
                 self.assertIn(text, caught.exception.text)
             client.attach(data_bytes=MIB - 8192, version=9, features=2**64 - 1)
-            self.assertEqual(client.features, 0)
+            self.assertEqual(client.features, 1)
             with self.assertRaises(Refused) as caught:
                 client.open(2)
             self.assertEqual(caught.exception.error, -errno.ENODEV)

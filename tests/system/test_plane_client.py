@@ -83,6 +83,18 @@ class Calls(harness.TestCase):
             client.queue("sys.ping", flags=URGENT)
             self.assertEqual([r.end for r in client.reap(1)], [DONE])
 
+    def test_an_urgent_request_overtakes_the_work_that_stands_in_its_client_s_ring(self):
+        sherd = self.start("--shards", "1", "--enable-test-methods")
+        with client_of(sherd) as client:
+            client.call("sys.ping")
+            work = [client.queue("sys.spin", b"2") for _ in range(60)]
+            urgent = client.queue("sys.ping", flags=URGENT)
+            ends = []
+            while len(ends) < 61:
+                ends += [result.id for result in client.reap(64)]
+            self.assertLess(ends.index(urgent), 30)
+            self.assertEqual([number for number in ends if number != urgent], work)
+
     def test_the_fd_tells_of_what_ends_while_nobody_looks(self):
         sherd = self.start("--shards", "1")
         with client_of(sherd) as client:

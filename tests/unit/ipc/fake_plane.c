@@ -95,25 +95,37 @@ static void release_held(struct fake_plane *fake)
         fake->n_held--;
 }
 
+/* The next entry of a ring, if there is one. */
+static bool take_one(
+    struct fake_plane *fake, uint32_t shard, struct plane_submission *from, uint64_t *head)
+{
+    struct plane_submission entry;
+
+    if (atomic_load_acquire(&from->turn) != (uint32_t)(*head + 1))
+        return false;
+    entry = *from;
+    (*head)++;
+    if (head == &fake->client.urgent_head[shard])
+        atomic_add_seq(&fake->n_urgent, 1);
+    if (!(entry.flags & PLANE_CANCEL)) {
+        serve(fake, shard, &entry);
+        return true;
+    }
+    for (uint32_t i = 0; i < fake->n_held; i++)
+        if (fake->held[i].is_held && fake->held[i].entry.id == entry.id)
+            fake->held[i].is_cancelled = true;
+    return true;
+}
+
 static void take(struct fake_plane *fake, uint32_t shard)
 {
     struct fake_client *c = &fake->client;
+    uint64_t *head = &c->head[shard], *urgent = &c->urgent_head[shard];
 
-    for (;;) {
-        struct plane_submission *from =
-            plane_submission_at(&c->layout, c->base, shard, c->head[shard]);
-        if (atomic_load_acquire(&from->turn) != (uint32_t)(c->head[shard] + 1))
-            return;
-        struct plane_submission entry = *from;
-        c->head[shard]++;
-        if (!(entry.flags & PLANE_CANCEL)) {
-            serve(fake, shard, &entry);
-            continue;
-        }
-        for (uint32_t i = 0; i < fake->n_held; i++)
-            if (fake->held[i].is_held && fake->held[i].entry.id == entry.id)
-                fake->held[i].is_cancelled = true;
-    }
+    do {
+        while (take_one(fake, shard, plane_urgent_at(&c->layout, c->base, shard, *urgent), urgent))
+            ;
+    } while (take_one(fake, shard, plane_submission_at(&c->layout, c->base, shard, *head), head));
 }
 
 /* ---- attaching ---- */
@@ -177,6 +189,7 @@ static void on_hello(struct fake_plane *fake, const struct attach_hello *hello)
     assert_int_equal(ftruncate(fd, (off_t)c->layout.total_bytes), 0);
     c->base = mmap(NULL, c->layout.total_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     struct attach_welcome welcome = {.head = head_of(&hello->head, ATTACH_WELCOME),
+        .features = mode == FAKE_WELCOME_PLAIN ? 0 : hello->features,
         .data_bytes = hello->data_bytes,
         .total_bytes = c->layout.total_bytes + (mode == FAKE_WELCOME_TOTAL ? PLANE_PAGE : 0),
         .n_entries = mode == FAKE_WELCOME_ENTRIES ? 7 : hello->n_entries,
@@ -264,9 +277,11 @@ static void part(struct fake_plane *fake)
         .error = -EPROTO,
         .text = "cut off"};
 
-    for (uint32_t shard = 0; atomic_load_relaxed(&fake->leaves) && shard < FAKE_SHARDS; shard++)
-        atomic_store_release(
-            &plane_words_of(&c->layout, c->base, shard)->closed, c->head[shard] + 1);
+    for (uint32_t shard = 0; atomic_load_relaxed(&fake->leaves) && shard < FAKE_SHARDS; shard++) {
+        struct plane_words *words = plane_words_of(&c->layout, c->base, shard);
+        atomic_store_relaxed(&words->urgent_closed, c->urgent_head[shard] + 1);
+        atomic_store_release(&words->closed, c->head[shard] + 1);
+    }
     if (atomic_load_relaxed(&fake->cuts))
         answer(fake, &cut, sizeof(cut), -1);
     drop(fake);

@@ -28,6 +28,7 @@
     X(WELCOME_ENTRIES) /* seven entries in a ring */                                      \
     X(WELCOME_TOTAL)   /* memory longer than there is */                                  \
     X(WELCOME_NO_FD)                                                                      \
+    X(WELCOME_PLAIN) /* no features */                                                    \
     X(WELCOME_SHORT) /* half a message */                                                 \
     X(REFUSE_BUSY)   /* -EAGAIN, as long as it lasts */                                   \
     X(REFUSE_USER)   /* -EPERM */                                                         \
@@ -54,7 +55,7 @@ struct fake_client {
     uint8_t *base;
     struct plane_layout layout;
     int bells[FAKE_SHARDS];
-    uint64_t head[FAKE_SHARDS], tail[FAKE_SHARDS];
+    uint64_t head[FAKE_SHARDS], urgent_head[FAKE_SHARDS], tail[FAKE_SHARDS];
     uint32_t rung[FAKE_SHARDS];
 };
 
@@ -78,6 +79,7 @@ struct fake_plane {
     /* Read by the test. */
     uint32_t n_served, n_hellos, n_opens, n_rung, n_closed;
     uint32_t n_taken;    /* of t.hold */
+    uint32_t n_urgent;   /* entries taken from urgent rings */
     uint32_t is_stalled; /* it has seen that it is to be */
 };
 

@@ -180,7 +180,7 @@ static void a_hello_is_granted_what_it_asked_for_rounded_up(void **state)
     assert_int_equal(client.welcome.data_bytes, 8192);
     assert_int_equal(client.welcome.total_bytes, layout.total_bytes);
     assert_int_equal(client.welcome.n_shards, 2);
-    assert_int_equal(client.welcome.features, 0);
+    assert_int_equal(client.welcome.features, ATTACH_FEATURES_ALL);
     assert_int_equal(client.welcome.keymap, 1);
     assert_string_equal(client.welcome.instance, "rig");
     assert_int_equal(fstat(client.memory_fd, &st), 0);

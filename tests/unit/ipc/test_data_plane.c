@@ -16,6 +16,17 @@
 #include "runtime/atomic.h"
 #include "tests/unit/ipc/fake_client.h"
 
+static int set_up_plain(void **state)
+{
+    struct fixture *f;
+
+    set_up(state);
+    f = *state;
+    set(&f->fake.mode, FAKE_WELCOME_PLAIN);
+    open_client(f);
+    return 0;
+}
+
 /* ---- what a shard that is as it should be does ---- */
 
 static void a_call_brings_its_answer_whatever_its_size(void **state)
@@ -205,6 +216,42 @@ static void an_urgent_request_goes_before_those_in_line(void **state)
     set(&f->fake.hold, 0);
     process_until(f, 19);
     assert_memory_equal(f->data, "last", 4);
+}
+
+static void urgent_requests_have_a_ring_for_a_few_of_them_and_their_cancels(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t ids[12];
+
+    submit(f, &(struct sherd_request){.method = "t.ping"});
+    process_until(f, 1);
+    set(&f->fake.hold, 1);
+    for (int i = 0; i < 12; i++)
+        ids[i] = submit(f, &(struct sherd_request){.method = "t.hold", .flags = SHERD_URGENT});
+    submit(f, &(struct sherd_request){.method = "t.ping"});
+    process_until(f, 2);
+    assert_int_equal(atomic_load_relaxed(&f->fake.n_urgent), PLANE_URGENT_ENTRIES / 2);
+    for (int i = 0; i < 12; i++)
+        assert_int_equal(sherd_client_cancel(f->client, ids[i]), 0);
+    process_until(f, 14);
+    assert_int_equal(f->last.end, SHERD_END_CANCELLED);
+    assert_int_equal(atomic_load_relaxed(&f->fake.n_urgent), PLANE_URGENT_ENTRIES);
+    for (unsigned n = 15; n < 100; n++) {
+        submit(f, &(struct sherd_request){.method = "t.ping", .flags = SHERD_URGENT});
+        process_until(f, n);
+    }
+    assert_int_equal(atomic_load_relaxed(&f->fake.n_urgent), PLANE_URGENT_ENTRIES + 85);
+}
+
+static void where_there_are_no_urgent_rings_urgent_requests_go_with_the_others(void **state)
+{
+    struct fixture *f = *state;
+
+    for (unsigned n = 1; n < 30; n++) {
+        submit(f, &(struct sherd_request){.method = "t.ping", .flags = SHERD_URGENT});
+        process_until(f, n);
+    }
+    assert_int_equal(atomic_load_relaxed(&f->fake.n_urgent), 0);
 }
 
 static void what_does_not_wait_is_refused_where_the_window_is_full(void **state)
@@ -484,6 +531,10 @@ int main(void)
         OPENED(a_request_is_cancelled_in_line_and_with_the_shard),
         OPENED(a_deadline_holds_in_line),
         OPENED(an_urgent_request_goes_before_those_in_line),
+        OPENED(urgent_requests_have_a_ring_for_a_few_of_them_and_their_cancels),
+        cmocka_unit_test_setup_teardown(
+            where_there_are_no_urgent_rings_urgent_requests_go_with_the_others, set_up_plain,
+            tear_down),
         OPENED(what_does_not_wait_is_refused_where_the_window_is_full),
         OPENED(a_data_area_full_of_buffers_says_so),
         OPENED(more_than_the_data_area_holds_waits_for_its_turn),

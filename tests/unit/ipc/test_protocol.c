@@ -68,6 +68,19 @@ static void the_memory_of_a_client_lies_as_the_manual_says(void **state)
     assert_int_equal((uintptr_t)plane_completion_at(&layout, base, 0, 2), 128 + 64 * 256 + 128);
 }
 
+static void an_urgent_ring_lies_in_the_rest_of_a_lanes_last_page(void **state)
+{
+    (void)state;
+    for (uint32_t n = PLANE_ENTRIES_MIN; n <= PLANE_ENTRIES_MAX; n *= 2) {
+        struct plane_layout layout = plane_layout(2, n, 0);
+        uintptr_t urgent = (uintptr_t)plane_urgent_at(&layout, NULL, 1, 17);
+        uint64_t without = (128 + 128 * (uint64_t)n + PLANE_PAGE - 1) / PLANE_PAGE * PLANE_PAGE;
+        assert_int_equal(layout.lane_bytes, without);
+        assert_int_equal(urgent, without + 128 + 128 * (uint64_t)n + 64);
+        assert_true(urgent + 15 * 64 <= layout.total_bytes);
+    }
+}
+
 static void keys_go_to_the_shards_that_the_manual_names(void **state)
 {
     static const struct {
@@ -250,6 +263,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ends_have_the_same_words_on_both_sides),
         cmocka_unit_test(the_memory_of_a_client_lies_as_the_manual_says),
+        cmocka_unit_test(an_urgent_ring_lies_in_the_rest_of_a_lanes_last_page),
         cmocka_unit_test(keys_go_to_the_shards_that_the_manual_names),
         cmocka_unit_test(damaged_messages_are_refused_or_read_within_their_bytes),
         cmocka_unit_test(a_short_message_that_unpacks_to_much_is_refused),

@@ -113,30 +113,53 @@ int client_open(struct client *client, struct plane *plane)
         fcntl(client->bells[1], F_DUPFD_CLOEXEC, 0));
 }
 
-struct plane_submission *client_next(struct client *client)
+static struct plane_submission *clear(struct plane_submission *entry, uint64_t id)
 {
-    struct plane_submission *entry =
-        plane_submission_at(&client->layout, client->base, client->shard, client->pushed);
-
     memset(entry, 0, offsetof(struct plane_submission, turn));
     memset(&entry->route, 0, sizeof(*entry) - offsetof(struct plane_submission, route));
-    entry->id = client->pushed;
+    entry->id = id;
     return entry;
 }
 
-bool client_push(struct client *client)
+struct plane_submission *client_next(struct client *client)
 {
-    struct plane_submission *entry =
-        plane_submission_at(&client->layout, client->base, client->shard, client->pushed);
+    return clear(plane_submission_at(&client->layout, client->base, client->shard, client->pushed),
+        client->pushed);
+}
+
+struct plane_submission *client_next_urgent(struct client *client)
+{
+    return clear(
+        plane_urgent_at(&client->layout, client->base, client->shard, client->urgent_pushed),
+        1000 + client->urgent_pushed);
+}
+
+static bool publish(struct client *client, struct plane_submission *entry, uint64_t position)
+{
     struct plane_words *words = plane_words_of(&client->layout, client->base, client->shard);
 
-    client->pushed++;
-    atomic_store_release(&entry->turn, (uint32_t)client->pushed);
+    atomic_store_release(&entry->turn, (uint32_t)(position + 1));
     atomic_full_fence();
     if (!atomic_load_relaxed(&words->need_wakeup))
         return false;
     send(client->bells[0], "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
     return true;
+}
+
+bool client_push(struct client *client)
+{
+    uint64_t position = client->pushed++;
+
+    return publish(client,
+        plane_submission_at(&client->layout, client->base, client->shard, position), position);
+}
+
+bool client_push_urgent(struct client *client)
+{
+    uint64_t position = client->urgent_pushed++;
+
+    return publish(
+        client, plane_urgent_at(&client->layout, client->base, client->shard, position), position);
 }
 
 uint64_t client_call(struct client *client, uint32_t method)

@@ -21,7 +21,7 @@ struct client {
     uint32_t shard;
     int memory_fd;
     int bells[2]; /* the client's end, the shard's */
-    uint64_t pushed, popped;
+    uint64_t pushed, urgent_pushed, popped;
 };
 
 /* Shard 0 with a plane in this thread, shard 1 as another, and one client, number 3, of 16 entries
@@ -59,6 +59,10 @@ struct plane_submission *client_next(struct client *client);
 
 /* Publishes it, and rings if the shard wants that. Whether it did. */
 bool client_push(struct client *client);
+
+/* The same of the urgent ring; ids are those of the other ring from 1000 on. */
+struct plane_submission *client_next_urgent(struct client *client);
+bool client_push_urgent(struct client *client);
 
 /* A request without arguments for HERE, pushed. Returns its id. */
 uint64_t client_call(struct client *client, uint32_t method);

@@ -121,9 +121,12 @@ static void serve(struct rig_end *end)
 static const uint8_t requests[] = {AGAIN, ONCE, NAP, ROOM, NAP_AGAIN, ONCE, AGAIN};
 #define N_REQUESTS (sizeof(requests) / sizeof(requests[0]))
 
+#define URGENT 6u /* of these, by the urgent ring */
+
 static void push_request(uint8_t id)
 {
-    struct plane_submission *entry = client_next(&client);
+    struct plane_submission *entry =
+        id == URGENT ? client_next_urgent(&client) : client_next(&client);
 
     entry->id = id;
     entry->method = requests[id];
@@ -132,7 +135,12 @@ static void push_request(uint8_t id)
     entry->inline_args[0] = id;
     entry->room_off = 4096;
     entry->room_len = requests[id] == ROOM ? 4096 : 0;
-    client_push(&client);
+    if (id == URGENT) {
+        entry->flags |= PLANE_URGENT;
+        client_push_urgent(&client);
+    } else {
+        client_push(&client);
+    }
 }
 
 static void push_cancel(uint8_t id)
@@ -184,6 +192,7 @@ static void check_accounts(void)
     const struct client_lane *row = segment_client_lane(&rig.seg, 0, client.grant.client);
 
     assert_int_equal(row->requests, N_REQUESTS);
+    assert_int_equal(row->urgent_head, 1);
     assert_int_equal(row->tail, N_REQUESTS);
     assert_int_equal(row->state, CLIENT_LANE_OPEN);
 }
