@@ -394,7 +394,7 @@ static const struct service_method methods[] = {
     {"relay", run_relay, SERVICE_IDEMPOTENT, "SHARD BYTES: answers with what that shard echoes"},
     {"wander", run_wander, SERVICE_IDEMPOTENT | SERVICE_PORTABLE,
         "[ROUNDS [MS]]: goes on in one shard after the other, and answers with how often it moved"},
-    {"methods", run_methods, SERVICE_IDEMPOTENT, "lists the methods: name, kind, help"},
+    {"methods", run_methods, SERVICE_IDEMPOTENT, "lists the methods: name, kind, number, help"},
     {"crash", run_crash, SERVICE_TEST | SERVICE_PORTABLE,
         "[abort|segv|fault|...]: ends the shard so"},
     {"crash_again", run_crash, SERVICE_TEST | SERVICE_IDEMPOTENT,

@@ -3,6 +3,7 @@
 /*
  * attachment - the client's side of the connection by which it is attached (proto/attach.h)
  *
+ * Why:         it is made, used and made again while requests are under way, without ever waiting.
  * Use:         attachment_connect(); attach_hello() or attachment_open(); when the fd is readable
  *              attachment_receive() until it returns 0; attachment_remind() at attachment_next_ns()
  * Concurrency: one thread. Nothing here waits.

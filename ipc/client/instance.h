@@ -5,6 +5,7 @@
  *
  * Why:         the client library stands alone; this is the client's half of the rule that
  *              shard/rundir.h keeps for daemon and tools.
+ * Use:         r = instance_socket_path("demo", "attach", &path); … free(path);
  * Concurrency: any thread; reads the environment
  */
 #include <stdbool.h>

@@ -3,6 +3,8 @@
 /*
  * local_lane - the client's ends of the rings that it shares with one shard
  *
+ * Why:         the order of these few stores and looks is what a lost wake-up or half an entry
+ *              would come from, so it stands in one place.
  * Use:         entry = local_ring_next(); fill it; local_lane_push(). Once for many of these:
  *              local_lane_wants_bell(). while (local_lane_pop(lane, &completion)) …
  *              Before sleeping: local_lane_arm() all, local_lane_fence(), local_lane_has() none;

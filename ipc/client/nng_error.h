@@ -3,6 +3,8 @@
 /*
  * nng_error - nng's error numbers as errno values
  *
+ * Why:         nobody beyond the files that call nng has to know its numbers.
+ * Use:         return nng_errno(nng_…()); 0 stays 0
  * Concurrency: a pure function
  */
 #include <errno.h>

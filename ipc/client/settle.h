@@ -3,6 +3,8 @@
 /*
  * settle - how a request ends in the client: its callback, once, and what is decided here alone
  *
+ * Why:         an end comes from the gateway, from a deadline, a cancel, a lost session or the
+ *              close of the client; each request has one of these.
  * Concurrency: one thread, inside talk_step(). Callbacks may submit and cancel.
  */
 #include "ipc/client/talk.h"

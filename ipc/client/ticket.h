@@ -3,6 +3,7 @@
 /*
  * ticket - a request in the client: its copy, where it is on its way, and the tables that hold all
  *
+ * Why:         a request outlives the call that submitted it, and is submitted again after a break.
  * Concurrency: one thread
  * Lifetime:    from sherd_client_submit() to its end
  */

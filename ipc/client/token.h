@@ -3,6 +3,8 @@
 /*
  * token - the secret that clients over tcp must know
  *
+ * Why:         both ends read it from a file, which nobody else may read or write.
+ * Use:         r = token_load(path, &token, &why); … token_deinit(&token);
  * Concurrency: any
  * Lifetime:    the caller's; token_deinit() overwrites it
  */

@@ -3,6 +3,7 @@
 /*
  * waiter - the one pollable fd of a client: an epoll set of what may have something to say
  *
+ * Why:         a program with a loop of its own has one fd to watch, whatever the plane.
  * Use:         waiter_watch() each fd; waiter_arm() for what happens without one; waiter_wait();
  *              waiter_quiet() before looking, so that what comes meanwhile shows again
  * Concurrency: one thread; only waiter_wake() is for any thread and signal handlers

@@ -3,6 +3,7 @@
 /*
  * wire - the client's messages, packed
  *
+ * Why:         the wire's format is known here alone; a message is packed once, into nng's memory.
  * Use:         wire_batch_start(); while wire_batch_add(); msg = wire_batch_pack()
  * Concurrency: one thread
  *

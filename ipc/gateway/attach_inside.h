@@ -2,6 +2,10 @@
 #pragma once
 /*
  * attach_inside - what attach.c and attach_serve.c share
+ *
+ * Concurrency: owner loop; each connection's requests in a coroutine of its own
+ * Lifetime:    a connection lives until it is over and no coroutine serves it
+ * Not here:    what others see of it (attach.h)
  */
 #include "ipc/gateway/attach.h"
 #include "ipc/gateway/attach_keeper.h"

@@ -7,6 +7,7 @@
  * Use:         attach_peek(), serve it, then attach_consume(): a request that nobody has answered
  *              lies in the socket still, and is the next gateway's.
  * Concurrency: owner loop; attach_check() is a pure function
+ * Lifetime:    messages are the caller's; fds that come with one are closed
  * Not here:    what is granted (ipc/gateway/clients.h), the messages (proto/attach.h)
  */
 #include <stdbool.h>

@@ -3,7 +3,9 @@
 /*
  * core - what the gateway's parts share: one struct, in the loop of one process
  *
- * dispatch_message() is the only way in for a client's bytes.
+ * Use:         dispatch_message() is the only way in for a client's bytes
+ * Concurrency: owner loop
+ * Lifetime:    gateway_main()'s, from the fork to the process's end
  */
 #include <stdbool.h>
 

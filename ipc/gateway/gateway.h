@@ -5,6 +5,7 @@
  *
  * Use:         it is the child_main_fn of the peer after the last shard
  * Concurrency: one loop, and nng's threads, which only fill its inbox
+ * Lifetime:    a process's; what a client must not lose lies in the segment (ipc/gateway/fates.h)
  * Not here:    the messages (proto/sherd.proto, docs/protocol.md), limits (ipc/gateway/limits.h)
  */
 #include "shard/member.h"

@@ -7,6 +7,7 @@
  *              count their ids up, so what was used is a few ranges.
  * Use:         struct idset set = {}; r = idset_add(&set, id); … idset_deinit(&set);
  * Concurrency: owner loop
+ * Lifetime:    the caller's; idset_deinit() frees its ranges
  *
  * Beyond the limit the lowest range goes below the floor, with the ids that were left out there: those
  * count as used although they are not, and nothing that was used is ever taken for new.

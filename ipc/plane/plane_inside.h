@@ -5,7 +5,9 @@
  * client), intake.c (out of the ring), ledger.c (what is under way, and its end), run.c (methods),
  * heir.c (what a dead shard left), charge.c (what crashes mean for clients). Nobody else includes it.
  *
- * Concurrency: owner loop, all of it.
+ * Concurrency: owner loop, all of it. What clients write is read once, by intake.c.
+ * Lifetime:    a lane's: from the client's first use of the shard to its end; a request's: from its
+ *              slot in the ledger to its completion
  */
 #include "ipc/plane/plane.h"
 #include "proto/data_plane.h"
