@@ -34,6 +34,9 @@ struct gateway {
     uint32_t round_robin;
     uint64_t n_unsaid; /* complaints about clients since the last that was logged */
     int64_t next_complaint_ns;
+    uint64_t blame_seen;    /* crashes that were charged to somebody, as of the last look */
+    bool penalty_due;       /* its timer has come */
+    AioTimer penalty_timer; /* when something of what follows from them is to be done */
     bool draining;
     AioTimer drain_timer; /* armed when nothing is under way: clients fetch the last ends */
     int64_t drain_until_ns;
@@ -49,6 +52,17 @@ void dispatch_submissions(struct gateway *gateway, struct session *session,
 /* describe.c: answers to status and methods. */
 void describe_status(struct gateway *gateway, struct exchange *exchange);
 void describe_methods(struct gateway *gateway, struct exchange *exchange);
+
+/*
+ * penalty.c: what crashes mean for sessions (shard/blame.h). Nothing of a user who has to wait is
+ * started; a session with too many crashes is told how its requests ended, then closed, and refused
+ * from then on. penalty_turn() after each turn; penalty_meet() where one has got a connection.
+ */
+#define PENALTY_TEXT "session %u is ended: requests of it were on the CPU in three crashes"
+void penalty_start(struct gateway *gateway);
+void penalty_turn(struct gateway *gateway);
+void penalty_meet(struct gateway *gateway, struct session *session);
+void penalty_stop(struct gateway *gateway);
 
 /* Writes what the gateway counts of clients into its part of the segment. */
 void gateway_count(struct gateway *gateway);

@@ -108,6 +108,11 @@ static void handle_hello(
     struct session *session =
         sessions_find(&gateway->sessions, hello->session.data, hello->session.len);
     bool resumed = session != NULL;
+
+    if (resumed && session->condemned_ns) {
+        reply_error(exchange, -EPERM, PENALTY_TEXT, session->number);
+        return;
+    }
     int r = resumed ? 0 : sessions_add(&gateway->sessions, &session);
     if (r < 0) {
         reply_error(exchange, r,
@@ -117,6 +122,7 @@ static void handle_hello(
         return;
     }
     session_attach(session, exchange->connection);
+    penalty_meet(gateway, session);
     connection_welcome(exchange->connection, gateway->port);
     gateway_count(gateway);
     log_line(gateway->env->log, LOG_LEVEL_DEBUG, "client %u is %.64s%s", session->number,

@@ -235,6 +235,11 @@ int fates_add_session(struct fates *fates, const uint8_t *token, uint32_t *ret_r
     return 0;
 }
 
+void fates_set_user(struct fates *fates, uint32_t row, uint32_t uid)
+{
+    atomic_store_relaxed(&fates->rows[row].uid, uid);
+}
+
 /* Its fates are nobody's as soon as its number is gone. */
 void fates_drop_session(struct fates *fates, uint32_t row)
 {

@@ -57,6 +57,9 @@ void fates_close(struct fates *fates);
 /* 0; -EAGAIN: there is no room for one more. token has 16 bytes. */
 int fates_add_session(struct fates *fates, const uint8_t *token, uint32_t *ret_row);
 
+/* Whose a session is; CLIENT_USER_REMOTE: of who has the token. */
+void fates_set_user(struct fates *fates, uint32_t row, uint32_t uid);
+
 /* With all of its fates. */
 void fates_drop_session(struct fates *fates, uint32_t row);
 

@@ -144,6 +144,7 @@ static void on_turn(void *opaque)
 
     if (gateway->attach)
         attach_turn(gateway->attach);
+    penalty_turn(gateway);
 }
 
 /* ---- life ---- */
@@ -374,8 +375,10 @@ static int run(struct gateway *gateway)
         return EXIT_FAILURE;
     }
     settle_predecessor(gateway);
+    penalty_start(gateway);
     int status = serve(gateway);
     attach_stop(gateway->attach);
+    penalty_stop(gateway);
     timer_del(&gateway->drain_timer);
     sessions_deinit(&gateway->sessions);
     port_close(gateway->port);

@@ -16,6 +16,7 @@
 #include "ipc/gateway/handshakes.h"
 #include "ipc/gateway/limits.h"
 #include "proto/protocol.h"
+#include "shard/client_records.h"
 
 /*
  * Each exchange has a context of the REP socket and goes round: nng receives into it, hands it to
@@ -220,6 +221,16 @@ static void end_handshake(nng_pipe pipe)
         handshakes_over(&from);
 }
 
+/* The kernel's word, of a Unix socket. */
+static uint32_t uid_of(nng_pipe pipe, bool remote)
+{
+    uint64_t uid;
+
+    return !remote && nng_pipe_get_uint64(pipe, NNG_OPT_IPC_PEER_UID, &uid) == 0
+               ? (uint32_t)uid
+               : CLIENT_USER_REMOTE;
+}
+
 static void on_pipe_added(nng_pipe pipe, nng_pipe_ev event, void *opaque)
 {
     struct port *port = opaque;
@@ -231,6 +242,7 @@ static void on_pipe_added(nng_pipe pipe, nng_pipe_ev event, void *opaque)
     if (connection) {
         connection->pipe = (uint32_t)nng_pipe_id(pipe);
         connection->remote = remote;
+        connection->uid = uid_of(pipe, remote);
     }
     if (!connection || !add_connection(port, connection)) {
         free(connection);

@@ -263,6 +263,8 @@ static bool has_room(
 {
     uint64_t expected = requests->expected_answer[method];
 
+    if (session->barred_ns && !requests->draining)
+        return false;
     if (!session->connection && !requests->draining)
         return false;
     if (session->answer_bytes == 0)
@@ -459,6 +461,14 @@ static int take_down(struct requests *requests, struct request *request)
     return r;
 }
 
+/* An hour at most. */
+static uint32_t until_us(int64_t ns)
+{
+    int64_t us = (ns - aio_clock_ns()) / 1000;
+
+    return us < RETRY_MIN_US ? RETRY_MIN_US : us < UINT32_MAX ? (uint32_t)us : UINT32_MAX;
+}
+
 /* Whether it would not be begun at once: in how many microseconds it may be worth while, else 0.
  * The mesh has slots for half of a round's quota. */
 static uint32_t would_wait_us(
@@ -468,6 +478,8 @@ static uint32_t would_wait_us(
     const struct shard_round *round = &requests->rounds[line];
     int64_t waits_ns;
 
+    if (session->barred_ns)
+        return until_us(session->barred_ns);
     if (session->lines[line].first || round->started >= round->quota / 2 ||
         !has_room(requests, session, spec->method))
         return until_room_us(requests);
@@ -505,6 +517,17 @@ int requests_submit(struct requests *requests, struct session *session,
     return 0;
 }
 
+static void cancel(struct requests *requests, struct request *request)
+{
+    if (request->state == REQUEST_STARTED) {
+        mesh_call_cancel(requests->config.mesh, &request->call);
+        return;
+    }
+    timer_del(&request->timer);
+    leave_line(requests, line_of(request), request);
+    finish_unserved(request, CALL_END_CANCELLED, -ECANCELED, "");
+}
+
 bool requests_cancel(struct requests *requests, struct session *session, uint64_t id)
 {
     struct request *request = *bucket_of(requests, session, id);
@@ -513,14 +536,18 @@ bool requests_cancel(struct requests *requests, struct session *session, uint64_
         request = request->hash_next;
     if (!request)
         return false;
-    if (request->state == REQUEST_STARTED) {
-        mesh_call_cancel(requests->config.mesh, &request->call);
-        return true;
-    }
-    timer_del(&request->timer);
-    leave_line(requests, line_of(request), request);
-    finish_unserved(request, CALL_END_CANCELLED, -ECANCELED, "");
+    cancel(requests, request);
     return true;
+}
+
+void requests_cancel_all(struct requests *requests, struct session *session)
+{
+    struct request *next;
+
+    for (struct request *request = session->requests; request; request = next) {
+        next = request->next;
+        cancel(requests, request);
+    }
 }
 
 static void abandon(struct requests *requests, struct request *request)

@@ -86,6 +86,9 @@ int requests_submit(struct requests *requests, struct session *session,
 /* Whether it was under way; its end follows. */
 bool requests_cancel(struct requests *requests, struct session *session, uint64_t id);
 
+/* All that the session has under way, likewise. */
+void requests_cancel_all(struct requests *requests, struct session *session);
+
 /* Nobody wants the ends of the session's requests any more. */
 void requests_abandon(struct requests *requests, struct session *session);
 

@@ -255,6 +255,8 @@ void session_attach(struct session *session, struct connection *connection)
         session_detach(other);
     session_detach(session);
     session->connection = connection;
+    session->uid = connection->uid;
+    fates_set_user(session->sessions->config.fates, session->row, connection->uid);
     connection->session = session;
     session->sessions->n_attached++;
     session->sessions->config.room(session, session->sessions->config.opaque);
@@ -365,6 +367,7 @@ static void enter(struct sessions *sessions, struct session *session, uint32_t r
 
     session->row = row;
     session->number = at->number;
+    session->uid = at->uid;
     memcpy(session->token, at->token, sizeof(session->token));
     sessions->by_row[row] = session;
     sessions->all[sessions->n++] = session;

@@ -67,8 +67,11 @@ struct waiting_next {
 struct session {
     struct sessions *sessions;
     uint8_t token[PROTOCOL_SESSION_LEN];
-    uint32_t row;                  /* among the fates */
-    uint32_t number;               /* for people */
+    uint32_t row;         /* among the fates */
+    uint32_t number;      /* for people */
+    uint32_t uid;         /* whose it is; CLIENT_USER_REMOTE: of who has the token */
+    int64_t barred_ns;    /* nothing of that one's is started before; 0: nothing keeps it */
+    int64_t condemned_ns; /* since then it is to end (penalty.c); 0: it is not */
     struct connection *connection; /* NULL: gone */
     int64_t gone_ns;               /* since when */
     struct idset ids;
@@ -133,7 +136,8 @@ int sessions_add(struct sessions *sessions, struct session **ret_session);
 /* Some client that is there has ends to fetch. */
 bool sessions_owe(const struct sessions *sessions);
 
-/* The connection becomes the session's only one, and the session its only one. */
+/* The connection becomes the session's only one, and the session its only one; it is that one's
+ * user's from then on. */
 void session_attach(struct session *session, struct connection *connection);
 void session_detach(struct session *session);
 

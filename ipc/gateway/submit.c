@@ -168,6 +168,8 @@ static int take(
     };
     int r = check_sizes(batch, submission);
 
+    if (batch->session->condemned_ns)
+        return refuse(batch, -EPERM, PENALTY_TEXT, batch->session->number);
     if (r == 0)
         r = find_method(batch, submission->method, &spec.method);
     if (r == 0)

@@ -28,7 +28,8 @@ OTHER_UID = 54321
 # An entry of proto/data_plane.h.
 SUBMISSION = struct.Struct("<QHBBIQQIIQ16s")
 ARGS_INLINE = 1
-ROUTE_HERE = 0
+COMPLETION = struct.Struct("<QIiB3xII32sI")  # id, len, error, end, shard, retry_us, inline answer, turn
+ROUTE_HERE, ROUTE_SHARD = 0, 3
 
 
 class TestCase(harness.TestCase):
@@ -88,14 +89,23 @@ class TestCase(harness.TestCase):
         return harness.n_fds(instance.supervisor.pid)
 
 
-def push(client, shard, position, method, flags=ARGS_INLINE, args=b""):
-    """An entry into the ring of that shard's lane, and the bell rung."""
+def push(client, shard, position, method, flags=ARGS_INLINE, args=b"", to=None):
+    """An entry into the ring of that shard's lane, and the bell rung. to: the shard that is to run it."""
     lane_bytes = (128 + client.n_entries * 128 + 4095) // 4096 * 4096
     at = lane_bytes * shard + 128 + position % client.n_entries * 64
-    entry = SUBMISSION.pack(position + 1, method, flags, ROUTE_HERE, 0, 0, 0, len(args), 0, 0, args.ljust(16, b"\0"))
+    kind, route = (ROUTE_HERE, 0) if to is None else (ROUTE_SHARD, to)
+    entry = SUBMISSION.pack(position + 1, method, flags, kind, 0, route, 0, len(args), 0, 0, args.ljust(16, b"\0"))
     client.memory[at:at + 64] = entry
     client.memory[at + 12:at + 16] = struct.pack("<I", position + 1)  # its turn, last
     client.bells[shard].send(b"\0", socket.MSG_DONTWAIT)
+
+
+def completion(client, shard, position):
+    """What stands there, (end, error, retry_us, answer); None: nothing yet."""
+    lane_bytes = (128 + client.n_entries * 128 + 4095) // 4096 * 4096
+    at = lane_bytes * shard + 128 + client.n_entries * 64 + position % client.n_entries * 64
+    _, length, error, end, _, retry_us, answer, turn = COMPLETION.unpack(client.memory[at:at + 64])
+    return (end, -error, retry_us, answer[:length]) if turn == position + 1 else None
 
 
 def method(directory, name):
