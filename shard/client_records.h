@@ -141,7 +141,8 @@ const char *client_state_text(uint32_t state);
     X(r, uint64_t, serial, , word, "of its last request that was answered")                  \
     X(r, uint64_t, opens, , counter, "requests for a shard's doorbell that were granted")    \
     X(r, char, name, [64], text, "as it calls itself; bytes that do not print are replaced") \
-    X(r, uint8_t, spare, [24], spare, "")
+    X(r, uint64_t, closed, [2], word, "likewise: over with, as the shard was given up")      \
+    X(r, uint64_t, spare, , spare, "")
 SEGMENT_STRUCT(client_row, CLIENT_ROW_FIELDS);
 
 static inline uint64_t client_word(uint64_t generation, enum client_state state)

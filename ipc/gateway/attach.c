@@ -238,7 +238,7 @@ static int error_of(uint32_t reason)
     return reason == CUT_SHARD ? -EHOSTDOWN : -EPROTO;
 }
 
-static void cut_off(struct attach_link *link, uint32_t shard, uint32_t reason)
+void attach_cut_off(struct attach_link *link, uint32_t shard, uint32_t reason)
 {
     const struct attach *attach = link->attach;
     const struct client_row *row = segment_client(attach->config.segment, link->client);
@@ -261,7 +261,7 @@ static void look_at_lane(struct attach *attach, uint32_t shard, uint32_t client)
     if (atomic_load_acquire(&lane->generation) != client_generation(row->word)) /* LET_GO */
         return;
     if (atomic_load_acquire(&lane->state) == CLIENT_LANE_CUT && attach->links[client]) /* CUT */
-        cut_off(attach->links[client], shard, lane->reason);
+        attach_cut_off(attach->links[client], shard, lane->reason);
 }
 
 static void look_at_shard(struct attach *attach, uint32_t shard)
@@ -271,32 +271,12 @@ static void look_at_shard(struct attach *attach, uint32_t shard)
             look_at_lane(attach, shard, client);
 }
 
-/* Nobody takes from its rings any more, nor ends what it took: who has opened it learns that by the
- * end of its connection, and attaches anew. */
-static void look_who_is_given_up(struct attach *attach, uint32_t shard)
-{
-    const struct segment *seg = attach->config.segment;
-    uint64_t bit = UINT64_C(1) << shard % 64, *word = &attach->given_up[shard / 64];
-    uint32_t state = atomic_load_acquire(&segment_control(seg, shard)->state); /* FAILED */
-
-    if (state != PEER_FAILED) {
-        *word &= ~bit;
-        return;
-    }
-    if (*word & bit)
-        return;
-    *word |= bit;
-    for (uint32_t client = 0; client < seg->geometry.n_clients; client++)
-        if (attach->links[client] && segment_client(seg, client)->opened[shard / 64] & bit)
-            cut_off(attach->links[client], shard, CUT_SHARD);
-}
-
 void attach_turn(struct attach *attach)
 {
     const struct segment *seg = attach->config.segment;
 
     for (uint32_t shard = 0; shard < seg->geometry.n_shards; shard++) {
-        look_who_is_given_up(attach, shard);
+        attach_look_at_given_up(attach, shard);
         const struct part_head *part = segment_part(seg, shard);
         uint64_t cuts = atomic_load_acquire(&part->clients_cut);        /* CUT */
         uint32_t incarnation = atomic_load_acquire(&part->incarnation); /* UP */
@@ -522,8 +502,9 @@ static int make_tables(struct attach *attach)
     attach->last_fds = malloc((n_clients + 1) * sizeof(*attach->last_fds));
     attach->seen_cuts = calloc(n_shards, sizeof(*attach->seen_cuts));
     attach->seen_incarnation = calloc(n_shards, sizeof(*attach->seen_incarnation));
+    attach->given_up = calloc(n_shards, sizeof(*attach->given_up));
     if (!attach->links || !attach->undropped || !attach->last_fds || !attach->seen_cuts ||
-        !attach->seen_incarnation)
+        !attach->seen_incarnation || !attach->given_up)
         return -ENOMEM;
     for (uint32_t client = 0; client < n_clients; client++)
         attach->last_fds[client] = -1;
@@ -538,6 +519,7 @@ static void free_tables(struct attach *attach)
     free(attach->last_fds);
     free(attach->seen_cuts);
     free(attach->seen_incarnation);
+    free(attach->given_up);
 }
 
 static int begin(struct attach *attach)

@@ -51,7 +51,7 @@ struct attach {
     int64_t next_complaint_ns;
     uint64_t *seen_cuts;        /* by shard: part_head.clients_cut, as of the last look */
     uint32_t *seen_incarnation; /* by shard */
-    uint64_t given_up[SEGMENT_BITMAP_WORDS]; /* shards whose clients have been told so */
+    uint64_t *given_up; /* by shard: incarnation + 1 of whose end its clients have been told */
     AioTimer stranger_timer, deaf_timer, reap_timer;
     int64_t reap_ns; /* until the next look */
 };
@@ -60,6 +60,9 @@ struct attach {
 
 /* The client's end, where it is one, and that of the connection. */
 void attach_end(struct attach_link *link, enum cut_reason reason, uint32_t by);
+
+/* The same, with the reason to the client and the log. */
+void attach_cut_off(struct attach_link *link, uint32_t shard, uint32_t reason);
 
 /* A stranger has become a client. */
 void attach_welcome_link(struct attach_link *link, uint32_t client, int memory_fd);
@@ -78,3 +81,14 @@ int attach_watch(struct attach_link *link);
 
 /* There is something to read: serves it in a coroutine. */
 void attach_serve(struct attach_link *link);
+
+/* ---- attach_closed.c ---- */
+
+/* Tells the clients of a shard that is given up. */
+void attach_look_at_given_up(struct attach *attach, uint32_t shard);
+
+/* The client has been told that its lane there is over, and has not opened it since. */
+bool attach_is_closed(const struct attach_link *link, uint32_t shard);
+
+/* It opens that lane. False: not yet, the shard has something of the one before. */
+bool attach_reopen(struct attach_link *link, uint32_t shard);

@@ -28,6 +28,7 @@
 #define SAVED_NS       (1024 * MS) /* 256 requests */
 #define UNREAD_MOST    (16u * 1024)
 #define RETRY_MS       1000u
+#define REOPEN_MS      10u
 #define MAX_DATA_BYTES (UINT64_C(1) << 40)
 #define BELL_SNDBUF    1 /* the kernel makes the least of it that there is */
 
@@ -286,12 +287,17 @@ static int coroutine_fn serve_open(struct attach_link *link, const struct attach
     if (atomic_load_acquire(&segment_control(seg, open->shard)->state) == PEER_FAILED) /* FAILED */
         return attach_refuse(link->fd, serial, -EHOSTDOWN, 0,
             "shard %u is given up: an operator may start it again (sherd restart)", open->shard);
+    if (!attach_reopen(link, open->shard))
+        return attach_refuse(
+            link->fd, serial, -EAGAIN, REOPEN_MS, "shard %u begins just now", open->shard);
     r = make_bell(ends);
     if (r < 0)
         return attach_refuse(
             link->fd, serial, r, RETRY_MS, "doorbell of shard %u: %s", open->shard, strerror(-r));
     r = keep_bell(link, open->shard, ends[1]);
     close(ends[1]);
+    if (r == 0 && attach_is_closed(link, open->shard)) /* meanwhile */
+        r = -EHOSTDOWN;
     if (r == 0)
         r = send_opened(link, open, ends[0]);
     else if (r != -ECANCELED && !link->over)

@@ -2,6 +2,8 @@
 /*
  * What the shard has inherited is opened before it looks into any ring; what it is handed later
  * comes by its channel. A client that can't be opened is to be cut off: it would wait in vain.
+ *
+ * Orderings: OVER: see ipc/gateway/attach_closed.c; ROW: see ipc/gateway/clients.c
  */
 #include "ipc/plane/plane_shard.h"
 
@@ -12,6 +14,7 @@
 #include <unistd.h>
 
 #include "ipc/plane/plane.h"
+#include "runtime/atomic.h"
 
 #define MESSAGES_A_TURN 64u
 
@@ -98,6 +101,20 @@ static void on_channel(void *opaque)
 
 /* ---- what was inherited ---- */
 
+/* Its client has been told that this lane is over, and may be using its memory for the next. */
+static bool is_closed(const struct plane_shard *self, const struct fd_kept *bell)
+{
+    const struct segment *seg = self->env->segment;
+    const struct client_row *row;
+
+    if (bell->key >= seg->geometry.n_clients)
+        return false;
+    row = segment_client(seg, bell->key);
+    return client_generation(atomic_load_acquire(&row->word)) == bell->generation && /* ROW */
+           atomic_load_acquire(&row->closed[self->env->peer / 64]) >> (self->env->peer % 64) &
+               1; /* OVER */
+}
+
 /* The rows of one key stand together: its memory, and, where it has opened this shard, its bell. */
 static void open_inherited(struct plane_shard *self)
 {
@@ -112,7 +129,10 @@ static void open_inherited(struct plane_shard *self)
                 bell = &keep->kept[end];
         if (keep->kept[i].key == FD_KEEP_PROGRAM)
             continue;
-        if (memory && bell)
+        if (memory && bell && is_closed(self, bell)) {
+            close(memory->fd);
+            close(bell->fd);
+        } else if (memory && bell)
             open_client(self, bell->key, bell->generation, bell->note, memory->fd, bell->fd);
         else if (memory)
             close(memory->fd);
@@ -155,6 +175,7 @@ static int plane_shard_start(const struct child_env *env, struct member *member,
         free(self);
         return r;
     }
+    atomic_full_fence(); /* OVER */
     open_inherited(self);
     plane_recover(self->plane);
     *ret_extra = self;

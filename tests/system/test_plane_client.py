@@ -9,8 +9,8 @@ import tempfile
 import unittest
 
 import harness
-from client_library import (AUTO, CANCELLED, CONTROL, DATA, DONE, EXPIRED, FAILED, IN_DOUBT, SECOND, URGENT,
-                            Client)
+from client_library import (AUTO, CANCELLED, CONTROL, DATA, DONE, EXPIRED, FAILED, IN_DOUBT, NOT_STARTED, NO_SHARD,
+                            SECOND, URGENT, Client)
 
 MIB = 1024 * 1024
 
@@ -137,6 +137,14 @@ class Deaths(harness.TestCase):
         self.assertEqual(deaths, 3)
         return ends
 
+    def one(self, client, method, **options):
+        """A call while others are in flight."""
+        ends = []
+        client.submit(method, done=ends.append, **options)
+        while not ends:
+            self.assertGreaterEqual(client.process(20 * SECOND), 0)
+        return ends[0]
+
     def end(self, ends, i, result):
         self.assertNotIn(i, ends)
         ends[i] = result
@@ -186,6 +194,39 @@ class Deaths(harness.TestCase):
                 sherd.kill(stopped, signal.SIGCONT)
             client.run()
             self.assertEqual([end.end for end in ends], [DONE])
+
+    def test_a_shard_that_is_given_up_ends_what_it_had_alone_and_may_come_back(self):
+        sherd = self.start("--shards", "2", "--crash-limit", "1", "--enable-test-methods")
+        with client_of(sherd) as client:
+            home = client.call("sys.ping").shard
+            other = 1 - home
+            for round in range(2):
+                begun, untaken, elsewhere, free = [], [], [], []
+                self.assertEqual(client.call("sys.ping", shard=home).shard, home)
+                client.submit("sys.sleep", b"60000", done=begun.append, shard=home)
+                client.submit("sys.sleep", b"300", done=elsewhere.append, shard=other)
+                self.assertEqual(self.one(client, "sys.ping", shard=home).end, DONE)
+                last = sherd.shard(home)
+                sherd.kill(last, signal.SIGSTOP)
+                client.submit("sys.crash", b"kill", done=untaken.append, shard=home)
+                client.submit("sys.echo", b"anywhere", done=free.append)
+                client.process(0)
+                sherd.kill(last, signal.SIGSEGV)
+                sherd.kill(last, signal.SIGCONT)
+                sherd.wait_for_shard(home, state="failed")
+                client.run()
+                ends = [(end.end, end.error, end.shard) for end in begun + untaken + elsewhere + free]
+                self.assertEqual(ends[:2], [(FAILED, -errno.EHOSTDOWN, NO_SHARD),
+                                            (NOT_STARTED, -errno.EHOSTDOWN, NO_SHARD)])
+                self.assertEqual(ends[2:], [(DONE, 0, other), (DONE, 0, other if round == 0 else free[0].shard)])
+                if round == 0:
+                    sherd.kill_and_wait("gateway")
+                self.assertEqual(client.call("sys.ping", shard=home).error, -errno.EHOSTDOWN)
+                self.assertDone(sherd.command("restart", str(home)))
+                sherd.wait_for_shard(home)
+                self.assertEqual(client.call("sys.echo", b"again", shard=home).data, b"again")
+            self.assertNotIn("cut off", sherd.log())
+        self.assertDone(sherd.command("audit"))
 
     def test_an_instance_that_comes_back_is_attached_to_anew(self):
         sherd = self.start("--shards", "2", "--enable-test-methods")
