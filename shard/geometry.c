@@ -94,6 +94,49 @@ static uint64_t largest_heap(uint64_t room)
     return bytes;
 }
 
+static bool halve(uint32_t *n, uint32_t least)
+{
+    if (*n <= least)
+        return false;
+    *n = *n / 2 < least ? least : *n / 2;
+    return true;
+}
+
+/* Fewer of them make calls wait sooner; they are for pairs of shards. False: there are the fewest. */
+static bool halve_slots(struct segment_geometry *g)
+{
+    bool took = halve(&g->slots_shard, SEGMENT_MIN_SLOTS);
+
+    took |= halve(&g->slots_gateway, MIN_SLOTS_GATEWAY);
+    took |= halve(&g->n_portable, g->n_shards);
+    return took;
+}
+
+/* Where these are full, clients are refused. */
+static bool halve_tables(struct segment_geometry *g, uint32_t least_fates)
+{
+    bool took = halve(&g->n_clients, MIN_CLIENTS);
+
+    took |= halve(&g->n_ledger, MIN_LEDGER);
+    took |= halve(&g->n_fates, least_fates);
+    return took;
+}
+
+/* What takes most gives way. False: nothing can. */
+static bool shrink(struct segment_geometry *g, uint32_t least_fates)
+{
+    struct segment_geometry fewer_slots = *g, smaller_tables = *g;
+    bool has_slots = halve_slots(&fewer_slots);
+    bool has_tables = halve_tables(&smaller_tables, least_fates);
+
+    if (!has_slots && !has_tables)
+        return false;
+    if (has_slots && has_tables)
+        has_slots = planned_bytes(&fewer_slots) <= planned_bytes(&smaller_tables);
+    *g = has_slots ? fewer_slots : smaller_tables;
+    return true;
+}
+
 int segment_geometry_plan(
     uint32_t n_shards, uint64_t max_bytes, struct segment_geometry *ret, uint64_t *ret_bytes)
 {
@@ -120,28 +163,12 @@ int segment_geometry_plan_fates(uint32_t n_shards, uint64_t max_bytes, uint64_t 
     g.n_portable = plan_portable(n_shards);
     g.n_clients = plan_clients(n_shards);
     g.n_ledger = plan_ledger(n_shards);
-    for (;;) {
-        g.heap_bytes = 0;
-        fixed = planned_bytes(&g);
-        if (fixed + heaps_bytes <= max_bytes)
-            break;
-        if (g.slots_shard == SEGMENT_MIN_SLOTS && g.slots_gateway == MIN_SLOTS_GATEWAY &&
-            g.n_portable == n_shards && g.n_clients == MIN_CLIENTS && g.n_ledger == MIN_LEDGER &&
-            g.n_fates == least_fates) {
+    g.heap_bytes = 0;
+    while ((fixed = planned_bytes(&g)) + heaps_bytes > max_bytes) {
+        if (!shrink(&g, least_fates)) {
             *ret_bytes = fixed + heaps_bytes;
             return -ENOSPC;
         }
-        if (g.slots_shard > SEGMENT_MIN_SLOTS)
-            g.slots_shard /= 2;
-        if (g.slots_gateway > MIN_SLOTS_GATEWAY)
-            g.slots_gateway /= 2;
-        if (g.n_clients > MIN_CLIENTS)
-            g.n_clients /= 2;
-        if (g.n_ledger > MIN_LEDGER)
-            g.n_ledger /= 2;
-        if (g.n_fates > least_fates)
-            g.n_fates = g.n_fates / 2 < least_fates ? least_fates : g.n_fates / 2;
-        g.n_portable = g.n_portable / 2 < n_shards ? n_shards : g.n_portable / 2;
     }
     g.heap_bytes = largest_heap((max_bytes - fixed) / (n_shards + 1));
     *ret = g;

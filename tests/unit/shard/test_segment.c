@@ -50,6 +50,38 @@ static void two_shards_fit_24_mib_and_every_count_of_shards_has_a_plan(void **st
     assert_int_equal(segment_geometry_plan(SEGMENT_MAX_SHARDS + 1, 0, &geometry, &bytes), -EINVAL);
 }
 
+static void however_many_shards_there_are_clients_and_sessions_have_what_is_promised(void **state)
+{
+    struct segment_geometry geometry;
+    uint64_t bytes;
+
+    (void)state;
+    for (uint32_t n = 1; n <= SEGMENT_MAX_SHARDS; n++) {
+        assert_int_equal(segment_geometry_plan(n, 0, &geometry, &bytes), 0);
+        assert_int_equal(geometry.n_clients, n <= 16 ? 8192 : 4096);
+        assert_int_equal(geometry.n_ledger, n <= 16 ? 2048 : 512);
+        assert_int_equal(geometry.n_fates, 3 * 4096);
+    }
+}
+
+static void where_memory_is_short_what_takes_most_gives_way_and_fates_that_were_asked_for_stay(
+    void **state)
+{
+    struct segment_geometry usual, small, asked;
+    uint64_t bytes;
+
+    (void)state;
+    assert_int_equal(segment_geometry_plan(2, 0, &usual, &bytes), 0);
+    assert_int_equal(segment_geometry_plan(2, 8 * MIB, &small, &bytes), 0);
+    assert_true(bytes <= 8 * MIB);
+    assert_true(small.n_clients < usual.n_clients && small.n_fates < usual.n_fates);
+    assert_int_equal(segment_geometry_plan_fates(
+                         2, 8 * MIB, usual.n_fates * sizeof(struct fate), &asked, &bytes),
+        0);
+    assert_int_equal(asked.n_fates, usual.n_fates);
+    assert_true(asked.n_clients <= small.n_clients);
+}
+
 static void a_limit_too_small_names_the_least_that_works(void **state)
 {
     struct segment_geometry geometry;
@@ -264,6 +296,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(two_shards_fit_24_mib_and_every_count_of_shards_has_a_plan),
+        cmocka_unit_test(however_many_shards_there_are_clients_and_sessions_have_what_is_promised),
+        cmocka_unit_test(
+            where_memory_is_short_what_takes_most_gives_way_and_fates_that_were_asked_for_stay),
         cmocka_unit_test(a_limit_too_small_names_the_least_that_works),
         cmocka_unit_test(no_two_records_overlap),
         cmocka_unit_test(each_lane_has_slots_for_each_depth),
