@@ -16,6 +16,7 @@ import attach_client
 import fuse
 import harness
 from reclaim import ENDING, Holdings
+from test_attach import method, push
 
 MIB = 1024 * 1024
 RECLAIM_NS = 10_000_000
@@ -281,6 +282,22 @@ class Deaths(TestCase):
             times.append(self.time_of_end("a flood of requests", [client]))
         print(f"\nafter a flood: reclaimed after {min(times)[0] / 1e6:.2f} ms at best")
         self.assertLess(min(free for _, free in times), RECLAIM_NS)
+        self.assertEqual(self.sherd.stop(), 0)
+
+    def test_a_shard_that_stands_still_keeps_nothing_of_a_client_of_another(self):
+        self.begin("--shards", "2", steady=False)
+        times = []
+        for _ in range(3):
+            client = self.connect().attach()
+            client.open(0)
+            self.sherd.kill(self.holdings.pids["shard1"], signal.SIGSTOP)
+            push(client, 0, 0, method(os.path.join(self.sherd.runtime_dir, self.sherd.name), "sys.ping"), to=1)
+            harness.wait_until(lambda: self.holdings.requests_of(client.client) == [0], "its request to be on its way")
+            times.append(self.time_of_end("a client whose request waits in another shard", [client]))
+            self.sherd.kill(self.holdings.pids["shard1"], signal.SIGCONT)
+        print(f"\nwith a request in a shard that stands still: reclaimed after {min(times)[0] / 1e6:.2f} ms at best")
+        self.assertLess(min(free for _, free in times), RECLAIM_NS)
+        self.assertDone(self.sherd.command("audit"))
         self.assertEqual(self.sherd.stop(), 0)
 
     def ask_for_much(self):
