@@ -115,6 +115,13 @@ void rig_settle(struct attach_rig *rig)
     attach_turn(rig->attach);
 }
 
+void rig_turn(struct attach_rig *rig)
+{
+    aio_poll(rig->ctx, worker_is_at_it(rig));
+    for (uint32_t shard = 0; shard < rig->seg.geometry.n_shards; shard++)
+        rig_shard_turn(rig, shard);
+}
+
 int rig_connect(const struct attach_rig *rig)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};

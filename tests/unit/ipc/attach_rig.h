@@ -31,6 +31,9 @@ void rig_replace_gateway(struct attach_rig *rig);
 /* Until nothing happens any more, worker threads included; but not what waits for time. */
 void rig_settle(struct attach_rig *rig);
 
+/* One turn, which waits for workers alone; and all shards follow what they are told. */
+void rig_turn(struct attach_rig *rig);
+
 /* A connection, not yet accepted. */
 int rig_connect(const struct attach_rig *rig);
 

@@ -355,6 +355,58 @@ static void a_row_that_was_about_to_attach_when_its_gateway_died_is_free_again(v
     assert_int_equal(client_generation(row->word), 3);
 }
 
+#define TURNS_MOST 40u /* more than an attach takes, and the opening of two shards */
+
+static uint32_t count_answers(const struct client *client)
+{
+    struct attach_welcome any; /* the longest */
+    uint32_t n = 0;
+    int fd;
+
+    for (; rig_receive(client->fd, &any, sizeof(any), &fd) > 0; n++)
+        if (fd >= 0)
+            close(fd);
+    return n;
+}
+
+/* Asks for all at once and is gone after that many turns. Returns how much was answered by then. */
+static uint32_t come_and_go(struct fixture *f, uint32_t n_turns, bool gateway_dies)
+{
+    uint32_t n_open = count_open(), n_kept = fd_keep_count(f->rig.keep), n_answers;
+    struct client client = connect_client(f);
+    struct attach_hello hello = rig_hello(1);
+    struct attach_open first = rig_open(2, 0), second = rig_open(3, 1);
+
+    say(&client, &hello, sizeof(hello));
+    say(&client, &first, sizeof(first));
+    say(&client, &second, sizeof(second));
+    for (uint32_t i = 0; i < n_turns; i++)
+        rig_turn(&f->rig);
+    n_answers = count_answers(&client);
+    close_client(&client);
+    if (gateway_dies)
+        rig_replace_gateway(&f->rig);
+    rig_settle(&f->rig); /* what it asked for may be looked at only now */
+    rig_wait_for_none(&f->rig);
+    rig_settle(&f->rig);
+    assert_int_equal(fd_keep_count(f->rig.keep), n_kept);
+    assert_int_equal(count_open(), n_open);
+    return n_answers;
+}
+
+static void a_client_that_is_gone_after_any_turn_of_the_gateway_leaves_nothing(void **state)
+{
+    for (uint32_t n = 0; n < TURNS_MOST; n++)
+        come_and_go(*state, n, false);
+    assert_int_equal(come_and_go(*state, TURNS_MOST, false), 3);
+}
+
+static void nor_does_one_whose_gateway_dies_at_the_same_moment(void **state)
+{
+    for (uint32_t n = 0; n <= TURNS_MOST; n++)
+        come_and_go(*state, n, true);
+}
+
 static void what_a_shard_wants_cut_off_is_told_why_and_ended(void **state)
 {
     struct fixture *f = *state;
@@ -482,6 +534,8 @@ int main(void)
         CASE(memory_that_has_been_given_out_is_not_to_be_had_until_all_have_let_go),
         CASE(a_gateways_replacement_goes_on_with_each_client_and_each_request),
         CASE(a_row_that_was_about_to_attach_when_its_gateway_died_is_free_again),
+        CASE(a_client_that_is_gone_after_any_turn_of_the_gateway_leaves_nothing),
+        CASE(nor_does_one_whose_gateway_dies_at_the_same_moment),
         CASE(what_a_shard_wants_cut_off_is_told_why_and_ended),
         CASE(a_crash_makes_its_user_wait_also_where_the_client_has_gone),
         CASE(a_user_has_no_more_than_its_share_of_rows_and_memory),
