@@ -20,8 +20,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* at: where, as doom_print() has it; NULL: nowhere. Meets the signal when it comes by for the hit-th
- * time. */
+/* at: where, as doom_print() has it; NULL: nowhere. When it comes by for the hit-th time it says the
+ * time on standard output, and gets the signal. */
 void doom_begin(const char *at, uint64_t hit, int signum);
 
 /* A line for each: what, FILE:LINE, how often. */

@@ -42,6 +42,12 @@ def used(column, memory):
     return frozenset(n for n, value in enumerate(values) if value) if any(values) else frozenset()
 
 
+def loop_ns(pid):
+    """(CPU, time without a processor though it was ready to run) of a process's first thread."""
+    with open(f"/proc/{pid}/task/{pid}/schedstat") as file:
+        return tuple(map(int, file.read().split()[:2]))
+
+
 class Holdings:
     def __init__(self, instance):
         self.instance = instance
@@ -66,11 +72,11 @@ class Holdings:
 
     def cpu_ns(self, *names):
         """That the loops of these processes have had, or of all."""
-        total = 0
-        for pid in [self.pids[name] for name in names] or self.pids.values():
-            with open(f"/proc/{pid}/task/{pid}/schedstat") as file:
-                total += int(file.read().split()[0])
-        return total
+        return sum(loop_ns(pid)[0] for pid in [self.pids[name] for name in names] or self.pids.values())
+
+    def waited_ns(self):
+        """That all loops, and whoever asks, were ready to run and had no processor."""
+        return sum(loop_ns(pid)[1] for pid in [*self.pids.values(), os.getpid()])
 
     def clients(self):
         """Numbers of those whose rows are not free."""

@@ -25,15 +25,6 @@ FEW = 20 if harness.LONG else 1
 Point = collections.namedtuple("Point", "what at n_hits")
 
 
-def cpu_wanted_ns():
-    """Since the machine was started, in which somebody waited for a processor; 0 where that is not counted."""
-    try:
-        with open("/proc/pressure/cpu") as file:
-            return int(file.readline().rsplit("total=", 1)[1]) * 1000
-    except OSError:
-        return 0
-
-
 def spread(n_hits, n):
     """n of n_hits, the first and the last among them; where those are fewer, some again."""
     return [1 + (n_hits - 1) * i // max(n - 1, 1) for i in range(n)]
@@ -55,7 +46,7 @@ class TestCase(harness.TestCase):
     def begin(self, *options, data=MIB, steady=True, file=None):
         """An instance with memory for two clients at a time, one that lives on (steady), and a file to be read."""
         self.data = data
-        self.times = collections.defaultdict(list)  # by point: (ns, ns in which processors were free)
+        self.times = collections.defaultdict(list)  # by point: what time_until_reclaimed() says
         self.file = file or self.make_file()
         self.sherd = self.start("--root", os.path.dirname(self.file), "--client-memory", str(4 * MIB + data), *options)
         self.holdings = Holdings(self.sherd)
@@ -109,25 +100,27 @@ class TestCase(harness.TestCase):
         except AssertionError:
             self.fail(f"{what}: {left[0]}")
 
-    def time_until_reclaimed(self, what):
-        """The same, looked at closely: (ns, ns while processors were free). It counts when the look began that found
-        nothing: with many processes a look takes milliseconds."""
+    def time_until_reclaimed(self, what, killed=None):
+        """The same, looked at closely, of a client that is gone: (ns since it was killed, ns since now without the time in
+        which a loop had no processor). What counts is when the look began that found nothing: with many processes one
+        takes milliseconds."""
         looked = begin = time.monotonic_ns()
-        wanted = cpu_wanted_ns()
+        waited = self.holdings.waited_ns()
         while self.holdings.differ(self.before):
             if looked > begin + 1_000_000_000:
                 self.wait_until_reclaimed(what)
             time.sleep(0.0001)  # between two looks, not for the state
             looked = time.monotonic_ns()
-        return looked - begin, max(looked - begin - (cpu_wanted_ns() - wanted), 0)
+        return looked - (killed or begin), max(looked - begin - (self.holdings.waited_ns() - waited), 0)
 
     # ---- dying ----
 
     def dies_at(self, point, hit, *options):
         """Whether it came by there."""
         with self.doomed("--at", point.at, "--hit", str(hit), *options) as client:
+            killed = client.stdout.readline()
             client.stdout.read()  # until its end
-            times = self.time_until_reclaimed(f"hit {hit} of {point.what} at {point.at}")
+            times = self.time_until_reclaimed(f"hit {hit} of {point.what} at {point.at}", int(killed or 0))
         if client.returncode == 0:
             return False
         self.assertEqual(client.returncode, -signal.SIGKILL)
@@ -162,9 +155,9 @@ class TestCase(harness.TestCase):
         took = sorted(ns for times in self.times.values() for ns, _ in times)
         best = {at: min(free for _, free in times) for at, times in self.times.items()}
         slowest = max(best, key=best.get)
-        print(f"\n{len(took)} deaths at {len(self.times)} points: reclaimed after {statistics.median(took) / 1e6:.2f} ms, "
-              f"at most {took[-1] / 1e6:.2f}; while processors were free, each point's best is at most "
-              f"{best[slowest] / 1e6:.2f} ({slowest}); who lives on waited {longest / 1e6:.2f} ms at most")
+        print(f"\n{len(took)} deaths at {len(self.times)} points: reclaimed {statistics.median(took) / 1e6:.2f} ms after the "
+              f"signal, at most {took[-1] / 1e6:.2f}; after its end, and without waits for a processor, at each point's best "
+              f"within {best[slowest] / 1e6:.2f} ({slowest}); who lives on waited {longest / 1e6:.2f} ms at most")
         if not harness.SANITIZED:
             self.assertLess(best[slowest], RECLAIM_NS, slowest)
         self.assertEqual(self.sherd.stop(), 0)
@@ -199,9 +192,10 @@ class Deaths(TestCase):
             for hit in spread(point.n_hits, FEW + 1):
                 with self.stopped_at(point, hit) as client:
                     if client:
+                        killed = time.monotonic_ns()
                         client.kill()
                         client.stdout.read()
-                        self.times[point.at].append(self.time_until_reclaimed(f"stopped at {point.at}"))
+                        self.times[point.at].append(self.time_until_reclaimed(f"stopped at {point.at}", killed))
         self.finish()
 
     def die_together(self, point, hit, shard, shard_first):
