@@ -14,7 +14,8 @@
  *
  * What would be begun is not as long as its user has to wait for having crashed shards (charge.c).
  *
- * A row whose client is not kept any more was dropped while nobody lived here: it is let go.
+ * A row whose client is not kept any more was dropped while nobody lived here: it is let go. All
+ * others are rung, as far as they sleep: between an end's last store and its byte lies a death too.
  *
  * Orderings    first                 then              ordered by                if broken
  *   QUIET    kernel's last write   client is told    supervisor's release,     a client's buffer is
@@ -95,15 +96,18 @@ bool heir_look(struct plane *plane)
 
 /* ---- all of them ---- */
 
-/* What it never got, or lost with a death, it has let go of. */
-static void let_go(struct plane *plane, uint32_t client)
+/* A client that is kept is rung: the dead one may have written ends that it did not ring for. What
+ * this shard never got, or lost with a death, it has let go of. */
+static void greet_or_let_go(struct plane *plane, uint32_t client)
 {
     const struct client_row *row = segment_client(&plane->seg, client);
     uint64_t word = atomic_load_acquire(&row->word); /* ROW */
     bool is_owed = row->opened[plane->shard / 64] >> plane->shard % 64 & 1;
 
-    if (plane->lanes[client])
+    if (plane->lanes[client]) {
+        lane_mark_dirty(plane->lanes[client]);
         return;
+    }
     lane_let_go(plane, client, plane->rows[client].generation);
     if (is_owed && client_state(word) == CLIENT_ENDING)
         lane_let_go(plane, client, client_generation(word));
@@ -143,7 +147,7 @@ void heir_take_over(struct plane *plane)
     for (uint32_t n = 0; n < plane->n_ledger; n++)
         take_over(plane, &plane->requests[n]);
     for (uint32_t client = 0; client < plane->seg.geometry.n_clients; client++)
-        let_go(plane, client);
+        greet_or_let_go(plane, client);
     charge_look(plane);
     plane->unblocked = true; /* those that are to be begun are, in the first turn */
 }

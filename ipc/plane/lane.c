@@ -107,6 +107,15 @@ static void on_bell(void *opaque)
     intake_end_turn(lane);
 }
 
+void lane_mark_dirty(struct lane *lane)
+{
+    if (lane->is_dirty)
+        return;
+    lane->is_dirty = true;
+    lane->next_dirty = lane->plane->dirty;
+    lane->plane->dirty = lane;
+}
+
 void lane_ring(struct lane *lane)
 {
     static const uint8_t byte = 0;

@@ -209,15 +209,6 @@ static void wake_waiting(struct lane *lane)
         intake_go_on(other, WAIT_SLOT);
 }
 
-static void mark_dirty(struct lane *lane)
-{
-    if (lane->is_dirty)
-        return;
-    lane->is_dirty = true;
-    lane->next_dirty = lane->plane->dirty;
-    lane->plane->dirty = lane;
-}
-
 void ledger_write(struct lane *lane)
 {
     struct plane *plane = lane->plane;
@@ -247,7 +238,7 @@ void ledger_publish(struct plane *plane, struct request *request)
     }
     atomic_prefetch_write(completion_at(lane, slot->tail));
     lane->unwritten[lane->n_unwritten++] = (uint32_t)(request - plane->requests);
-    mark_dirty(lane);
+    lane_mark_dirty(lane);
     if (lane->n_unwritten == WRITE_BATCH)
         ledger_write(lane);
 }

@@ -252,6 +252,9 @@ void lane_free(struct lane *lane);
 /* Tells the client that this process takes no further entries. */
 void lane_say_closed(struct lane *lane);
 
+/* It is rung at the end of this phase of the loop. */
+void lane_mark_dirty(struct lane *lane);
+
 /* Sends the byte that wakes the client, if it sleeps. */
 void lane_ring(struct lane *lane);
 

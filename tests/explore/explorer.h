@@ -109,6 +109,8 @@ void explorer_futex_lose_batons(void);
 bool explorer_wait_for_crash(void);
 /* The same of one, by its place in the scenario's table. */
 bool explorer_wait_for_crash_of(uint32_t thread);
+/* Waits until that one has ended or crashed. */
+void explorer_wait_for_end_of(uint32_t thread);
 /* Whether the running thread, if its row says that it may crash, may do so from here on. */
 void explorer_may_crash(bool may);
 
@@ -121,6 +123,9 @@ uint32_t explorer_self(void);
 /* A step of its own: others may come in. */
 void explorer_step(void);
 
+/* Who stores there what stands there stores nothing: readers do not mind. Called in begin(). */
+void explorer_stored_again(const void *address, size_t bytes);
+
 /* A plain variable of which each thread has its own, as if it were thread-local. Called in
  * begin(). */
 void explorer_thread_local(void *address, size_t bytes);
@@ -130,4 +135,6 @@ void explorer_thread_local(void *address, size_t bytes);
 /* Zeroed. An access after explorer_free() fails the run. NULL is freed as well. */
 void *explorer_alloc(size_t bytes);
 void explorer_free(void *p);
+/* The same of memory that came from elsewhere. */
+void explorer_unmap(const void *p, size_t bytes);
 void *explorer_copy(void *to, const void *from, size_t bytes);

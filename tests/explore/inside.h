@@ -129,6 +129,8 @@ void plain_ignore(const void *p, size_t bytes);
 void plain_free(const void *p, size_t bytes);
 /* The same for an atomic access. */
 void plain_atomic(const volatile void *p, unsigned size, bool writes);
+/* Whether storing these bytes there is no store (explorer_stored_again()). */
+bool plain_stands_there(const volatile void *to, const void *from, size_t bytes);
 /* Whether plain stores were made there since it was last asked. */
 bool plain_take_dirty(const volatile void *p);
 

@@ -273,7 +273,7 @@ static void write_newest(uint32_t l, uint64_t value, enum order order, const str
 
 static void do_store(volatile void *p, unsigned size, uint64_t value, enum order order)
 {
-    write_newest(locate(p, size, true), value, order, NULL);
+    write_newest(locate(p, size, !plain_stands_there(p, &value, size)), value, order, NULL);
 }
 
 static uint64_t changed(enum atomic_op op, uint64_t old, uint64_t operand)
@@ -362,7 +362,10 @@ static bool names_no_interest(const struct atomic_site *site)
         "timers.first_ns",
         /* What the mesh counts, but for calls and their ends, which must add up. */
         "->pushed", "->dropped", "->rings_", "->popped", "->high_water", "->slot_waits",
-        "->calls_started", "part->heap_", "part->payload_", "instruments.running"};
+        "->calls_started", "part->heap_", "part->payload_", "part->served_ns",
+        "instruments.running",
+        /* What the plane counts, but for the requests of a lane. */
+        "part->requests_", "row->refused", "row->rings"};
 
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         if (strstr(site->address, words[i]))

@@ -329,4 +329,83 @@ NOTICED("mesh.c", take_senders, full_fence, 1, drop,
 NOTICED("mesh.c", take_senders, xchg_seq, 1, split,
     "two_callers_are_both_heard")
 
+NOTICED("local_lane.h", local_lane_push, store_release, 1, drop,
+    "a_request_wakes_a_shard_and_its_end_the_client")
+NOTICED("local_lane.h", local_lane_push, store_release, 1, relax,
+    "a_request_wakes_a_shard_and_its_end_the_client")
+NOTICED("local_lane.h", local_lane_push, store_release, 1, swap,
+    "a_request_wakes_a_shard_and_its_end_the_client")
+NOTICED("local_lane.h", local_lane_has, load_acquire, 1, relax,
+    "a_request_wakes_a_shard_and_its_end_the_client")
+NOTICED("local_lane.h", local_lane_fence, full_fence, 1, drop,
+    "a_request_wakes_a_shard_and_its_end_the_client")
+NOTICED("local_lane.h", local_lane_arm, store_relaxed, 1, drop,
+    "a_request_wakes_a_shard_and_its_end_the_client")
+NOTICED("local_lane.h", local_lane_arm, store_relaxed, 1, swap,
+    "a_request_wakes_a_shard_and_its_end_the_client")
+
+NOTICED("intake.c", intake_pass, store_release, 1, drop,
+    "what_may_run_twice_is_done_whenever_its_shard_dies")
+
+NOTICED("lane.c", lane_let_go, store_release, 1, relax,
+    "a_client_may_end_while_its_shard_dies")
+NOTICED("lane.c", begin_row, store_release, 2, drop,
+    "what_may_run_twice_is_done_whenever_its_shard_dies")
+
+NOTICED("ledger.c", ledger_commit, store_release, 1, drop,
+    "what_may_run_twice_is_done_whenever_its_shard_dies")
+NOTICED("ledger.c", ledger_commit, store_release, 1, swap,
+    "what_may_run_twice_is_done_whenever_its_shard_dies")
+NOTICED("ledger.c", ledger_commit, store_release, 2, drop,
+    "what_may_run_twice_is_done_whenever_its_shard_dies")
+NOTICED("ledger.c", ledger_adopt, store_release, 2, drop,
+    "what_may_run_twice_is_done_whenever_its_shard_dies")
+NOTICED("ledger.c", ledger_void, store_release, 1, drop,
+    "what_may_run_twice_is_done_whenever_its_shard_dies")
+NOTICED("ledger.c", ledger_start, store_release, 1, drop,
+    "what_may_not_runs_once_at_most")
+NOTICED("ledger.c", ledger_start, store_release, 1, swap,
+    "what_may_not_runs_once_at_most")
+NOTICED("ledger.c", write_completion, store_release, 1, drop,
+    "what_may_run_twice_is_done_whenever_its_shard_dies")
+NOTICED("ledger.c", write_completion, store_release, 1, relax,
+    "what_may_run_twice_is_done_whenever_its_shard_dies")
+NOTICED("ledger.c", write_completion, store_release, 1, swap,
+    "what_may_run_twice_is_done_whenever_its_shard_dies")
+NOTICED("ledger.c", ledger_publish, store_release, 1, drop,
+    "what_may_run_twice_is_done_whenever_its_shard_dies")
+NOTICED("ledger.c", ledger_end, store_release, 1, drop,
+    "what_may_run_twice_is_done_whenever_its_shard_dies")
+NOTICED("ledger.c", ledger_end, store_release, 1, swap,
+    "what_may_run_twice_is_done_whenever_its_shard_dies")
+NOTICED("ledger.c", ledger_cancel, store_relaxed, 1, drop,
+    "a_cancel_is_not_lost_with_the_shard")
+NOTICED("ledger.c", ledger_cancel, store_relaxed, 1, swap,
+    "a_cancel_is_not_lost_with_the_shard")
+NOTICED("ledger.c", ledger_start, store_relaxed, 1, drop,
+    "nor_does_the_disk_of_an_heir_that_died_too")
+
+NOTICED("plane.c", cool_quiet, store_relaxed, 1, drop,
+    "a_quiet_lane_is_told_to_ring_and_nothing_pushed_meanwhile_is_lost")
+NOTICED("plane.c", cool_quiet, store_relaxed, 1, swap,
+    "a_quiet_lane_is_told_to_ring_and_nothing_pushed_meanwhile_is_lost")
+NOTICED("plane.c", cool_quiet, full_fence, 1, drop,
+    "a_quiet_lane_is_told_to_ring_and_nothing_pushed_meanwhile_is_lost")
+NOTICED("plane.c", plane_prepare, store_relaxed, 1, drop,
+    "a_request_wakes_a_shard_and_its_end_the_client")
+NOTICED("plane.c", plane_prepare, store_relaxed, 1, swap,
+    "a_request_wakes_a_shard_and_its_end_the_client")
+NOTICED("plane.c", plane_prepare, full_fence, 1, drop,
+    "a_request_wakes_a_shard_and_its_end_the_client")
+NOTICED("plane.c", plane_flush, full_fence, 1, drop,
+    "a_request_wakes_a_shard_and_its_end_the_client")
+
+NOTICED("plane_inside.h", intake_has_ahead, load_acquire, 1, relax,
+    "a_cancel_is_heard_behind_what_waits")
+
+NOTICED("run.c", note_touch, store_release, 1, drop,
+    "no_disk_writes_where_the_client_has_its_memory_back")
+NOTICED("run.c", note_touch, store_release, 1, swap,
+    "no_disk_writes_where_the_client_has_its_memory_back")
+
 /* clang-format on */

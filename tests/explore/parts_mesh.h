@@ -22,6 +22,7 @@
 
 #define PARTS_MESH_BHS       4
 #define PARTS_MESH_SCHEDULED 4
+#define PARTS_MESH_HANDLERS  3
 
 struct parts_mesh_bh {
     struct parts_mesh_loop *loop;
@@ -38,6 +39,10 @@ struct parts_mesh_loop {
     uint32_t n_bhs;
     Coroutine *scheduled[PARTS_MESH_SCHEDULED];
     uint32_t n_scheduled;
+    struct {
+        void (*run)(void *opaque); /* NULL: none */
+        void *opaque;
+    } handlers[PARTS_MESH_HANDLERS]; /* parts_plane.h */
 };
 
 /* Called with each message that the mesh finds, the n-th after the oldest, before it acts on it: to

@@ -419,6 +419,15 @@ bool explorer_wait_for_crash_of(uint32_t thread)
     return wait_for_crash(1u << (thread + 1));
 }
 
+void explorer_wait_for_end_of(uint32_t thread)
+{
+    const struct fiber *fiber = &r.fibers[thread + 1];
+
+    while (fiber->state != ENDED && fiber->state != CRASHED)
+        run_block(&run_failure, "an end");
+    learn(memory_knowledge(r.self), memory_knowledge(thread + 1));
+}
+
 void explorer_may_crash(bool may)
 {
     r.fibers[r.self].may_crash = may && r.fibers[r.self].thread->may_crash;

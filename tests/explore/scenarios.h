@@ -16,11 +16,13 @@
     X(co_semaphore)        \
     X(coroutine)           \
     X(doorbell)            \
+    X(ledger)              \
     X(lock)                \
     X(lockcnt)             \
     X(memory)              \
     X(mesh)                \
     X(move)                \
+    X(plane)               \
     X(ring)
 
 #define X(name) extern const struct scenario name##_scenarios[];

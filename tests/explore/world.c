@@ -203,6 +203,11 @@ void explorer_free(void *p)
         plain_free(p, ((struct block *)p - 1)->bytes);
 }
 
+void explorer_unmap(const void *p, size_t bytes)
+{
+    plain_free(p, bytes);
+}
+
 /* ---- what the source under test calls instead of libc (redirect.h) ---- */
 
 long explorer_write(int fd, const void *bytes, size_t n)
