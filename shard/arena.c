@@ -37,6 +37,7 @@
 
 #include "runtime/atomic.h"
 #include "runtime/kernel.h"
+#include "shard/bits.h"
 
 #define GENERATION_MASK CALL_GENERATION_MASK
 
@@ -316,7 +317,7 @@ uint64_t arena_stack(const struct segment *seg, arena_co co, uint8_t **ret_low)
 static bool is_gone(
     const struct segment *seg, const uint64_t gone[SEGMENT_BITMAP_WORDS], uint32_t shard)
 {
-    return shard >= seg->geometry.n_shards || (gone[shard / 64] >> shard % 64 & 1);
+    return shard >= seg->geometry.n_shards || bits_has(gone, shard);
 }
 
 static bool lose(const struct segment *seg, arena_co co, enum step step, uint32_t owner)
@@ -361,7 +362,7 @@ uint32_t arena_bury(const struct segment *seg, uint32_t dead, bool failed)
     for (uint32_t shard = 0; shard < seg->geometry.n_shards; shard++)
         if ((shard == dead && failed) ||
             atomic_load_acquire(&segment_control(seg, shard)->state) == PEER_FAILED) /* LIVES */
-            gone[shard / 64] |= UINT64_C(1) << shard % 64;
+            bits_set(gone, shard);
     return bury(seg, dead, gone);
 }
 

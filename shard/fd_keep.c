@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What is kept under a key is a bundle: fds that are for all its heirs, and fds that are each for
- * one. There is one bundle a key at most, so what a giver gone mad can have kept is bounded.
+ * What is kept under a key is a bundle (fd_bundle.h). There is one a key at most, so what a giver gone
+ * mad can have kept is bounded.
  *
  * Nothing waits: what can't be told to an heir now (its channel is full) is noted as owed in the
  * bundle, and told when there is room. A dropped bundle has closed its fds, and goes when nobody is
@@ -15,38 +15,19 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "shard/bits.h"
 #include "shard/explain.h"
-#include "shard/fd_keep_inside.h"
-#include "shard/segment.h"
+#include "shard/fd_bundle.h"
+#include "shard/fd_pass.h"
 
 #define REQUESTS_A_TURN 64u
 #define RETRY_NS        (INT64_C(10) * 1000 * 1000)
-
-struct item {
-    struct item *next;
-    uint32_t kind;
-    uint32_t peer; /* FD_KEEP_ALL: for all */
-    int fd;
-    bool owed; /* its peer has not been told */
-    uint8_t note[FD_KEEP_NOTE];
-};
-
-struct bundle {
-    uint32_t key;
-    bool dropped;
-    uint64_t generation;
-    struct item *items; /* in the order in which they came */
-    uint32_t n_items, n_for_all;
-    uint64_t heirs[SEGMENT_BITMAP_WORDS];    /* peers that an item is for, or was */
-    uint64_t owed_end[SEGMENT_BITMAP_WORDS]; /* of these, those not yet told that it is dropped */
-};
 
 struct channel {
     struct fd_keep *keep;
@@ -61,28 +42,13 @@ struct fd_keep {
     AioContext *ctx; /* NULL: not started */
     AioTimer retry;
     struct channel *channels;
-    struct bundle **bundles; /* by key; NULL: none */
-    uint64_t *dropped;       /* by key: the last generation that was */
-    struct bundle program;
+    struct fd_bundle **bundles; /* by key; NULL: none */
+    uint64_t *dropped;          /* by key: the last generation that was */
+    struct fd_bundle program;
     struct fd_keep_message reply; /* that there was no room for; op 0: none */
     rlim_t max_fd;
     uint32_t n_fds;
 };
-
-static bool has_bit(const uint64_t *bits, uint32_t n)
-{
-    return bits[n / 64] >> n % 64 & 1;
-}
-
-static void set_bit(uint64_t *bits, uint32_t n)
-{
-    bits[n / 64] |= UINT64_C(1) << n % 64;
-}
-
-static void clear_bit(uint64_t *bits, uint32_t n)
-{
-    bits[n / 64] &= ~(UINT64_C(1) << n % 64);
-}
 
 static bool is_empty(const uint64_t bits[SEGMENT_BITMAP_WORDS])
 {
@@ -95,72 +61,35 @@ static bool is_empty(const uint64_t bits[SEGMENT_BITMAP_WORDS])
 
 /* ---- bundles ---- */
 
-static void close_items(struct fd_keep *keep, struct bundle *bundle)
+static void close_items(struct fd_keep *keep, struct fd_bundle *bundle)
 {
-    for (struct item *item = bundle->items, *next; item; item = next) {
-        next = item->next;
-        close(item->fd);
-        free(item);
-        keep->n_fds--;
-    }
-    bundle->items = NULL;
-    bundle->n_items = bundle->n_for_all = 0;
+    keep->n_fds -= bundle->n_items;
+    fd_bundle_close(bundle);
 }
 
-static void forget(struct fd_keep *keep, struct bundle *bundle)
+static void forget(struct fd_keep *keep, struct fd_bundle *bundle)
 {
     close_items(keep, bundle);
     keep->bundles[bundle->key] = NULL;
     free(bundle);
 }
 
-static struct item *find_item(const struct bundle *bundle, uint32_t kind, uint32_t peer)
-{
-    struct item *item = bundle->items;
-
-    while (item && (item->kind != kind || item->peer != peer))
-        item = item->next;
-    return item;
-}
-
 /* Consumes fd. */
 static int add_item(
-    struct fd_keep *keep, struct bundle *bundle, const struct fd_keep_message *what, int fd)
+    struct fd_keep *keep, struct fd_bundle *bundle, const struct fd_keep_message *what, int fd)
 {
-    struct item *item = find_item(bundle, what->kind, what->peer), **link = &bundle->items;
-    bool for_all = what->peer == FD_KEEP_ALL;
+    uint32_t n_before = bundle->n_items;
+    bool owed = what->peer != FD_KEEP_ALL && what->peer != keep->giver;
+    int r = fd_bundle_add(bundle, what, owed, fd);
 
-    if (!item && for_all && bundle->n_for_all >= FD_KEEP_FDS_MAX - 1) {
-        close(fd);
-        return -EINVAL;
-    }
-    if (item) {
-        close(item->fd);
-        keep->n_fds--;
-    } else if ((item = calloc(1, sizeof(*item)))) {
-        while (*link)
-            link = &(*link)->next;
-        *link = item;
-        bundle->n_items++;
-        bundle->n_for_all += for_all;
-    } else {
-        close(fd);
-        return -ENOMEM;
-    }
-    item->kind = what->kind;
-    item->peer = what->peer;
-    item->fd = fd;
-    item->owed = !for_all && what->peer != keep->giver;
-    memcpy(item->note, what->note, sizeof(item->note));
-    if (!for_all)
-        set_bit(bundle->heirs, what->peer);
-    keep->n_fds++;
-    return 0;
+    keep->n_fds += bundle->n_items - n_before;
+    return r;
 }
 
 /* ---- telling heirs ---- */
 
-static int tell_item(struct fd_keep *keep, const struct bundle *bundle, const struct item *item)
+static int tell_item(
+    struct fd_keep *keep, const struct fd_bundle *bundle, const struct fd_item *item)
 {
     struct fd_keep_message message = {.op = FD_KEEP_HAND,
         .kind = item->kind,
@@ -170,14 +99,15 @@ static int tell_item(struct fd_keep *keep, const struct bundle *bundle, const st
     int fds[FD_KEEP_FDS_MAX];
 
     memcpy(message.note, item->note, sizeof(message.note));
-    for (const struct item *other = bundle->items; other; other = other->next)
+    for (const struct fd_item *other = bundle->items; other; other = other->next)
         if (other->peer == FD_KEEP_ALL)
             fds[message.n_fds++] = other->fd;
     fds[message.n_fds++] = item->fd;
-    return fd_keep_send_fds(keep->channels[item->peer].own, &message, fds, message.n_fds);
+    return fd_pass_send(
+        keep->channels[item->peer].own, &message, sizeof(message), fds, message.n_fds);
 }
 
-static int tell_end(struct fd_keep *keep, const struct bundle *bundle, uint32_t peer)
+static int tell_end(struct fd_keep *keep, const struct fd_bundle *bundle, uint32_t peer)
 {
     struct fd_keep_message message = {
         .op = FD_KEEP_DROP, .key = bundle->key, .peer = peer, .generation = bundle->generation};
@@ -186,25 +116,25 @@ static int tell_end(struct fd_keep *keep, const struct bundle *bundle, uint32_t 
 }
 
 /* Tells peer what it is owed of this bundle. 0, or -errno: no more can be told now. */
-static int tell_bundle(struct fd_keep *keep, struct bundle *bundle, uint32_t peer)
+static int tell_bundle(struct fd_keep *keep, struct fd_bundle *bundle, uint32_t peer)
 {
     int r = 0;
 
-    for (struct item *item = bundle->items; item && r == 0; item = item->next) {
+    for (struct fd_item *item = bundle->items; item && r == 0; item = item->next) {
         if (item->peer != peer || !item->owed)
             continue;
         r = tell_item(keep, bundle, item);
         item->owed = r < 0;
     }
-    if (r == 0 && has_bit(bundle->owed_end, peer)) {
+    if (r == 0 && bits_has(bundle->owed_end, peer)) {
         r = tell_end(keep, bundle, peer);
         if (r == 0)
-            clear_bit(bundle->owed_end, peer);
+            bits_clear(bundle->owed_end, peer);
     }
     return r;
 }
 
-static void forget_if_over(struct fd_keep *keep, struct bundle *bundle)
+static void forget_if_over(struct fd_keep *keep, struct fd_bundle *bundle)
 {
     if (bundle->dropped && is_empty(bundle->owed_end))
         forget(keep, bundle);
@@ -226,7 +156,7 @@ static void fall_behind(struct channel *channel, int error)
         timer_mod_ns(&keep->retry, aio_clock_ns() + RETRY_NS);
 }
 
-static void tell(struct fd_keep *keep, struct bundle *bundle, uint32_t peer)
+static void tell(struct fd_keep *keep, struct fd_bundle *bundle, uint32_t peer)
 {
     struct channel *channel = &keep->channels[peer];
     int r = channel->behind ? 0 : tell_bundle(keep, bundle, peer);
@@ -243,7 +173,7 @@ static void catch_up(struct channel *channel)
     if (channel->peer != keep->giver)
         aio_set_fd_handler(keep->ctx, channel->own, NULL, NULL, NULL, NULL, NULL);
     for (uint32_t key = 0; key < keep->max_keys && !channel->behind; key++) {
-        struct bundle *bundle = keep->bundles[key];
+        struct fd_bundle *bundle = keep->bundles[key];
         if (!bundle)
             continue;
         tell(keep, bundle, channel->peer);
@@ -270,7 +200,7 @@ static void on_retry(void *opaque)
 /* Whether what it says makes sense: it may have gone mad. */
 static int check_put(const struct fd_keep *keep, const struct fd_keep_message *asked)
 {
-    const struct bundle *bundle;
+    const struct fd_bundle *bundle;
 
     if (asked->key >= keep->max_keys || asked->n_fds != 1 ||
         (asked->peer >= keep->n_peers && asked->peer != FD_KEEP_ALL))
@@ -281,7 +211,7 @@ static int check_put(const struct fd_keep *keep, const struct fd_keep_message *a
     if (bundle && (bundle->dropped || bundle->generation != asked->generation))
         return -EBUSY;
     return bundle && bundle->n_items >= keep->n_peers + FD_KEEP_FDS_MAX &&
-                   !find_item(bundle, asked->kind, asked->peer)
+                   !fd_bundle_find(bundle, asked->kind, asked->peer)
                ? -EINVAL
                : 0;
 }
@@ -289,7 +219,7 @@ static int check_put(const struct fd_keep *keep, const struct fd_keep_message *a
 /* Consumes fd. */
 static int put(struct fd_keep *keep, const struct fd_keep_message *asked, int fd)
 {
-    struct bundle *bundle;
+    struct fd_bundle *bundle;
     int r = check_put(keep, asked);
 
     if (r == 0 && (rlim_t)fd + FD_KEEP_RESERVED >= keep->max_fd)
@@ -319,20 +249,20 @@ static int put(struct fd_keep *keep, const struct fd_keep_message *asked, int fd
 
 /* Its heirs, and whom the giver names. */
 static void note_owed_end(
-    const struct fd_keep *keep, struct bundle *bundle, const struct fd_keep_message *asked)
+    const struct fd_keep *keep, struct fd_bundle *bundle, const struct fd_keep_message *asked)
 {
     uint64_t named[SEGMENT_BITMAP_WORDS];
 
     _Static_assert(sizeof(named) <= FD_KEEP_NOTE, "a note has room for a bit a peer");
     memcpy(named, asked->note, sizeof(named));
     for (uint32_t peer = 0; peer < keep->n_peers; peer++)
-        if (has_bit(named, peer) || has_bit(bundle->heirs, peer))
-            set_bit(bundle->owed_end, peer);
+        if (bits_has(named, peer) || bits_has(bundle->heirs, peer))
+            bits_set(bundle->owed_end, peer);
 }
 
 static void drop(struct fd_keep *keep, const struct fd_keep_message *asked)
 {
-    struct bundle *bundle;
+    struct fd_bundle *bundle;
 
     if (asked->key >= keep->max_keys)
         return;
@@ -344,18 +274,11 @@ static void drop(struct fd_keep *keep, const struct fd_keep_message *asked)
     close_items(keep, bundle);
     bundle->dropped = true;
     note_owed_end(keep, bundle, asked);
-    clear_bit(bundle->owed_end, keep->giver);
+    bits_clear(bundle->owed_end, keep->giver);
     for (uint32_t peer = 0; peer < keep->n_peers; peer++)
-        if (has_bit(bundle->owed_end, peer))
+        if (bits_has(bundle->owed_end, peer))
             tell(keep, bundle, peer);
     forget_if_over(keep, bundle);
-}
-
-static void close_all(const int fds[FD_KEEP_FDS_MAX])
-{
-    for (uint32_t i = 0; i < FD_KEEP_FDS_MAX; i++)
-        if (fds[i] >= 0)
-            close(fds[i]);
 }
 
 /* Does one request; keep->reply is what is to be said to it, where anything is. */
@@ -373,9 +296,9 @@ static void do_request(
         r = put(keep, asked, fds[0]);
     } else if (asked->op == FD_KEEP_PUT) {
         r = r < 0 ? r : -EINVAL;
-        close_all(fds);
+        fd_pass_close(fds);
     } else {
-        close_all(fds);
+        fd_pass_close(fds);
         if (asked->op == FD_KEEP_DROP)
             drop(keep, asked);
         return;
@@ -466,7 +389,7 @@ static void take_back(struct channel *channel)
     do {
         r = fd_keep_receive(channel->childs, &message, fds);
         if (r > 0)
-            close_all(fds);
+            fd_pass_close(fds);
     } while (there_may_be_more(r));
 }
 
@@ -481,68 +404,34 @@ void fd_keep_prepare(struct fd_keep *keep, uint32_t peer)
     if (peer != keep->giver && keep->ctx)
         aio_set_fd_handler(keep->ctx, channel->own, NULL, NULL, NULL, NULL, NULL);
     for (uint32_t key = 0; key < keep->max_keys; key++) {
-        struct bundle *bundle = keep->bundles[key];
+        struct fd_bundle *bundle = keep->bundles[key];
         if (!bundle)
             continue;
-        for (struct item *item = bundle->items; item; item = item->next)
+        for (struct fd_item *item = bundle->items; item; item = item->next)
             item->owed = item->owed && item->peer != peer;
-        clear_bit(bundle->owed_end, peer);
+        bits_clear(bundle->owed_end, peer);
         forget_if_over(keep, bundle);
     }
 }
 
 /* ---- heirs ---- */
 
-static uint32_t count_heritage(const struct bundle *bundle, uint32_t peer)
-{
-    uint32_t n = 0;
-
-    if (!has_bit(bundle->heirs, peer))
-        return 0;
-    for (const struct item *item = bundle->items; item; item = item->next)
-        n += item->peer == peer || item->peer == FD_KEEP_ALL;
-    return n;
-}
-
-/* Appends its rows. 0 or -errno. */
-static int hand_down(
-    const struct bundle *bundle, uint32_t peer, bool copies, struct fd_keep_heir *heir)
-{
-    if (count_heritage(bundle, peer) == 0)
-        return 0;
-    for (const struct item *item = bundle->items; item; item = item->next) {
-        if (item->peer != peer && item->peer != FD_KEEP_ALL)
-            continue;
-        struct fd_kept *kept = &heir->kept[heir->n_kept];
-        *kept = (struct fd_kept){.key = bundle->key,
-            .kind = item->kind,
-            .peer = item->peer,
-            .generation = bundle->generation,
-            .fd = copies ? fcntl(item->fd, F_DUPFD_CLOEXEC, 0) : item->fd};
-        if (kept->fd < 0)
-            return -errno;
-        memcpy(kept->note, item->note, sizeof(kept->note));
-        heir->n_kept++;
-    }
-    return 0;
-}
-
 int fd_keep_inherit(
     const struct fd_keep *keep, uint32_t peer, bool copies, struct fd_keep_heir *ret_heir)
 {
     struct fd_keep_heir heir = {.channel = keep->channels[peer].childs};
-    uint32_t n = count_heritage(&keep->program, peer);
+    uint32_t n = fd_bundle_count_for(&keep->program, peer);
     int r;
 
     for (uint32_t key = 0; key < keep->max_keys; key++)
-        n += keep->bundles[key] ? count_heritage(keep->bundles[key], peer) : 0;
+        n += keep->bundles[key] ? fd_bundle_count_for(keep->bundles[key], peer) : 0;
     heir.kept = calloc(n + 1, sizeof(*heir.kept));
     if (!heir.kept)
         return -ENOMEM;
-    r = hand_down(&keep->program, peer, copies, &heir);
+    r = fd_bundle_hand_down(&keep->program, peer, copies, &heir);
     for (uint32_t key = 0; r == 0 && key < keep->max_keys; key++)
         if (keep->bundles[key])
-            r = hand_down(keep->bundles[key], peer, copies, &heir);
+            r = fd_bundle_hand_down(keep->bundles[key], peer, copies, &heir);
     if (r < 0) {
         fd_keep_disinherit(&heir, copies);
         return r;
@@ -579,7 +468,7 @@ static int make(struct fd_keep *keep)
     int r = 0;
 
     keep->channels = calloc(keep->n_peers, sizeof(*keep->channels));
-    keep->bundles = calloc(keep->max_keys + 1, sizeof(struct bundle *));
+    keep->bundles = calloc(keep->max_keys + 1, sizeof(struct fd_bundle *));
     keep->dropped = calloc(keep->max_keys + 1, sizeof(*keep->dropped));
     if (!keep->channels || !keep->bundles || !keep->dropped)
         return -ENOMEM;
@@ -652,7 +541,7 @@ int fd_keep_add(struct fd_keep *keep, uint32_t kind, uint32_t peer, int fd)
     int r = add_item(keep, &keep->program, &what, fd);
 
     if (r == 0) /* it is forked with it */
-        find_item(&keep->program, kind, peer)->owed = false;
+        fd_bundle_find(&keep->program, kind, peer)->owed = false;
     return r;
 }
 

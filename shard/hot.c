@@ -16,6 +16,7 @@
 #include "shard/hot.h"
 
 #include "runtime/atomic.h"
+#include "shard/bits.h"
 
 #define TURNS_A_LOOK 1024 /* a peer that had nothing in as many makes room for others */
 
@@ -29,7 +30,7 @@ void hot_init(struct hot *hot, struct part_hot *words)
 
 static void show(struct hot *hot, uint32_t peer, bool is_hot)
 {
-    uint64_t *word = &hot->words[peer / 64], bit = UINT64_C(1) << peer % 64;
+    uint64_t *word = &hot->words[peer / 64], bit = bits_mask(peer);
 
     atomic_store_relaxed(word, is_hot ? *word | bit : *word & ~bit); /* HOT */
 }
@@ -47,7 +48,7 @@ void hot_add(struct hot *hot, uint32_t peer, const struct ring_rx *rx)
 
 static void look_into(uint64_t *found, uint32_t peer)
 {
-    found[peer / 64] |= UINT64_C(1) << peer % 64;
+    bits_set(found, peer);
 }
 
 void hot_drop_quiet(struct hot *hot, uint64_t found[SEGMENT_BITMAP_WORDS])

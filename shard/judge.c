@@ -44,6 +44,7 @@
 #include <stdlib.h>
 
 #include "shard/arena.h"
+#include "shard/bits.h"
 #include "shard/lock_inside.h"
 #include "shard/mesh_inside.h"
 #include "shard/poison.h"
@@ -330,7 +331,7 @@ static void bury_the_gone(const struct mesh *mesh, uint64_t gone[SEGMENT_BITMAP_
 {
     for (uint32_t peer = 0; peer < mesh->seg.geometry.n_shards; peer++)
         if (peer != mesh->self && peer_is_gone(mesh, peer))
-            gone[peer / 64] |= UINT64_C(1) << peer % 64;
+            bits_set(gone, peer);
     arena_bury_gone(&mesh->seg, gone);
 }
 
@@ -345,7 +346,7 @@ void mesh_orphaned(struct mesh *mesh)
         if (peer == mesh->self)
             continue;
         caller_end_line(mesh, peer, CALL_END_NOT_STARTED, -EHOSTDOWN);
-        if (gone[peer / 64] >> peer % 64 & 1)
+        if (bits_has(gone, peer))
             judge_peer(mesh, peer, segment_control(&mesh->seg, peer)->incarnation, true);
     }
     /* And those that were away from home when it came to this, and can't go back to answer. */

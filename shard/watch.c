@@ -30,6 +30,7 @@
 
 #include "runtime/atomic.h"
 #include "runtime/doorbell.h"
+#include "shard/bits.h"
 
 #define WATCH_NS (UINT64_C(500) * 1000 * 1000)
 
@@ -59,7 +60,7 @@ static void look_into_rings(struct child *from, struct waiting *waiting)
     for (uint32_t to = 0; to < s->segment.n_peers; to++) {
         if (to == from->peer || ring_is_empty(&s->segment, from->peer, to))
             continue;
-        waiting->senders[to][from->peer / 64] |= UINT64_C(1) << from->peer % 64;
+        bits_set(waiting->senders[to], from->peer);
         from->rings_empty = false;
     }
 }

@@ -24,6 +24,7 @@
 
 #include "ipc/gateway/attach_inside.h"
 #include "runtime/atomic.h"
+#include "shard/bits.h"
 
 static bool is_failed(const struct segment *seg, uint32_t shard)
 {
@@ -44,14 +45,9 @@ static uint64_t *closed_word(const struct attach_link *link, uint32_t shard)
     return &segment_client(link->attach->config.segment, link->client)->closed[shard / 64];
 }
 
-static uint64_t bit_of(uint32_t shard)
-{
-    return UINT64_C(1) << shard % 64;
-}
-
 bool attach_is_closed(const struct attach_link *link, uint32_t shard)
 {
-    return *closed_word(link, shard) & bit_of(shard);
+    return *closed_word(link, shard) & bits_mask(shard);
 }
 
 /* The shard has nothing of that lane any more. */
@@ -73,7 +69,7 @@ bool attach_reopen(struct attach_link *link, uint32_t shard)
         return true;
     if (!has_let_go(link, shard))
         return false;
-    atomic_store_release(word, *word & ~bit_of(shard)); /* OVER */
+    atomic_store_release(word, *word & ~bits_mask(shard)); /* OVER */
     return true;
 }
 
@@ -95,8 +91,8 @@ static void close_lane(struct attach_link *link, uint32_t shard)
 {
     uint64_t *word = closed_word(link, shard);
 
-    atomic_store_release(word, *word | bit_of(shard)); /* OVER */
-    atomic_full_fence();                               /* OVER */
+    atomic_store_release(word, *word | bits_mask(shard)); /* OVER */
+    atomic_full_fence();                                  /* OVER */
     if (!is_failed(link->attach->config.segment, shard) || send_closed(link, shard) < 0)
         attach_cut_off(link, shard, CUT_SHARD);
 }
@@ -115,7 +111,7 @@ void attach_look_at_given_up(struct attach *attach, uint32_t shard)
     attach->given_up[shard] = mark;
     for (uint32_t client = 0; client < seg->geometry.n_clients; client++) {
         struct attach_link *link = attach->links[client];
-        if (link && !link->over && segment_client(seg, client)->opened[shard / 64] & bit_of(shard))
+        if (link && !link->over && bits_has(segment_client(seg, client)->opened, shard))
             close_lane(link, shard);
     }
 }

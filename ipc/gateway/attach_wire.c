@@ -11,6 +11,8 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+#include "shard/fd_pass.h"
+
 static int wrong(const char *why, const char **ret_why)
 {
     *ret_why = why;
@@ -102,28 +104,7 @@ uint32_t attach_unread(int fd)
 
 int attach_send(int fd, const void *message, size_t len, int pass)
 {
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } space = {.bytes = {0}};
-    struct iovec iov = {.iov_base = (void *)message, .iov_len = len};
-    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-
-    if (pass >= 0) {
-        msg.msg_control = space.bytes;
-        msg.msg_controllen = sizeof(space.bytes);
-        struct cmsghdr *header = CMSG_FIRSTHDR(&msg);
-        header->cmsg_level = SOL_SOCKET;
-        header->cmsg_type = SCM_RIGHTS;
-        header->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(header), &pass, sizeof(int));
-    }
-    for (;;) {
-        if (sendmsg(fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
-            return 0;
-        if (errno != EINTR)
-            return -errno;
-    }
+    return fd_pass_send(fd, message, len, &pass, pass >= 0);
 }
 
 int attach_refuse(int fd, uint64_t serial, int error, uint32_t retry_ms, const char *format, ...)

@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "runtime/atomic.h"
+#include "shard/bits.h"
 
 /* What lies in the data area together fits it; inline arguments and answers come on top. */
 #define SLACK_BYTES (64u * 1024)
@@ -220,7 +221,7 @@ void clients_opened(struct clients *clients, uint32_t client, uint32_t shard)
     struct client_row *row = segment_client(clients->segment, client);
     uint64_t *bits = &row->opened[shard / 64];
 
-    atomic_store_release(bits, *bits | UINT64_C(1) << shard % 64); /* ROW */
+    atomic_store_release(bits, *bits | bits_mask(shard)); /* ROW */
     atomic_store_relaxed(&row->opens, row->opens + 1);
 }
 
@@ -262,8 +263,7 @@ static bool is_over(const struct clients *clients, uint32_t client)
     uint64_t generation = client_generation(row->word);
 
     for (uint32_t shard = 0; shard < seg->geometry.n_shards; shard++)
-        if (row->opened[shard / 64] >> shard % 64 & 1 &&
-            !has_let_go(seg, shard, client, generation))
+        if (bits_has(row->opened, shard) && !has_let_go(seg, shard, client, generation))
             return false;
     return true;
 }

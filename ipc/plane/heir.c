@@ -26,6 +26,7 @@
 
 #include "ipc/plane/plane_inside.h"
 #include "runtime/atomic.h"
+#include "shard/bits.h"
 
 /* ---- one request ---- */
 
@@ -102,7 +103,7 @@ static void greet_or_let_go(struct plane *plane, uint32_t client)
 {
     const struct client_row *row = segment_client(&plane->seg, client);
     uint64_t word = atomic_load_acquire(&row->word); /* ROW */
-    bool is_owed = row->opened[plane->shard / 64] >> plane->shard % 64 & 1;
+    bool is_owed = bits_has(row->opened, plane->shard);
 
     if (plane->lanes[client]) {
         lane_mark_dirty(plane->lanes[client]);

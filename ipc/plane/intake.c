@@ -54,11 +54,6 @@ static enum cut_reason check(
     return CUT_NONE;
 }
 
-static uint64_t bytes_of(const struct plane_submission *entry)
-{
-    return (entry->flags & PLANE_ARGS_INLINE ? 0 : (uint64_t)entry->args_len) + entry->room_len;
-}
-
 /* ---- what has to wait ---- */
 
 static bool has_token(struct lane *lane)
@@ -307,17 +302,17 @@ static bool take(struct lane *lane, enum mesh_lane which)
         return lane->state == CLIENT_LANE_OPEN;
     }
     if (is_cancelled(in)) {
-        ledger_refuse(lane->plane, ledger_commit(lane, which, bytes_of(entry)), CALL_END_CANCELLED,
-            -ECANCELED, NULL, 0);
+        ledger_refuse(lane->plane, ledger_commit(lane, which, entry_bytes(entry)),
+            CALL_END_CANCELLED, -ECANCELED, NULL, 0);
     } else {
-        wait = find_wait(lane, bytes_of(entry));
+        wait = find_wait(lane, entry_bytes(entry));
         if (wait && !(entry->flags & PLANE_REFUSE)) {
             begin_wait(lane, in, wait);
             return false;
         }
         if (!wait && lane->grant.max_rate)
             lane->tokens -= 1;
-        decide(lane, in, ledger_commit(lane, which, bytes_of(entry)), wait);
+        decide(lane, in, ledger_commit(lane, which, entry_bytes(entry)), wait);
     }
     if (lane->plane->n_free == 0)
         ledger_write(lane); /* what was refused in the slot that is kept for that */

@@ -107,7 +107,7 @@ void ledger_adopt(struct lane *lane, struct request *request)
     const struct plane_submission *entry = entry_of(slot);
     struct intake *in = &lane->intakes[intake_of(slot)];
 
-    request->bytes = entry->room_len + (entry->flags & PLANE_ARGS_INLINE ? 0 : entry->args_len);
+    request->bytes = entry_bytes(entry);
     link_to_lane(lane, request);
     if (slot->position >= in->head) {
         in->head = slot->position + 1;

@@ -153,6 +153,12 @@ static inline const struct plane_submission *entry_of(const struct ledger_slot *
     return (const struct plane_submission *)slot->entry;
 }
 
+/* Of the data area, that the request has while it is under way. */
+static inline uint64_t entry_bytes(const struct plane_submission *entry)
+{
+    return (entry->flags & PLANE_ARGS_INLINE ? 0 : (uint64_t)entry->args_len) + entry->room_len;
+}
+
 /* CLOCK_MONOTONIC; INT64_MAX: none. */
 static inline int64_t deadline_of(const struct plane_submission *entry)
 {

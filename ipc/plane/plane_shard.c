@@ -15,6 +15,7 @@
 
 #include "ipc/plane/plane.h"
 #include "runtime/atomic.h"
+#include "shard/fd_pass.h"
 
 #define MESSAGES_A_TURN 64u
 
@@ -55,13 +56,6 @@ static void open_client(struct plane_shard *self, uint32_t client, uint64_t gene
 
 /* ---- what comes by the channel ---- */
 
-static void close_all(const int *fds)
-{
-    for (uint32_t i = 0; i < FD_KEEP_FDS_MAX; i++)
-        if (fds[i] >= 0)
-            close(fds[i]);
-}
-
 static void follow(struct plane_shard *self, const struct fd_keep_message *message, const int *fds)
 {
     if (message->op == FD_KEEP_HAND && message->kind == PLANE_FD_BELL && fds[1] >= 0 &&
@@ -69,7 +63,7 @@ static void follow(struct plane_shard *self, const struct fd_keep_message *messa
         open_client(self, message->key, message->generation, message->note, fds[0], fds[1]);
         return;
     }
-    close_all(fds);
+    fd_pass_close(fds);
     if (message->op == FD_KEEP_DROP)
         plane_drop(self->plane, message->key, message->generation);
 }

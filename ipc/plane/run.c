@@ -221,22 +221,29 @@ static enum call_end end_of(const struct run *run, int status)
                : serve_end_of(&run->call, status);
 }
 
+/* Says so of an answer longer than its room. Returns how long the text is. */
+static uint32_t put_too_long(struct run *run)
+{
+    char text[80];
+
+    snprintf(text, sizeof(text), "the answer has %llu bytes, the room for it %u",
+        (unsigned long long)run->too_long, run->entry->room_len);
+    return ledger_put_text(run->plane, run->request, text);
+}
+
 static void finish(struct run *run, int status)
 {
     struct outcome outcome = {.shard = run->plane->shard, .len = (uint32_t)run->call.reply_len};
-    char text[80];
 
     run->request->call = NULL;
-    if (run->too_long) {
+    if (run->too_long)
         status = -ENOBUFS;
-        snprintf(text, sizeof(text), "the answer has %llu bytes, the room for it %u",
-            (unsigned long long)run->too_long, run->entry->room_len);
-    }
     outcome.end = end_of(run, status);
     if (status < 0) {
         outcome.error = status;
-        outcome.len =
-            ledger_put_text(run->plane, run->request, run->too_long ? text : run->call.error_text);
+        outcome.len = run->too_long
+                          ? put_too_long(run)
+                          : ledger_put_text(run->plane, run->request, run->call.error_text);
     }
     ledger_end(run->plane, run->request, &outcome);
 }
@@ -266,17 +273,14 @@ static void finish_forward(
     struct run *run, uint32_t shard, int status, const struct call_answer *answer)
 {
     struct outcome outcome = {.end = answer->end, .error = status < 0 ? status : 0, .shard = shard};
-    char text[80];
 
     run->request->forward = NULL;
     if (status < 0) {
         outcome.len = ledger_put_text(run->plane, run->request, answer->data);
     } else if (put_reply(&run->call, answer->data, answer->len) < 0) {
-        snprintf(text, sizeof(text), "the answer has %zu bytes, the room for it %u", answer->len,
-            run->entry->room_len);
         outcome.end = CALL_END_FAILED;
         outcome.error = -ENOBUFS;
-        outcome.len = ledger_put_text(run->plane, run->request, text);
+        outcome.len = put_too_long(run);
     } else {
         outcome.len = (uint32_t)run->call.reply_len;
     }
