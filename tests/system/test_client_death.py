@@ -294,30 +294,6 @@ class Deaths(TestCase):
         self.assertDone(self.sherd.command("audit"))
         self.assertEqual(self.sherd.stop(), 0)
 
-    def ask_for_much(self):
-        """Seven that have rows, and whose memory is being made."""
-        clients = [self.connect() for _ in range(7)]
-        for client in clients:
-            client.send(attach_client.hello(data_bytes=127 * MIB))
-        harness.wait_until(lambda: len(self.holdings.clients()) == 8, "all to have rows")
-        return clients
-
-    def test_who_dies_while_its_memory_is_made_gets_no_more_of_it(self):
-        self.begin("--shards", "2", data=1024 * MIB)
-        ended, made = [], []
-        for _ in range(3):
-            ended.append(self.time_of_end("memory that is being made", self.ask_for_much())[0])
-            begin = time.monotonic_ns()
-            clients = self.ask_for_much()
-            for client in clients:
-                for fd in client.answer(1, attach_client.WELCOME)[1]:
-                    os.close(fd)
-            made.append(time.monotonic_ns() - begin)
-            self.time_of_end("memory that was made", clients)
-        print(f"\nwhile 890 MiB were made: reclaimed after {min(ended) / 1e6:.2f} ms at best, made in {min(made) / 1e6:.2f}")
-        self.assertLess(min(ended), min(made) / 4)
-        self.assertEqual(self.sherd.stop(), 0)
-
     def test_nobody_s_loop_gives_back_the_pages_of_a_client_that_died(self):
         self.begin("--shards", "2", data=256 * MIB, steady=False)
         loops = ["supervisor", "shard0", "shard1", "gateway"]

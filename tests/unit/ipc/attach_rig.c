@@ -102,9 +102,14 @@ void rig_replace_gateway(struct attach_rig *rig)
     start_gateway(rig);
 }
 
+bool rig_is_making(const struct attach_rig *rig)
+{
+    return rig->attach->n_making > 0;
+}
+
 static bool worker_is_at_it(const struct attach_rig *rig)
 {
-    return rig->attach->n_making > 0 || rig->attach->n_closing > 0;
+    return rig_is_making(rig) || rig->attach->n_closing > 0;
 }
 
 void rig_settle(struct attach_rig *rig)

@@ -34,6 +34,9 @@ void rig_settle(struct attach_rig *rig);
 /* One turn, which waits for workers alone; and all shards follow what they are told. */
 void rig_turn(struct attach_rig *rig);
 
+/* A worker makes some client's memory. */
+bool rig_is_making(const struct attach_rig *rig);
+
 /* A connection, not yet accepted. */
 int rig_connect(const struct attach_rig *rig);
 

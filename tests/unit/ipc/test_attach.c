@@ -40,14 +40,24 @@ static uint32_t count_open(void)
     return list.n;
 }
 
-static int make(void **state)
+static int make_with(void **state, uint64_t client_bytes)
 {
     struct fixture *f = calloc(1, sizeof(*f));
 
     f->n_fds_before = count_open();
-    rig_make(&f->rig, 2, 4 * MIB);
+    rig_make(&f->rig, 2, client_bytes);
     *state = f;
     return 0;
+}
+
+static int make(void **state)
+{
+    return make_with(state, 4 * MIB);
+}
+
+static int make_large(void **state)
+{
+    return make_with(state, 64 * MIB);
 }
 
 static int discard(void **state)
@@ -407,6 +417,46 @@ static void nor_does_one_whose_gateway_dies_at_the_same_moment(void **state)
         come_and_go(*state, n, true);
 }
 
+#define LARGE (40 * MIB) /* made in ten pieces */
+
+/* When this returns a worker makes its memory. */
+static struct client ask_for_much(struct fixture *f)
+{
+    struct client client = connect_client(f);
+    struct attach_hello hello = rig_hello(1);
+
+    hello.data_bytes = LARGE;
+    say(&client, &hello, sizeof(hello));
+    while (!rig_is_making(&f->rig))
+        rig_turn(&f->rig);
+    return client;
+}
+
+/* Turns until no worker is at it: one for each piece, or a few more. */
+static uint32_t count_pieces(struct fixture *f)
+{
+    uint32_t n = 0;
+
+    for (; rig_is_making(&f->rig); n++)
+        rig_turn(&f->rig);
+    return n;
+}
+
+static void who_is_gone_while_its_memory_is_made_gets_no_more_of_it(void **state)
+{
+    struct fixture *f = *state;
+    struct client client = ask_for_much(f);
+
+    assert_true(count_pieces(f) >= 8);
+    await_welcome(f, &client, 1);
+    close_client(&client);
+    rig_wait_for_none(&f->rig);
+    client = ask_for_much(f);
+    close_client(&client);
+    assert_true(count_pieces(f) <= 3);
+    rig_wait_for_none(&f->rig);
+}
+
 static void what_a_shard_wants_cut_off_is_told_why_and_ended(void **state)
 {
     struct fixture *f = *state;
@@ -536,6 +586,8 @@ int main(void)
         CASE(a_row_that_was_about_to_attach_when_its_gateway_died_is_free_again),
         CASE(a_client_that_is_gone_after_any_turn_of_the_gateway_leaves_nothing),
         CASE(nor_does_one_whose_gateway_dies_at_the_same_moment),
+        cmocka_unit_test_setup_teardown(
+            who_is_gone_while_its_memory_is_made_gets_no_more_of_it, make_large, discard),
         CASE(what_a_shard_wants_cut_off_is_told_why_and_ended),
         CASE(a_crash_makes_its_user_wait_also_where_the_client_has_gone),
         CASE(a_user_has_no_more_than_its_share_of_rows_and_memory),
