@@ -179,7 +179,12 @@ class Client:
         """The next ends, each of which a broken connection may have brought before. Those that it says have come
         are in flight no more."""
         wait_ms = WAIT_MS if len(self.open) > len(self.line) else 0
-        reply = self.connection.ask(next=wire.Next(ack=self.last_position, wait_ms=wait_ms, session=self.session))
+        try:
+            reply = self.connection.ask(next=wire.Next(ack=self.last_position, wait_ms=wait_ms, session=self.session))
+        except Refused as refused:
+            if refused.number == errno.ESHUTDOWN:  # its last word: the connection breaks
+                raise Broken(str(refused)) from refused
+            raise
         for position, end in enumerate(reply.ends, reply.first):
             self.last_position = max(self.last_position, position)
             submission = self.open.get(end.id)

@@ -39,6 +39,8 @@ struct exchange {
     nng_aio *aio;
     bool receiving;
     bool busy; /* from link_send() to link_take(); its user's thread alone looks */
+    bool waits, unsent, taken_back; /* for a connection; that took it never; nobody waits for its
+                                       answer. Under the lock */
     struct letter letter;
     struct exchange *next;
 };
@@ -75,19 +77,30 @@ static void arrive(struct exchange *exchange, int result)
     link_ring(link);
 }
 
-static void count_unsent(struct link *link)
+static void count_unsent(struct exchange *exchange)
 {
+    struct link *link = exchange->link;
+
     pthread_mutex_lock(&link->lock);
+    exchange->waits = true;
+    exchange->unsent = exchange->taken_back = false;
     link->n_unsent++;
     pthread_mutex_unlock(&link->lock);
 }
 
-static void count_gone(struct link *link)
+/* Whether its answer is to be waited for. */
+static bool count_gone(struct exchange *exchange, int result)
 {
+    struct link *link = exchange->link;
+
     pthread_mutex_lock(&link->lock);
+    exchange->waits = false;
+    exchange->unsent = result != 0;
+    bool goes_on = result == 0 && !exchange->taken_back;
     link->n_unsent--;
     link->n_gone++;
     pthread_mutex_unlock(&link->lock);
+    return goes_on;
 }
 
 /* In a thread of nng's. */
@@ -96,16 +109,16 @@ static void on_exchange(void *opaque)
     struct exchange *exchange = opaque;
     int result = nng_aio_result(exchange->aio);
 
-    if (!exchange->receiving)
-        count_gone(exchange->link);
-    if (!exchange->receiving && result == 0) {
+    if (exchange->receiving) {
+        arrive(exchange, result);
+    } else if (count_gone(exchange, result)) {
         exchange->receiving = true;
         nng_ctx_recv(exchange->ctx, exchange->aio);
-        return;
+    } else {
+        if (result != 0)
+            nng_msg_free(nng_aio_get_msg(exchange->aio));
+        arrive(exchange, result != 0 ? result : NNG_ECANCELED);
     }
-    if (!exchange->receiving)
-        nng_msg_free(nng_aio_get_msg(exchange->aio));
-    arrive(exchange, result);
 }
 
 static int open_exchange(struct link *link)
@@ -191,6 +204,31 @@ uint32_t link_waiting(struct link *link, uint64_t *ret_n_gone)
     *ret_n_gone = link->n_gone;
     pthread_mutex_unlock(&link->lock);
     return n;
+}
+
+static bool is_to_be_taken_back(struct exchange *exchange)
+{
+    pthread_mutex_lock(&exchange->link->lock);
+    exchange->taken_back = exchange->waits;
+    pthread_mutex_unlock(&exchange->link->lock);
+    return exchange->taken_back;
+}
+
+/* One that goes out at that very moment is not waited for any more. */
+void link_take_back(struct link *link, link_unsent_fn *fn, void *user)
+{
+    for (uint32_t i = 0; i < link->n_exchanges; i++) {
+        struct exchange *exchange = &link->exchanges[i];
+        if (is_to_be_taken_back(exchange)) {
+            nng_aio_cancel(exchange->aio);
+            nng_aio_wait(exchange->aio);
+        }
+        pthread_mutex_lock(&link->lock);
+        bool unsent = exchange->busy && exchange->unsent;
+        pthread_mutex_unlock(&link->lock);
+        if (unsent)
+            fn(exchange->letter.kind, exchange->letter.opaque, user);
+    }
 }
 
 void link_redial(struct link *link)
@@ -289,7 +327,7 @@ int link_send(struct link *link, uint32_t kind, void *opaque, nng_msg *msg, int3
     exchange->letter = (struct letter){.kind = kind, .opaque = opaque};
     nng_aio_set_timeout(exchange->aio, timeout_ms);
     nng_aio_set_msg(exchange->aio, msg);
-    count_unsent(link);
+    count_unsent(exchange);
     nng_ctx_send(exchange->ctx, exchange->aio);
     return 0;
 }

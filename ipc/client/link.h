@@ -52,6 +52,10 @@ int link_send(struct link *link, uint32_t kind, void *opaque, nng_msg *msg, int3
  * do, ever. */
 uint32_t link_waiting(struct link *link, uint64_t *ret_n_gone);
 
+/* Ends what waits for one; its letters come. fn gets what certainly no connection has taken. */
+typedef void link_unsent_fn(uint32_t kind, void *opaque, void *user);
+void link_take_back(struct link *link, link_unsent_fn *fn, void *user);
+
 /* Where a message waits for a connection: begins to connect anew, in the background. */
 void link_redial(struct link *link);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A shard tells each end, also that a deadline has passed; but one that is stopped, or does not come
- * round, tells nothing. So what is out ends here LATE_NS behind its deadline, or CANCEL_NS after its
+ * round, tells nothing. So what is out ends here REQUEST_LATE_NS behind its deadline, or REQUEST_CANCEL_NS after its
  * cancellation. It still counts as out: until its completion has come, or its lane is gone, a shard
  * may write to its room and read its arguments. So its slot (which its id names), its place in the
  * ring and its memory stay, and what lies in a buffer of the user's is given to no other request:
@@ -14,9 +14,6 @@
 #include <stdlib.h>
 
 #include "ipc/client/local.h"
-
-#define LATE_NS   (INT64_C(2) * 1000000)
-#define CANCEL_NS (INT64_C(100) * 1000000)
 
 /* ---- when ---- */
 
@@ -33,13 +30,13 @@ void local_note_deadline(struct local *local, struct slot *slot)
     int64_t deadline_ns = slot->work.deadline_ns;
 
     slot->end_by_ns = INT64_MAX;
-    if (deadline_ns < INT64_MAX - LATE_NS)
-        end_by(local, slot, deadline_ns + LATE_NS);
+    if (deadline_ns < INT64_MAX - REQUEST_LATE_NS)
+        end_by(local, slot, deadline_ns + REQUEST_LATE_NS);
 }
 
 void local_note_cancel(struct local *local, struct slot *slot)
 {
-    end_by(local, slot, waiter_now_ns() + CANCEL_NS);
+    end_by(local, slot, waiter_now_ns() + REQUEST_CANCEL_NS);
 }
 
 /* ---- ending ---- */
@@ -47,8 +44,8 @@ void local_note_cancel(struct local *local, struct slot *slot)
 static void end_late(struct local *local, uint32_t at)
 {
     const struct slot *slot = slot_at(&local->slots, at);
-    bool is_expired = slot->work.deadline_ns < INT64_MAX - LATE_NS &&
-                      slot->end_by_ns == slot->work.deadline_ns + LATE_NS;
+    bool is_expired = slot->work.deadline_ns < INT64_MAX - REQUEST_LATE_NS &&
+                      slot->end_by_ns == slot->work.deadline_ns + REQUEST_LATE_NS;
 
     local_forget_cancel(local, at);
     local->n_late++;

@@ -62,11 +62,13 @@ void settle_with(struct talk *talk, struct ticket *ticket, const struct sherd_re
 void settle(
     struct talk *talk, struct ticket *ticket, enum sherd_end end, int error, const char *text)
 {
+    bool in_doubt = end == SHERD_END_NOT_STARTED && ticket->again;
+
     settle_with(talk, ticket,
         &(struct sherd_result){
             .id = ticket->id,
-            .end = end,
-            .error = error,
+            .end = in_doubt ? SHERD_END_IN_DOUBT : end,
+            .error = in_doubt ? -EOWNERDEAD : error,
             .shard = SHERD_NO_SHARD,
             .data = (uint8_t *)text,
             .len = text ? strlen(text) : 0,
@@ -76,7 +78,7 @@ void settle(
 void settle_lost(struct talk *talk, struct ticket *ticket)
 {
     if (methods_may_repeat(&talk->methods, ticket->method))
-        ticket_back(&talk->tickets, ticket);
+        settle_again(talk, ticket);
     else
         settle(talk, ticket, SHERD_END_IN_DOUBT, -EOWNERDEAD,
             "the gateway died and took along whether it was done");
@@ -90,10 +92,7 @@ void settle_again(struct talk *talk, struct ticket *ticket)
 
 void settle_refused(struct talk *talk, struct ticket *ticket, const Sherd__Wire__Refused *refused)
 {
-    if (refused->number == ESTALE && ticket->again)
-        settle(talk, ticket, SHERD_END_IN_DOUBT, -EOWNERDEAD, refused->text);
-    else
-        settle(talk, ticket, SHERD_END_NOT_STARTED, -(int)(refused->number & 0xfff), refused->text);
+    settle(talk, ticket, SHERD_END_NOT_STARTED, -(int)(refused->number & 0xfff), refused->text);
 }
 
 bool settle_lost_answer(struct talk *talk, struct ticket *ticket, const Sherd__Wire__End *end)
@@ -151,6 +150,42 @@ void settle_line(struct talk *talk, int64_t now_ns)
     }
     if (first_ns < tickets->first_deadline_ns)
         tickets->first_deadline_ns = first_ns;
+}
+
+void settle_late(struct talk *talk, int64_t now_ns)
+{
+    struct ticket_table *tickets = &talk->tickets;
+    int64_t first_ns = INT64_MAX;
+
+    if (tickets->out.n == 0 || now_ns < tickets->out_end_by_ns)
+        return;
+    tickets->out_end_by_ns = INT64_MAX; /* what a callback cancels lowers it */
+    for (struct ticket *ticket = tickets->out.first, *next; ticket; ticket = next) {
+        next = ticket->next;
+        talk->ended_unheard |= ticket->end_by_ns <= now_ns && ticket->state == TICKET_SENT;
+        if (ticket->end_by_ns > now_ns)
+            first_ns = ticket->end_by_ns < first_ns ? ticket->end_by_ns : first_ns;
+        else if (ticket->deadline_ns <= now_ns)
+            settle(talk, ticket, SHERD_END_EXPIRED, -ETIMEDOUT,
+                "its deadline passed, and the gateway has said nothing of it");
+        else
+            settle(talk, ticket, SHERD_END_CANCELLED, -ECANCELED,
+                "it was cancelled, and the gateway has said nothing of it");
+    }
+    if (first_ns < tickets->out_end_by_ns)
+        tickets->out_end_by_ns = first_ns;
+}
+
+void settle_untaken(struct talk *talk)
+{
+    struct ticket *ticket = talk->tickets.out.last;
+
+    while (ticket) {
+        struct ticket *before = ticket->prev;
+        if (ticket->state == TICKET_SENT)
+            ticket_back(&talk->tickets, ticket);
+        ticket = before;
+    }
 }
 
 void settle_behind(struct talk *talk, struct ticket *ticket, uint32_t retry_us)

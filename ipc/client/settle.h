@@ -12,7 +12,8 @@
 /* Runs the callback with result and frees the ticket. */
 void settle_with(struct talk *talk, struct ticket *ticket, const struct sherd_result *result);
 
-/* The same for an end that nobody else told. text may be NULL. */
+/* The same for an end that nobody else told; one that may have run before is not "not started", but
+ * in doubt. text may be NULL. */
 void settle(
     struct talk *talk, struct ticket *ticket, enum sherd_end end, int error, const char *text);
 
@@ -36,6 +37,12 @@ void settle_after_hello(struct talk *talk, bool resumed, bool same_gateway);
 
 /* In line: those to be cancelled, and those whose deadline has passed. */
 void settle_line(struct talk *talk, int64_t now_ns);
+
+/* With the gateway, and past their time: it tells nothing, or too late. */
+void settle_late(struct talk *talk, int64_t now_ns);
+
+/* The gateway has gone, and said before that all that it took has ended. */
+void settle_untaken(struct talk *talk);
 
 /* The gateway cannot take it now, and it does not wait. retry_us 0: nobody has said when it may. */
 void settle_behind(struct talk *talk, struct ticket *ticket, uint32_t retry_us);

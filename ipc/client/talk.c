@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "ipc/client/settle.h"
+#include "ipc/client/transport.h"
 #include "ipc/client/tls.h"
 
 /*
@@ -117,6 +118,19 @@ static bool has_tickets(const struct talk *talk)
 
 /* ---- the connection ---- */
 
+/* No gateway has seen that message. */
+static void take_back(uint32_t kind, void *opaque, void *user)
+{
+    const struct sent_batch *batch = opaque;
+    struct talk *talk = user;
+
+    for (size_t i = kind == LETTER_BATCH ? batch->n : 0; i > 0; i--) {
+        struct ticket *ticket = ticket_find(&talk->tickets, batch->ids[i - 1]);
+        if (ticket && ticket->state == TICKET_SENT)
+            ticket_back(&talk->tickets, ticket);
+    }
+}
+
 __attribute__((format(printf, 3, 4))) static void give_up(
     struct talk *talk, int error, const char *format, ...)
 {
@@ -131,6 +145,8 @@ __attribute__((format(printf, 3, 4))) static void give_up(
     talk->phase = TALK_APART;
     talk->give_up_ns = 0;
     talk->retry_ns = 0;
+    if (talk->link)
+        link_take_back(talk->link, take_back, talk);
     settle_all(talk, error);
 }
 
@@ -349,6 +365,8 @@ static void on_taken(struct talk *talk, const struct sent_batch *batch, const st
     bool past = batch->gateway != talk->gateway && !is_of_this_connection(talk, letter);
     for (size_t i = 0; i < batch->n; i++) {
         struct ticket *ticket = ticket_find(&talk->tickets, batch->ids[i]);
+        if (!ticket && talk->ended_unheard)
+            queue_cancel(talk, batch->ids[i]); /* nobody waits for it */
         if (!ticket || ticket->state != TICKET_SENT)
             continue;
         if (past && batch->session_number != talk->session_number)
@@ -397,6 +415,7 @@ static void on_batch(
     else
         on_batch_failed(talk, batch,
             reply && reply->body_case == SHERD__WIRE__REPLY__BODY_ERROR ? reply->error : NULL);
+    talk->ended_unheard &= talk->n_batches > 0;
     free(batch);
 }
 
@@ -516,6 +535,17 @@ static void on_end(struct talk *talk, const Sherd__Wire__End *end)
         });
 }
 
+/* ESHUTDOWN is its last word. */
+static void on_next_error(struct talk *talk, const Sherd__Wire__Error *error)
+{
+    if (error->number != ESHUTDOWN) {
+        give_up(talk, -(int)(error->number & 0xfff), "%s", error->text);
+        return;
+    }
+    settle_untaken(talk);
+    part(talk);
+}
+
 static void on_next(struct talk *talk, const struct letter *letter, const Sherd__Wire__Reply *reply)
 {
     talk->n_nexts--;
@@ -527,7 +557,7 @@ static void on_next(struct talk *talk, const struct letter *letter, const Sherd_
      * had. */
     if (reply->body_case == SHERD__WIRE__REPLY__BODY_ERROR && is_of_this_connection(talk, letter) &&
         (uintptr_t)letter->opaque == talk->connection_number)
-        give_up(talk, -(int)(reply->error->number & 0xfff), "%s", reply->error->text);
+        on_next_error(talk, reply->error);
     if (reply->body_case != SHERD__WIRE__REPLY__BODY_NEXT || reply->next->n_ends == 0)
         return;
     uint64_t first = reply->next->first;
@@ -562,7 +592,9 @@ int talk_cancel(struct talk *talk, uint64_t id)
     ticket->cancel = true;
     if (ticket->state == TICKET_LINE)
         talk->cancels_in_line = true;
-    else if (ticket->state == TICKET_ACCEPTED)
+    else
+        ticket_end_by(&talk->tickets, ticket, talk_now_ns() + REQUEST_CANCEL_NS);
+    if (ticket->state == TICKET_ACCEPTED)
         queue_cancel(talk, id);
     return 0;
 }
@@ -660,6 +692,7 @@ void talk_step(struct talk *talk)
 {
     take_letters(talk);
     settle_line(talk, talk_now_ns());
+    settle_late(talk, talk_now_ns());
     if (!has_tickets(talk) && !talk->eager)
         return;
     int64_t now_ns = talk_now_ns();
@@ -682,6 +715,8 @@ int64_t talk_next_ns(const struct talk *talk)
         return next_ns;
     if (talk->tickets.line.n > 0)
         next_ns = talk->tickets.first_deadline_ns;
+    if (talk->tickets.out.n > 0 && talk->tickets.out_end_by_ns < next_ns)
+        next_ns = talk->tickets.out_end_by_ns;
     if (talk->phase == TALK_APART && talk->retry_ns < next_ns)
         next_ns = talk->retry_ns;
     if (talk->redial_ns != 0 && talk->redial_ns < next_ns)

@@ -48,6 +48,7 @@ struct talk {
     struct ticket_table tickets;
     uint64_t last_id;
     bool cancels_in_line; /* some ticket in line is to be cancelled */
+    bool ended_unheard;   /* some ticket ended here before the gateway said that it has it */
     uint64_t *cancels;    /* accepted ones, to be told to the gateway */
     size_t n_cancels, cancels_capacity;
 

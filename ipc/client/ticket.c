@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ipc/client/transport.h"
+
 #define BUCKETS_MIN 256u
 
 /* Ids count up, so their low bits spread them evenly. */
@@ -138,10 +140,23 @@ struct ticket *ticket_find(const struct ticket_table *table, uint64_t id)
     return ticket;
 }
 
+void ticket_end_by(struct ticket_table *table, struct ticket *ticket, int64_t when_ns)
+{
+    if (when_ns < ticket->end_by_ns)
+        ticket->end_by_ns = when_ns;
+    if (when_ns < table->out_end_by_ns)
+        table->out_end_by_ns = when_ns;
+}
+
 void ticket_out(struct ticket_table *table, struct ticket *ticket, enum ticket_state state)
 {
     take_out_of_list(table, ticket);
     ticket->state = state;
+    ticket->end_by_ns = INT64_MAX;
+    if (table->out.n == 0)
+        table->out_end_by_ns = INT64_MAX;
+    if (ticket->deadline_ns < INT64_MAX - REQUEST_LATE_NS)
+        ticket_end_by(table, ticket, ticket->deadline_ns + REQUEST_LATE_NS);
     insert(&table->out, table->out.last, ticket);
 }
 

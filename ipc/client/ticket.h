@@ -36,6 +36,7 @@ struct ticket {
     bool again;          /* a gateway may have accepted it before */
     bool repeated;       /* it has ended without what was wanted, and was submitted once more */
     int64_t deadline_ns; /* CLOCK_MONOTONIC; INT64_MAX: none */
+    int64_t end_by_ns;   /* out of line: when it ends here, whatever anybody says; likewise */
     sherd_done_fn *done;
     void *opaque;
     struct ticket *hash_next;
@@ -65,6 +66,7 @@ struct ticket_table {
     size_t n_refuse;            /* in line, those that do not wait there */
     struct ticket *last_urgent; /* in line, where all urgent ones stand first; NULL: none does */
     int64_t first_deadline_ns;  /* no ticket in line has an earlier one; INT64_MAX: none has one */
+    int64_t out_end_by_ns;      /* no ticket out of line is to end here before; likewise */
 };
 
 /* A copy of request, in line as the last of its kind, urgent or not. 0 or -ENOMEM. */
@@ -73,8 +75,11 @@ int ticket_new(struct ticket_table *table, uint64_t id, const struct sherd_reque
 
 struct ticket *ticket_find(const struct ticket_table *table, uint64_t id);
 
-/* Out of line with a new state, from line or another such state. */
+/* Out of line with a new state. */
 void ticket_out(struct ticket_table *table, struct ticket *ticket, enum ticket_state state);
+
+/* One that is out of line ends here at that time, or before. */
+void ticket_end_by(struct ticket_table *table, struct ticket *ticket, int64_t when_ns);
 
 /* Back to the head of the line, or of those in it that are not urgent. */
 void ticket_back(struct ticket_table *table, struct ticket *ticket);

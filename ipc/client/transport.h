@@ -12,6 +12,11 @@
 #include "ipc/client/methods.h"
 #include "ipc/client/waiter.h"
 
+/* Who has a request tells its end; where it does not, the request ends here so long behind its
+ * deadline, or its cancellation. */
+#define REQUEST_LATE_NS   (INT64_C(2) * 1000000)
+#define REQUEST_CANCEL_NS (INT64_C(100) * 1000000)
+
 struct transport;
 
 struct transport_ops {

@@ -90,6 +90,11 @@ static void welcome(
 static void handle_hello(
     struct gateway *gateway, struct exchange *exchange, const Sherd__Wire__Hello *hello)
 {
+    if (gateway->sessions
+            .leaving) { /* the connection ends soon, and the client asks the next one */
+        exchange_drop(exchange);
+        return;
+    }
     if (hello->version != PROTOCOL_VERSION) {
         reply_error(exchange, -EPROTONOSUPPORT,
             "version %u of the protocol is not spoken here, version %u is", hello->version,

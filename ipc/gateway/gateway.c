@@ -18,10 +18,15 @@
  *
  * Counting: requests_accepted = requests_ended + requests_in_flight, over all incarnations.
  *
+ * Leaving: each session of which nothing is left hears so by its nexts, and nothing is taken from then
+ * on: so what its client has no answer to was not started.
+ *
  * A replacement goes on with the sessions (fates.h), and with the calls that its predecessor had in the
  * mesh. What had been accepted and not begun counts as ended: clients submit it again, as hello has
  * told them that this is another gateway.
  */
+
+#define FAREWELL_NS (INT64_C(200) * 1000000)
 
 static struct part_head *own_head(const struct gateway *gateway)
 {
@@ -345,6 +350,27 @@ static int start_attach(struct gateway *gateway)
     return r;
 }
 
+static void on_farewell_limit(void *opaque)
+{
+    *(bool *)opaque = true;
+}
+
+/* Nothing is taken any more; who waits for ends is told, as far as it listens. */
+static void say_farewell(struct gateway *gateway)
+{
+    bool is_over = false;
+    AioTimer limit;
+
+    gateway->draining = true;
+    sessions_farewell(&gateway->sessions);
+    aio_timer_init(gateway->ctx, &limit, on_farewell_limit, &is_over);
+    timer_mod_ns(&limit, aio_clock_ns() + FAREWELL_NS);
+    do
+        aio_poll(gateway->ctx, false);
+    while (port_is_sending(gateway->port) && !is_over);
+    timer_del(&limit);
+}
+
 static int serve(struct gateway *gateway)
 {
     struct member_hooks hooks = {.drain = on_drain,
@@ -362,7 +388,9 @@ static int serve(struct gateway *gateway)
         return EXIT_FAILURE;
     member_set_hooks(gateway->member, &hooks);
     member_ready(gateway->member);
-    return member_run(gateway->member);
+    int status = member_run(gateway->member);
+    say_farewell(gateway);
+    return status;
 }
 
 static int run(struct gateway *gateway)

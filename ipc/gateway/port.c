@@ -585,6 +585,14 @@ static void free_exchange(struct exchange *exchange)
     free(exchange);
 }
 
+bool port_is_sending(struct port *port)
+{
+    pthread_mutex_lock(&port->lock);
+    bool sends = port->n_sending > 0;
+    pthread_mutex_unlock(&port->lock);
+    return sends;
+}
+
 void port_close(struct port *port)
 {
     if (!port)

@@ -69,6 +69,9 @@ int port_open(const struct port_config *config, struct port **ret_port, const ch
 /* Exchanges that the loop holds must have ended. NULL does nothing. */
 void port_close(struct port *port);
 
+/* Some answer has not been handed to its connection. */
+bool port_is_sending(struct port *port);
+
 /* Consumes msg. */
 void exchange_reply(struct exchange *exchange, nng_msg *msg);
 

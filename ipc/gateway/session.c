@@ -123,9 +123,34 @@ static void mark_dirty(struct session *session)
     bh_schedule(sessions->flush);
 }
 
+static void say_farewell(struct exchange *exchange)
+{
+    reply_error(exchange, -ESHUTDOWN,
+        "this gateway leaves: what it has not answered it has not taken, and will not");
+}
+
+static bool owes_nothing(const struct session *session)
+{
+    return !session->ends && session->n_requests == 0;
+}
+
+void sessions_farewell(struct sessions *sessions)
+{
+    struct waiting_next *waiting;
+
+    sessions->leaving = true;
+    for (uint32_t i = 0; i < sessions->n; i++)
+        while (owes_nothing(sessions->all[i]) && (waiting = oldest_waiting(sessions->all[i])))
+            say_farewell(unpark(waiting));
+}
+
 void session_next(
     struct session *session, struct exchange *exchange, uint32_t max_ends, uint32_t wait_ms)
 {
+    if (session->sessions->leaving && owes_nothing(session)) {
+        say_farewell(exchange);
+        return;
+    }
     if (max_ends == 0 || max_ends > PROTOCOL_BATCH_MAX)
         max_ends = PROTOCOL_BATCH_MAX;
     if (wait_ms > PROTOCOL_WAIT_MS_MAX)

@@ -115,6 +115,7 @@ struct sessions {
     uint64_t next_order;
     struct session **by_row;
     struct session *dirty;
+    bool leaving; /* farewell has been said */
     BH *flush;
     AioTimer expiry;
 };
@@ -153,6 +154,10 @@ int session_ack(struct session *session, uint64_t position);
 /* Answers the exchange with ends, at once where there are any or wait_ms is 0. */
 void session_next(
     struct session *session, struct exchange *exchange, uint32_t max_ends, uint32_t wait_ms);
+
+/* The gateway leaves, and takes nothing more: a session all of whose requests have ended, as its client
+ * has acknowledged, hears so by its nexts: what it has no answer to was never taken. */
+void sessions_farewell(struct sessions *sessions);
 
 /* Hands out at most max_ends unsent ends and about LIMIT_REPLY_BYTES: the first of them (follow
  * next), its position, and how many. */

@@ -71,6 +71,12 @@ int port_open(const struct port_config *config, struct port **ret_port, const ch
     abort();
 }
 
+bool port_is_sending(struct port *port)
+{
+    (void)port;
+    return false;
+}
+
 void port_close(struct port *port)
 {
     (void)port;

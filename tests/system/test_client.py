@@ -210,6 +210,26 @@ class Deaths(harness.TestCase):
         with open(notes) as file:
             self.assertEqual(sorted(map(int, file.read().split())), list(range(2000)))
 
+    def test_deadlines_and_cancellations_hold_while_the_gateway_stands_still(self):
+        sherd = self.start("--shards", "1")
+        with Client(sherd) as client:
+            self.assertEqual(client.call("sys.ping").end, DONE)
+            gateway = sherd.gateway()
+            sherd.kill(gateway, signal.SIGSTOP)
+            try:
+                late = client.call("sys.ping", timeout_ns=SECOND // 20)
+                ends = []
+                client.cancel(client.submit("sys.sleep", b"1000", done=ends.append))
+                number = client.submit("sys.sleep", b"1000", done=ends.append)
+                client.process(0)
+                client.cancel(number)
+                client.run()
+            finally:
+                sherd.kill(gateway, signal.SIGCONT)
+            self.assertEqual((late.end, late.error), (EXPIRED, -errno.ETIMEDOUT))
+            self.assertEqual([end.end for end in ends], [CANCELLED] * 2)
+            self.assertEqual(client.call("sys.ping").end, DONE)
+
     def test_when_the_instance_stays_away_every_request_ends_and_the_client_can_go_on_later(self):
         sherd = self.start("--shards", "1")
         with Client(sherd, wait_ns=SECOND // 5, window=1) as client:

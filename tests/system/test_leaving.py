@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Ends of an instance: what is in flight completes, and nothing is left behind."""
+import collections
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,6 +10,7 @@ import time
 import unittest
 
 import harness
+from client_library import CONTROL, DATA, DONE, NOT_STARTED, Client
 from harness import wait_until
 
 
@@ -26,6 +29,33 @@ class Leaving(harness.TestCase):
                 os.killpg(instance.supervisor.pid, signum)
                 self.assertEqual(instance.wait_exit(), 0)
                 self.assertNotIn("killed", instance.log())
+
+    def test_what_nobody_has_begun_at_a_stop_under_load_is_not_started_on_either_plane(self):
+        instance = self.start("--shards", "2")
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(Client(instance, plane=plane, wait_ns=0)) for plane in (DATA, CONTROL)]
+            ends = [collections.Counter() for _ in clients]
+
+            def go_on(client, counter, result):
+                counter[result.end] += 1
+                if not told_to_stop or stop.poll() is None:
+                    client.submit("sys.ping", done=lambda result: go_on(client, counter, result))
+
+            told_to_stop = False
+            for client, counter in zip(clients, ends):
+                for _ in range(32):
+                    client.submit("sys.ping", done=lambda result, c=client, n=counter: go_on(c, n, result))
+            while not all(counter[DONE] > 100 for counter in ends):
+                self.assertTrue(all(client.process(0) >= 0 for client in clients))
+            stop = instance.popen("stop")
+            told_to_stop = True
+            with stop:
+                while stop.poll() is None or any(client.in_flight() for client in clients):
+                    for client in clients:
+                        client.process(0)  # when the instance is gone it says so
+            self.assertEqual(stop.returncode, 0)
+            for client, counter in zip(clients, ends):
+                self.assertEqual(set(counter), {DONE, NOT_STARTED}, counter)
 
     def test_stop_works_with_a_dead_gateway(self):
         instance = self.start("--shards", "2")

@@ -20,6 +20,7 @@ struct sent {
     Sherd__Wire__Request *request; /* NULL: taken back */
     uint32_t kind;
     void *opaque;
+    bool waits; /* there was no connection */
 };
 
 struct link {
@@ -44,6 +45,7 @@ int link_send(struct link *link, uint32_t kind, void *opaque, nng_msg *msg, int3
         .request = sherd__wire__request__unpack(NULL, nng_msg_len(msg), nng_msg_body(msg)),
         .kind = kind,
         .opaque = opaque,
+        .waits = link->broken,
     };
     nng_msg_free(msg);
     return 0;
@@ -61,6 +63,13 @@ uint32_t link_waiting(struct link *link, uint64_t *ret_n_gone)
 {
     *ret_n_gone = link->n_gone;
     return link->broken;
+}
+
+void link_take_back(struct link *link, link_unsent_fn *fn, void *user)
+{
+    for (size_t i = 0; i < link->n_sent; i++)
+        if (link->sent[i].request && link->sent[i].waits)
+            fn(link->sent[i].kind, link->sent[i].opaque, user);
 }
 
 void link_redial(struct link *link)
@@ -237,6 +246,7 @@ struct fixture {
     struct link *link;
     unsigned n_ended;
     enum sherd_end last_end;
+    unsigned ends[SHERD_END_IN_DOUBT + 1];
 };
 
 static int set_up(void **state)
@@ -267,6 +277,7 @@ static void on_done(const struct sherd_result *result, void *opaque)
 
     f->n_ended++;
     f->last_end = result->end;
+    f->ends[result->end]++;
 }
 
 static uint64_t submit(struct fixture *f, const char *method)
@@ -503,6 +514,85 @@ static void a_hello_without_an_answer_has_the_link_dial_anew_ever_more_seldom(vo
     assert_true(talk_next_ns(&f->talk) > talk_now_ns());
 }
 
+/* ---- ends that nobody tells ---- */
+
+static void what_no_connection_took_is_not_started_where_the_gateway_is_gone(void **state)
+{
+    struct fixture *f = *state;
+
+    under_way(f, "t.once");
+    submit(f, "t.once"); /* heard by nobody knows whom */
+    f->link->broken = true;
+    submit(f, "t.once");
+    submit(f, "t.once");
+    lose_gateway(f);
+    refuse(f->link, HELLO, 2, EPERM);
+    talk_step(&f->talk);
+    assert_int_equal(f->ends[SHERD_END_IN_DOUBT], 2);
+    assert_int_equal(f->ends[SHERD_END_NOT_STARTED], 2);
+}
+
+static void a_gateway_that_says_farewell_has_taken_nothing_that_it_has_not_answered(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t id = under_way(f, "t.once");
+
+    submit(f, "t.once");
+    tell_end(f->link, find_sent(f->link, NEXT), 1, 1, id);
+    talk_step(&f->talk);
+    assert_int_equal(f->ends[SHERD_END_DONE], 1);
+    refuse(f->link, NEXT, 1, ESHUTDOWN);
+    talk_step(&f->talk);
+    assert_int_equal(f->talk.phase, TALK_HELLO); /* of the next one */
+    assert_int_equal(f->n_ended, 1);
+    break_off(f->link, SUBMIT);
+    refuse(f->link, HELLO, 2, EPERM);
+    talk_step(&f->talk);
+    assert_int_equal(f->n_ended, 2);
+    assert_int_equal(f->ends[SHERD_END_NOT_STARTED], 1);
+}
+
+static void what_was_submitted_again_and_is_never_sent_is_in_doubt(void **state)
+{
+    struct fixture *f = *state;
+
+    under_way(f, "t.again");
+    lose_gateway(f);
+    welcome(f->link, 2, 'b', false);
+    talk_step(&f->talk);
+    assert_int_equal(f->n_ended, 0);
+    break_off(f->link, METHODS);
+    talk_step(&f->talk);
+    refuse(f->link, HELLO, 2, EPERM);
+    talk_step(&f->talk);
+    assert_int_equal(f->ends[SHERD_END_IN_DOUBT], 1);
+}
+
+static void a_deadline_and_a_cancellation_hold_where_the_gateway_stands_still(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t id = under_way(f, "t.once");
+    struct ticket *ticket = ticket_find(&f->talk.tickets, id);
+    uint64_t other = submit(f, "t.once");
+
+    ticket_end_by(&f->talk.tickets, ticket, talk_now_ns() + 1000000);
+    ticket->deadline_ns = talk_now_ns();
+    assert_true(talk_next_ns(&f->talk) < talk_now_ns() + 1000000000);
+    while (f->n_ended == 0)
+        talk_step(&f->talk);
+    assert_int_equal(f->last_end, SHERD_END_EXPIRED);
+    assert_int_equal(talk_cancel(&f->talk, other), 0);
+    while (f->n_ended == 1)
+        talk_step(&f->talk);
+    assert_int_equal(f->last_end, SHERD_END_CANCELLED);
+    /* What is told of it later is no news, but is acknowledged. */
+    submit(f, "t.once");
+    tell_end(f->link, find_sent(f->link, NEXT), 1, 1, id);
+    talk_step(&f->talk);
+    assert_int_equal(f->n_ended, 2);
+    assert_int_equal(f->talk.ack, 1);
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -516,6 +606,10 @@ int main(void)
         CASE(a_next_for_a_gateway_that_is_gone_which_its_successor_refuses_ends_nothing),
         CASE(what_no_connection_takes_has_the_link_dial_anew_whatever_it_is),
         CASE(a_link_that_takes_messages_is_left_alone_however_many_wait),
+        CASE(what_no_connection_took_is_not_started_where_the_gateway_is_gone),
+        CASE(a_gateway_that_says_farewell_has_taken_nothing_that_it_has_not_answered),
+        CASE(what_was_submitted_again_and_is_never_sent_is_in_doubt),
+        CASE(a_deadline_and_a_cancellation_hold_where_the_gateway_stands_still),
         CASE(a_hello_without_an_answer_has_the_link_dial_anew_ever_more_seldom),
         CASE(a_next_that_is_refused_ends_the_conversation_instead_of_being_asked_for_ever),
     };
