@@ -108,7 +108,7 @@ static inline void run(struct bare_reads *bare, uint64_t n,
             if (cqe->res != expected)
                 die("a bare operation", cqe->res < 0 ? -cqe->res : EIO);
             n_here++;
-            if (n_started == n)
+            if (n_started >= n)
                 continue;
             n_started++;
             prepare(bare, io_uring_cqe_get_data(cqe));

@@ -13,6 +13,7 @@
 #include <assert.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <math.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -231,8 +232,15 @@ static bool tell(enum figure figure, double (*rounds)[N_FIGURES], int n, double 
     qsort(values, (size_t)n, sizeof(values[0]), by_value);
     printf("%-62s median %6.2f ms, worst %6.2f ms, of %d", whats[figure], values[n / 2],
         values[n - 1], n);
-    printf(limit_ms > 0 ? ", at most %g\n" : "\n", limit_ms);
-    return limit_ms == 0 || values[n / 2] <= limit_ms;
+    double missed_by = limit_ms > 0 ? values[n / 2] / limit_ms - 1 : 0;
+    if (limit_ms > 0)
+        printf(", at most %g ms", limit_ms);
+    if (missed_by > 0)
+        printf(": missed by %.0f %%", ceil(missed_by * 100));
+    else if (limit_ms > 0)
+        printf(": reached");
+    printf("\n");
+    return missed_by <= 0;
 }
 
 int main(int argc, char **argv)
