@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define RING_FLAGS \
@@ -128,4 +129,15 @@ void bare_reads_run(struct bare_reads *bare, uint64_t n)
 void bare_reads_nops(struct bare_reads *bare, uint64_t n)
 {
     run(bare, n, prepare_nop, 0);
+}
+
+void bare_reads_at_once(struct bare_reads *bare, uint64_t n)
+{
+    for (uint64_t i = 0; i < n; i++) {
+        char *buf = bare->buffers + i % bare->depth * BARE_READ_BYTES;
+        struct iovec iov = {.iov_base = buf, .iov_len = BARE_READ_BYTES};
+        off_t offset = (off_t)bare_reads_offset(bare);
+        if (preadv2(bare->fds[0], &iov, 1, offset, RWF_NOWAIT) != (ssize_t)BARE_READ_BYTES)
+            die("preadv2", errno);
+    }
 }

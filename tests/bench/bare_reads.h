@@ -46,3 +46,6 @@ uint64_t bare_reads_offset(struct bare_reads *bare);
 /* n reads, and as many operations that do nothing. */
 void bare_reads_run(struct bare_reads *bare, uint64_t n);
 void bare_reads_nops(struct bare_reads *bare, uint64_t n);
+
+/* n reads by preadv2(), one after the other, of what is in the page cache. */
+void bare_reads_at_once(struct bare_reads *bare, uint64_t n);
