@@ -13,6 +13,7 @@
  */
 #include <stdint.h>
 
+#include "shard/crash_record.h"
 #include "shard/record.h"
 
 /* ---- requests of local clients (ipc/plane/) ---- */
@@ -100,6 +101,22 @@ enum ledger_flags {
     X(r, uint8_t, entry, [64], bytes, "the copy of its entry: what is checked, and served") \
     X(r, uint8_t, completion, [64], bytes, "how it ended")
 SEGMENT_STRUCT(ledger_slot, LEDGER_SLOT_FIELDS);
+
+#define SEGMENT_CRASH_NOTES 4u /* of a shard: the latest */
+#define SEGMENT_NOTED       3u /* crashes of each */
+
+/*
+ * A request of a local client that was on the CPU in crashes of its shard: each heir is to know what
+ * those before it have seen. n is stored last.
+ */
+#define CRASH_NOTE_FIELDS(X, r)                                         \
+    X(r, uint32_t, slot, , word, "of the ledger")                       \
+    X(r, uint32_t, n, , counter, "crashes; 0: the row is free")         \
+    X(r, uint64_t, generation, , word, "of the slot")                   \
+    X(r, uint32_t, incarnations, [SEGMENT_NOTED], word, "that crashed") \
+    X(r, uint8_t, spare, [36], spare, "")                               \
+    X(r, struct crash_record, records, [SEGMENT_NOTED], record, "as each left")
+SEGMENT_STRUCT(crash_note, CRASH_NOTE_FIELDS);
 
 /* ---- the clients themselves: the gateway's part ---- */
 

@@ -18,7 +18,7 @@
 
 #include "shard/segment.h"
 
-static_assert(sizeof(struct dead_letter_head) == 440, "part of the ABI");
+static_assert(sizeof(struct dead_letter_head) == 528, "part of the ABI");
 
 static void name_of(uint32_t number, char name[DEAD_LETTER_NAME_MAX])
 {
@@ -167,6 +167,7 @@ static int read_letter(int fd, struct dead_letter **ret_letter)
         return -ENOMEM;
     letter->head = head;
     letter->head.method[sizeof(head.method) - 1] = '\0';
+    letter->head.client_name[sizeof(head.client_name) - 1] = '\0';
     letter->head.executable[sizeof(head.executable) - 1] = '\0';
     letter->args = letter + 1;
     r = read_all(fd, letter->crashes, sizeof(letter->crashes));

@@ -25,21 +25,29 @@
 #define DEAD_LETTER_CRASHES  3u
 #define DEAD_LETTER_NAME_MAX 24u
 #define DEAD_LETTER_MAGIC    "SHERDLTR"
-#define DEAD_LETTER_VERSION  2u
+#define DEAD_LETTER_VERSION  3u
 
 struct dead_letter_head {
     char magic[8];
     uint32_t version;
     uint32_t head_bytes;   /* sizeof(struct dead_letter_head) */
     uint32_t record_bytes; /* sizeof(struct crash_record) */
-    uint32_t args_len;
-    uint64_t at_ns;  /* CLOCK_REALTIME, when it was given up */
-    uint32_t caller; /* peer: a shard, or the gateway, which is as many as there are shards */
+    uint32_t args_len;     /* that are kept: of whole_len at most 1 MiB */
+    uint64_t whole_len;    /* that there were */
+    uint64_t at_ns;        /* CLOCK_REALTIME, when it was given up */
+    uint32_t caller;       /* peer: a shard, or the gateway, which is as many as there are shards */
     uint32_t callee;
     uint32_t depth; /* how deep it was nested */
     uint32_t crashed_shards[DEAD_LETTER_CRASHES];
     uint32_t crashed_incarnations[DEAD_LETTER_CRASHES];
     uint32_t n_shards;
+    /* Whose request it was, or was made for. */
+    uint32_t session; /* of the gateway; UINT32_MAX: none */
+    uint32_t client;  /* a local client's number; UINT32_MAX: none */
+    uint32_t uid;     /* these three its own; zeros where it has gone */
+    int32_t pid;
+    char client_name[64]; /* NUL-terminated */
+    uint32_t spare;
     char method[REGISTRY_NAME_MAX + 4]; /* "service.method", NUL-terminated */
     /* What the addresses in the crash records are addresses of. */
     uint64_t image_base;

@@ -94,6 +94,7 @@ enum layout_index {
     X(client_user, CLIENT_USER_FIELDS)                 \
     X(client_lane, CLIENT_LANE_FIELDS)                 \
     X(ledger_slot, LEDGER_SLOT_FIELDS)                 \
+    X(crash_note, CRASH_NOTE_FIELDS)                   \
     X(listener_row, LISTENER_ROW_FIELDS)               \
     X(service_count, SERVICE_COUNT_FIELDS)             \
     X(service_region_head, SERVICE_REGION_HEAD_FIELDS) \

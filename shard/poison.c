@@ -24,12 +24,6 @@
 #include "shard/dead_letter.h"
 #include "shard/mesh_inside.h"
 
-struct poison {
-    uint32_t shards[DEAD_LETTER_CRASHES];
-    uint32_t incarnations[DEAD_LETTER_CRASHES];
-    struct crash_record records[DEAD_LETTER_CRASHES];
-};
-
 /* ---- counting ---- */
 
 static bool was_on_cpu(
@@ -44,16 +38,19 @@ static bool was_on_cpu(
            atomic_load_relaxed(&control->crashed_peer) == mesh->self;         /* DEATH */
 }
 
+void poison_read_record(
+    const struct segment *seg, uint32_t dead, uint32_t incarnation, struct crash_record *ret)
+{
+    if (crash_record_read(segment_crash(seg, dead), ret) < 0 || ret->incarnation != incarnation)
+        *ret = (struct crash_record){.kind = CRASH_NONE};
+}
+
 static void keep_record(const struct mesh *mesh, struct poison *poison, uint32_t nth, uint32_t dead,
     uint32_t incarnation)
 {
-    struct crash_record *record = &poison->records[nth];
-
     poison->shards[nth] = dead;
     poison->incarnations[nth] = incarnation;
-    if (crash_record_read(segment_crash(&mesh->seg, dead), record) < 0 ||
-        record->incarnation != incarnation)
-        *record = (struct crash_record){.kind = CRASH_NONE};
+    poison_read_record(&mesh->seg, dead, incarnation, &poison->records[nth]);
 }
 
 bool poison_note(
@@ -81,8 +78,10 @@ void poison_forget(struct mesh_call *call)
 /* ---- parking ---- */
 
 struct parking {
-    struct mesh *mesh;
-    struct mesh_call *call;
+    const char *dir;
+    poison_kept_fn *kept;
+    void *opaque;
+    uint32_t callee;
     char name[DEAD_LETTER_NAME_MAX]; /* of the file */
     struct dead_letter letter;       /* its arguments follow */
 };
@@ -99,30 +98,25 @@ static void name_method(const struct mesh *mesh, uint32_t method, char *name, si
         snprintf(name, size, "%s", found ? found->name : "unknown");
 }
 
-static void tell_end(struct mesh *mesh, struct mesh_call *call, const char *kept)
+static void tell(const struct parking *parking, const char *what)
 {
     char text[256];
-    int n = snprintf(text, sizeof(text),
-        "shard %u crashed %u times while it ran this, so it is not run again; %s", call->target,
-        DEAD_LETTER_CRASHES, kept);
 
-    caller_finish(mesh, call,
-        &(struct mesh_answer){.end = CALL_END_FAILED,
-            .status = -ENOTRECOVERABLE,
-            .data = text,
-            .len = (size_t)n < sizeof(text) ? (size_t)n : sizeof(text) - 1,
-            .shard = call->target});
+    snprintf(text, sizeof(text),
+        "shard %u crashed %u times while it ran this, so it is not run again; %s", parking->callee,
+        DEAD_LETTER_CRASHES, what);
+    parking->kept(parking->opaque, text);
 }
 
-static void tell_not_kept(struct mesh *mesh, struct mesh_call *call, int error)
+static void tell_not_kept(const struct parking *parking, int error)
 {
-    char kept[128];
+    char what[128];
 
-    snprintf(kept, sizeof(kept), "it could not be kept as a dead letter: %s%s",
+    snprintf(what, sizeof(what), "it could not be kept as a dead letter: %s%s",
         strerrordesc_np(-error),
         error == -ENOSPC ? "; remove dead-letter-* that were read from the instance's directory"
                          : "");
-    tell_end(mesh, call, kept);
+    tell(parking, what);
 }
 
 /* In a worker, which touches nothing but this. */
@@ -130,19 +124,19 @@ static int write_letter(void *opaque)
 {
     struct parking *parking = opaque;
 
-    return dead_letter_write(parking->mesh->letters_dir, &parking->letter, parking->name);
+    return dead_letter_write(parking->dir, &parking->letter, parking->name);
 }
 
 static void on_written(void *opaque, int ret)
 {
     struct parking *parking = opaque;
-    char kept[128];
+    char what[128];
 
-    snprintf(kept, sizeof(kept), "it is kept as %s (see sherd dead-letters)", parking->name);
+    snprintf(what, sizeof(what), "it is kept as %s (see sherd dead-letters)", parking->name);
     if (ret < 0)
-        tell_not_kept(parking->mesh, parking->call, ret);
+        tell_not_kept(parking, ret);
     else
-        tell_end(parking->mesh, parking->call, kept);
+        tell(parking, what);
     free(parking);
 }
 
@@ -156,51 +150,113 @@ static void name_image(const struct segment_super *super, struct dead_letter_hea
     memcpy(head->executable, super->executable, sizeof(head->executable));
 }
 
-static struct parking *parking_new(struct mesh *mesh, struct mesh_call *call)
+static void name_client(const struct segment *seg, uint64_t origin, struct dead_letter_head *head)
 {
-    struct parking *parking = calloc(1, sizeof(*parking) + call->args_len);
-    struct dead_letter_head *head;
+    uint32_t client = origin_client(origin);
+    const struct client_row *row;
+
+    static_assert(sizeof(head->client_name) == sizeof(row->name), "the same there and here");
+    head->client = head->session = UINT32_MAX;
+    if (!(origin & ORIGIN_CLIENT)) {
+        head->session = origin ? origin_session(origin) : UINT32_MAX;
+        return;
+    }
+    head->client = client;
+    row = client < seg->geometry.n_clients ? segment_client(seg, client) : NULL;
+    if (!row || (client_generation(row->word) & ORIGIN_ID_MASK) != (origin & ORIGIN_ID_MASK))
+        return; /* its number is another's by now */
+    head->uid = row->uid;
+    head->pid = row->pid;
+    memcpy(head->client_name, row->name, sizeof(head->client_name) - 1);
+}
+
+static void fill_head(struct mesh *mesh, const struct poisoned *what, struct dead_letter_head *head)
+{
+    head->caller = what->caller;
+    head->callee = what->callee;
+    head->depth = what->depth;
+    head->whole_len = what->args_len;
+    head->args_len =
+        what->args_len < SEGMENT_PAYLOAD_MAX ? (uint32_t)what->args_len : SEGMENT_PAYLOAD_MAX;
+    head->n_shards = mesh->seg.geometry.n_shards;
+    name_method(mesh, what->method, head->method, sizeof(head->method));
+    name_image(segment_super(&mesh->seg), head);
+    name_client(&mesh->seg, what->origin, head);
+}
+
+static struct parking *parking_new(struct mesh *mesh, const struct poisoned *what)
+{
+    uint64_t room = what->args_len < SEGMENT_PAYLOAD_MAX ? what->args_len : SEGMENT_PAYLOAD_MAX;
+    struct parking *parking = calloc(1, sizeof(*parking) + room);
+    struct dead_letter *letter;
 
     if (!parking)
         return NULL;
-    parking->mesh = mesh;
-    parking->call = call;
-    head = &parking->letter.head;
-    head->caller = mesh->self;
-    head->callee = call->target;
-    head->depth = call->depth;
-    head->args_len = (uint32_t)call->args_len;
-    head->n_shards = mesh->seg.geometry.n_shards;
-    name_method(mesh, call->method, head->method, sizeof(head->method));
-    name_image(segment_super(&mesh->seg), head);
-    if (call->poison) {
-        memcpy(head->crashed_shards, call->poison->shards, sizeof(head->crashed_shards));
-        memcpy(head->crashed_incarnations, call->poison->incarnations,
-            sizeof(head->crashed_incarnations));
-        memcpy(parking->letter.crashes, call->poison->records, sizeof(parking->letter.crashes));
+    letter = &parking->letter;
+    fill_head(mesh, what, &letter->head);
+    if (what->crashes) {
+        memcpy(letter->head.crashed_shards, what->crashes->shards,
+            sizeof(letter->head.crashed_shards));
+        memcpy(letter->head.crashed_incarnations, what->crashes->incarnations,
+            sizeof(letter->head.crashed_incarnations));
+        memcpy(letter->crashes, what->crashes->records, sizeof(letter->crashes));
     }
-    if (call->args_len)
-        memcpy(parking + 1, call->args, call->args_len);
-    parking->letter.args = parking + 1;
+    if (room)
+        memcpy(parking + 1, what->args, room);
+    letter->args = parking + 1;
     return parking;
+}
+
+void poison_keep(struct mesh *mesh, const struct poisoned *what, poison_kept_fn *kept, void *opaque)
+{
+    struct parking here = {.kept = kept, .opaque = opaque, .callee = what->callee}, *parking;
+    int r = -ENOMEM;
+
+    counter_add(&mesh->part->n_poisoned, 1);
+    if (!mesh->letters_dir) {
+        tell(&here, "dead letters are not kept here");
+        return;
+    }
+    parking = parking_new(mesh, what);
+    if (parking) {
+        parking->dir = mesh->letters_dir;
+        parking->kept = kept;
+        parking->opaque = opaque;
+        parking->callee = what->callee;
+        r = thread_pool_submit_aio(write_letter, parking, on_written, parking, NULL);
+    }
+    if (r == 0)
+        return;
+    free(parking);
+    tell_not_kept(&here, r);
+}
+
+/* ---- a call ---- */
+
+static void on_call_kept(void *opaque, const char *text)
+{
+    struct mesh_call *call = opaque;
+
+    caller_finish(call->mesh, call,
+        &(struct mesh_answer){.end = CALL_END_FAILED,
+            .status = -ENOTRECOVERABLE,
+            .data = text,
+            .len = strlen(text),
+            .shard = call->target});
 }
 
 void poison_park(struct mesh *mesh, struct mesh_call *call)
 {
-    struct parking *parking = mesh->letters_dir ? parking_new(mesh, call) : NULL;
-    int r = parking ? 0 : -ENOMEM;
-
-    counter_add(&mesh->part->n_poisoned, 1);
     caller_stop_timer(call);
     call->where = CALL_OVER;
-    if (!mesh->letters_dir) {
-        tell_end(mesh, call, "dead letters are not kept here");
-        return;
-    }
-    if (parking)
-        r = thread_pool_submit_aio(write_letter, parking, on_written, parking, NULL);
-    if (r == 0)
-        return;
-    free(parking);
-    tell_not_kept(mesh, call, r);
+    poison_keep(mesh,
+        &(struct poisoned){.caller = mesh->self,
+            .callee = call->target,
+            .depth = call->depth,
+            .method = call->method,
+            .origin = call->origin,
+            .args = call->args,
+            .args_len = call->args_len,
+            .crashes = call->poison},
+        on_call_kept, call);
 }

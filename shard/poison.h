@@ -10,16 +10,46 @@
  * Concurrency: owner loop of the caller, in whose struct mesh_call the count stands: it lives as
  *              long as the call, over each time it is run again. A caller's death ends its calls,
  *              and the count with them: what is submitted anew is another call.
- * Not here:    what is kept (shard/dead_letter.h), what counts as a crash (shard/restart.h)
+ *              Requests of local clients are counted by the heirs of the shard that they were asked
+ *              of (ipc/plane/heir.c), and kept by poison_keep() likewise.
+ * Not here:    what is kept (shard/dead_letter.h), what counts as a crash (shard/restart.h), whose
+ *              fault it is (shard/blame.h)
  *
  * To be running is not to be guilty, so it takes three crashes in which the same call's coroutine
  * was on the CPU. One that merely waited in the shard that crashed is not counted, nor is a death
  * by somebody's kill, nor a crash in another thread than the loop's.
  */
+#include "shard/dead_letter.h"
 #include "shard/mesh.h"
 
-/* Where the count of a call stands beyond the number: what each crash left. */
-struct poison;
+/* What each crash left: where and when it was, and its record, if there is one. */
+struct poison {
+    uint32_t shards[DEAD_LETTER_CRASHES];
+    uint32_t incarnations[DEAD_LETTER_CRASHES];
+    struct crash_record records[DEAD_LETTER_CRASHES];
+};
+
+/* A request that is given up. */
+struct poisoned {
+    uint32_t caller, callee, depth, method;
+    uint64_t origin;
+    const void *args; /* copied, as many as a letter keeps: SEGMENT_PAYLOAD_MAX */
+    uint64_t args_len;
+    const struct poison *crashes; /* copied; NULL: not known */
+};
+
+/* text: for whoever asked for it. */
+typedef void poison_kept_fn(void *opaque, const char *text);
+
+/* Keeps it as a dead letter; kept() comes when that is done, or at once where it can't be. Context:
+ * owner loop. */
+void poison_keep(
+    struct mesh *mesh, const struct poisoned *what, poison_kept_fn *kept, void *opaque);
+
+/* The record of a crash of that incarnation; of kind CRASH_NONE where it left none. Context: any
+ * process. */
+void poison_read_record(
+    const struct segment *seg, uint32_t dead, uint32_t incarnation, struct crash_record *ret);
 
 /* Notes that `dead` died while it ran this generation of the call in `slot` of home's: true where
  * that was the third crash with it on the CPU. Context: owner loop. */

@@ -68,6 +68,8 @@ struct dimensions {
     X(FATES, shard, fate, NUMBER, LINE, d->gateway, d->g->n_fates)                                 \
     X(CLIENT_LANES, shard, client_lane, NUMBER, LINE, !d->gateway, d->g->n_clients)                \
     X(LEDGER, shard, ledger_slot, NUMBER, LINE, !d->gateway, d->g->n_ledger)                       \
+    X(CRASH_NOTES, shard, crash_note, NUMBER, LINE, !d->gateway,                                   \
+        d->g->n_ledger ? SEGMENT_CRASH_NOTES : 0)                                                  \
     X(SERVICE_COUNTERS, shard, service_count, NUMBER, LINE, !d->gateway, SEGMENT_SERVICE_COUNTERS) \
     X(SERVICE_REGIONS, shard, service_region_head, NUMBER, LINE, !d->gateway,                      \
         SEGMENT_SERVICE_REGIONS)                                                                   \

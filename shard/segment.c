@@ -39,6 +39,7 @@ static_assert(sizeof(struct session_row) == LINE, "a line each");
 static_assert(sizeof(struct fate) == 5 * LINE, "part of the ABI");
 static_assert(offsetof(struct fate, answer) == LINE, "one without an answer is a line");
 static_assert(sizeof(struct client_user) == 32, "part of the ABI");
+static_assert(sizeof(struct crash_note) % LINE == 0, "whole lines");
 static_assert(sizeof(struct culprit) == 32, "part of the ABI");
 static_assert(sizeof(((struct client_row *)0)->opened) * 8 >= SEGMENT_MAX_SHARDS, "a bit a shard");
 static_assert(sizeof(struct client_lane) == LINE, "a line each");
@@ -539,6 +540,11 @@ struct client_lane *segment_client_lane(const struct segment *seg, uint32_t shar
 struct ledger_slot *segment_ledger(const struct segment *seg, uint32_t shard, uint32_t slot)
 {
     return (struct ledger_slot *)region_of(seg, shard, REGION_LEDGER) + slot;
+}
+
+struct crash_note *segment_crash_notes(const struct segment *seg, uint32_t shard)
+{
+    return (struct crash_note *)region_of(seg, shard, REGION_CRASH_NOTES);
 }
 
 uint64_t segment_part_off(const struct segment *seg, uint32_t peer)

@@ -671,6 +671,9 @@ struct client_row *segment_client(const struct segment *seg, uint32_t client);
 struct culprit *segment_culprits(const struct segment *seg);
 struct client_user *segment_client_users(const struct segment *seg);
 
+/* SEGMENT_CRASH_NOTES of them. */
+struct crash_note *segment_crash_notes(const struct segment *seg, uint32_t shard);
+
 /* SEGMENT_LISTENERS, SEGMENT_SERVICE_COUNTERS and SEGMENT_SERVICE_REGIONS of them. */
 struct listener_row *segment_listeners(const struct segment *seg);
 struct service_count *segment_service_counts(const struct segment *seg, uint32_t shard);

@@ -113,6 +113,26 @@ static json_t *crash_json(const struct dead_letter *l, uint32_t nth, struct symb
 
 /* ---- letters as JSON, of which the text is made too ---- */
 
+static json_t *number_or_null(uint32_t number)
+{
+    return number == UINT32_MAX ? json_null() : json_integer(number);
+}
+
+/* The local client; null: it was none. */
+static json_t *client_json(const struct dead_letter *l)
+{
+    json_t *o;
+
+    if (l->head.client == UINT32_MAX)
+        return json_null();
+    o = json_object();
+    json_set_u64(o, "number", l->head.client);
+    json_set_u64(o, "uid", l->head.uid);
+    json_set_u64(o, "pid", (uint64_t)l->head.pid);
+    json_set_text(o, "name", l->head.client_name);
+    return o;
+}
+
 static json_t *letter_json(uint32_t number, const struct dead_letter *l)
 {
     char peer[PEER_NAME], when[32] = "";
@@ -128,6 +148,9 @@ static json_t *letter_json(uint32_t number, const struct dead_letter *l)
     json_set_text(o, "callee", dead_letter_peer(l, l->head.callee, peer, sizeof peer));
     json_set_u64(o, "depth", l->head.depth);
     json_set_u64(o, "bytes", l->head.args_len);
+    json_set_u64(o, "whole_bytes", l->head.whole_len);
+    json_object_set_new(o, "session", number_or_null(l->head.session));
+    json_object_set_new(o, "client", client_json(l));
     return o;
 }
 
@@ -182,8 +205,9 @@ static void print_arguments(const struct dead_letter *l)
 {
     size_t len = l->head.args_len < SHOWN_BYTES ? l->head.args_len : SHOWN_BYTES;
     char *text = text_escape(l->args, len);
-    printf("  arguments, %u bytes: %s%s\n", l->head.args_len, text ? text : "",
-        len < l->head.args_len ? " … (all of them: --raw)" : "");
+    printf("  arguments, %u bytes%s: %s%s\n", l->head.args_len,
+        l->head.args_len < l->head.whole_len ? " (the first ones alone were kept)" : "",
+        text ? text : "", len < l->head.args_len ? " … (all of them: --raw)" : "");
     free(text);
 }
 
@@ -198,6 +222,16 @@ static void print_crash(const json_t *crash)
         printf("    #%zu %s\n", i, json_string_value(frame));
 }
 
+static void print_client(const struct dead_letter *l)
+{
+    if (l->head.client != UINT32_MAX)
+        printf("  for local client %u: %s, pid %d, user %u\n", l->head.client,
+            l->head.client_name[0] ? l->head.client_name : "nameless", (int)l->head.pid,
+            l->head.uid);
+    if (l->head.session != UINT32_MAX)
+        printf("  for session %u\n", l->head.session);
+}
+
 static void print_letter(const json_t *o, const struct dead_letter *l)
 {
     const json_t *crash;
@@ -205,6 +239,7 @@ static void print_letter(const json_t *o, const struct dead_letter *l)
     printf("dead letter %" JSON_INTEGER_FORMAT ": %s, from %s to %s, given up %s\n",
         number_of(o, "number"), text_of(o, "method"), text_of(o, "caller"), text_of(o, "callee"),
         text_of(o, "at"));
+    print_client(l);
     print_arguments(l);
     json_array_foreach(json_object_get(o, "crashes"), i, crash) print_crash(crash);
 }

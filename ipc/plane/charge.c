@@ -24,6 +24,14 @@ static void condemn(struct lane *lane)
         lane_cut(lane, CUT_POISON);
 }
 
+void charge_on_time(struct lane *lane)
+{
+    if (lane->n_parked == 0)
+        lane_cut(lane, CUT_POISON);
+    else
+        timer_mod_ns(&lane->wait_timer, aio_clock_ns() + END_NS); /* it is told of these first */
+}
+
 /* The lane here of a client that another shard need not look after. */
 static struct lane *lane_of(const struct plane *plane, uint64_t who)
 {

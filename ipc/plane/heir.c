@@ -4,7 +4,8 @@
  *
  *   its client is gone        the slot is free
  *   taken                     run
- *   started, idempotent       run again
+ *   started, idempotent       run again; one that was on the CPU in three crashes is kept as a dead
+ *                             letter instead
  *   started, else             in doubt
  *   ended                     its completion is written once more, at the same position
  *
@@ -55,7 +56,8 @@ static bool is_barred(const struct plane *plane, const struct request *request)
 {
     const struct ledger_slot *slot = slot_of(plane, request);
     struct lane *lane = request->lane;
-    bool begins = ledger_state(slot->word) == LEDGER_TAKEN || is_idempotent(plane, slot);
+    bool begins = ledger_state(slot->word) == LEDGER_TAKEN ||
+                  (is_idempotent(plane, slot) && !park_is_due(plane, request));
 
     if (!begins || slot->flags & LEDGER_CANCELLED || !goes_on(lane) || !charge_bars(lane))
         return false;
@@ -72,6 +74,8 @@ static void judge(struct plane *plane, struct request *request)
         ledger_refuse(plane, request, CALL_END_IN_DOUBT, -EOWNERDEAD, "its shard died with it", 0);
     else if (slot->flags & LEDGER_CANCELLED || (!started && !goes_on(request->lane)))
         ledger_refuse(plane, request, CALL_END_CANCELLED, -ECANCELED, NULL, 0);
+    else if (started && park_is_due(plane, request))
+        park_begin(plane, request);
     else if (!goes_on(request->lane))
         ledger_refuse(plane, request, CALL_END_FAILED, -EOWNERDEAD, NULL, 0);
     else
@@ -132,6 +136,8 @@ static void take_over(struct plane *plane, struct request *request)
         ledger_publish(plane, request);
         return;
     }
+    if (state == LEDGER_STARTED && is_idempotent(plane, slot))
+        park_note(plane, request);
     request->is_inherited = true;
     plane->n_inherited++;
 }

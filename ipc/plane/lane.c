@@ -336,7 +336,7 @@ static void on_waited(void *opaque)
     struct lane *lane = opaque;
 
     if (lane_is_ending(lane)) {
-        lane_cut(lane, CUT_POISON);
+        charge_on_time(lane);
         return;
     }
     intake_go_on(lane, WAIT_RATE);

@@ -3,7 +3,8 @@
 /*
  * plane_inside - what the files of the data plane's server share: plane.c (turns), lane.c (one
  * client), intake.c (out of the ring), ledger.c (what is under way, and its end), run.c (methods),
- * heir.c (what a dead shard left), charge.c (what crashes mean for clients). Nobody else includes it.
+ * heir.c (what a dead shard left), park.c (what becomes of one that it crashed over),
+ * charge.c (what crashes mean for clients). Nobody else includes it.
  *
  * Concurrency: owner loop, all of it. What clients write is read once, by intake.c.
  * Lifetime:    a lane's: from the client's first use of the shard to its end; a request's: from its
@@ -75,6 +76,7 @@ struct lane {
     uint32_t unwritten[WRITE_BATCH]; /* requests whose completions are noted, in order */
     uint32_t first;                  /* of its requests, the newest */
     uint64_t bytes_in_flight;
+    uint32_t n_parked;   /* requests that are being kept as dead letters */
     uint64_t blame_seen; /* as of when the next is known */
     int64_t barred_ns;   /* nothing of its user's is begun before; 0: nothing keeps it */
 
@@ -353,6 +355,18 @@ bool heir_look(struct plane *plane);
 /* plane->heir_timer's. */
 void heir_on_timer(void *opaque);
 
+/* ---- park.c ---- */
+
+/* Counts a crash of the dead incarnation for a request that it had begun and that may be run again,
+ * if that was on the CPU. */
+void park_note(struct plane *plane, struct request *request);
+
+/* Whether it has been so too often. */
+bool park_is_due(const struct plane *plane, const struct request *request);
+
+/* Has it kept as a dead letter; then it ends. */
+void park_begin(struct plane *plane, struct request *request);
+
 /* ---- charge.c ---- */
 
 /* Whether anybody was charged with a crash since the last look: then who has had too many of them is
@@ -361,3 +375,6 @@ bool charge_look(struct plane *plane);
 
 /* Whether nothing of its user's is to be begun now: until lane->barred_ns. */
 bool charge_bars(struct lane *lane);
+
+/* One that is to be cut off has had its time. */
+void charge_on_time(struct lane *lane);

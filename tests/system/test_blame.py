@@ -51,6 +51,25 @@ class LocalClients(test_attach.TestCase):
         self.assertEqual(instance.shard(1)["crashes"], 3)
         letter = json.loads(self.assertDone(instance.command("dead-letters", "--json", "1")).stdout)
         self.assertEqual(bytes.fromhex(letter["arguments"]), b"segv")
+        self.assertEqual(letter["client"], {"number": client.client, "uid": os.getuid(), "pid": os.getpid(),
+                                            "name": "python"})
+        self.assertEqual(instance.stop(), 0)
+
+    def test_one_that_its_own_shard_runs_again_is_a_dead_letter_too(self):
+        instance = self.start("--shards", "1", "--enable-test-methods")
+        client = self.client(instance)
+        client.open(0)
+        push(client, 0, 0, method(self.directory(instance), "sys.crash_again"), args=b"segv")
+        self.assertEqual(self.awaited(client, 0, 0)[:2], (FAILED, errno.ENOTRECOVERABLE))
+        self.assertIn("three crashes", client.wait_for_the_end())
+        letter = json.loads(self.assertDone(instance.command("dead-letters", "--json", "1")).stdout)
+        self.assertEqual((letter["method"], letter["caller"], letter["callee"], letter["client"]["number"]),
+                         ("sys.crash_again", "shard 0", "shard 0", client.client))
+        self.assertEqual(bytes.fromhex(letter["arguments"]), b"segv")
+        self.assertEqual([(crash["incarnation"], crash["what"][:7]) for crash in letter["crashes"]],
+                         [(n, "SIGSEGV") for n in (1, 2, 3)])
+        for crash in letter["crashes"]:
+            self.assertTrue(any("run_crash" in frame for frame in crash["backtrace"]), crash)
         self.assertEqual(instance.stop(), 0)
 
     def test_a_gateway_that_dies_meanwhile_forgets_nothing(self):

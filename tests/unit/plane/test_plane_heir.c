@@ -18,7 +18,7 @@
 
 #define DEADLINE_NS (INT64_C(20) * 1000000000)
 
-enum { ECHO, DIE, ROOM, ROOM_ONCE, NAP, DIE_ONCE, DIE_LATER, ASK_TO_DIE };
+enum { ECHO, DIE, ROOM, ROOM_ONCE, NAP, DIE_ONCE, DIE_LATER, ASK_TO_DIE, DIE_LATER_AGAIN };
 
 /* Words of the board. */
 enum { OPENED, STARTED, MAY_DIE };
@@ -85,9 +85,10 @@ static const struct service_method methods[] = {
     [DIE_ONCE] = {"die_once", run_die, 0, ""},
     [DIE_LATER] = {"die_later", run_die_later, 0, ""},
     [ASK_TO_DIE] = {"ask_to_die", run_ask_to_die, 0, ""},
+    [DIE_LATER_AGAIN] = {"die_later_again", run_die_later, SERVICE_IDEMPOTENT, ""},
 };
 static const struct service service = {
-    .abi = SERVICE_ABI, .name = "test", .help = "", .methods = methods, .n_methods = 8};
+    .abi = SERVICE_ABI, .name = "test", .help = "", .methods = methods, .n_methods = 9};
 
 static void serve(struct rig_end *end)
 {
@@ -231,6 +232,8 @@ static void await_cut(const struct client *client)
 
 static void who_crashes_three_shards_is_cut_off_and_another_is_served(void **state)
 {
+    struct plane_completion c;
+
     (void)state;
     client_call(&one, DIE);
     for (uint32_t crash = 1; crash <= 3; crash++) {
@@ -241,8 +244,40 @@ static void who_crashes_three_shards_is_cut_off_and_another_is_served(void **sta
     for (int i = 0; i < 3; i++)
         assert_int_equal(await(&other).end, CALL_END_DONE);
     await_cut(&one);
-    assert_int_equal(await(&one).end, CALL_END_FAILED); /* which it was told before */
+    c = await(&one); /* which it was told before */
+    assert_int_equal(c.end, CALL_END_FAILED);
+    assert_int_equal(c.error, -ENOTRECOVERABLE);
+    assert_int_equal(segment_part(&rig.seg, 0)->n_poisoned, 1);
     assert_int_equal(row_of(&other)->state, CLIENT_LANE_OPEN);
+}
+
+/* Each heir is another process, and one was killed between two crashes. */
+static void a_third_crash_is_told_from_a_second_whoever_dies_between(void **state)
+{
+    const struct crash_note *notes = segment_crash_notes(&rig.seg, 0);
+
+    (void)state;
+    atomic_store(&rig.board->words[MAY_DIE], 0);
+    client_call(&one, DIE_LATER_AGAIN);
+    for (uint32_t crash = 1; crash <= 3; crash++) {
+        rig_wait_word(&rig, STARTED, 2 * crash - 1);
+        rig_kill(&rig, 0, false); /* no crash */
+        start();
+        rig_wait_word(&rig, STARTED, 2 * crash);
+        assert_int_equal(notes[0].n, crash - 1);
+        atomic_store(&rig.board->words[MAY_DIE], 1);
+        rig_join(&rig, 0);
+        atomic_store(&rig.board->words[MAY_DIE], 0);
+        rig_note_crash(&rig, 0);
+        forgive();
+        rig_bury(&rig, 0, false);
+        start();
+    }
+    assert_int_equal(await(&one).error, -ENOTRECOVERABLE);
+    assert_int_equal(notes[0].n, 3);
+    assert_int_equal(notes[0].incarnations[1] - notes[0].incarnations[0], 2);
+    assert_int_equal(atomic_load(&rig.board->words[STARTED]), 6);
+    await_cut(&one);
 }
 
 static void what_it_has_under_way_delays_the_cut_for_a_moment_alone(void **state)
@@ -441,6 +476,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(no_end_is_told_before_the_dead_ones_io_is_over),
         CASE(who_crashes_three_shards_is_cut_off_and_another_is_served),
+        CASE(a_third_crash_is_told_from_a_second_whoever_dies_between),
         CASE(what_it_has_under_way_delays_the_cut_for_a_moment_alone),
         CASE(nothing_of_a_user_is_begun_before_its_wait_is_over),
         CASE_OF_TWO(a_call_within_its_request_is_its_own_too),

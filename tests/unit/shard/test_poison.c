@@ -11,6 +11,7 @@
 
 #include "runtime/coroutine_sanitize.h"
 #include "shard/dead_letter.h"
+#include "shard/poison.h"
 #include "tests/unit/shard/mesh_rig.h"
 #include "tests/unit/shard/scratch_dir.h"
 
@@ -314,6 +315,52 @@ static void a_letter_that_cannot_be_kept_ends_the_call_all_the_same(void **state
     check_nap_and_close(&rig);
 }
 
+static void on_kept(void *opaque, const char *text)
+{
+    *(bool *)opaque = strstr(text, "kept as dead-letter-1") != NULL;
+}
+
+static bool is_kept(void *opaque)
+{
+    return *(bool *)opaque;
+}
+
+static void a_letter_keeps_a_mebibyte_of_longer_arguments(void **state)
+{
+    const uint64_t len = SEGMENT_PAYLOAD_MAX + 100;
+    char *args = malloc(len);
+    struct dead_letter *letter;
+    struct rig_end end;
+    bool kept = false;
+    struct rig rig;
+
+    rig_open(&rig, 2, &poison_service);
+    rig.letters_dir = *state;
+    rig_begin(&rig, 0, &end);
+    aio_context_set_current(end.ctx);
+    memset(args, 'p', len);
+    *segment_client(&rig.seg, 3) = (struct client_row){
+        .word = client_word(7, CLIENT_ATTACHED), .uid = 12, .pid = 34, .name = "poisoner"};
+    poison_keep(end.mesh,
+        &(struct poisoned){.origin = origin_of_client(0, 3, 7), .args = args, .args_len = len},
+        on_kept, &kept);
+    rig_poll_until(&end, is_kept, &kept);
+    assert_int_equal(dead_letter_read(*state, 1, &letter), 0);
+    assert_int_equal(letter->head.args_len, SEGMENT_PAYLOAD_MAX);
+    assert_int_equal(letter->head.whole_len, len);
+    assert_memory_equal(letter->args, args, SEGMENT_PAYLOAD_MAX);
+    assert_int_equal(letter->head.session, UINT32_MAX);
+    assert_int_equal(letter->head.client, 3);
+    assert_int_equal(letter->head.uid, 12);
+    assert_int_equal(letter->head.pid, 34);
+    assert_string_equal(letter->head.client_name, "poisoner");
+    dead_letter_free(letter);
+    free(args);
+    aio_context_set_current(NULL);
+    rig_finish(&end);
+    rig_close(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -329,6 +376,8 @@ int main(void)
             one_that_waits_for_a_nested_call_is_not_counted, scratch_make, scratch_remove),
         cmocka_unit_test_setup_teardown(
             deaths_by_others_hands_do_not_count, scratch_make, scratch_remove),
+        cmocka_unit_test_setup_teardown(
+            a_letter_keeps_a_mebibyte_of_longer_arguments, scratch_make, scratch_remove),
         cmocka_unit_test(a_letter_that_cannot_be_kept_ends_the_call_all_the_same),
     };
 
