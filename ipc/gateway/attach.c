@@ -114,12 +114,13 @@ static void send_oldest_away(struct attach *attach)
 
 /* ---- ends ---- */
 
-/* Every shard that was to have something of it is told, whether or not that got there. */
+/* Every shard that was to have something of it is told, whether or not that got there. As long as the
+ * keeper can't be told, the number is not used again: what is kept under it would never go. */
 static void tell_end(struct attach *attach, uint32_t client)
 {
     const struct client_row *row = segment_client(attach->config.segment, client);
 
-    attach->undropped[client] = !keeper_drop(
+    attach->clients.held[client] = !keeper_drop(
         &attach->keeper, client, client_generation(row->word), row->opened, sizeof(row->opened));
 }
 
@@ -147,7 +148,7 @@ static void on_reap_timer(void *opaque)
 
     for (uint32_t i = 0; i < clients->n_ending; i++) {
         uint32_t client = clients->ending[i];
-        if (attach->undropped[client])
+        if (clients->held[client])
             tell_end(attach, client);
     }
     if (clients_reap(clients, on_freed, attach) == 0)
@@ -459,7 +460,7 @@ static void end_the_unkept(struct attach *attach)
         enum client_state state = client_state(clients_word(&attach->clients, client));
         if ((state == CLIENT_ATTACHING || state == CLIENT_ATTACHED) && !attach->links[client])
             end_client(attach, client, CUT_NONE, 0);
-        attach->undropped[client] |= state == CLIENT_ENDING;
+        attach->clients.held[client] |= state == CLIENT_ENDING;
     }
     if (attach->clients.n_ending)
         reap_soon(attach);
@@ -498,13 +499,12 @@ static int make_tables(struct attach *attach)
     uint32_t n_clients = seg->geometry.n_clients, n_shards = seg->geometry.n_shards;
 
     attach->links = calloc(n_clients + 1, sizeof(struct attach_link *));
-    attach->undropped = calloc(n_clients + 1, sizeof(*attach->undropped));
     attach->last_fds = malloc((n_clients + 1) * sizeof(*attach->last_fds));
     attach->seen_cuts = calloc(n_shards, sizeof(*attach->seen_cuts));
     attach->seen_incarnation = calloc(n_shards, sizeof(*attach->seen_incarnation));
     attach->given_up = calloc(n_shards, sizeof(*attach->given_up));
-    if (!attach->links || !attach->undropped || !attach->last_fds || !attach->seen_cuts ||
-        !attach->seen_incarnation || !attach->given_up)
+    if (!attach->links || !attach->last_fds || !attach->seen_cuts || !attach->seen_incarnation ||
+        !attach->given_up)
         return -ENOMEM;
     for (uint32_t client = 0; client < n_clients; client++)
         attach->last_fds[client] = -1;
@@ -515,7 +515,6 @@ static void free_tables(struct attach *attach)
 {
     clients_deinit(&attach->clients);
     free(attach->links);
-    free(attach->undropped);
     free(attach->last_fds);
     free(attach->seen_cuts);
     free(attach->seen_incarnation);

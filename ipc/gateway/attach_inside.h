@@ -45,7 +45,6 @@ struct attach {
     struct attach_link *first, *last; /* strangers */
     uint32_t n_strangers;
     struct attach_link **links; /* by client */
-    bool *undropped;            /* by client: the keeper is yet to be told of its end */
     int *last_fds;              /* by client that ends: its memory; -1: none */
     uint64_t n_unsaid;          /* complaints since the last that was logged */
     int64_t next_complaint_ns;

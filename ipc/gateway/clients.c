@@ -121,9 +121,8 @@ int clients_init(
 
     *clients = (struct clients){.segment = segment, .max_bytes = max_bytes, .owner = owner};
     clients->ending = calloc(n_rows(clients) + 1, sizeof(*clients->ending));
-    if (!clients->ending)
-        return -ENOMEM;
-    r = take_over(clients);
+    clients->held = calloc(n_rows(clients) + 1, sizeof(*clients->held));
+    r = clients->ending && clients->held ? take_over(clients) : -ENOMEM;
     if (r < 0)
         clients_deinit(clients);
     return r;
@@ -132,7 +131,9 @@ int clients_init(
 void clients_deinit(struct clients *clients)
 {
     free(clients->ending);
+    free(clients->held);
     free(clients->shares);
+    *clients = (struct clients){0};
 }
 
 /* CLIENTS_NONE: there is none. */
@@ -275,7 +276,7 @@ uint32_t clients_reap(struct clients *clients, clients_freed_fn *freed, void *op
     for (uint32_t i = 0; i < clients->n_ending; i++) {
         uint32_t client = clients->ending[i];
         const struct client_row *row = segment_client(clients->segment, client);
-        if (!is_over(clients, client)) {
+        if (clients->held[client] || !is_over(clients, client)) {
             clients->ending[n++] = client;
             continue;
         }

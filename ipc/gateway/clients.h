@@ -40,6 +40,7 @@ struct clients {
     uint32_t next;      /* where to look for a free row */
     uint32_t *ending;
     uint32_t n_ending;
+    bool *held;                  /* by client: not to be freed yet, whatever its shards say */
     struct client_share *shares; /* of users that have something */
     uint32_t n_shares, max_shares;
 };

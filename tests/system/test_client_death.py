@@ -8,6 +8,7 @@ import re
 import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
@@ -15,7 +16,7 @@ import unittest
 import attach_client
 import fuse
 import harness
-from reclaim import ENDING, Holdings
+from reclaim import ENDING, FREE, Holdings
 from test_attach import method, push
 
 MIB = 1024 * 1024
@@ -292,6 +293,22 @@ class Deaths(TestCase):
         print(f"\nwith a request in a shard that stands still: reclaimed after {min(times)[0] / 1e6:.2f} ms at best")
         self.assertLess(min(free for _, free in times), RECLAIM_NS)
         self.assertDone(self.sherd.command("audit"))
+        self.assertEqual(self.sherd.stop(), 0)
+
+    def test_a_supervisor_that_stood_still_lets_go_of_all_that_died_meanwhile(self):
+        self.begin("--shards", "2", steady=False)
+        program = ("import signal, sys; from attach_client import Client\n"
+                   "clients = [Client(sys.argv[1]).attach() for _ in range(400)]\n"
+                   "print('attached', flush=True); signal.pause()\n")
+        many = subprocess.Popen([sys.executable, "-c", program, os.path.join(self.sherd.runtime_dir, self.sherd.name)],
+                                stdout=subprocess.PIPE)
+        with many:
+            many.stdout.readline()
+            self.sherd.kill(self.sherd.supervisor.pid, signal.SIGSTOP)
+            many.kill()
+        harness.wait_until(lambda: set(self.holdings.rows.of(self.holdings.memory)) <= {FREE, ENDING}, "all ends to be seen")
+        self.sherd.kill(self.sherd.supervisor.pid, signal.SIGCONT)
+        self.wait_until_reclaimed("more than the way to the supervisor has room for")
         self.assertEqual(self.sherd.stop(), 0)
 
     def test_nobody_s_loop_gives_back_the_pages_of_a_client_that_died(self):
