@@ -5,6 +5,9 @@
  * two looks for what has ended, never within one. A gateway that dies ends what it had, and the
  * next submission finds its replacement.
  *
+ * Blocks of a file may be read and written twice: what a death left in doubt, or found with a file that
+ * is open no more, is asked for again, and ends when that does. Its time goes on.
+ *
  * At a fixed rate each request has a time at which it is due, whatever became of those before it.
  * Where no place is free then, it is submitted late, and its time counts from when it was due: so a
  * stall of a second shows in all the requests that a user would have sent during it, and not in one
@@ -21,6 +24,8 @@
 #define LOOK_NS     (100 * NS_PER_MS)
 #define PATIENCE_NS (30 * NS_PER_S) /* for what is in flight at the end */
 
+#define RESTARTS_MAX 16u /* of one request: each takes a death */
+
 #define DATA_BESIDES ((uint64_t)8 * 1024) /* of a request, beside its block */
 #define DATA_LEAST   ((uint64_t)1024 * 1024)
 
@@ -30,6 +35,9 @@ struct place {
     int64_t begun_ns; /* or when it was due */
     uint64_t id;
     uint32_t shard;
+    struct bench_spot spot;
+    uint32_t n_restarts;
+    struct place *next_again;
     uint8_t *room; /* of a block, in memory that the shards use in place; NULL: there is none */
     bool in_flight;
 };
@@ -43,12 +51,29 @@ struct bench_run {
     struct place *places;
     struct place **free; /* a stack */
     uint32_t n_free;
-    bool is_stale; /* an open file is open no more */
+    bool is_stale;       /* an open file is open no more */
+    struct place *again; /* to be asked for once more */
     uint64_t n_submitted;
     int64_t due_ns; /* at a fixed rate: the next one */
 };
 
 /* ---- one request ---- */
+
+static bool is_to_be_restarted(const struct place *place, const struct sherd_result *result)
+{
+    bool is_block = place->work == BENCH_read || place->work == BENCH_write;
+    return is_block && place->n_restarts < RESTARTS_MAX &&
+           (result->error == -ESTALE || result->end == SHERD_END_IN_DOUBT);
+}
+
+static void restart_later(struct place *place)
+{
+    struct bench_run *run = place->run;
+    place->n_restarts++;
+    place->next_again = run->again;
+    run->again = place;
+    run->figures->n_restarts++;
+}
 
 static void on_end(const struct sherd_result *result, void *opaque)
 {
@@ -60,13 +85,17 @@ static void on_end(const struct sherd_result *result, void *opaque)
         return;
     }
     place->in_flight = false;
-    run->free[run->n_free++] = place;
-    figures->ended[place->work][(uint32_t)result->end % BENCH_END_MAX]++;
-    figures->n_behind += result->error == -EAGAIN;
     if (result->error == -ESTALE) {
         bench_maker_forget(&run->maker, place->shard);
         run->is_stale = true;
     }
+    if (is_to_be_restarted(place, result)) {
+        restart_later(place);
+        return;
+    }
+    run->free[run->n_free++] = place;
+    figures->ended[place->work][(uint32_t)result->end % BENCH_END_MAX]++;
+    figures->n_behind += result->error == -EAGAIN;
     if (result->end == SHERD_END_DONE)
         histogram_add(&figures->took[place->work], (uint64_t)(clock_now_ns() - place->begun_ns));
 }
@@ -81,25 +110,52 @@ static enum bench_work next_work(struct bench_run *run)
 }
 
 /* One that ends before this returns, as no callback does, would end twice. */
+static int submit(struct place *place, struct sherd_request *request)
+{
+    struct bench_run *run = place->run;
+    place->in_flight = true;
+    place->shard = request->shard;
+    if (place->work == BENCH_read && place->room) {
+        request->room = place->room;
+        request->room_len = run->plan->size;
+    }
+    int r = sherd_client_submit(run->client, request, on_end, place, &place->id);
+    place->in_flight = r == 0;
+    return r;
+}
+
 static int submit_one(struct bench_run *run, int64_t begun_ns)
 {
     enum bench_work work = next_work(run);
     struct place *place = run->free[run->n_free - 1];
-    struct sherd_request request = bench_maker_next(&run->maker, work, place->room);
+    struct sherd_request request = bench_maker_next(&run->maker, work, place->room, &place->spot);
     place->run = run;
     place->work = work;
     place->begun_ns = begun_ns;
-    place->in_flight = true;
-    place->shard = request.shard;
-    if (work == BENCH_read && place->room) {
-        request.room = place->room;
-        request.room_len = run->plan->size;
-    }
-    int r = sherd_client_submit(run->client, &request, on_end, place, &place->id);
-    place->in_flight = r == 0;
+    place->n_restarts = 0;
+    int r = submit(place, &request);
     if (r == 0) {
         run->n_free--;
         run->figures->submitted[work]++;
+    }
+    return r;
+}
+
+/* What has to be asked for once more, with files that are open again. */
+static int restart(struct bench_run *run)
+{
+    int r = 0;
+    if (run->is_stale) {
+        run->is_stale = false;
+        r = bench_maker_open(&run->maker, run->client);
+    }
+    while (r == 0 && run->again && !run->is_stale) {
+        struct place *place = run->again;
+        struct sherd_request request =
+            bench_maker_again(&run->maker, place->work, place->room, &place->spot);
+        r = submit(place, &request);
+        if (r == 0)
+            run->again = place->next_again;
     }
     return r;
 }
@@ -145,10 +201,7 @@ static int keep_busy(struct bench_run *run)
     int64_t pause_ns;
     int r = 0;
     while (r == 0 && clock_now_ns() < plan->until_ns) {
-        if (run->is_stale) {
-            run->is_stale = false;
-            r = bench_maker_open(&run->maker, run->client);
-        }
+        r = restart(run);
         if (r == 0)
             r = submit_due(run, &pause_ns);
         if (r == 0)
@@ -163,11 +216,16 @@ static int keep_busy(struct bench_run *run)
 static int finish(struct bench_run *run)
 {
     int64_t give_up_ns = clock_now_ns() + PATIENCE_NS;
-    int r = 0;
-    while (r == 0 && sherd_client_in_flight(run->client) > 0 && clock_now_ns() < give_up_ns)
+    int r = restart(run);
+    while (r == 0 && sherd_client_in_flight(run->client) > 0 && clock_now_ns() < give_up_ns) {
         r = look(run, LOOK_NS);
+        if (r == 0)
+            r = restart(run);
+    }
     for (uint32_t i = 0; i < run->plan->depth; i++)
         run->figures->n_lost += run->places[i].in_flight;
+    for (const struct place *place = run->again; place; place = place->next_again)
+        run->figures->n_lost++;
     return r;
 }
 

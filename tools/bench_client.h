@@ -27,6 +27,8 @@ struct bench_client {
     struct histogram took[N_BENCH_WORK];
     uint64_t submitted[N_BENCH_WORK];
     uint64_t ended[N_BENCH_WORK][BENCH_END_MAX];
+    uint64_t
+        n_restarts; /* blocks whose shard died, or that may be done, which were asked for again */
     uint64_t n_behind;      /* ends with -EAGAIN: the instance said that it is behind */
     enum sherd_plane plane; /* that it got */
     uint64_t n_twice;       /* ends of what had ended already */

@@ -22,6 +22,7 @@ void bench_totals_add(struct bench_totals *t, const struct bench_client *client)
     t->n_lost += client->n_lost;
     t->n_left += client->n_left;
     t->n_behind += client->n_behind;
+    t->n_restarts += client->n_restarts;
     t->plane = client->plane;
 }
 
@@ -113,6 +114,8 @@ void bench_print_people(const struct bench_plan *plan, const struct bench_totals
     if (totals->n_behind)
         printf(
             "%s were refused by shards that were behind\n", text_exact(totals->n_behind, figure));
+    if (totals->n_restarts)
+        printf("%s were asked for again after a death\n", text_exact(totals->n_restarts, figure));
     if (totals->n_left)
         printf("%s were due and could not be submitted: at this rate it does not keep up\n",
             text_exact(totals->n_left, figure));
@@ -163,6 +166,7 @@ static json_t *totals_json(
 #undef X
     json_object_set_new(o, "ends", ends);
     json_set_u64(o, "refused_behind", t->n_behind);
+    json_set_u64(o, "restarts", t->n_restarts);
     json_set_u64(o, "ended_twice", t->n_twice);
     json_set_u64(o, "never_ended", t->n_lost);
     json_object_set_new(o, "done_per_s", json_real(per_second(t->took.n, t)));

@@ -12,7 +12,7 @@ struct bench_totals {
     struct histogram took_each[N_BENCH_WORK];
     uint64_t submitted[N_BENCH_WORK];
     uint64_t ended[N_BENCH_WORK][BENCH_END_MAX];
-    uint64_t n_twice, n_lost, n_left, n_behind;
+    uint64_t n_twice, n_lost, n_left, n_behind, n_restarts;
     enum sherd_plane plane;
     int64_t ran_ns;
 };

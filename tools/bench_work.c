@@ -72,13 +72,13 @@ static uint64_t next_block(struct bench_maker *m, uint64_t turn)
 }
 
 static void set_file(
-    struct bench_maker *m, uint64_t turn, bool is_write, struct sherd_request *request)
+    struct bench_maker *m, uint64_t block, bool is_write, struct sherd_request *request)
 {
     const struct bench_plan *plan = m->plan;
     Sherd__File__Request message = SHERD__FILE__REQUEST__INIT;
     message.path.data = (uint8_t *)plan->path;
     message.path.len = strlen(plan->path);
-    message.offset = next_block(m, turn) * plan->size;
+    message.offset = block * plan->size;
     if (is_write)
         message.data = (ProtobufCBinaryData){.data = m->block, .len = plan->size};
     else
@@ -138,12 +138,11 @@ static void put_span(struct bench_maker *m, uint32_t shard, uint64_t offset, uin
     memcpy(to, numbers, sizeof numbers);
 }
 
-static void set_block(struct bench_maker *m, uint64_t turn, bool is_write, uint8_t *room,
+static void set_block(struct bench_maker *m, uint64_t block, bool is_write, uint8_t *room,
     struct sherd_request *request)
 {
     size_t size = m->plan->size;
-    uint64_t offset = next_block(m, turn) * size;
-    put_span(m, request->shard, offset, is_write ? room + size : m->args);
+    put_span(m, request->shard, block * size, is_write ? room + size : m->args);
     request->method = is_write ? "file.pwrite" : "file.pread";
     request->args = is_write ? room : m->args;
     request->args_len = is_write ? size + BENCH_SPAN_BYTES : BENCH_SPAN_BYTES;
@@ -159,10 +158,11 @@ static void set_ping(struct bench_maker *m, struct sherd_request *request)
 }
 
 /* All shards in turn, and all pairs of them; each client begins at a number of its own. */
-struct sherd_request bench_maker_next(struct bench_maker *m, enum bench_work work, uint8_t *room)
+struct sherd_request bench_maker_again(
+    struct bench_maker *m, enum bench_work work, uint8_t *room, const struct bench_spot *spot)
 {
     uint32_t n = m->plan->n_shards;
-    uint64_t turn = m->turn[work]++;
+    uint64_t turn = spot->turn;
     struct sherd_request request = {
         .shard = (uint32_t)(turn % n),
         .flags = SHERD_TO_SHARD | m->plan->flags,
@@ -190,9 +190,18 @@ struct sherd_request bench_maker_next(struct bench_maker *m, enum bench_work wor
         break;
     default:
         if (m->plan->by_handle)
-            set_block(m, turn, work == BENCH_write, room, &request);
+            set_block(m, spot->block, work == BENCH_write, room, &request);
         else
-            set_file(m, turn, work == BENCH_write, &request);
+            set_file(m, spot->block, work == BENCH_write, &request);
     }
     return request;
+}
+
+struct sherd_request bench_maker_next(
+    struct bench_maker *m, enum bench_work work, uint8_t *room, struct bench_spot *ret_spot)
+{
+    uint64_t turn = m->turn[work]++;
+    bool has_block = work == BENCH_read || work == BENCH_write;
+    *ret_spot = (struct bench_spot){turn, has_block ? next_block(m, turn) : 0};
+    return bench_maker_again(m, work, room, ret_spot);
 }

@@ -5,7 +5,8 @@
  *
  * Use:         struct bench_maker m;
  *              bench_maker_init(&m, &plan, number); …
- *              request = bench_maker_next(&m, BENCH_read); …
+ *              request = bench_maker_next(&m, BENCH_read, room, &spot); …
+ *              request = bench_maker_again(&m, BENCH_read, room, &spot);
  *              bench_maker_deinit(&m);
  * Concurrency: one thread a maker; a plan is constant
  * Not here:    when they are sent, and what became of them (bench_client.h)
@@ -70,6 +71,12 @@ struct bench_maker {
     uint64_t *handles; /* by shard, of the open file; 0: none */
 };
 
+/* What makes a request that one: where it goes, and which block it is about. */
+struct bench_spot {
+    uint64_t turn;
+    uint64_t block;
+};
+
 #define BENCH_SPAN_BYTES 24u /* behind a block that is written by handle */
 
 /* The plan outlives it. 0 or -ENOMEM. */
@@ -78,7 +85,12 @@ void bench_maker_deinit(struct bench_maker *m);
 
 /* What it points to is the maker's, until the next one. A block that is written by handle is the
  * caller's: room has plan->size bytes of it, and BENCH_SPAN_BYTES more. */
-struct sherd_request bench_maker_next(struct bench_maker *m, enum bench_work work, uint8_t *room);
+struct sherd_request bench_maker_next(
+    struct bench_maker *m, enum bench_work work, uint8_t *room, struct bench_spot *ret_spot);
+
+/* The same once more, with what is open now. */
+struct sherd_request bench_maker_again(
+    struct bench_maker *m, enum bench_work work, uint8_t *room, const struct bench_spot *spot);
 
 /* Opens the file in each shard that has no handle of it, and waits for that. 0 or -errno. */
 int bench_maker_open(struct bench_maker *m, struct sherd_client *client);
