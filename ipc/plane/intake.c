@@ -264,6 +264,13 @@ static void decide(
         run_begin(plane, request);
 }
 
+/* They have a way to go, and are on it while all else is seen to. */
+static void fetch_args(const struct lane *lane, const struct plane_submission *entry)
+{
+    if (!(entry->flags & PLANE_ARGS_INLINE) && entry->args_len > 0)
+        __builtin_prefetch(lane->data + entry->args_off);
+}
+
 /* False: nothing more is taken now. */
 static bool take(struct lane *lane, enum mesh_lane which)
 {
@@ -295,6 +302,7 @@ static bool take(struct lane *lane, enum mesh_lane which)
         lane_cut(lane, reason);
         return false;
     }
+    fetch_args(lane, entry);
     if (entry->flags & PLANE_CANCEL) {
         cancel(lane, entry->id);
         intake_pass(
