@@ -13,22 +13,11 @@
 #include "tools/commands.h"
 #include "tools/json.h"
 #include "tools/look.h"
+#include "tools/look_command.h"
 #include "tools/table.h"
 #include "tools/text.h"
 
 #define NAME_TEXT 128
-
-struct values {
-    const char *instance;
-    int64_t wait_ns;
-    bool json;
-};
-
-static const struct command_option options[] = {
-    COMMAND_INSTANCE_OPTIONS(struct values),
-    {"json", 0, NULL, "print JSON", command_flag, offsetof(struct values, json)},
-    {0},
-};
 
 static const struct command_example examples[] = {
     {"sherd clients --instance demo", "who is attached"},
@@ -42,7 +31,7 @@ static const struct command command = {
     .summary =
         "Shows the local clients of an instance: who they are, their memory, their requests.",
     .details = "It reads shared memory and asks nobody.",
-    .options = options,
+    .options = look_command_options,
     .examples = examples,
 };
 
@@ -209,16 +198,5 @@ static int print_json(const struct look *look)
 
 int clients_command(int argc, char **argv)
 {
-    struct values values = {.wait_ns = COMMAND_WAIT_NS};
-    struct look look;
-    char **operands;
-    int status, n = command_parse(&command, argc, argv, &values, &operands);
-
-    if (n < 0)
-        return command_exit_status(n);
-    if (look_open(values.instance, values.wait_ns, LOOK_THERE_OR_DEAD, &look))
-        return EXIT_WORK_FAILED;
-    status = values.json ? print_json(&look) : print_people(&look);
-    look_close(&look);
-    return status;
+    return look_command(&command, argc, argv, print_people, print_json);
 }

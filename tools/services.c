@@ -13,23 +13,12 @@
 #include "tools/commands.h"
 #include "tools/json.h"
 #include "tools/look.h"
+#include "tools/look_command.h"
 #include "tools/table.h"
 #include "tools/text.h"
 
 #define NAME_TEXT    128
 #define ADDRESS_TEXT 256
-
-struct values {
-    const char *instance;
-    int64_t wait_ns;
-    bool json;
-};
-
-static const struct command_option options[] = {
-    COMMAND_INSTANCE_OPTIONS(struct values),
-    {"json", 0, NULL, "print JSON", command_flag, offsetof(struct values, json)},
-    {0},
-};
 
 static const struct command_example examples[] = {
     {"sherd services --instance demo", "what each shard's services count, and where they listen"},
@@ -44,7 +33,7 @@ static const struct command command = {
                "their regions.",
     .details = "Counters go on over the deaths of their shard. It reads shared memory and asks "
                "nobody.",
-    .options = options,
+    .options = look_command_options,
     .examples = examples,
 };
 
@@ -203,16 +192,5 @@ static int print_json(const struct look *look)
 
 int services_command(int argc, char **argv)
 {
-    struct values values = {.wait_ns = COMMAND_WAIT_NS};
-    struct look look;
-    char **operands;
-    int status, n = command_parse(&command, argc, argv, &values, &operands);
-
-    if (n < 0)
-        return command_exit_status(n);
-    if (look_open(values.instance, values.wait_ns, LOOK_THERE_OR_DEAD, &look))
-        return EXIT_WORK_FAILED;
-    status = values.json ? print_json(&look) : print_people(&look);
-    look_close(&look);
-    return status;
+    return look_command(&command, argc, argv, print_people, print_json);
 }
