@@ -6,18 +6,18 @@
  * Why:         who may attach is decided once, by the kernel's word (SO_PEERCRED); from then on no
  *              message is needed.
  * Use:         connect to RUNTIME/attach (SOCK_SEQPACKET); send a hello, get an answer with the
- *              memfd. Before the first use of a shard send an open, get an answer with the doorbell:
- *              one end of a socket pair, for a byte each way, sent with MSG_DONTWAIT.
+ *              memfd. Before the first use of a shard send an open, get an answer with the
+ *              doorbell: one end of a socket pair, for a byte each way, sent with MSG_DONTWAIT.
  * Concurrency: one request at a time on a connection; answers come in order.
  * Lifetime:    the connection is the client: its end is the client's end. The supervisor keeps its
  *              other end, so a gateway's death does not end it: an answer that does not come after
- *              a gateway's death is asked for again with the same message (`serial`); where two come
- *              the later one counts.
+ *              a gateway's death is asked for again with the same message (`serial`); where two
+ *              come the later one counts.
  * Not here:    the memory (proto/data_plane.h)
  *
  * All numbers are little-endian; every message has a fixed size and begins with struct attach_head.
- * Anything else ends the connection, from either side: a client that does not know a message attaches
- * anew.
+ * Anything else ends the connection, from either side: a client that does not know a message
+ * attaches anew.
  */
 #include <stdint.h>
 
@@ -85,9 +85,9 @@ struct attach_opened {
     uint32_t spare;
 };
 
-/* The shard is given up. Nobody takes from the lane's ring any more, completes anything, or writes to
- * the client's memory for it. To use that shard again the client clears the lane's bytes and sends an
- * open, as before the first use: its positions begin at 0. */
+/* The shard is given up. Nobody takes from the lane's ring any more, completes anything, or writes
+ * to the client's memory for it. To use that shard again the client clears the lane's bytes and
+ * sends an open, as before the first use: its positions begin at 0. */
 struct attach_closed {
     struct attach_head head;
     uint32_t shard;

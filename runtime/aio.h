@@ -121,9 +121,10 @@ const char *aio_monitor_name(enum aio_monitor monitor);
 
 /*
  * Disk requests, and entries of aio_add_sqe(), are gathered and handed to the kernel together: at
- * the end of a phase of the turn, or when as many as the batch have gathered (io_uring: a few, while
- * the disk has others that take their time). max_batch is the most that shall gather, 0 whatever is
- * best; the second tells what holds, which is never more than io_depth. Context: owner loop.
+ * the end of a phase of the turn, or when as many as the batch have gathered (io_uring: a few,
+ * while the disk has others that take their time). max_batch is the most that shall gather, 0
+ * whatever is best; the second tells what holds, which is never more than io_depth. Context: owner
+ * loop.
  */
 void aio_context_set_aio_params(AioContext *ctx, uint32_t max_batch);
 uint32_t aio_context_aio_batch(const AioContext *ctx);

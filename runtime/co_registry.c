@@ -119,9 +119,9 @@ static inline void collect(struct co_registry *registry)
 
 #define NAME_WORDS (sizeof(((struct co_entry *)0)->name) / 8)
 
-/* The 8 characters from name on, as they lie in memory, with zeros behind its end. Put together in a
- * register: a word that is loaded from bytes stored a moment ago waits until they have left the core,
- * which took half of the time that a coroutine is made in. */
+/* The 8 characters from name on, as they lie in memory, with zeros behind its end. Put together in
+ * a register: a word that is loaded from bytes stored a moment ago waits until they have left the
+ * core, which took half of the time that a coroutine is made in. */
 static uint64_t name_word(const char *name, size_t n, bool *ret_ends)
 {
     uint64_t word = 0;

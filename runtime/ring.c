@@ -13,7 +13,8 @@
  * A predecessor that was hit by a stray pointer of its own may leave a tail or a head that makes no
  * sense, or slots that were never published. A replacement of the producer goes on behind what lies
  * in a row where the consumer stands, one of the consumer behind the last message, where its head
- * makes no sense. Who uses the ring finds what was lost so (shard/serve.c); what comes later arrives.
+ * makes no sense. Who uses the ring finds what was lost so (shard/serve.c); what comes later
+ * arrives.
  *
  * Positions are 64 bits and never wrap. What the other side wrote is used only where it makes
  * sense: a head that goes back, or ahead of what was published, is as good as no news.
@@ -69,8 +70,8 @@ static uint64_t seq_before(uint64_t mask, uint64_t position)
     return position > mask ? position - mask : 0;
 }
 
-/* Whether a position may be where a producer or a consumer stands: the slot there is as it is before,
- * or after, the message is published, and the slot before it as one that was. */
+/* Whether a position may be where a producer or a consumer stands: the slot there is as it is
+ * before, or after, the message is published, and the slot before it as one that was. */
 static bool is_plausible(const struct ring_slot *slots, uint64_t mask, uint64_t position)
 {
     uint64_t here = atomic_load_acquire(&slots[position & mask].seq);         /* PUB */
@@ -96,8 +97,8 @@ static uint64_t first_to_count(const struct ring_tx *tx, uint64_t tail, uint64_t
                : tail;
 }
 
-/* From the first slot on that is not published, none says that it is: else the consumer would read it
- * before it is. */
+/* From the first slot on that is not published, none says that it is: else the consumer would read
+ * it before it is. */
 static void void_the_rest(struct ring_tx *tx)
 {
     for (uint64_t n = 0; n <= tx->mask; n++) {
@@ -166,7 +167,8 @@ bool ring_tx_peek_at(struct ring_tx *tx, uint64_t n, void *ret_payload)
     return true;
 }
 
-/* A stray pointer hit the head: which messages were read is not known, so all that are there were. */
+/* A stray pointer hit the head: which messages were read is not known, so all that are there
+ * were. */
 static void skip_to_end(struct ring_rx *rx)
 {
     rx->next = 0;

@@ -97,7 +97,8 @@ bool uring_cancel_now(AioContext *ctx, uint64_t tag);
  * none now. */
 int uring_register(AioContext *ctx, unsigned opcode, const void *arg, unsigned n);
 
-/* How many files the program may register in a table that is there from the start, or 0: none is. */
+/* How many files the program may register in a table that is there from the start, or 0: none
+ * is. */
 static inline uint32_t uring_guarded_places(const struct uring *u)
 {
     return u->n_places ? u->n_places - 1 : 0;

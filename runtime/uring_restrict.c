@@ -3,8 +3,8 @@
 /*
  * What a ring does is done by the kernel without a system call of the process, so no list of system
  * calls sees it: a ring has to have a list of its own. The kernel takes one while the ring is
- * disabled, and keeps to it from the moment it is enabled, for good; an entry that is not on it ends
- * with -EACCES.
+ * disabled, and keeps to it from the moment it is enabled, for good; an entry that is not on it
+ * ends with -EACCES.
  */
 #include <stdlib.h>
 

@@ -3,8 +3,8 @@
 /*
  * file_io - reads and writes files that are open already: file.pread, file.pwrite, file.close
  *
- * Why:         a block takes one look into a table and one system call, and goes straight between the
- *              disk, or the kernel's cache, and the caller's memory.
+ * Why:         a block takes one look into a table and one system call, and goes straight between
+ *              the disk, or the kernel's cache, and the caller's memory.
  * Use:         docs/services.md: what they take and answer
  * Concurrency: coroutines of the shard's loop.
  */

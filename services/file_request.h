@@ -4,8 +4,8 @@
  * file_request - finds the data of a packed sherd.file.Request, and leaves it where it lies
  *
  * Why:         what is to be written goes to the disk from the caller's memory, and all else of a
- *              request is parsed from a copy, for that memory may change meanwhile. It takes next to
- *              no time, however long the arguments are.
+ *              request is parsed from a copy, for that memory may change meanwhile. It takes next
+ *              to no time, however long the arguments are.
  * Use:         r = file_request_split(args, len, &split); unpack split.rest; free(split.rest)
  * Concurrency: none: a function of its arguments
  * Lifetime:    split.data is a part of args

@@ -2,8 +2,9 @@
 /*
  * All that changes a coroutine's word is the table of steps below and change(), which reads the
  * word, asks the table whether the step may be taken from there, and swaps. A step that may not be
- * taken is a message that came twice, or for one that has ended, and is dropped: so telling an owner
- * twice of what is queued for it is harmless, and every death is mended by telling it once more.
+ * taken is a message that came twice, or for one that has ended, and is dropped: so telling an
+ * owner twice of what is queued for it is harmless, and every death is mended by telling it once
+ * more.
  *
  *                     CREATE            SUSPEND
  *            FREE ---------------> RUNNING -----> SUSPENDED

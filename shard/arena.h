@@ -111,8 +111,8 @@ uint64_t arena_stack(const struct segment *seg, arena_co co, uint8_t **ret_low);
  * the shard that sent it, and ended where that is given up too. Returns how many were ended. */
 uint32_t arena_bury(const struct segment *seg, uint32_t dead, bool failed);
 
-/* The same for all that have died, or left, since there is no supervisor who would have them replaced
- * or call them given up: a bit a shard. Who is left calls it, each to the same effect. */
+/* The same for all that have died, or left, since there is no supervisor who would have them
+ * replaced or call them given up: a bit a shard. Who is left calls it, each to the same effect. */
 uint32_t arena_bury_gone(const struct segment *seg, const uint64_t gone[SEGMENT_BITMAP_WORDS]);
 
 /* Makes every stack's guard in this process; a process forked later has them too. 0 or -errno. May

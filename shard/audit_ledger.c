@@ -2,7 +2,8 @@
 /*
  * Local clients: of each lane, what was taken from its ring has ended or stands in the ledger. A
  * request is counted in its lane a store after it is in the ledger, and its end a store after that
- * is noted there; slots at those stores, and such as change while they are counted, count as either.
+ * is noted there; slots at those stores, and such as change while they are counted, count as
+ * either.
  */
 #include "shard/audit_inside.h"
 

@@ -4,7 +4,8 @@
  * bits - a bit for each peer, in words of 64
  *
  * Why:         which word, and which bit of it, is said once.
- * Use:         uint64_t told[SEGMENT_BITMAP_WORDS] = {0}; bits_set(told, peer); bits_has(told, peer)
+ * Use:         uint64_t told[SEGMENT_BITMAP_WORDS] = {0}; bits_set(told, peer); bits_has(told,
+ *              peer)
  * Concurrency: the owner's; words that others write are read and written by runtime/atomic.h, with
  *              bits_mask() of words[peer / 64]
  * Lifetime:    the words are the caller's

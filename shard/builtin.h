@@ -26,8 +26,8 @@
     X(MOVE, "move", portable_serve_notice, SERVICE_IDEMPOTENT | BUILTIN_NOTICE) \
     X(WAKE, "wake", portable_serve_notice, SERVICE_IDEMPOTENT | BUILTIN_NOTICE)
 
-/* Its caller learns only that it came: it is answered first, and then the function runs in the loop,
- * outside coroutines, with a call of which the arguments alone are there. */
+/* Its caller learns only that it came: it is answered first, and then the function runs in the
+ * loop, outside coroutines, with a call of which the arguments alone are there. */
 #define BUILTIN_NOTICE (1u << 31)
 
 enum builtin_method {

@@ -65,9 +65,9 @@ bool call_is_reading(const struct mesh *mesh, const Coroutine *co);
  *     n = co_pread(fd, room.data, room.len, 0);
  *     r = shard_call_filled(&room, n, &answer);       or shard_call_room_drop(&room)
  *
- * Until then the coroutine may wait for disks and time, and makes no other call. The room begins on a
- * page; its bytes are whatever was there before. It lies in this shard's part, and once sent it is
- * not written to any more; shard/mesh.h says whose it is when, and what a death leaves of it.
+ * Until then the coroutine may wait for disks and time, and makes no other call. The room begins on
+ * a page; its bytes are whatever was there before. It lies in this shard's part, and once sent it
+ * is not written to any more; shard/mesh.h says whose it is when, and what a death leaves of it.
  */
 struct call_room {
     void *data;

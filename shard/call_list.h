@@ -3,7 +3,8 @@
 /*
  * call_list - calls in the order in which they came: a line at a slot, or those that are over
  *
- * Why:         a call is taken out of the middle, when it is cancelled, as cheaply as from the front.
+ * Why:         a call is taken out of the middle, when it is cancelled, as cheaply as from the
+ *              front.
  * Concurrency: owner loop.
  * Lifetime:    a call is in one list at a time, by its own links; a list of zero bytes is empty.
  */

@@ -258,8 +258,8 @@ void caller_with_slot(struct mesh *mesh, struct mesh_call *call)
 /*
  * A shard that is to be restarted by order finishes what it has; new calls to it wait in line for
  * its replacement, whose judgement pumps the line. A call from within one that this shard itself
- * serves or has made, here or further out, is part of what it has to finish; a lock given back may be, too; and
- * a coroutine that is on its way there, or waits there for its wake, is there already.
+ * serves or has made, here or further out, is part of what it has to finish; a lock given back may
+ * be, too; and a coroutine that is on its way there, or waits there for its wake, is there already.
  */
 static bool goes_on(const struct mesh_call *call)
 {

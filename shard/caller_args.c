@@ -6,8 +6,9 @@
  * so that the call can be run again; the slot names it all the same, and inherits it where the
  * caller goes and the callee may read it still.
  *
- * A callee that reads arguments in place may have been writing them to a disk when it died. Then the
- * buffer is left to the flight table when it is given back, under the callee's last incarnation.
+ * A callee that reads arguments in place may have been writing them to a disk when it died. Then
+ * the buffer is left to the flight table when it is given back, under the callee's last
+ * incarnation.
  *
  * Orderings    first                 then               ordered by                  if broken
  *   TAKEN    callee's copy         buffer used again  the ring's push and pop     callee copies another

@@ -2,8 +2,9 @@
 /*
  * What a dead predecessor had called: its slots are all that is left of it. One whose message never
  * came into the ring is over. Of the others nobody waits for the answer any more, so they are
- * abandoned, and come back with it or with the callee's death; unless somebody adopts them, who knows
- * by the slot's origin whose they are (mesh_config.adopt). An adopted call is one like all others.
+ * abandoned, and come back with it or with the callee's death; unless somebody adopts them, who
+ * knows by the slot's origin whose they are (mesh_config.adopt). An adopted call is one like all
+ * others.
  *
  * Orderings    first                 then               ordered by                  if broken
  *   GONE     word = abandoned,     started word       full fence here and in      a call both runs and is
@@ -107,8 +108,8 @@ static bool may_be_adopted(const struct mesh *mesh, const struct link *link, uin
            was_published(link, slot);
 }
 
-/* The next call of a slot has a generation that the callee has not seen: a stray pointer may have set
- * the slot's back. */
+/* The next call of a slot has a generation that the callee has not seen: a stray pointer may have
+ * set the slot's back. */
 static void catch_up(struct mesh *mesh, uint32_t peer, uint32_t slot)
 {
     struct link *link = &mesh->links[peer];
@@ -167,7 +168,8 @@ void caller_recover(struct mesh *mesh, uint32_t peer)
             caller_free_read_slot(mesh, peer, slot, CALL_END_NONE);
 }
 
-/* However often a predecessor was replaced before the peer looked: once is what there is room for. */
+/* However often a predecessor was replaced before the peer looked: once is what there is room
+ * for. */
 void caller_tell_what_is_abandoned(struct mesh *mesh, uint32_t peer)
 {
     struct link *link = &mesh->links[peer];

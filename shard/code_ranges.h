@@ -5,7 +5,8 @@
  * loaded before the first fork
  *
  * Why:         a function's address that comes from another process is called only where it points
- *              into code that both were forked with, not into libc or what one of them loaded since.
+ *              into code that both were forked with, not into libc or what one of them loaded
+ *              since.
  * Use:         code_ranges_init() after the fork and before anything else is loaded;
  *              code_ranges_has(); code_ranges_deinit()
  * Concurrency: init and deinit by one thread; constant in between

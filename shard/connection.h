@@ -3,8 +3,8 @@
 /*
  * connection - what a shard accepts at the listeners of its services, a coroutine each
  *
- * Why:         a service says what it does with a connection; how many there are, what happens where
- *              no fd is left, and who is let go, is the same for all.
+ * Why:         a service says what it does with a connection; how many there are, what happens
+ *              where no fd is left, and who is let go, is the same for all.
  * Use:         doors_open() once the services have started and the shard is up; doors_close() when
  *              nothing new is to be taken, doors_reopen() when it is again; doors_free() once
  *              doors_are_left()

@@ -97,7 +97,8 @@ void crash_record_copy_coroutine(
 /* The record is whole. Context: signal handler. */
 void crash_record_end(struct crash_record *record);
 
-/* Its writer died at it: there is no record. Whoever calls this is the only one left who writes it. */
+/* Its writer died at it: there is no record. Whoever calls this is the only one left who writes
+ * it. */
 void crash_record_void(struct crash_record *record);
 
 /* A private copy, checked. 0; -ENOENT: there is none; -EAGAIN: it is being written, or its writer
@@ -105,5 +106,6 @@ void crash_record_void(struct crash_record *record);
 int crash_record_read(const struct crash_record *record, struct crash_record *ret);
 
 /* The first thing a person wants to know, as one line: "SIGSEGV at 0x…, address 0x…, in coroutine
- * file.read (17)", or "SIGSEGV at 0x…: stack overflow of coroutine file.read (17) created at 0x…". */
+ * file.read (17)", or "SIGSEGV at 0x…: stack overflow of coroutine file.read (17) created at
+ * 0x…". */
 void crash_record_line(const struct crash_record *record, char *buf, size_t size);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Edge-triggered: a member is told once of what comes, and is ready until a receive finds less than it
- * had room for. What comes after that is told again. The end of a stream may have been told together
- * with what came before it; so who was told of it stays ready.
+ * Edge-triggered: a member is told once of what comes, and is ready until a receive finds less than
+ * it had room for. What comes after that is told again. The end of a stream may have been told
+ * together with what came before it; so who was told of it stays ready.
  *
- * Events are fetched many at a time, and whom the first of them wakes may end another's connection: so
- * a member that leaves is taken out of those that are not looked at yet, too.
+ * Events are fetched many at a time, and whom the first of them wakes may end another's connection:
+ * so a member that leaves is taken out of those that are not looked at yet, too.
  */
 #include "shard/crowd.h"
 

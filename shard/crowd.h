@@ -4,8 +4,8 @@
  * crowd - many connections whose data is waited for together
  *
  * Why:         io_uring's poll of an fd is armed anew for each event, which took a cache's server a
- *              tenth of its time; a set of epoll's is told once of each fd, and the loop polls the set
- *              alone.
+ *              tenth of its time; a set of epoll's is told once of each fd, and the loop polls the
+ *              set alone.
  * Use:         crowd_open(&crowd, ctx); crowd_add(&crowd, &member, fd);
  *              n = crowd_recv(&member, buf, len);
  *              crowd_remove(&crowd, &member); before fd is closed; crowd_close(&crowd)

@@ -7,9 +7,9 @@
  * Of the stack the report names words that point behind a call instruction in code: each caller is
  * among them, with some that returned long ago. The tool unwinds properly, from the raw record.
  *
- * Orderings    first             then                  ordered by               if broken
- *   JUDGED   a peer's counters   judged_incarnation    release, acquire         a report without some
- *                                (judge.c)                                      of the ends
+ * Orderings     first            then                ordered by        if broken
+ *   JUDGED   a  peer's counters  judged_incarnation  release, acquire  a report without some
+ *                                (judge.c)                             of the ends
  */
 #include "shard/death_report.h"
 

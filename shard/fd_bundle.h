@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 /*
- * fd_bundle - what is kept under one key: fds that are for all its heirs, and fds that are each for one
+ * fd_bundle - what is kept under one key: fds that are for all its heirs, and fds that are each for
+ * one
  *
  * Why:         what is there to be handed down is one thing; telling whom, and when there is room,
  *              another (shard/fd_keep.c).

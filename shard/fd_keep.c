@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What is kept under a key is a bundle (fd_bundle.h). There is one a key at most, so what a giver gone
- * mad can have kept is bounded.
+ * What is kept under a key is a bundle (fd_bundle.h). There is one a key at most, so what a giver
+ * gone mad can have kept is bounded.
  *
  * Nothing waits: what can't be told to an heir now (its channel is full) is noted as owed in the
  * bundle, and told when there is room. A dropped bundle has closed its fds, and goes when nobody is

@@ -13,10 +13,10 @@
  * Concurrency: one socket pair (SOCK_SEQPACKET) a child, made before the first fork and there for
  *              all its incarnations. Only the gateway may ask for anything, and what it may is
  *              bounded; from what is kept nothing is ever read.
- * Lifetime:    an fd is kept until it is dropped, whoever dies meanwhile. A child begins with what it
- *              has inherited; what is asked for after that comes as HAND and DROP, those of a key in
- *              order, but that HANDs after which a DROP came may be left out. Asking or telling
- *              twice does nothing the second time.
+ * Lifetime:    an fd is kept until it is dropped, whoever dies meanwhile. A child begins with what
+ *              it has inherited; what is asked for after that comes as HAND and DROP, those of a
+ *              key in order, but that HANDs after which a DROP came may be left out. Asking or
+ *              telling twice does nothing the second time.
  * Not here:    what the fds are (ipc/plane/, ipc/gateway/)
  */
 #include <stdbool.h>

@@ -5,7 +5,8 @@
  *
  * Why:         the kernel's way of saying it is long, and each end of it easily wrong by an fd.
  * Use:         fd_pass_send(socket, &message, sizeof(message), fds, n);
- *              the other end: n = fd_pass_take(&msg, fds), after recvmsg() with a union fd_pass_space
+ *              the other end: n = fd_pass_take(&msg, fds), after recvmsg() with a union
+ *              fd_pass_space
  * Concurrency: any thread; nothing waits
  * Lifetime:    what was sent stays the sender's too; what was taken is the taker's to close
  */

@@ -102,7 +102,8 @@ static bool halve(uint32_t *n, uint32_t least)
     return true;
 }
 
-/* Fewer of them make calls wait sooner; they are for pairs of shards. False: there are the fewest. */
+/* Fewer of them make calls wait sooner; they are for pairs of shards. False: there are the
+ * fewest. */
 static bool halve_slots(struct segment_geometry *g)
 {
     bool took = halve(&g->slots_shard, SEGMENT_MIN_SLOTS);

@@ -10,9 +10,9 @@
  * that makes it hang must not be run again for ever.
  *
  * One that the kernel keeps (in a D state that SIGKILL does not end) still owns its part, so its
- * replacement waits, and so do its callers, each until its deadline. Its state says so. Who killed it
- * does not matter: a loop that sleeps though its bell was rung is looked at, too, and is a zombie then
- * of which other threads are left.
+ * replacement waits, and so do its callers, each until its deadline. Its state says so. Who killed
+ * it does not matter: a loop that sleeps though its bell was rung is looked at, too, and is a
+ * zombie then of which other threads are left.
  *
  * Orderings    first     then     ordered by                  if broken
  *   GLANCE     nothing   nothing  nothing: looks, some time   none: a look too late

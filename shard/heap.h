@@ -14,9 +14,10 @@
  *              in any heap, may wait for a disk and waits for no other buffer and no call, so
  *              whoever waits for room gets it (shard/mesh.h).
  *
- * Each buffer is meant for a holder, the peer that reads it and without which it does not come back.
- * A holder may have any one buffer; more of them only up to twice of what they leave free. So one
- * that is stopped ends up with two thirds at most, two with two fifths each; some is always left.
+ * Each buffer is meant for a holder, the peer that reads it and without which it does not come
+ * back. A holder may have any one buffer; more of them only up to twice of what they leave free. So
+ * one that is stopped ends up with two thirds at most, two with two fifths each; some is always
+ * left.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -90,6 +91,6 @@ void heap_trim(struct heap *heap, uint64_t off, uint64_t len, uint64_t keep);
 /* It counts as nobody's from now on: its holder is gone, and something else keeps it taken. */
 void heap_disown(struct heap *heap, uint64_t off, uint64_t len);
 
-/* Takes [off, off + len) as it was found in the segment, whatever holder has by then. False where it
- * is no such piece of this heap, or taken. */
+/* Takes [off, off + len) as it was found in the segment, whatever holder has by then. False where
+ * it is no such piece of this heap, or taken. */
 bool heap_mark(struct heap *heap, uint32_t holder, uint64_t off, uint64_t len);

@@ -5,8 +5,8 @@
  * any more, and sets its bit in the bitmap, or that last look finds the message. As long as the bit
  * stands, the rings are part of what is looked at behind notify_me's fence, before any sleep.
  *
- * Whether the bit is seen late does not matter when somebody becomes hot: the bit in the bitmap that
- * is set meanwhile is found like any other.
+ * Whether the bit is seen late does not matter when somebody becomes hot: the bit in the bitmap
+ * that is set meanwhile is found like any other.
  *
  * Orderings    first            then                 ordered by                 if broken
  *   HOT      bit taken back   last look at the     full fence in hot_drop_    sleeps on a message

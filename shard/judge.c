@@ -84,9 +84,10 @@ bool mesh_finish_redo(const struct segment *seg, uint32_t peer)
 }
 
 /*
- * A wild write of the dead one's may have hit its started words as well. What is said of a call that
- * was not made yet, or by an incarnation to come, would leave one alone for ever, or have its message
- * taken for one that was seen: it is said of the latest that was made instead, as begun by the dead.
+ * A wild write of the dead one's may have hit its started words as well. What is said of a call
+ * that was not made yet, or by an incarnation to come, would leave one alone for ever, or have its
+ * message taken for one that was seen: it is said of the latest that was made instead, as begun by
+ * the dead.
  */
 void mesh_mend_started(const struct segment *seg, uint32_t dead)
 {
@@ -325,8 +326,8 @@ static bool peer_is_gone(const struct mesh *mesh, uint32_t peer)
            process_is_gone(atomic_load_acquire(&part->pid));      /* HERE */
 }
 
-/* All of them, before any is judged: of two that are gone, neither will enter what one has sent to the
- * other. */
+/* All of them, before any is judged: of two that are gone, neither will enter what one has sent to
+ * the other. */
 static void bury_the_gone(const struct mesh *mesh, uint64_t gone[SEGMENT_BITMAP_WORDS])
 {
     for (uint32_t peer = 0; peer < mesh->seg.geometry.n_shards; peer++)

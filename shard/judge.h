@@ -13,5 +13,6 @@
  * agree. It may be called again after a death of the supervisor's own. True where there was one. */
 bool mesh_finish_redo(const struct segment *seg, uint32_t peer);
 
-/* Takes back what its part says of calls that were not made, or were begun by who is not yet born. */
+/* Takes back what its part says of calls that were not made, or were begun by who is not yet
+ * born. */
 void mesh_mend_started(const struct segment *seg, uint32_t dead);

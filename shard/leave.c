@@ -116,7 +116,8 @@ uint64_t leave_calls_under_way(const struct supervisor *s, uint32_t from, uint32
     return pair_under_way(s, from, to, &submitted);
 }
 
-/* Calls, and local clients' requests, that have not ended; what a caller that is given up had open nobody will end. */
+/* Calls, and local clients' requests, that have not ended; what a caller that is given up had open
+ * nobody will end. */
 static uint64_t calls_in_flight(const struct supervisor *s, uint64_t *ret_submitted)
 {
     uint64_t in_flight = 0;

@@ -117,8 +117,9 @@ static int new_socket(const struct address *at)
     return fd;
 }
 
-/* Whether the port is anybody's: who asks to share one is let, by whoever asked for it too. For port
- * 0 it finds one: a socket that was given its port by the kernel would lose it in a shutdown(). */
+/* Whether the port is anybody's: who asks to share one is let, by whoever asked for it too. For
+ * port 0 it finds one: a socket that was given its port by the kernel would lose it in a
+ * shutdown(). */
 static int probe(struct address *at)
 {
     socklen_t len = at->len;

@@ -339,7 +339,8 @@ struct dead {
     bool failed;
 };
 
-/* A later incarnation than that may have asked since: the rings are drained before they are judged. */
+/* A later incarnation than that may have asked since: the rings are drained before they are
+ * judged. */
 static bool is_dead(const struct lock_holder *who, const struct dead *dead)
 {
     int32_t older = (int32_t)(dead->incarnation - who->incarnation);

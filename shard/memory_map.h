@@ -4,7 +4,8 @@
  * memory_map - what an address of this process points into, from /proc/self/maps
  *
  * Why:         a pointer says nothing of whether another process has the same bytes there.
- * Use:         memory_map_read(&map); found = memory_map_find(&map, address); memory_map_deinit(&map)
+ * Use:         memory_map_read(&map); found = memory_map_find(&map, address);
+ *              memory_map_deinit(&map)
  * Concurrency: owner
  * Lifetime:    a snapshot: what is mapped later is not in it
  */

@@ -29,8 +29,8 @@ struct mesh_call;
 /*
  * A call of a dead predecessor's that is still under way, and has an origin: who knows whose it is
  * returns a call (zero bytes, but for done, note and args) to go on with, else NULL, and it is
- * abandoned. asked->args are the mesh's, and gone when this returns; NULL where they are gone already:
- * then the call is not run again after its callee's death, but in doubt.
+ * abandoned. asked->args are the mesh's, and gone when this returns; NULL where they are gone
+ * already: then the call is not run again after its callee's death, but in doubt.
  */
 typedef struct mesh_call *mesh_adopt_fn(const struct mesh_asked *asked, void *opaque);
 
@@ -147,8 +147,8 @@ struct mesh_call {
 
 /*
  * Publishes the call, or puts it in line where no slot or buffer is free: first come, first served
- * for each target, lane and depth. done() comes exactly once, in the loop, outside coroutines, never
- * before this returns 0. Refused, with no done(): -ENODEV (no such shard), -ELOOP (depth),
+ * for each target, lane and depth. done() comes exactly once, in the loop, outside coroutines,
+ * never before this returns 0. Refused, with no done(): -ENODEV (no such shard), -ELOOP (depth),
  * -EINVAL (lane), -EMSGSIZE, -ENOENT (no such method). Context: owner loop.
  */
 int mesh_call_start(struct mesh *mesh, struct mesh_call *call);
@@ -190,8 +190,8 @@ void mesh_answer_hold(
 /* Gives it back; one not held: nothing. */
 void mesh_hold_release(struct mesh *mesh, struct mesh_hold *hold);
 
-/* For how long the oldest of the messages in that ring to peer has waited there; 0: peer has taken all
- * of them. To within 2 ms. Context: owner loop. */
+/* For how long the oldest of the messages in that ring to peer has waited there; 0: peer has taken
+ * all of them. To within 2 ms. Context: owner loop. */
 int64_t mesh_waits_ns(struct mesh *mesh, uint32_t peer, enum mesh_lane lane);
 
 /* No call started here is under way, and none that is served here. */

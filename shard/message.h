@@ -27,8 +27,8 @@ enum message_kind {
 
 #define MESSAGE_SENT_SHIFT 20
 
-/* A call's message says what its slot says, so that the callee reads one line: as long as its number of
- * withdrawals is the caller's, the slot is as it was when the message was sent. */
+/* A call's message says what its slot says, so that the callee reads one line: as long as its
+ * number of withdrawals is the caller's, the slot is as it was when the message was sent. */
 #define MESSAGE_FIELDS(X, r)                                                                    \
     X(r, uint8_t, kind, , word, "enum message_kind")                                            \
     X(r, uint8_t, end, , word, "enum call_end, of an answer")                                   \

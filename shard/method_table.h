@@ -3,7 +3,8 @@
 /*
  * method_table - the names of an instance's methods, in its segment
  *
- * Why:         calls bear numbers, and who looks at them may come when nobody can be asked any more.
+ * Why:         calls bear numbers, and who looks at them may come when nobody can be asked any
+ *              more.
  * Use:         supervisor, once the segment is laid out and before the first fork:
  *              method_table_write(). Tools read the region "methods" by name (segment_view.h).
  * Concurrency: one thread; constant after

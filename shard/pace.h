@@ -4,8 +4,8 @@
  * pace - which calls are not worth beginning any more, in a shard that is behind
  *
  * Why:         where more comes than can be done, what is next in line has waited nearly as long as
- *              its caller wants to wait. Begun then, it ends too late: the shard works all the time,
- *              and nobody gets an answer in time.
+ *              its caller wants to wait. Begun then, it ends too late: the shard works all the
+ *              time, and nobody gets an answer in time.
  * Use:         if (pace_is_late(&pace, method, deadline_ns))
  *                  … it ends as expired, not begun
  *              begun_ns = pace_begin(&pace);
@@ -13,12 +13,13 @@
  *              pace_end(&pace, method, begun_ns, deadline_ns);
  * Concurrency: owner loop
  *
- * While no call is found whose deadline has passed, only those are late whose own has: a method that
- * takes long keeps its chance. Within PACE_BEHIND_NS of such a find a call is late too where it has
- * left less than what its method lately held the loop, and a margin, which grows by half with each
- * that was begun and ended too late all the same, and shrinks by a 64th with each that did not: so
- * some four of a hundred are in vain, however long the kernel lets others run in between. Each that
- * is late so makes the first figure smaller: a method that has become quick is tried again soon.
+ * While no call is found whose deadline has passed, only those are late whose own has: a method
+ * that takes long keeps its chance. Within PACE_BEHIND_NS of such a find a call is late too where
+ * it has left less than what its method lately held the loop, and a margin, which grows by half
+ * with each that was begun and ended too late all the same, and shrinks by a 64th with each that
+ * did not: so some four of a hundred are in vain, however long the kernel lets others run in
+ * between. Each that is late so makes the first figure smaller: a method that has become quick is
+ * tried again soon.
  */
 #include <stdbool.h>
 #include <stdint.h>

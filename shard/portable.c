@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "shard/portable.h"
 /*
- * A coroutine that moves yields; then, on the loop's stack, when nothing runs on its own any more, it
- * is taken out of this process's books, its word is set to QUEUED for the target, and the target is
- * told by a call whose answer is only the slot coming back (builtin.h). The word is the truth and
- * the call a hint: who finds the word so enters the coroutine, once, whoever told it.
+ * A coroutine that moves yields; then, on the loop's stack, when nothing runs on its own any more,
+ * it is taken out of this process's books, its word is set to QUEUED for the target, and the target
+ * is told by a call whose answer is only the slot coming back (builtin.h). The word is the truth
+ * and the call a hint: who finds the word so enters the coroutine, once, whoever told it.
  *
  *   dies                          what is found             who goes on with it
  *   sender, before the word       running there             nobody: ended by the supervisor
@@ -16,14 +16,15 @@
  *                                                           both are, the supervisor ends it,
  *                                                           or who is left without one
  *
- * A wait is the same without a target: SUSPENDED, and a wake makes it QUEUED. Nothing of a process is
- * in a coroutine that is SUSPENDED or QUEUED, so any other may go on with it.
+ * A wait is the same without a target: SUSPENDED, and a wake makes it QUEUED. Nothing of a process
+ * is in a coroutine that is SUSPENDED or QUEUED, so any other may go on with it.
  *
  * Before it leaves, or waits where another shard may wake it, private_scan.c may look at what it
  * takes along.
  *
  * Who has more to do than others hands over, not who has less takes: a coroutine that computes for
- * long offers it at moments of its own choice (shard_co_yield()), and then moves as by its own will.
+ * long offers it at moments of its own choice (shard_co_yield()), and then moves as by its own
+ * will.
  *
  * What a move needs here is taken before it yields, so that nothing fails once it is on its way.
  *
@@ -43,8 +44,8 @@
 
 #define RESTART_LOOK_NS INT64_C(1000000)
 
-/* A shard is idle once it was seen asleep twice, so far apart, and not awake in between; each that is
- * handed over takes as long again. One that was handed over stays for a while. */
+/* A shard is idle once it was seen asleep twice, so far apart, and not awake in between; each that
+ * is handed over takes as long again. One that was handed over stays for a while. */
 #define IDLE_NS INT64_C(1000000)
 #define STAY_NS INT64_C(10000000)
 
@@ -328,9 +329,9 @@ static void show_leaving(const struct portable *p, uint32_t n_moves)
 }
 
 /*
- * What the mesh's own frames hold, and what of a service is another in each shard, is of no harm: it
- * is set anew on arrival. That goes for what they held where it began, too: a frame that lasts, also
- * the method's, has saved registers of those before it, which another process would take for
+ * What the mesh's own frames hold, and what of a service is another in each shard, is of no harm:
+ * it is set anew on arrival. That goes for what they held where it began, too: a frame that lasts,
+ * also the method's, has saved registers of those before it, which another process would take for
  * pointers of its own.
  */
 static bool passes_scan(const struct portable *p, const char *name)

@@ -51,8 +51,8 @@ struct portable_end;
 int portable_end_new(struct mesh *mesh, struct portable_end **ret_end);
 void portable_end_free(struct portable_end *end);
 
-/* portable_start() in two steps: one that is this shard's, 0: none is free; and its begin, with that,
- * or its end, without. state: its service's here, or NULL. give: 0 does nothing. */
+/* portable_start() in two steps: one that is this shard's, 0: none is free; and its begin, with
+ * that, or its end, without. state: its service's here, or NULL. give: 0 does nothing. */
 arena_co portable_take(struct mesh *mesh);
 void portable_run(struct mesh *mesh, arena_co co, portable_fn *entry, void *opaque,
     const void *state, const char *name);

@@ -37,7 +37,8 @@ const char *scan_mode_text(enum scan_mode mode);
 /* 0 with the mode of that text; -EINVAL. */
 int scan_mode_parse(const char *text, enum scan_mode *ret_mode);
 
-/* In builds for debugging REPORT, else OFF; and where a sanitizer keeps words of its own in frames. */
+/* In builds for debugging REPORT, else OFF; and where a sanitizer keeps words of its own in
+ * frames. */
 extern const enum scan_mode scan_mode_default;
 
 struct scan_config {

@@ -8,8 +8,8 @@
  * Use:         supervisor, before the first fork: registry_new(), registry_add() and
  *              registry_load(), registry_configure(), registry_prepare(); from then on it is read
  *              only, but for registry_configure_anew().
- *              shard, in its loop: registry_make_homes(), registry_start() before the first call, registry_stop() after
- *              the last.
+ *              shard, in its loop: registry_make_homes(), registry_start() before the first call,
+ *              registry_stop() after the last.
  * Concurrency: filled by one thread of the supervisor, constant after the first fork: any process.
  * Lifetime:    services and their libraries live as long as the process. Freed by tests alone:
  *              every child inherits it.
@@ -78,15 +78,15 @@ int registry_find(
 int registry_hash(const struct registry *registry, uint32_t method, const void *args, size_t len,
     uint64_t *ret_hash);
 
-/* Once all are configured, before the segment is made: each service says what it needs. 0, or -errno
- * with a text. */
+/* Once all are configured, before the segment is made: each service says what it needs. 0, or
+ * -errno with a text. */
 int registry_prepare(struct registry *registry, uint32_t n_shards, char **ret_error);
 
 /* NULL: registry_prepare() was not called. */
 const struct service_plan *registry_plan(const struct registry *registry, uint32_t service);
 
-/* The shard is given up: what its services' listeners would be dealt others get; or it comes again. In
- * the supervisor. */
+/* The shard is given up: what its services' listeners would be dealt others get; or it comes again.
+ * In the supervisor. */
 void registry_set_listening(const struct registry *registry, uint32_t shard, bool listens);
 
 /* Of the services' regions in each shard's part; then, in the fresh segment, what is where. */

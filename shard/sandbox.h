@@ -40,14 +40,14 @@ struct sandbox_paths {
 int sandbox_paths_add(struct sandbox_paths *paths, const char *path, bool writable);
 void sandbox_paths_deinit(struct sandbox_paths *paths);
 
-/* Makes the filters and asks the kernel what it has. *ret_missing (free() it) says for people what is
- * missing and what that means; NULL: nothing. 0 or -errno, with a text. Where sandboxes are left out
- * of the build (sanitizers), *ret_sandbox is NULL, and so is *ret_missing. */
+/* Makes the filters and asks the kernel what it has. *ret_missing (free() it) says for people what
+ * is missing and what that means; NULL: nothing. 0 or -errno, with a text. Where sandboxes are left
+ * out of the build (sanitizers), *ret_sandbox is NULL, and so is *ret_missing. */
 int sandbox_new(struct sandbox **ret_sandbox, char **ret_missing, char **ret_error);
 void sandbox_free(struct sandbox *sandbox);
 
-/* NULL is no sandbox: 0. -errno, with a text: what the kernel has did not work, and the process must
- * not go on. */
+/* NULL is no sandbox: 0. -errno, with a text: what the kernel has did not work, and the process
+ * must not go on. */
 int sandbox_enter(const struct sandbox *sandbox, enum sandbox_role role,
     const struct sandbox_paths *paths, char **ret_error);
 

@@ -61,7 +61,8 @@ static const int of_memory[] = {SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap
     SCMP_SYS(munlock), SCMP_SYS(memfd_create)};
 
 /* Threads, signals, and what a process asks about itself. tgkill: raise() and abort(); to others
- * Landlock lets none through. process_vm_readv: the crash handler, of memory that may not be there. */
+ * Landlock lets none through. process_vm_readv: the crash handler, of memory that may not be
+ * there. */
 static const int of_processes[] = {SCMP_SYS(exit), SCMP_SYS(exit_group), SCMP_SYS(set_robust_list),
     SCMP_SYS(get_robust_list), SCMP_SYS(rseq), SCMP_SYS(set_tid_address), SCMP_SYS(rt_sigaction),
     SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn), SCMP_SYS(rt_sigpending),
@@ -86,8 +87,8 @@ static const int for_sockets[] = {SCMP_SYS(bind), SCMP_SYS(listen), SCMP_SYS(con
 /* nng protects its socket's file. */
 static const int of_gateways[] = {SCMP_SYS(chmod)};
 
-/* Libraries try these and go on without. clone3's flags are in memory, out of sight: clone() is tried
- * then. */
+/* Libraries try these and go on without. clone3's flags are in memory, out of sight: clone() is
+ * tried then. */
 static const struct {
     int call, error;
 } refused[] = {
@@ -155,7 +156,8 @@ static int allow_by_bit(scmp_filter_ctx filter, int call, unsigned argument, uns
     return r;
 }
 
-/* Code comes from the image alone. Libraries that load others at need (name services) do without. */
+/* Code comes from the image alone. Libraries that load others at need (name services) do
+ * without. */
 static int allow_mappings(scmp_filter_ctx filter)
 {
     static const int calls[] = {SCMP_SYS(mmap), SCMP_SYS(mprotect), SCMP_SYS(pkey_mprotect)};

@@ -3,7 +3,8 @@
 /*
  * sandbox_calls - which system calls each role may make, as programs for seccomp
  *
- * Why:         most of the kernel is of no use to a shard, and of much use to who has taken it over.
+ * Why:         most of the kernel is of no use to a shard, and of much use to who has taken it
+ *              over.
  * Use:         supervisor: sandbox_calls_make() each; child: sandbox_calls_load()
  * Concurrency: programs are constant once made; any process
  *

@@ -8,8 +8,8 @@
  * caller's to judge (judge.c).
  *
  * A call's message says what stands in the caller's slot, and how many calls the caller had taken
- * back when it sent that. As long as it has taken back no other, the slot is as it was, and need not
- * be looked at: neither at first nor once more.
+ * back when it sent that. As long as it has taken back no other, the slot is as it was, and need
+ * not be looked at: neither at first nor once more.
  *
  * Calls that wait one behind the other are marked together, with one fence for all of them: it
  * waits until the answers pushed before it have left this core. Only idempotent ones are: should
@@ -563,8 +563,8 @@ static bool is_away(const struct mesh *mesh, const struct serve_slot *serve)
 
 /*
  * It does not run here: its answer is under way, or it is in another shard. But one whose part was
- * damaged has a slot for a call that it never made, or has lost the message; and its heir, which has
- * read what there was, has lost the answer. A slot comes back with an answer alone.
+ * damaged has a slot for a call that it never made, or has lost the message; and its heir, which
+ * has read what there was, has lost the answer. A slot comes back with an answer alone.
  */
 static void answer_what_is_not_here(struct mesh *mesh, uint32_t peer, const struct message *message)
 {
@@ -605,8 +605,8 @@ void serve_on_abandoned(struct mesh *mesh, uint32_t peer, const struct message *
     serve_abandon(call);
 }
 
-/* The caller's slot is this call's until it is answered, so it is read when it is asked for, which is
- * seldom. */
+/* The caller's slot is this call's until it is answered, so it is read when it is asked for, which
+ * is seldom. */
 uint64_t serve_origin(const struct service_call *call)
 {
     const struct call_slot *shared;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A call that is served by a portable coroutine away from the shard that it came to, its home. There
- * it is told of by number while it is there, and counted; away, what its caller has done to it is
- * read from the caller's slot, which every process can.
+ * A call that is served by a portable coroutine away from the shard that it came to, its home.
+ * There it is told of by number while it is there, and counted; away, what its caller has done to
+ * it is read from the caller's slot, which every process can.
  *
  * Orderings    SLOT: see serve.c
  */
@@ -73,8 +73,8 @@ int coroutine_fn serve_move(struct service_call *call, uint32_t shard)
     return move_to(call, shard, false);
 }
 
-/* An error's text is memory of the process that it failed in, and travels on the stack. Not inlined:
- * who is at home needs no such frame. */
+/* An error's text is memory of the process that it failed in, and travels on the stack. Not
+ * inlined: who is at home needs no such frame. */
 static __attribute__((noinline)) bool coroutine_fn go_home(struct service_call *call)
 {
     char text[1024] = "";

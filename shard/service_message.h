@@ -60,9 +60,9 @@ static inline void service_message_free(void *opaque, void *pointer)
 }
 
 /*
- * The arguments as the message that the method's args names. 0; -EBADMSG, with a text: they are none,
- * or would unpack to more than SERVICE_MESSAGE_BYTES; -EINVAL: the method names none. ret must not
- * be moved.
+ * The arguments as the message that the method's args names. 0; -EBADMSG, with a text: they are
+ * none, or would unpack to more than SERVICE_MESSAGE_BYTES; -EINVAL: the method names none. ret
+ * must not be moved.
  */
 static inline int service_unpack(struct service_call *call, struct service_message *ret)
 {

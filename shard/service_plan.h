@@ -78,8 +78,8 @@ void service_plan_deinit(struct service_plan *plan);
 /* Gives each counter its place. 0; -EINVAL, -ENOSPC with a text. */
 int service_plan_counters(struct service_plan *plan, char **ret_error);
 
-/* Where each shard has a socket of its own, the kernel deals that shard's no connections any more, or
- * does again: who waited there is refused. In the supervisor. */
+/* Where each shard has a socket of its own, the kernel deals that shard's no connections any more,
+ * or does again: who waited there is refused. In the supervisor. */
 void service_plan_set_listening(const struct service_plan *plan, uint32_t shard, bool listens);
 
 /* Names and places of all of it, in a fresh segment. */

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "shard/shard_alloc.h"
 /*
- * Small blocks are cut from a page by powers of two, and kept in a list for each when they are free;
- * larger ones are a run of pages. A page has a tag in the arena: the coroutine that it belongs to.
- * One whose coroutine has ended is free, whatever its tag says, so nothing has to be cleared in time.
+ * Small blocks are cut from a page by powers of two, and kept in a list for each when they are
+ * free; larger ones are a run of pages. A page has a tag in the arena: the coroutine that it
+ * belongs to. One whose coroutine has ended is free, whatever its tag says, so nothing has to be
+ * cleared in time.
  *
  * Orderings    first                     then                ordered by       if broken
  *   TAG      last use of the page by     its next use        CAS of the tag   two own one page

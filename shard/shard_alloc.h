@@ -10,8 +10,8 @@
  * Lifetime:    until shard_free(), or the coroutine's end, or its loss with the shard that runs it
  * Not here:    what calls and answers travel in (shard/heap.h)
  *
- * All coroutines of the instance share two pages each on average, so this is for what must travel and
- * is too large for the stack's 60 KiB, or outlives the frame that made it.
+ * All coroutines of the instance share two pages each on average, so this is for what must travel
+ * and is too large for the stack's 60 KiB, or outlives the frame that made it.
  */
 #include <stddef.h>
 

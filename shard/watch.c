@@ -3,16 +3,16 @@
  * The backstop of the wake-up protocol. Twice a second the supervisor looks whether somebody sleeps
  * though something waits for it and nobody has rung: a bit is set in its bitmap, or a ring to it is
  * not empty; its part says that it is asleep; its eventfd is not readable; and it has not taken a
- * turn since the last look. Found so twice, its wake-up was lost, within the last second; its bits are
- * set, it is knocked at, and counted. The protocol (runtime/doorbell.h) does not lose any, so the
- * count is 0 unless something else has written to the commons, of which none but the bitmap is
+ * turn since the last look. Found so twice, its wake-up was lost, within the last second; its bits
+ * are set, it is knocked at, and counted. The protocol (runtime/doorbell.h) does not lose any, so
+ * the count is 0 unless something else has written to the commons, of which none but the bitmap is
  * believed here.
  *
  * A stopped or starved process that was rung has a readable eventfd, and is left alone. A sender
- * rings at the end of its turn: what it has pushed in a turn that lasts does not count, for it may be
- * in a method that takes its time, starved, or stopped. It has ended that turn where it sleeps, or has
- * begun the second one since the last look (a heartbeat is counted between the turns, and what was
- * pushed there is rung for in the turn that follows).
+ * rings at the end of its turn: what it has pushed in a turn that lasts does not count, for it may
+ * be in a method that takes its time, starved, or stopped. It has ended that turn where it sleeps,
+ * or has begun the second one since the last look (a heartbeat is counted between the turns, and
+ * what was pushed there is rung for in the turn that follows).
  *
  * Who sends on n rings, in two lanes, costs n looks; so its rings are looked at only where it has
  * run since they were all found empty. An idle instance costs a few loads a process.

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "tools/co_stack.h"
 /*
- * A coroutine that gave up the CPU has its registers on its stack, where runtime/coroutine_switch_*.S
- * put them, and its stack pointer in a word that its registry entry leads to. The word is read, then
- * the stack, then the word again: where it has changed, or is of no stack, the coroutine runs.
+ * A coroutine that gave up the CPU has its registers on its stack, where
+ * runtime/coroutine_switch_*.S put them, and its stack pointer in a word that its registry entry
+ * leads to. The word is read, then the stack, then the word again: where it has changed, or is of
+ * no stack, the coroutine runs.
  */
 #include <elf.h>
 #include <errno.h>

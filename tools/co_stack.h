@@ -12,8 +12,8 @@
  * Concurrency: stops nobody: what runs meanwhile is told as such
  * Not here:    the registers of what crashed (postmortem.c)
  *
- * A portable coroutine's stack lies in the segment, and is there after a crash. Any other's lies in the
- * memory of its process, and is there while that lives and may be read.
+ * A portable coroutine's stack lies in the segment, and is there after a crash. Any other's lies in
+ * the memory of its process, and is there while that lives and may be read.
  */
 #include "tools/co_view.h"
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "tools/co_view.h"
 /*
- * Registries are read first, and which of their entries lie on a stack of the arena; then the arena,
- * whose slots know with that what a coroutine waits for in the shard that has it.
+ * Registries are read first, and which of their entries lie on a stack of the arena; then the
+ * arena, whose slots know with that what a coroutine waits for in the shard that has it.
  */
 #include <inttypes.h>
 #include <stdio.h>

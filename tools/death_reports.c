@@ -26,7 +26,8 @@ static json_int_t number_of(const json_t *report, const char *key)
     return json_integer_value(json_object_get(report, key));
 }
 
-/* All but the innermost are addresses behind a call, which may be its function's last instruction. */
+/* All but the innermost are addresses behind a call, which may be its function's last
+ * instruction. */
 static void name_frames(json_t *report, struct symbols *symbols)
 {
     json_t *frames = json_object_get(json_object_get(report, "record"), "backtrace"), *frame;

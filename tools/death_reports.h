@@ -12,6 +12,6 @@
 
 #include "tools/symbols.h"
 
-/* Those in the directory, the oldest first; of one incarnation, or of all where that is 0. Frames get
- * the names of their functions. dir NULL: none. */
+/* Those in the directory, the oldest first; of one incarnation, or of all where that is 0. Frames
+ * get the names of their functions. dir NULL: none. */
 json_t *death_reports_read(const char *dir, uint32_t incarnation, struct symbols *symbols);

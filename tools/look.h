@@ -72,8 +72,9 @@ bool look_string(const struct look *look, uint64_t address, char *ret_text, size
  * symbols_free(). */
 struct symbols *look_symbols(const struct look *look);
 
-/* What lay in processes of an image that dir's instance may still run: then from its supervisor, which
- * knows the libraries too; else from the executable's file. NULL: no names. For symbols_free(). */
+/* What lay in processes of an image that dir's instance may still run: then from its supervisor,
+ * which knows the libraries too; else from the executable's file. NULL: no names. For
+ * symbols_free(). */
 struct look_image {
     const char *executable;
     uint64_t base;

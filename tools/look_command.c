@@ -3,6 +3,8 @@
 
 #include <stddef.h>
 
+#include "tools/commands.h"
+
 struct values {
     const char *instance;
     int64_t wait_ns;

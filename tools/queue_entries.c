@@ -2,9 +2,9 @@
 #include "tools/queue_entries.h"
 /*
  * A message counts where its place still holds the same position after it was read: its writer may
- * use the place again as soon as the receiver has freed it. A call says what it is for; of all else that
- * stands in the caller's slot, which may have gone on to the next call by then: it is told where the
- * generation is still the message's.
+ * use the place again as soon as the receiver has freed it. A call says what it is for; of all else
+ * that stands in the caller's slot, which may have gone on to the next call by then: it is told
+ * where the generation is still the message's.
  */
 #include <inttypes.h>
 #include <stdio.h>

@@ -8,8 +8,8 @@
  * Use:         struct queue_reader reader;
  *              queue_reader_init(&reader, &look);
  *              struct pair_view pair = queue_view_pair(&reader, from, to, ALL_LANES);
- * Concurrency: the segment's writers go on: two figures need not be of one moment, and those made of
- *              several words are clamped to what they can be
+ * Concurrency: the segment's writers go on: two figures need not be of one moment, and those made
+ *              of several words are clamped to what they can be
  * Lifetime:    the look outlives the reader
  * Not here:    printing (queues.c), messages one by one (queue_entries.c)
  *

@@ -40,6 +40,6 @@ uint32_t symbols_backtrace(struct symbols *s, uint32_t machine, const uint64_t *
 /* "serve_run (serve.c:120)", "serve_run+0x12", or "0x55…" where it has no name. Returns buf. */
 const char *symbols_name(struct symbols *s, uint64_t address, char *buf, size_t size);
 
-/* A constant string by its address, from the files alone; what is not printable replaced. False: there
- * is none. */
+/* A constant string by its address, from the files alone; what is not printable replaced. False:
+ * there is none. */
 bool symbols_string(struct symbols *s, uint64_t address, char *ret_text, size_t size);

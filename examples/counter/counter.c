@@ -2,9 +2,9 @@
 /*
  * counter - counters by name, that outlive the shard that holds them: docs/tutorial.md builds it
  *
- * A counter lives in the shard that its name's hash says. There the counters stand in a region, which
- * a replacement of the shard finds as it was left; two words change together, the counter and the sum
- * of all, so the region is marked meanwhile.
+ * A counter lives in the shard that its name's hash says. There the counters stand in a region,
+ * which a replacement of the shard finds as it was left; two words change together, the counter and
+ * the sum of all, so the region is marked meanwhile.
  */
 #include <errno.h>
 #include <stdio.h>

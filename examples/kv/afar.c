@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Of a batch of commands, what is other shards' goes to each in one call, all of them at a time; the
- * answers wait there until it is their turn. A shard that could not answer all of its part in one
- * message is asked again, command by command.
+ * Of a batch of commands, what is other shards' goes to each in one call, all of them at a time;
+ * the answers wait there until it is their turn. A shard that could not answer all of its part in
+ * one message is asked again, command by command.
  */
 #include <errno.h>
 #include <stdio.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A pipeline is parsed a batch at a time before it is answered, so that the memory that its keys are
- * about is on its way, and other shards are asked, while there is still something to do. Then it is
- * answered in order: what is this shard's runs now, of the rest the answers are there.
+ * A pipeline is parsed a batch at a time before it is answered, so that the memory that its keys
+ * are about is on its way, and other shards are asked, while there is still something to do. Then
+ * it is answered in order: what is this shard's runs now, of the rest the answers are there.
  */
 #include <errno.h>
 #include <stdio.h>

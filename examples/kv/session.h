@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 /*
- * session - one connection: what came and is not answered yet (session.c), and what other shards are
- * asked for it (afar.c)
+ * session - one connection: what came and is not answered yet (session.c), and what other shards
+ * are asked for it (afar.c)
  *
  * Concurrency: the connection's coroutine
  */

@@ -97,7 +97,8 @@ static void let_go(struct store *s, struct record *r)
     *spare_of(s, r->key_len, r->value_len) = r;
 }
 
-/* One of just these lengths, which do not change for a moment: the tail goes by them. NULL: none. */
+/* One of just these lengths, which do not change for a moment: the tail goes by them. NULL:
+ * none. */
 static struct record *take_spare(struct store *s, size_t key_len, size_t value_len)
 {
     struct record **spare = spare_of(s, key_len, value_len), *r = *spare;

@@ -16,9 +16,10 @@
  *
  * A new record is written where nothing points to, and counts with the one store that puts it into
  * its bucket's chain; it takes the old one's place there. Where the one that was replaced last had
- * the same lengths, that is its place; else it is at the head. Space comes back at the tail: a record
- * that nothing points to is passed over, one that counts is copied to the head, or, where more than
- * three quarters of the log count, is evicted, unless it was read since it was last passed.
+ * the same lengths, that is its place; else it is at the head. Space comes back at the tail: a
+ * record that nothing points to is passed over, one that counts is copied to the head, or, where
+ * more than three quarters of the log count, is evicted, unless it was read since it was last
+ * passed.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -64,8 +65,8 @@ struct store {
 /* 0; -EINVAL: the region is smaller or larger than the limits above, or not a store. */
 int store_open(struct store *store, const struct service_region *region);
 
-/* Asks for the memory that the key's chain begins in, then for what is first in it: some time before
- * it is needed, for many keys at a time. */
+/* Asks for the memory that the key's chain begins in, then for what is first in it: some time
+ * before it is needed, for many keys at a time. */
 void store_prefetch_chain(const struct store *store, uint64_t hash);
 void store_prefetch_record(const struct store *store, uint64_t hash);
 

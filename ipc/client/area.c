@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Pages are handed out in runs, by two-level segregated fit: free runs stand in lists by length, an
- * order (a power of two) in eight steps; bitmaps find the first list whose runs are all long enough,
- * and what is left over goes back. A run that is freed joins its free neighbours at once. What is
- * longer than 64 KiB is cut from the end of a run, what is shorter from its start: so short-lived
- * small pieces and long buffers keep apart.
+ * order (a power of two) in eight steps; bitmaps find the first list whose runs are all long
+ * enough, and what is left over goes back. A run that is freed joins its free neighbours at once.
+ * What is longer than 64 KiB is cut from the end of a run, what is shorter from its start: so
+ * short-lived small pieces and long buffers keep apart.
  *
  * What is 2,048 bytes or shorter is a slot of a page of such, at most 64 of them, with a bit each;
  * an empty page goes back. So small pieces cost no page each, and never stand between runs but in

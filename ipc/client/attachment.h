@@ -43,14 +43,15 @@ int attachment_connect(struct attachment *attach, const char *path);
 /* Not connected: does nothing. */
 void attachment_close(struct attachment *attach);
 
-/* One of these at a time, until its answer has come. 0; -EAGAIN: try again; -errno: it is broken. */
+/* One of these at a time, until its answer has come. 0; -EAGAIN: try again; -errno: it is
+ * broken. */
 int attach_hello(
     struct attachment *attach, const char *name, uint64_t data_bytes, uint32_t n_entries);
 int attachment_open(struct attachment *attach, uint32_t shard);
 
 /* 1: the answer to what was sent, checked, or what comes by itself: that a lane is closed, or, with
- * serial 0, why the connection is about to end; 0: there is none yet; -ECONNRESET: the connection has
- * ended; -EPROTO: nothing that the other side may send. */
+ * serial 0, why the connection is about to end; 0: there is none yet; -ECONNRESET: the connection
+ * has ended; -EPROTO: nothing that the other side may send. */
 int attachment_receive(struct attachment *attach, struct attachment_answer *ret_answer);
 
 /* When to send once more what has no answer: who was to answer may have died. */

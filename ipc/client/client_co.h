@@ -14,8 +14,8 @@
  *              coroutines
  * Not here:    shards, which call each other by sherd/service.h
  *
- * In a header alone, as the client library knows nothing of coroutines: a program that uses it links
- * sherd-client and sherd-runtime.
+ * In a header alone, as the client library knows nothing of coroutines: a program that uses it
+ * links sherd-client and sherd-runtime.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -13,9 +13,9 @@
 /* Longest name of an instance. */
 #define INSTANCE_NAME_MAX 48u
 
-/* 0 with the malloc'ed path of that socket of it, which need not exist; -EINVAL: no name of an instance;
- * -ENAMETOOLONG: the path does not fit a socket address; -EACCES: the folder under /tmp is somebody
- * else's; -ENOMEM. name NULL: "default". */
+/* 0 with the malloc'ed path of that socket of it, which need not exist; -EINVAL: no name of an
+ * instance; -ENAMETOOLONG: the path does not fit a socket address; -EACCES: the folder under /tmp
+ * is somebody else's; -ENOMEM. name NULL: "default". */
 int instance_socket_path(const char *name, const char *socket, char **ret_path);
 
 /* Whether somebody listens at that socket of it. */

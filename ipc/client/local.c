@@ -5,9 +5,9 @@
  * length before that.
  *
  * A step looks at the rings of the lanes that are open, runs what has ended, and pushes what waits.
- * Waiting is looking for spin_ns, then sleeping: each lane with requests is told so (local_lane_arm()),
- * looked at once more behind a fence, and then the waiter waits for doorbells and the connection.
- * Where somebody else waits for the fd, lanes stay armed between steps.
+ * Waiting is looking for spin_ns, then sleeping: each lane with requests is told so
+ * (local_lane_arm()), looked at once more behind a fence, and then the waiter waits for doorbells
+ * and the connection. Where somebody else waits for the fd, lanes stay armed between steps.
  *
  * Memory of a request goes back when its end has been told: behind its callback, or at the fetch
  * after the one that got it; and not before its completion has come, or its lane is gone.

@@ -95,8 +95,8 @@ static inline struct local *local_of(struct transport *transport)
 struct slot_work local_work_of(
     struct local *local, const struct sherd_request *request, uint32_t handle);
 
-/* A slot in state FREE goes into its ring, or into line with a copy of the arguments; or ends, where
- * there is no such shard or method. 0 or -ENOMEM: nothing has happened. */
+/* A slot in state FREE goes into its ring, or into line with a copy of the arguments; or ends,
+ * where there is no such shard or method. 0 or -ENOMEM: nothing has happened. */
 int local_enter(struct local *local, uint32_t slot, const struct slot_work *work);
 
 /* One that is out no longer, and has not ended, is submitted once more. */
@@ -184,8 +184,8 @@ struct local_untaken {
 
 #define LOCAL_ALL_TAKEN UINT64_MAX
 
-/* A lane is over; from `untaken` on no submission has left its rings. What was out ends, or waits in
- * line: here where it belongs here, else at home. */
+/* A lane is over; from `untaken` on no submission has left its rings. What was out ends, or waits
+ * in line: here where it belongs here, else at home. */
 void local_lose_lane(struct local *local, uint32_t shard, const struct local_untaken *untaken);
 
 /* Nobody may use that shard: what waits for it ends with error, or goes to another home. */

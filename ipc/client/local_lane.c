@@ -33,8 +33,8 @@ void local_lane_ring(struct local_lane *lane)
 {
     static const uint8_t byte = 0;
 
-    /* A full socket has bytes that the shard has not read; one without another end has a replacement
-     * of the shard's to come, which looks by itself. */
+    /* A full socket has bytes that the shard has not read; one without another end has a
+     * replacement of the shard's to come, which looks by itself. */
     if (lane->bell_fd >= 0)
         (void)!send(lane->bell_fd, &byte, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 }

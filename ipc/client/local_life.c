@@ -4,8 +4,8 @@
  *            ^------------------ the connection ended -------------------------------+
  *
  * The connection is the client: it outlives gateways and shards, and where it ends, the instance is
- * gone, or has cut this client off. What stands in the rings by then has ended, the rest of what was
- * pushed is judged (local_loss.c), and what was in line stays there, for the next attach.
+ * gone, or has cut this client off. What stands in the rings by then has ended, the rest of what
+ * was pushed is judged (local_loss.c), and what was in line stays there, for the next attach.
  *
  * A new attach brings other memory. The data area's is mapped to where the old one was, behind a
  * copy of what is in use: so buffers, and all that points into them, go on.

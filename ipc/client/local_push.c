@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A request goes from the caller's struct into the ring without a stop where its lane is open, has
- * nobody in line, and the area has room for what is not small. Else it is parked: with a copy of its
- * arguments, unless they lie in a buffer, in the line of its lane; or in one for all while nobody
- * knows shards and methods. What is lost goes there once more: it has kept its memory.
+ * nobody in line, and the area has room for what is not small. Else it is parked: with a copy of
+ * its arguments, unless they lie in a buffer, in the line of its lane; or in one for all while
+ * nobody knows shards and methods. What is lost goes there once more: it has kept its memory.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -17,10 +17,10 @@ struct pem {
     size_t len; /* without it */
 };
 
-/* is_secret: refused where others might read it. It has to be ours or root's, and nothing for all; a
- * group may read one of root's, as that of ssl-cert does. -EACCES: that, -EINVAL: no regular file,
- * empty, or with a zero byte in it; -EFBIG: above PEM_MAX; what open(2) says. ret_why: a constant for
- * people. */
+/* is_secret: refused where others might read it. It has to be ours or root's, and nothing for all;
+ * a group may read one of root's, as that of ssl-cert does. -EACCES: that, -EINVAL: no regular
+ * file, empty, or with a zero byte in it; -EFBIG: above PEM_MAX; what open(2) says. ret_why: a
+ * constant for people. */
 int pem_read(const char *path, bool is_secret, struct pem *ret_pem, const char **ret_why);
 
 void pem_deinit(struct pem *pem);

@@ -9,7 +9,8 @@
  * Concurrency: any thread; constant once a link has it
  * Not here:    the gateway's side (ipc/gateway/certificate.h)
  *
- * The handshake is mbedTLS's, within nng: TLS 1.2. Of a failed one nng tells that it failed, and not why.
+ * The handshake is mbedTLS's, within nng: TLS 1.2. Of a failed one nng tells that it failed, and
+ * not why.
  */
 #include <stdbool.h>
 #include <nng/nng.h>
@@ -17,7 +18,8 @@
 
 #include "ipc/client/client.h"
 
-/* For people: what may be wrong where the handshake fails, and where it does not come to its end. */
+/* For people: what may be wrong where the handshake fails, and where it does not come to its
+ * end. */
 #define TLS_TEXT_REJECTED                                                                  \
     "TLS fails: its certificate is none that the CA file vouches for (another authority, " \
     "not valid now, or for another name: --tls-name), it wants one of ours that it "       \

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A shard that is given up: nobody takes from its clients' rings any more, nor ends what it took. Each
- * client that has opened it is told so, with how far the shard came, and goes on with the others.
+ * A shard that is given up: nobody takes from its clients' rings any more, nor ends what it took.
+ * Each client that has opened it is told so, with how far the shard came, and goes on with the
+ * others.
  *
- * It uses the lane's memory anew from then on, so nobody else may touch it: it is told when the kernel
- * writes no more for the dead (shard/quiet.h), and its row says `closed` first, which a shard that is
- * started again heeds: what it inherits of such a lane it lets go. Where the shard is being started
- * again at that very moment, so that this may come too late, the client is cut off and attaches anew.
+ * It uses the lane's memory anew from then on, so nobody else may touch it: it is told when the
+ * kernel writes no more for the dead (shard/quiet.h), and its row says `closed` first, which a
+ * shard that is started again heeds: what it inherits of such a lane it lets go. Where the shard is
+ * being started again at that very moment, so that this may come too late, the client is cut off
+ * and attaches anew.
  *
- * A new gateway tells all of it once more. Who has heard it already has no such lane, and is told in
- * vain.
+ * A new gateway tells all of it once more. Who has heard it already has no such lane, and is told
+ * in vain.
  *
  * Orderings    first                 then                 ordered by               if broken
  *   OVER     row's closed bit      a look whether it    full fence; the       a lane is served of which its

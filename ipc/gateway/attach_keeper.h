@@ -3,8 +3,8 @@
 /*
  * attach_keeper - the gateway's end of the channel to who keeps its fds (shard/fd_keep.h)
  *
- * Use:         keeper_put() in a coroutine: the fd is kept when it returns 0, whoever dies from then
- *              on; keeper_drop() at the end of the key
+ * Use:         keeper_put() in a coroutine: the fd is kept when it returns 0, whoever dies from
+ *              then on; keeper_drop() at the end of the key
  * Concurrency: owner loop; several coroutines may wait at a time
  * Lifetime:    keeper_stop(), then a turn of the loop in which whoever waits returns, then
  *              keeper_deinit()

@@ -3,8 +3,8 @@
 /*
  * attach_memory - the memory that one client and the shards share: made, filled with pages, sealed
  *
- * Why:         a client can neither cut it short under a shard (SIGBUS) nor make the machine run out
- *              of memory later: all pages are there from the beginning, or the attach fails.
+ * Why:         a client can neither cut it short under a shard (SIGBUS) nor make the machine run
+ *              out of memory later: all pages are there from the beginning, or the attach fails.
  * Use:         struct attach_memory memory = ATTACH_MEMORY_INIT(bytes);
  *              while ((r = attach_memory_grow(&memory)) > 0) is it still wanted?
  *              r == 0: memory.fd is the caller's; in the end attach_memory_close(fd, …)
@@ -25,9 +25,9 @@ struct attach_memory {
         .bytes = (n), .fd = -1 \
     }
 
-/* Makes a piece of it, which takes about a millisecond. 1: there is more to be made; 0: it is whole,
- * and sealed; -ENOMEM or -ENOSPC: there is no memory for it; -EMFILE; -errno, and nothing is left of
- * it. */
+/* Makes a piece of it, which takes about a millisecond. 1: there is more to be made; 0: it is
+ * whole, and sealed; -ENOMEM or -ENOSPC: there is no memory for it; -EMFILE; -errno, and nothing is
+ * left of it. */
 int coroutine_fn attach_memory_grow(struct attach_memory *memory);
 
 /* Where nobody else has it any more its pages go back. *n_closing counts those that are under way,

@@ -7,8 +7,8 @@
  * request can be made and kept again: a hello that is asked again gets the same memory, an open a
  * new doorbell in the place of the one before.
  *
- * Each request costs PRICE_NS of time that a connection has saved up, at most SAVED_NS. Who has none
- * waits. A client that does not read its answers is cut off.
+ * Each request costs PRICE_NS of time that a connection has saved up, at most SAVED_NS. Who has
+ * none waits. A client that does not read its answers is cut off.
  */
 #include "ipc/gateway/attach_inside.h"
 
@@ -153,8 +153,8 @@ static struct fd_keep_message keep_of(
         .n_fds = 1};
 }
 
-/* A piece of it at a time, so that large ones keep nobody waiting for long, and who has gone gets no
- * more of it. */
+/* A piece of it at a time, so that large ones keep nobody waiting for long, and who has gone gets
+ * no more of it. */
 static int coroutine_fn make_memory(struct attach_link *link, struct attach_memory *memory)
 {
     struct attach *attach = link->attach;

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The fd is a memfd with two places for what the files said, and a word that says in which of them it
- * is. Reading anew writes the other place and then the word, so that a gateway which begins just now
- * has the one or the other. Between two rereadings that close to each other that it has neither, its
- * key does not belong to its certificate, and its clients are refused until the next gateway.
+ * The fd is a memfd with two places for what the files said, and a word that says in which of them
+ * it is. Reading anew writes the other place and then the word, so that a gateway which begins just
+ * now has the one or the other. Between two rereadings that close to each other that it has
+ * neither, its key does not belong to its certificate, and its clients are refused until the next
+ * gateway.
  *
- * Looked at by libcrypto, in whose words a mistake can be named; used by nng's mbedTLS, which takes RSA
- * and ECDSA alone.
+ * Looked at by libcrypto, in whose words a mistake can be named; used by nng's mbedTLS, which takes
+ * RSA and ECDSA alone.
  */
 #include "ipc/gateway/certificate.h"
 

@@ -3,9 +3,9 @@
 /*
  * certificate - who the gateway says it is over tls+tcp://
  *
- * Why:         certificate and key are read by whoever starts the instance, before it gives up root's
- *              rights, and only the gateway is to have the key: not the shards, which are forked from
- *              the same process.
+ * Why:         certificate and key are read by whoever starts the instance, before it gives up
+ *              root's rights, and only the gateway is to have the key: not the shards, which are
+ *              forked from the same process.
  * Use:         sherd run, first of all: certificate_open(); the fd goes to the gateway alone
  *              gateway: certificate_config() before it listens; SIGHUP: certificate_reread()
  * Concurrency: the supervisor; then each gateway, which reads only
@@ -28,12 +28,13 @@ struct certificate_files {
 };
 
 /* Reads and checks them. 0 with an fd; -errno with a text that names the file. ret_warning (free()
- * it; NULL: none): what is likely to be a mistake, such as a certificate that is no longer valid. */
+ * it; NULL: none): what is likely to be a mistake, such as a certificate that is no longer
+ * valid. */
 int certificate_open(
     const struct certificate_files *files, int *ret_fd, char **ret_warning, char **ret_error);
 
-/* The same into an fd that there is: gateways that begin from now on have it. On failure it stays as
- * it was. */
+/* The same into an fd that there is: gateways that begin from now on have it. On failure it stays
+ * as it was. */
 int certificate_reread(
     const struct certificate_files *files, int fd, char **ret_warning, char **ret_error);
 

@@ -56,7 +56,8 @@ struct fate_owner {
     uint32_t n_needed; /* others */
 };
 
-/* How many a session that remembers most forgets at once, so that it is not looked for each time. */
+/* How many a session that remembers most forgets at once, so that it is not looked for each
+ * time. */
 #define FORGET_AT_ONCE 64u
 
 #define NUMBER_MASK (UINT32_MAX >> 9) /* what an origin has room for */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 /*
- * fates - what became of the latest requests of each session, where the gateway's death cannot reach
+ * fates - what became of the latest requests of each session, where the gateway's death cannot
+ * reach
  *
  * Why:         a client whose connection broke submits again what it has no answer for, and each of
  *              these requests must be served once, also by a gateway that has never heard of it.
@@ -13,8 +14,8 @@
  * Lifetime:    the segment's; what hangs off struct fates is the process's
  *
  * A request that has not ended, or whose end is not acknowledged, keeps its fate whatever comes. Of
- * the others a session's latest are kept, FATES_SESSION with those; where there is no free fate for a
- * new request, the session that remembers most of them forgets its oldest. Each session has
+ * the others a session's latest are kept, FATES_SESSION with those; where there is no free fate for
+ * a new request, the session that remembers most of them forgets its oldest. Each session has
  * SEGMENT_FATES_EACH that nobody can take from it, so there is a limit to sessions. What is
  * forgotten leaves its id behind: the floor, at or below which an unknown id is too old.
  */
@@ -109,8 +110,8 @@ static inline const struct session_row *fates_row(const struct fates *fates, uin
 
 /* All fates that it left are needed, until they are settled or forgotten. */
 
-/* The fate of a call in the mesh, which has this origin and this index of its fate: not ended and not
- * asked for before. FATE_NONE: there is none. */
+/* The fate of a call in the mesh, which has this origin and this index of its fate: not ended and
+ * not asked for before. FATE_NONE: there is none. */
 uint32_t fates_take_call(struct fates *fates, uint64_t origin, uint32_t at);
 bool fates_has_call(const struct fates *fates, uint32_t fate);
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * nng's symbols are bound when it is loaded, the program's first, so the accept() here is what it calls. A
- * connection is kept as an fd of our own beside nng's: shutdown() of it ends the connection for nng, and
- * no other, whatever has become of nng's fd. One more than there may be ends the oldest: who means it is
- * through in some milliseconds.
+ * nng's symbols are bound when it is loaded, the program's first, so the accept() here is what it
+ * calls. A connection is kept as an fd of our own beside nng's: shutdown() of it ends the
+ * connection for nng, and no other, whatever has become of nng's fd. One more than there may be
+ * ends the oldest: who means it is through in some milliseconds.
  */
 #include "ipc/gateway/handshakes.h"
 

@@ -9,8 +9,8 @@
  * Concurrency: owner loop
  * Lifetime:    the caller's; idset_deinit() frees its ranges
  *
- * Beyond the limit the lowest range goes below the floor, with the ids that were left out there: those
- * count as used although they are not, and nothing that was used is ever taken for new.
+ * Beyond the limit the lowest range goes below the floor, with the ids that were left out there:
+ * those count as used although they are not, and nothing that was used is ever taken for new.
  */
 #include <stdbool.h>
 #include <stdint.h>

@@ -4,10 +4,10 @@
  * limits - what the gateway takes at most, so that its memory is bounded whatever clients do
  *
  * Reaching a limit is a refusal with a number, never a loss: see docs/limits.md, which lists them
- * for people, with the tests that reach them. Together: 64 MiB of arguments and 128 MiB of answers for all clients, 16 MiB for the
- * message being unpacked, and a few hundred bytes for each request, connection and session. On top,
- * a connection may have sent a part of a message: up to 4 MiB each, 64 MiB for all who have not
- * shown the token.
+ * for people, with the tests that reach them. Together: 64 MiB of arguments and 128 MiB of answers
+ * for all clients, 16 MiB for the message being unpacked, and a few hundred bytes for each request,
+ * connection and session. On top, a connection may have sent a part of a message: up to 4 MiB each,
+ * 64 MiB for all who have not shown the token.
  */
 #include <stdint.h>
 

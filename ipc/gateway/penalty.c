@@ -3,8 +3,8 @@
  * Who is charged with a crash, and how long its user waits, is the supervisor's word; it knocks at
  * each death, so this loop has turned by the time that a replacement lives.
  *
- * A session that is to end takes nothing more. What it has under way may end within GRACE_NS, and is
- * cancelled then; its connection is closed when its client has acknowledged all ends, after
+ * A session that is to end takes nothing more. What it has under way may end within GRACE_NS, and
+ * is cancelled then; its connection is closed when its client has acknowledged all ends, after
  * SESSION_DRAIN_NS at the latest. Its token is refused as long as it is known: for SESSION_KEEP_NS.
  */
 #include <errno.h>

@@ -419,8 +419,8 @@ static bool is_full(const struct requests *requests, size_t args_len)
     return requests->args_bytes + args_len > LIMIT_ARGS_BYTES;
 }
 
-/* Whether a request that has ended may be run once more under its id: its client lacks the answer, for
- * that went with a gateway, or in doubt with a gateway and a shard. */
+/* Whether a request that has ended may be run once more under its id: its client lacks the answer,
+ * for that went with a gateway, or in doubt with a gateway and a shard. */
 static bool may_run_again(const struct requests *requests, uint32_t at)
 {
     const struct fates *fates = requests->config.fates;

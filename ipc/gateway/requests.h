@@ -71,15 +71,17 @@ void requests_deinit(struct requests *requests);
 /*
  * For mesh_new(), before there are sessions: a request for what a predecessor had in the mesh, on a
  * list; NULL: nobody's, or no memory. requests_inherit(), after sessions_inherit(), goes on with
- * the list, and forgets what the predecessor had accepted and not begun: its clients submit it again.
+ * the list, and forgets what the predecessor had accepted and not begun: its clients submit it
+ * again.
  */
 struct mesh_call *requests_adopt(
     struct request **list, struct fates *fates, const struct mesh_asked *left);
 void requests_inherit(struct requests *requests, struct sessions *sessions, struct request *list);
 
-/* 0; -EALREADY: the session has it: its end comes, once more if need be; -ESTALE: it had it once, and
- * what became of it is forgotten; -EAGAIN: a limit is reached, there is no memory, or spec->refuse and it
- * would wait: in *ret_retry_us it may be worth while. Whatever it returns, spec->args may be gone. */
+/* 0; -EALREADY: the session has it: its end comes, once more if need be; -ESTALE: it had it once,
+ * and what became of it is forgotten; -EAGAIN: a limit is reached, there is no memory, or
+ * spec->refuse and it would wait: in *ret_retry_us it may be worth while. Whatever it returns,
+ * spec->args may be gone. */
 int requests_submit(struct requests *requests, struct session *session,
     const struct request_spec *spec, uint32_t *ret_retry_us);
 

@@ -5,12 +5,12 @@
  * behind the copy keeps the compiler from reading any of it a second time.
  *
  * What does not fit into a quota stays in the client's ring, and the ring waits (enum lane_wait);
- * where the client has asked for it (PLANE_REFUSE), it ends at once instead. Cancels do not wait behind
- * it: what comes to a ring that waits is looked at once, and a cancel is heeded then, and again when
- * its turn comes, which is as if it had been said twice. What it names stands in the ledger, or in the
- * ring before it: then its place is marked, and it ends when it is taken, at once where it is the one
- * for which the ring waits. The marks are not needed after a death: the cancel is still in the ring.
- * A lane may have twice
+ * where the client has asked for it (PLANE_REFUSE), it ends at once instead. Cancels do not wait
+ * behind it: what comes to a ring that waits is looked at once, and a cancel is heeded then, and
+ * again when its turn comes, which is as if it had been said twice. What it names stands in the
+ * ledger, or in the ring before it: then its place is marked, and it ends when it is taken, at once
+ * where it is the one for which the ring waits. The marks are not needed after a death: the cancel
+ * is still in the ring. A lane may have twice
  * as many slots of the ledger as are free: so one client alone has most of them, and however many
  * there are, the next one finds some.
  *
@@ -333,9 +333,9 @@ static bool is_time_to_look(const struct intake *in, uint32_t n)
     return n == 1 || n % WRITE_BATCH == 0 || in->ns_an_entry * WRITE_BATCH > VISIT_NS;
 }
 
-/* At the end of a visit that took n entries, n_seen of them since it first looked at the clock: what
- * an entry takes is told from visit to visit where some wait, as other lanes have their turns in
- * between, else from within the visit. */
+/* At the end of a visit that took n entries, n_seen of them since it first looked at the clock:
+ * what an entry takes is told from visit to visit where some wait, as other lanes have their turns
+ * in between, else from within the visit. */
 static void note_visit(const struct lane *lane, struct intake *in, int64_t begin_ns, int64_t now_ns,
     uint32_t n, uint32_t n_seen)
 {

@@ -10,9 +10,9 @@
  *               and the completion is written to the client's memory
  *     free
  *
- * Completions are written some at a time, at the latest when the phase of the loop ends: a client that
- * waits for the next one reads the line that it will be in again and again, and takes it away from this
- * core each time; so it costs the less the fewer of them it sees coming.
+ * Completions are written some at a time, at the latest when the phase of the loop ends: a client
+ * that waits for the next one reads the line that it will be in again and again, and takes it away
+ * from this core each time; so it costs the less the fewer of them it sees coming.
  *
  * One slot is kept for what ends at once, so that what must be refused can be, however full it is.
  *

@@ -3,10 +3,10 @@
  * A lane is hot while it is looked at in each turn; else its client has been told to ring. Hot ones
  * stand in a circle, of which a turn visits at most VISITS, each for at most BUDGET entries: so a
  * client with a full ring has no more of a shard than one with two entries. Their urgent rings are
- * looked at first, all of them, and then the others, where each lane has left what it has not spent:
- * so what is urgent runs before what is not, and nobody has more by it. A lane at which nothing
- * was found for QUIET_LOOKS visits is told to ring, and so are all before the loop sleeps: then
- * nothing is looked at any more, and 5,000 lanes cost nothing.
+ * looked at first, all of them, and then the others, where each lane has left what it has not
+ * spent: so what is urgent runs before what is not, and nobody has more by it. A lane at which
+ * nothing was found for QUIET_LOOKS visits is told to ring, and so are all before the loop sleeps:
+ * then nothing is looked at any more, and 5,000 lanes cost nothing.
  *
  * What ends in a phase of the loop is rung for once for each client, in flush().
  *

@@ -12,8 +12,8 @@
  *              from then on plane_open() at a client's first use of the shard, plane_drop() at
  *              its end
  * Concurrency: owner loop. The gateway reads a client's lane (segment_client_lane()) meanwhile:
- *              - state CUT: the shard wants the client's end, for `reason`; it has rung the gateway,
- *                and part_head.clients_cut counts such
+ *              - state CUT: the shard wants the client's end, for `reason`; it has rung the
+ *                gateway, and part_head.clients_cut counts such
  *              - state NONE, or another generation: the shard has nothing of the client any more,
  *                and its number may be used again once that is so in all shards
  * Lifetime:    the mesh outlives it. A client's memory is mapped until the last request that may
@@ -59,19 +59,20 @@ int plane_new(const struct plane_config *config, struct plane **ret_plane);
 void plane_free(struct plane *plane);
 
 /* A client's memory and this shard's end of its doorbell, both consumed. A client that is open with
- * that generation has the new bell in the place of the old one. -EINVAL: the grant makes no sense, or
- * the memory is not as it says, or not sealed; -ENOMEM; -errno. */
+ * that generation has the new bell in the place of the old one. -EINVAL: the grant makes no sense,
+ * or the memory is not as it says, or not sealed; -ENOMEM; -errno. */
 int plane_open(struct plane *plane, const struct plane_grant *grant, int memory_fd, int bell_fd);
 
 /* It could not be opened: the gateway is asked to cut it off (CUT_MEMORY). */
 void plane_refuse(struct plane *plane, uint32_t client, uint64_t generation);
 
-/* Once, after each client that is kept for this shard has been opened, and before the first turn. */
+/* Once, after each client that is kept for this shard has been opened, and before the first
+ * turn. */
 void plane_recover(struct plane *plane);
 
-/* The client's end: what it has under way is cancelled, and its memory unmapped once all of that has
- * ended. Its lane says so then: NONE, of this generation or a later one; one that was never open
- * says so at once. */
+/* The client's end: what it has under way is cancelled, and its memory unmapped once all of that
+ * has ended. Its lane says so then: NONE, of this generation or a later one; one that was never
+ * open says so at once. */
 void plane_drop(struct plane *plane, uint32_t client, uint64_t generation);
 
 /* From now on what comes is refused; or, to_return, left in the rings for the replacement. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a read of a file costs through a call to another shard, its bytes in a shared buffer, against
- * a bare io_uring of the caller's own that does the same, one at a time: from the page cache, and
- * from the disk (O_DIRECT). And what it brings to register the heap with io_uring.
+ * What a read of a file costs through a call to another shard, its bytes in a shared buffer,
+ * against a bare io_uring of the caller's own that does the same, one at a time: from the page
+ * cache, and from the disk (O_DIRECT). And what it brings to register the heap with io_uring.
  *
  * Both ends poll without ever sleeping, in processes of their own, on the first two cores this
  * process may use; the bare ring is polled likewise, or

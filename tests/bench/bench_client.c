@@ -2,7 +2,8 @@
 /*
  * What a request costs through the client library and a real instance of one shard, on two cores:
  * sys.ping over the data plane, one in flight and 64, beside two bare rings between two processes;
- * fetched instead of with callbacks; and over the control plane. bench_plane has the server's share.
+ * fetched instead of with callbacks; and over the control plane. bench_plane has the server's
+ * share.
  *
  * bench_client SHERD
  */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * sys.ping over the control plane with 64 in flight, through a real instance of one shard, beside a
- * bare REQ and a bare REP of nng in two processes: as many contexts as requests, over the same kind of
- * socket, with messages of the size of one ping's submission and of one end.
+ * bare REQ and a bare REP of nng in two processes: as many contexts as requests, over the same kind
+ * of socket, with messages of the size of one ping's submission and of one end.
  *
  * The bare pair sends each request and each reply by itself and has no work in between. Sherd's
  * client sends in one message what was submitted since the last, and gets in one what has ended; in

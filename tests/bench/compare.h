@@ -19,8 +19,8 @@
  */
 #include <stdint.h>
 
-/* What a row has to keep to. Where both are given one of them is enough: ns are told for a machine on
- * which the baseline takes what it took when the goal was set, and the ratio for any other. */
+/* What a row has to keep to. Where both are given one of them is enough: ns are told for a machine
+ * on which the baseline takes what it took when the goal was set, and the ratio for any other. */
 struct compare_goal {
     double most_ns;    /* 0: as many as it takes */
     double most_ratio; /* 0: any */
@@ -54,8 +54,8 @@ void compare_head(void);
 /* Runs, prints one line, and returns the figures. Aborts where there is no memory. */
 struct compare_result compare_row(const struct compare *compare);
 
-/* Prints what was asked for and whether it was reached, to the line's end: for a table of one's own.
- * Without a ratio that is 0. */
+/* Prints what was asked for and whether it was reached, to the line's end: for a table of one's
+ * own. Without a ratio that is 0. */
 void compare_judge(const struct compare_goal *goal, double ns, double ratio);
 
 /* The program's exit status: 1 where a goal was missed since it began. */

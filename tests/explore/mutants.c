@@ -17,7 +17,8 @@ static const char *const mutation_names[] = {[MUTATION_none] = "none",
 
 #define N_MUTATIONS (sizeof mutation_names / sizeof mutation_names[0])
 
-/* group: whose scenarios alone come to it in earnest; NULL: any of those that no other file names. */
+/* group: whose scenarios alone come to it in earnest; NULL: any of those that no other file
+ * names. */
 static const struct file {
     const char *folder;
     const char *file;

@@ -4,8 +4,8 @@
  * shard at a time, whoever dies; it ends with the shard that runs it, and with no other. One that
  * serves a call answers from its home, or from its home's heir.
  *
- * What the coroutine counts are plain variables: two shards that ran it at once, or one that did not
- * know all that the one before had done, would be a race.
+ * What the coroutine counts are plain variables: two shards that ran it at once, or one that did
+ * not know all that the one before had done, would be a race.
  */
 #include <errno.h>
 #include <string.h>

@@ -4,8 +4,8 @@
  * stage - a small instance for the scenarios of the mesh: its segment, the ends of its shards, and
  * what its supervisor does when one has died
  *
- * Why:         a death means the same in every scenario, and the order of the supervisor's stores is
- *              what is explored.
+ * Why:         a death means the same in every scenario, and the order of the supervisor's stores
+ *              is what is explored.
  * Use:         begin():    stage_begin(&s.stage, &plan); stage_open() for each shard, then
  *                          stage_settle() for each
  *              a shard:    stage_serve(&s.stage, &s.ends[0]) after what it has to do

@@ -2,8 +2,8 @@
 /*
  * What clients send at the attach socket: any bytes, any number of connections, in any order, with
  * the gateway replaced and shards asking for ends in between. No client has more than one row, what
- * is granted is as it was asked for, and nothing is left of clients that are gone: no row, no fd, no
- * byte of the memory that all have together.
+ * is granted is as it was asked for, and nothing is left of clients that are gone: no row, no fd,
+ * no byte of the memory that all have together.
  *
  * Input: steps; the first byte says which.
  */

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A client of the data plane that writes what it likes, when it likes, wherever it may: entries,
- * turns that are skipped and rewound, arguments while a method has them, completions, wake-up words,
- * its doorbell. It ends served or cut off; a method that does not ask for the client's memory has
- * arguments that stay as they were; and another client beside it gets its answers, into its rooms
- * alone.
+ * turns that are skipped and rewound, arguments while a method has them, completions, wake-up
+ * words, its doorbell. It ends served or cut off; a method that does not ask for the client's
+ * memory has arguments that stay as they were; and another client beside it gets its answers, into
+ * its rooms alone.
  *
  * Input: a sequence of a byte that says what happens, and what that takes (happen()).
  */

@@ -4,8 +4,8 @@
  * of themselves. Whatever it says, nothing outside of the segment is read.
  *
  * Input: changes to a good segment of one shard: each an offset of four bytes (of which the
- * description has the most), a length byte and as many bytes. From CUTS on, an offset says where the
- * segment is cut off.
+ * description has the most), a length byte and as many bytes. From CUTS on, an offset says where
+ * the segment is cut off.
  */
 #include <stdlib.h>
 #include <sys/mman.h>

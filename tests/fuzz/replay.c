@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * replay FOLDER|FILE... - gives a target each of its corpus's inputs, in any build, with any compiler
+ * replay FOLDER|FILE... - gives a target each of its corpus's inputs, in any build, with any
+ * compiler
  *
  * Each input is a copy of its own size, so that a sanitizer sees a byte read beyond it.
  */

@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 /*
- * doom - each store of a client to shared memory, and each system call of its data plane, is a point
- * to die at
+ * doom - each store of a client to shared memory, and each system call of its data plane, is a
+ * point to die at
  *
- * Why:         a client may die at any instruction. What an instance sees of it are its stores to the
- *              memory that they share, and what it sends: so a test has it die at each of these.
+ * Why:         a client may die at any instruction. What an instance sees of it are its stores to
+ *              the memory that they share, and what it sends: so a test has it die at each of
+ *              these.
  * Use:         sources built with SHERD_ATOMIC_HOOK and with this header before all others
  *              (-include); doom_begin("FILE:LINE", 3, SIGKILL), or NULL for no death; doom_print()
  *              at the end names all points that were met
  * Concurrency: one thread
  *
- * It dies before the access or call. Stores that are not atomic (the bytes of an entry, of arguments)
- * are no points: nobody reads them before the atomic one behind them.
+ * It dies before the access or call. Stores that are not atomic (the bytes of an entry, of
+ * arguments) are no points: nobody reads them before the atomic one behind them.
  */
 #include <stdint.h>
 #include <sys/epoll.h>
@@ -20,8 +21,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* at: where, as doom_print() has it; NULL: nowhere. When it comes by for the hit-th time it says the
- * time on standard output, and gets the signal. */
+/* at: where, as doom_print() has it; NULL: nowhere. When it comes by for the hit-th time it says
+ * the time on standard output, and gets the signal. */
 void doom_begin(const char *at, uint64_t hit, int signum);
 
 /* A line for each: what, FILE:LINE, how often. */

@@ -297,7 +297,8 @@ static void be_traced(struct rig *rig, int from, int n)
     _exit(0);
 }
 
-/* The change with which the log begins anew for the second time: what counts is moved along by then. */
+/* The change with which the log begins anew for the second time: what counts is moved along by
+ * then. */
 static int find_second_round(void)
 {
     struct rig rig;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What requests of the data plane end as when a shard says nothing of them any more, or not in time. */
+/* What requests of the data plane end as when a shard says nothing of them any more, or not in
+ * time. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What is urgent is taken before what is not, nobody has more of a shard by it, and a cancel does not
- * wait behind what a quota keeps in a ring. */
+/* What is urgent is taken before what is not, nobody has more of a shard by it, and a cancel does
+ * not wait behind what a quota keeps in a ring. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>

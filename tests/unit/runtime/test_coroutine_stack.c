@@ -435,7 +435,8 @@ static void the_high_water_mark_tells_how_deep_it_went(void **state)
     coroutine_enter(shallow);
     coroutine_enter(deep);
     assert_true(coroutine_stack_bytes(deep) > (size_t)15 << 20);
-    /* A page where we switch ourselves; swapcontext() and the dynamic linker save more than that. */
+    /* A page where we switch ourselves; swapcontext() and the dynamic linker save more than
+     * that. */
     assert_in_range(coroutine_stack_high_water(shallow), 1, (UNDER_SANITIZER ? 16 : 8) * page);
     assert_in_range(coroutine_stack_high_water(deep), 40000, 40000 + 16 * page);
     coroutine_enter(shallow);

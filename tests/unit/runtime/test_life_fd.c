@@ -4,9 +4,9 @@
  * pipe, held by its context (aio_config.life_fd). A child has 64 reads of 1 MiB in flight into
  * shared memory when it is killed; after the end of file nothing of that memory may change, and
  * where there is no ring nothing after waitpid() either. Where the file system refuses O_DIRECT the
- * reads are of a file that is not in memory. The reads are those of sherd/disk.h; with the best flags
- * also such as are being cancelled, those of the kernel's own worker threads (IOSQE_ASYNC), and such
- * beside one that would never end by itself.
+ * reads are of a file that is not in memory. The reads are those of sherd/disk.h; with the best
+ * flags also such as are being cancelled, those of the kernel's own worker threads (IOSQE_ASYNC),
+ * and such beside one that would never end by itself.
  */
 #include <errno.h>
 #include <fcntl.h>

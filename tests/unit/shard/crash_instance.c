@@ -484,7 +484,8 @@ __attribute__((noreturn)) static void fail_unrest(struct crash_instance *instanc
         rest_heaps_are_empty(seg), rest_arena_is_empty(seg), rest_no_lock_is_held(seg));
 }
 
-/* Since the machine was started, in which somebody waited for a processor; -1: that is not counted. */
+/* Since the machine was started, in which somebody waited for a processor; -1: that is not
+ * counted. */
 static int64_t cpu_wanted_ns(void)
 {
     FILE *file = fopen("/proc/pressure/cpu", "re");

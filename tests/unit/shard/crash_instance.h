@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 /*
- * crash_instance - a whole instance for tests: supervisor, shards and gateway as processes of a real
- * one, with the load of crash_load.h, and one of them on a fuse
+ * crash_instance - a whole instance for tests: supervisor, shards and gateway as processes of a
+ * real one, with the load of crash_load.h, and one of them on a fuse
  *
  * Use:         crash_instance_prepare(&instance, folder, name); crash_instance_start(&instance);
  *              crash_instance_round(&instance, "what"); …; crash_instance_stop(&instance);
@@ -39,8 +39,8 @@ struct crash_instance {
     void (*misbehave)(const struct child_env *env);
     /* What is done to it in each round, once that has begun; NULL: nothing. */
     void (*stir)(struct crash_instance *instance);
-    /* Round with a death, until all that was asked has ended; and without the time in which somebody
-     * waited for a processor, or nothing ran. */
+    /* Round with a death, until all that was asked has ended; and without the time in which
+     * somebody waited for a processor, or nothing ran. */
     int64_t longest_ns, longest_idle_ns;
     int64_t stood_still_ns; /* in the present round */
 };
@@ -71,8 +71,8 @@ void crash_instance_destroy(struct crash_instance *instance);
 /* Begins a round and does not wait for it. */
 void crash_instance_begin_round(struct crash_instance *instance);
 
-/* What instance->stir may be: the doomed shard dies; or the log level is read anew, the doomed shard
- * is restarted, and the instance is drained and resumed, by order. */
+/* What instance->stir may be: the doomed shard dies; or the log level is read anew, the doomed
+ * shard is restarted, and the instance is drained and resumed, by order. */
 void crash_instance_kill_doomed(struct crash_instance *instance);
 void crash_instance_give_orders(struct crash_instance *instance);
 

@@ -68,7 +68,8 @@ static void scribble(struct noise *noise, uint64_t first, uint64_t end)
     write_word(noise, noise->seg->base + at, bytes);
 }
 
-/* More often its bells and bitmaps than the arena behind them, of which it leaves the stacks out. */
+/* More often its bells and bitmaps than the arena behind them, of which it leaves the stacks
+ * out. */
 static void scribble_commons(struct noise *noise)
 {
     const struct segment *seg = noise->seg;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Shared buffers that are out of use: I/O of a dead process may still touch them, or their reader is
- * stopped. The ends are processes; the test's own plays the supervisor and, where it writes into a
- * dead end's buffer, the kernel.
+ * Shared buffers that are out of use: I/O of a dead process may still touch them, or their reader
+ * is stopped. The ends are processes; the test's own plays the supervisor and, where it writes into
+ * a dead end's buffer, the kernel.
  */
 #include "runtime/coroutine_sanitize.h"
 #include "tests/unit/shard/buffers_fixture.h"

@@ -260,8 +260,8 @@ static void answers_that_a_dead_caller_had_not_read_are_the_heir_s(void **state)
     end(&rig);
 }
 
-/* Small arguments stand in the slot; others are gone with the copy that the dead caller had, unless it
- * died before it heard that the callee has one of its own. */
+/* Small arguments stand in the slot; others are gone with the copy that the dead caller had, unless
+ * it died before it heard that the callee has one of its own. */
 static void with_the_callee_dead_too_what_can_be_run_again_is(void **state)
 {
     struct rig rig;

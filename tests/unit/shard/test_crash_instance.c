@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A whole instance, in which one process dies at the k-th store of each point in the source that
- * stores to the segment: a shard, the gateway, or the supervisor; under load, while a death is being
- * mended, a replacement's too, and while orders are carried out.
+ * stores to the segment: a shard, the gateway, or the supervisor; under load, while a death is
+ * being mended, a replacement's too, and while orders are carried out.
  * All that was asked for ends once, and as it may; the accounts balance; nothing is left taken; and
  * the instance serves the next round as if nothing had happened. Without a supervisor the others
  * leave, and the next start serves.
  *
  * A first round without a death finds the points. The k are spread over the hits seen then:
- * SHERD_CRASH_POINTS=N tries N of them, SHERD_CRASH_AT="file:line" that point alone. With the argument
- * --points nobody dies at any; they are printed, each with the role of who would (check-crash-points).
+ * SHERD_CRASH_POINTS=N tries N of them, SHERD_CRASH_AT="file:line" that point alone. With the
+ * argument --points nobody dies at any; they are printed, each with the role of who would
+ * (check-crash-points).
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -74,7 +75,8 @@ static bool is_wanted(const struct worker *worker, const struct fuse_point *poin
     return (!worker->plan.file || strstr(name, worker->plan.file)) && (!at || strstr(name, at));
 }
 
-/* The i-th of n hits that are spread over all; the same as the one before, where there are fewer. */
+/* The i-th of n hits that are spread over all; the same as the one before, where there are
+ * fewer. */
 static uint64_t hit_of_sample(const struct fuse_point *point, uint32_t i, uint32_t n)
 {
     return n < 2 ? 1 + point->n_hits / 2 : 1 + (point->n_hits - 1) * i / (n - 1);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One that dies has damaged its own part before, by a stray pointer. What its peers have asked of its
- * replacement ends, and what the replacement asks of them. Peer 0 calls, peer 1 serves.
+ * One that dies has damaged its own part before, by a stray pointer. What its peers have asked of
+ * its replacement ends, and what the replacement asks of them. Peer 0 calls, peer 1 serves.
  */
 #include <sched.h>
 #include <setjmp.h>

@@ -309,7 +309,8 @@ static void who_gives_back_what_it_does_not_have_is_stopped(void **state)
     dies_of(put_more_than_it_had);
 }
 
-/* Some tens of thousands of steps against a model: each page has one holder, and the sums are right. */
+/* Some tens of thousands of steps against a model: each page has one holder, and the sums are
+ * right. */
 static void random_steps_leave_each_page_with_one_holder(void **state)
 {
     enum { PAGES = 64, WISHES = 48, STEPS = 30000 };

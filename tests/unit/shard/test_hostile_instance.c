@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A shard of a whole instance writes nonsense over all that it may write, while the others call each
- * other, and one of them is killed: nobody crashes, nobody hangs, each call of theirs is answered.
- * Wake-ups that it wipes out are found by the supervisor. Once it is dead its replacement takes over
- * what it made of its part, serves, and is served.
+ * A shard of a whole instance writes nonsense over all that it may write, while the others call
+ * each other, and one of them is killed: nobody crashes, nobody hangs, each call of theirs is
+ * answered. Wake-ups that it wipes out are found by the supervisor. Once it is dead its replacement
+ * takes over what it made of its part, serves, and is served.
  *
  * Methods that move are left out: a word of theirs that says something else gives a stack to two.
  *

@@ -354,7 +354,8 @@ static void a_replacement_cancels_what_the_dead_one_had_asked_and_nobody_began(v
     check_all_came_back(&rig);
 }
 
-/* As if the slot of a call that had ended were in use again, and the message of that not yet sent. */
+/* As if the slot of a call that had ended were in use again, and the message of that not yet
+ * sent. */
 static void begin_another_in(struct rig *rig, uint32_t slot)
 {
     struct call_slot *call = segment_call(&rig->seg, 0, 1, slot);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Each attempt is made by a child of its own that has entered the sandbox of a role: it ends with the
- * errno it got, with 0 where it was let through, or by SIGSYS.
+ * Each attempt is made by a child of its own that has entered the sandbox of a role: it ends with
+ * the errno it got, with 0 where it was let through, or by SIGSYS.
  */
 #include <errno.h>
 #include <fcntl.h>
