@@ -107,6 +107,7 @@ int birth_describe(const struct child *child, bool copies, char *comm, struct sp
         .client_rate = s->config.client_rate,
         .listen_url = s->config.listen_url,
         .token_file = s->config.token_file,
+        .operator_token_file = s->config.operator_token_file,
         .extra = s->config.shard_extra,
         .sandbox = s->config.sandbox,
     };

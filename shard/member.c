@@ -22,6 +22,7 @@
  *                                                     supervisor's acquire    calls in flight
  *   FOLLOW what an order changes    part.order        store release,          a client that was told
  *                                                     supervisor's acquire    "resumed" is refused
+ *   ASK: see operate.c
  *   HERE   own pid                  a look whether   full fence; orphans     an orphan takes one
  *                                   the supervisor   look after its end      that serves for dead
  *                                   lives            (judge.c)
@@ -412,6 +413,12 @@ void member_ready(struct member *member)
     recorder_note(&member->instruments, RECORDER_STATE, PEER_UP, 0);
     atomic_store_release(&member->part->ready_ns, (uint64_t)aio_clock_ns());    /* UP */
     atomic_store_release(&member->part->incarnation, member->env->incarnation); /* UP */
+    ring_supervisor(member);
+}
+
+void member_ask(struct member *member, uint64_t word)
+{
+    atomic_store_release(&member->part->asked, word); /* ASK */
     ring_supervisor(member);
 }
 

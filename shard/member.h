@@ -39,7 +39,7 @@ struct child_env {
     uint64_t client_bytes; /* gateway: memory of all clients of the data plane; 0: there are none */
     uint64_t client_rate;  /* gateway: requests a second of each in a shard; 0: no limit */
     const char *listen_url; /* gateway: NULL, tcp://… or tls+tcp://… */
-    const char *token_file;
+    const char *token_file, *operator_token_file;
     const struct shard_extra *extra; /* shards: NULL or what the program adds to them */
     const struct sandbox *sandbox;   /* NULL: none */
 };
@@ -85,6 +85,10 @@ void member_set_hooks(struct member *member, const struct member_hooks *hooks);
 
 /* Tells the supervisor that work may come. */
 void member_ready(struct member *member);
+
+/* The gateway's: has the supervisor see an order (order_word(): a drain of all, or its end) that a
+ * client gave. What becomes of it: order_find(). One within 100 ms waits for that. */
+void member_ask(struct member *member, uint64_t word);
 
 /*
  * Polls until told to leave. Returns the exit status: 0. Without a supervisor: takes nothing new,

@@ -14,11 +14,16 @@
  * replacement. A process that dies by itself meanwhile is replaced like any other, and counts as
  * restarted.
  *
+ * A client of the gateway's may have asked for a drain (member_ask()); whether it may is the gateway's
+ * to know. It has no other order, and no more than ten a second, whatever it writes.
+ *
  * A gateway refuses what is new while it finishes; it has clients of its own, who may come again.
  *
  * Orderings     first              then            ordered by                   if broken
  *   NOTED  the rest of a note      its state       store release, acquire in    the tool reads another
  *                                                  tools/order.c                order's figures
+ *   ASK    what made it ask        part.asked      store release, this        an order is given
+ *                                                   acquire                    that nobody may
  *   FOLLOW: see member.c; FAILED: see death.c
  */
 #include "shard/supervisor_inside.h"
@@ -30,6 +35,7 @@
 
 #define LOOK_NS (UINT64_C(2) * 1000 * 1000)
 #define CUT_NS  (UINT64_C(1) * 1000 * 1000 * 1000) /* to leave at once in */
+#define ASK_NS  (UINT64_C(100) * 1000 * 1000)
 #define COME_NS (UINT64_C(30) * 1000 * 1000 * 1000)
 
 /* ---- notes ---- */
@@ -306,6 +312,36 @@ void operate_take(struct supervisor *s, uint64_t word)
         begin(s, word, &order);
 }
 
+static bool may_be_asked(const struct supervisor *s, uint64_t word)
+{
+    struct order order;
+
+    return order_parse(word, s->segment.n_peers, &order) && order.target == ORDER_ALL_SHARDS &&
+           (order.kind == ORDER_KIND_DRAIN || order.kind == ORDER_KIND_RESUME);
+}
+
+static uint64_t asked_word(const struct supervisor *s)
+{
+    const struct segment *seg = &s->segment;
+
+    return atomic_load_acquire(&segment_part(seg, segment_gateway(seg))->asked); /* ASK */
+}
+
+static void take_asked(struct supervisor *s)
+{
+    struct operation *o = &s->operation;
+    uint64_t word = asked_word(s);
+
+    if (word == o->asked || supervisor_now_ns() < o->next_asked_ns)
+        return;
+    o->asked = word;
+    o->next_asked_ns = supervisor_now_ns() + ASK_NS;
+    if (may_be_asked(s, word))
+        operate_take(s, word);
+    else
+        write_note(s, word, ORDER_WRONG);
+}
+
 void operate_renew(struct supervisor *s)
 {
     s->operation.renewal_due = true;
@@ -324,6 +360,7 @@ static void begin_renewal(struct supervisor *s)
 
 void operate_turn(struct supervisor *s)
 {
+    take_asked(s);
     if (s->operation.renewal_due && s->operation.order.kind == ORDER_KIND_NONE &&
         s->stage == STAGE_RUNNING)
         begin_renewal(s);
@@ -345,7 +382,9 @@ void operate_turn(struct supervisor *s)
 
 uint64_t operate_next_look_ns(const struct supervisor *s)
 {
-    bool idle = s->operation.order.kind == ORDER_KIND_NONE && !s->operation.renewal_due;
+    const struct operation *o = &s->operation;
 
-    return idle ? NEVER : supervisor_now_ns() + LOOK_NS;
+    if (o->order.kind != ORDER_KIND_NONE || o->renewal_due)
+        return supervisor_now_ns() + LOOK_NS;
+    return asked_word(s) != o->asked ? o->next_asked_ns : NEVER;
 }

@@ -1,7 +1,15 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * Orderings     first              then        ordered by                   if broken
+ *   NOTED  the rest of a note      its state   operate.c's store release,   another order's figures
+ *                                              this acquire                 are told
+ */
 #include "shard/order.h"
 
 #include <stddef.h>
+
+#include "runtime/atomic.h"
+#include "shard/segment.h"
 
 static const char *text_of(const char *const *texts, size_t n, uint32_t i)
 {
@@ -52,4 +60,20 @@ bool order_parse(uint64_t word, uint32_t n_peers, struct order *ret)
         return false;
     *ret = order;
     return true;
+}
+
+bool order_find(const struct segment *seg, uint64_t word, struct order_end *ret_end)
+{
+    const struct supervisor_head *head = segment_supervisor(seg);
+
+    for (uint32_t i = 0; i < SEGMENT_ORDER_NOTES; i++) {
+        const struct order_note *note = &head->orders[i];
+        uint32_t state = atomic_load_acquire(&note->state); /* NOTED */
+        *ret_end = (struct order_end){.state = (enum order_state)state,
+            .peer = atomic_load_relaxed(&note->peer),
+            .n_cut = atomic_load_relaxed(&note->n_cut)};
+        if (state != ORDER_STATE_NONE && atomic_load_acquire(&note->word) == word) /* NOTED */
+            return true;
+    }
+    return false;
 }

@@ -6,10 +6,10 @@
  * Why:         a tool maps the segment read-only, and the gateway may be dead; who may signal the
  *              supervisor may order it about, and the kernel checks that.
  * Use:         tool: a signal ORDER_SIGNAL with order_word() as its value (pidfd_send_word() in
- *              tools/pidfd.h), then a look at segment_supervisor()->orders until the note with that
- *              word has ended
+ *              tools/pidfd.h), then order_find() until it has ended
+ *              gateway, for a client: member_ask(), and the same
  *              supervisor: order_parse()
- * Concurrency: pure functions of their arguments.
+ * Concurrency: pure functions of their arguments, but where it is said.
  * Not here:    carrying it out (shard/operate.c)
  *
  *   word   63      56 55      48 47               24 23              0
@@ -69,6 +69,18 @@ struct order {
 };
 
 uint64_t order_word(const struct order *order);
+
+struct order_end {
+    enum order_state state;
+    uint32_t peer;  /* where it is, or ended */
+    uint64_t n_cut; /* calls in flight when a limit came */
+};
+
+struct segment;
+
+/* What has become of that order. False: the supervisor has not taken it, or long ago. Context: any
+ * process. */
+bool order_find(const struct segment *seg, uint64_t word, struct order_end *ret_end);
 
 /* False: the supervisor of an instance with n_peers peers can make nothing of it. */
 bool order_parse(uint64_t word, uint32_t n_peers, struct order *ret);

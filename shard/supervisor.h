@@ -52,7 +52,7 @@ struct supervisor_config {
     const struct registry *registry;
     struct log *log;
     const char *listen_url; /* NULL: none */
-    const char *token_file;
+    const char *token_file, *operator_token_file;
     const struct sandbox *sandbox; /* of children; NULL: none */
     const struct supervisor_limits *limits;
     const char *cgroup_root; /* a folder to look for /proc and /sys/fs/cgroup in; "": the

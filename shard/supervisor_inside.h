@@ -84,6 +84,8 @@ struct operation {
     bool was_cut;
     bool renewal_due; /* what shards are forked with has changed: all are to be replaced */
     bool renews;      /* the order under way is that */
+    uint64_t asked;   /* the gateway's word that was taken last */
+    uint64_t next_asked_ns;
 };
 
 struct supervisor {

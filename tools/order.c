@@ -2,10 +2,6 @@
 /*
  * The order goes out as a signal's value; its note in the segment says what became of it. Nothing
  * wakes a reader of the segment, so it is looked at a few hundred times a second.
- *
- * Orderings     first              then        ordered by                   if broken
- *   NOTED  the rest of a note      its state   operate.c's store release,   another order's figures
- *                                              this acquire                 are told
  */
 #include "tools/order.h"
 
@@ -21,23 +17,6 @@
 #define LOOK_EVERY_NS (3 * NS_PER_MS)
 #define TAKEN_IN_NS   (5 * NS_PER_S)
 
-/* Copies the note of that order. False: there is none. */
-static bool read_note(const struct segment *seg, uint64_t word, struct order_end *ret)
-{
-    const struct supervisor_head *head = segment_supervisor(seg);
-
-    for (uint32_t i = 0; i < SEGMENT_ORDER_NOTES; i++) {
-        const struct order_note *note = &head->orders[i];
-        uint32_t state = atomic_load_acquire(&note->state); /* NOTED */
-        *ret = (struct order_end){.state = (enum order_state)state,
-            .peer = atomic_load_relaxed(&note->peer),
-            .n_cut = atomic_load_relaxed(&note->n_cut)};
-        if (state != ORDER_STATE_NONE && atomic_load_acquire(&note->word) == word) /* NOTED */
-            return true;
-    }
-    return false;
-}
-
 /* 0, -ESRCH: the supervisor has gone, -ETIMEDOUT: it takes no notice. */
 static int wait_for_end(
     const struct instance *in, int pidfd, uint64_t word, struct order_end *ret_end)
@@ -45,7 +24,7 @@ static int wait_for_end(
     int64_t taken_by_ns = clock_now_ns() + TAKEN_IN_NS;
 
     for (;;) {
-        bool is_noted = read_note(&in->segment, word, ret_end);
+        bool is_noted = order_find(&in->segment, word, ret_end);
         if (is_noted && ret_end->state >= ORDER_DONE)
             return 0;
         if (!is_noted && clock_now_ns() >= taken_by_ns)

@@ -13,12 +13,6 @@
 #include "shard/order.h"
 #include "tools/instance.h"
 
-struct order_end {
-    enum order_state state;
-    uint32_t peer;  /* where it ended */
-    uint64_t n_cut; /* calls in flight when a limit came */
-};
-
 /* Gives the order a token of its own. Waits as long as the supervisor takes; it has limits. 0 with
  * the end; -errno where it could not be told, or died: an error was printed. */
 int order_carry_out(

@@ -307,6 +307,7 @@ static int make_supervisor(struct run *run, struct supervisor **ret, char **ret_
         .client_rate = options->client_rate,
         .listen_url = options->listen,
         .token_file = options->token_file,
+        .operator_token_file = options->operator_token_file,
         .sandbox = run->sandbox,
         .limits = &run->limits,
         .cgroup_root = "",

@@ -133,6 +133,9 @@ static const struct command_option table[] = {
         command_text, FIELD(listen)},
     {"token-file", 0, "FILE", "what clients of --listen have to show", command_text,
         FIELD(token_file)},
+    {"operator-token-file", 0, "FILE",
+        "what those of them show instead who may drain the instance, too (default: nobody may)",
+        command_text, FIELD(operator_token_file)},
     {"tls-cert", 0, "FILE",
         "the certificate for tls+tcp://, in PEM, others that vouch for it behind it", command_text,
         FIELD(tls.cert)},
@@ -406,6 +409,8 @@ static int check(const struct run_options *options, int n_operands, char **opera
             &command, "--listen needs --token-file FILE: whoever reaches the port could submit");
     if (options->token_file && !options->listen)
         return command_usage(&command, "--token-file is of use with --listen only");
+    if (options->operator_token_file && !options->listen)
+        return command_usage(&command, "--operator-token-file is of use with --listen only");
     return check_tls(options);
 }
 
@@ -459,29 +464,30 @@ static bool lists_differ(const struct command_list *a, const struct command_list
 }
 
 /* X(name, whether it differs): what only a new start can change */
-#define FIXED(X)                                                               \
-    X("shards", a->shards != b->shards)                                        \
-    X("service", lists_differ(&a->services, &b->services))                     \
-    X("set", lists_differ(&a->settings, &b->settings))                         \
-    X("engine", a->engine != b->engine)                                        \
-    X("listen", texts_differ(a->listen, b->listen))                            \
-    X("token-file", texts_differ(a->token_file, b->token_file))                \
-    X("tls-cert", texts_differ(a->tls.cert, b->tls.cert))                      \
-    X("tls-key", texts_differ(a->tls.key, b->tls.key))                         \
-    X("tls-client-ca", texts_differ(a->tls.client_ca, b->tls.client_ca))       \
-    X("segment-size", a->segment_bytes != b->segment_bytes)                    \
-    X("client-memory", a->client_bytes != b->client_bytes)                     \
-    X("client-rate", a->client_rate != b->client_rate)                         \
-    X("attach-group", texts_differ(a->attach_group, b->attach_group))          \
-    X("attach-mode", texts_differ(a->attach_mode, b->attach_mode))             \
-    X("fates-memory", a->fates_bytes != b->fates_bytes)                        \
-    X("enable-test-methods", a->enable_test_methods != b->enable_test_methods) \
-    X("user", texts_differ(a->user, b->user))                                  \
-    X("wake-latency", a->wake_latency_low != b->wake_latency_low)              \
-    X("spin", a->spin_us != b->spin_us)                                        \
-    X("no-rebalance", a->no_rebalance != b->no_rebalance)                      \
-    X("scan-moves", a->scan_mode != b->scan_mode)                              \
-    X("sandbox", a->no_sandbox != b->no_sandbox)                               \
+#define FIXED(X)                                                                           \
+    X("shards", a->shards != b->shards)                                                    \
+    X("service", lists_differ(&a->services, &b->services))                                 \
+    X("set", lists_differ(&a->settings, &b->settings))                                     \
+    X("engine", a->engine != b->engine)                                                    \
+    X("listen", texts_differ(a->listen, b->listen))                                        \
+    X("token-file", texts_differ(a->token_file, b->token_file))                            \
+    X("operator-token-file", texts_differ(a->operator_token_file, b->operator_token_file)) \
+    X("tls-cert", texts_differ(a->tls.cert, b->tls.cert))                                  \
+    X("tls-key", texts_differ(a->tls.key, b->tls.key))                                     \
+    X("tls-client-ca", texts_differ(a->tls.client_ca, b->tls.client_ca))                   \
+    X("segment-size", a->segment_bytes != b->segment_bytes)                                \
+    X("client-memory", a->client_bytes != b->client_bytes)                                 \
+    X("client-rate", a->client_rate != b->client_rate)                                     \
+    X("attach-group", texts_differ(a->attach_group, b->attach_group))                      \
+    X("attach-mode", texts_differ(a->attach_mode, b->attach_mode))                         \
+    X("fates-memory", a->fates_bytes != b->fates_bytes)                                    \
+    X("enable-test-methods", a->enable_test_methods != b->enable_test_methods)             \
+    X("user", texts_differ(a->user, b->user))                                              \
+    X("wake-latency", a->wake_latency_low != b->wake_latency_low)                          \
+    X("spin", a->spin_us != b->spin_us)                                                    \
+    X("no-rebalance", a->no_rebalance != b->no_rebalance)                                  \
+    X("scan-moves", a->scan_mode != b->scan_mode)                                          \
+    X("sandbox", a->no_sandbox != b->no_sandbox)                                           \
     X("no-pin", a->no_pin != b->no_pin)
 
 /* For free(); NULL: nothing, or no memory to say it. */

@@ -37,6 +37,7 @@ struct run_options {
     bool no_rebalance;
     const char *listen; /* NULL: none */
     const char *token_file;
+    const char *operator_token_file;
     struct certificate_files tls; /* for a listen of tls+tcp:// */
     uint64_t segment_bytes;       /* 0: the default */
     uint64_t client_bytes;        /* of all local clients together; 0: the default */

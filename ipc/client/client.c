@@ -24,11 +24,13 @@
 _Static_assert(sizeof(struct sherd_client_options) == 120, "constant for ever");
 _Static_assert(sizeof(struct sherd_request) == 96, "constant for ever");
 _Static_assert(sizeof(struct sherd_result) == 64, "constant for ever");
+_Static_assert(sizeof(struct sherd_status) == 120, "constant for ever");
 _Static_assert(sizeof(enum sherd_end) == 4, "a field of a result");
 
 struct sherd_client {
     struct transport *transport;
-    bool inside; /* a step is on the stack */
+    bool inside;   /* a step is on the stack */
+    char *refusal; /* the gateway's words on a question; NULL: none yet */
 };
 
 const char *sherd_end_text(enum sherd_end end)
@@ -187,6 +189,7 @@ void sherd_client_close(struct sherd_client *client)
     if (!client)
         return;
     client->transport->ops->free(client->transport);
+    free(client->refusal);
     free(client);
 }
 
@@ -202,6 +205,8 @@ uint32_t sherd_client_n_shards(const struct sherd_client *client)
 
 const char *sherd_client_error_text(const struct sherd_client *client)
 {
+    if (client->refusal)
+        return client->refusal;
     return client->transport->error_text ? client->transport->error_text : "";
 }
 
@@ -223,6 +228,10 @@ static int step(struct sherd_client *client)
     client->inside = false;
     int r = transport->error;
     transport->error = 0;
+    if (r < 0) { /* the latest error is this one */
+        free(client->refusal);
+        client->refusal = NULL;
+    }
     return r;
 }
 
@@ -403,6 +412,69 @@ int sherd_client_call(struct sherd_client *client, const struct sherd_request *r
     if (r == 0)
         *ret_result = result;
     return r;
+}
+
+/* ---- the instance ---- */
+
+static int ask_and_wait(struct sherd_client *client, struct question *question)
+{
+    struct transport *transport = client->transport;
+    int r = 0;
+
+    while (r == 0 && !question->answered) {
+        r = step(client);
+        if (r == 0 && !question->answered)
+            r = waiter_take_wake(&transport->waiter) ? -EINTR
+                                                     : transport->ops->wait(transport, INT64_MAX);
+    }
+    return question->answered ? question->error : r;
+}
+
+static int ask(struct sherd_client *client, struct question *question)
+{
+    struct transport *transport = client->transport;
+
+    if (client->inside)
+        return -EBUSY;
+    if (!transport->ops->ask)
+        return -EOPNOTSUPP;
+    transport->ops->forget(transport);
+    transport->ops->ask(transport, question);
+    int r = ask_and_wait(client, question);
+    transport->ops->ask(transport, NULL);
+    if (question->text) {
+        free(client->refusal);
+        client->refusal = question->text;
+    }
+    return r;
+}
+
+/* Rounded up, and as much as a message can say. */
+static uint32_t to_ms(int64_t ns, uint32_t most)
+{
+    int64_t ms = ns <= 0 ? 0 : (ns - 1) / 1000000 + 1;
+
+    return ms < most ? (uint32_t)ms : most;
+}
+
+int sherd_client_watch(
+    struct sherd_client *client, uint64_t seen, int64_t wait_ns, struct sherd_status *ret_status)
+{
+    struct question question = {
+        .kind = QUESTION_WATCH, .seen = seen, .wait_ms = to_ms(wait_ns, PROTOCOL_WAIT_MS_MAX)};
+    int r = ask(client, &question);
+
+    if (r == 0)
+        *ret_status = question.status;
+    return r;
+}
+
+int sherd_client_drain(struct sherd_client *client, bool off, int64_t limit_ns)
+{
+    struct question question = {
+        .kind = QUESTION_DRAIN, .off = off, .wait_ms = to_ms(limit_ns, UINT32_MAX)};
+
+    return limit_ns < 0 ? -EINVAL : ask(client, &question);
 }
 
 /* ---- buffers ---- */

@@ -241,9 +241,44 @@ SHERD_API int sherd_client_fd(struct sherd_client *client);
  * Context: any thread, signal handler; until sherd_client_close() begins. */
 SHERD_API void sherd_client_wake(struct sherd_client *client);
 
-/* What stands behind the latest -ENOTCONN or -EPROTO, for people; "" where there was none. Good until
+/* What stands behind the latest -ENOTCONN, -EPROTO, or error of a drain, for people; "" where there was none. Good until
  * the next call. */
 SHERD_API const char *sherd_client_error_text(const struct sherd_client *client);
+
+/* ---- the instance ---- */
+
+enum sherd_drain {
+    SHERD_NOT_DRAINED, /* takes what is new */
+    SHERD_DRAINING,    /* takes nothing new, and has not finished all that it had */
+    SHERD_DRAINED,     /* has finished it */
+};
+
+struct sherd_status {
+    uint64_t
+        change; /* another number where the instance is another way: see sherd_client_watch() */
+    uint64_t uptime_ns;
+    uint64_t sessions; /* clients of the control plane */
+    uint64_t requests_in_flight, requests_accepted, requests_ended; /* theirs */
+    uint64_t deaths; /* of shards and gateways since it began */
+    uint32_t drain;  /* enum sherd_drain; a later instance may know more of them */
+    uint32_t n_shards, n_shards_up;
+    uint32_t reserved32;
+    uint64_t reserved[6];
+};
+
+/* Control plane. How the instance is, as soon as it is another way than `seen`, the `change` of an
+ * earlier status: a process died or is up again, it drains or is drained. 0: at once. After wait_ns,
+ * a minute at most, it comes all the same. Callbacks of requests run meanwhile. -EINTR: a signal, or
+ * sherd_client_wake(); -EOPNOTSUPP: the data plane; else as sherd_client_process(). */
+SHERD_API int sherd_client_watch(
+    struct sherd_client *client, uint64_t seen, int64_t wait_ns, struct sherd_status *ret_status);
+
+/* Control plane. Has the instance take nothing new and finish what it has, or with `off` take what is
+ * new again. Returns when that has begun: sherd_client_watch() tells the rest. limit_ns: how long the
+ * instance sees to it; 0: as long as it is told to. -EACCES: this client may not: over the Unix socket
+ * all do, over TCP who has the token for it; -EBUSY: it has another order just now; -ESHUTDOWN: it
+ * begins or ends; -EOPNOTSUPP, and others, as above. sherd_client_error_text() has the words. */
+SHERD_API int sherd_client_drain(struct sherd_client *client, bool off, int64_t limit_ns);
 
 /* ---- buffers ---- */
 

@@ -90,6 +90,11 @@ static size_t control_in_flight(const struct transport *transport)
     return control->talk.tickets.line.n + control->talk.tickets.out.n;
 }
 
+static void control_ask(struct transport *transport, struct question *question)
+{
+    talk_ask(&control_of(transport)->talk, question);
+}
+
 /* ---- steps and waiting ---- */
 
 static void control_step(struct transport *transport)
@@ -186,6 +191,7 @@ static const struct transport_ops control_ops = {
     .flush = control_flush,
     .cancel = control_cancel,
     .in_flight = control_in_flight,
+    .ask = control_ask,
     .step = control_step,
     .wait = control_wait,
     .reap = control_reap,

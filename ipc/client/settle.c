@@ -227,3 +227,24 @@ void settle_all(struct talk *talk, int error)
             settle(talk, ticket, SHERD_END_NOT_STARTED, error, "the gateway is gone");
     }
 }
+
+/* ---- kept for who fetches them ---- */
+
+struct ticket *talk_take_kept(struct talk *talk)
+{
+    struct ticket *ticket = talk->kept;
+
+    if (!ticket)
+        return NULL;
+    talk->kept = ticket->next;
+    if (!talk->kept)
+        talk->kept_last = &talk->kept;
+    return ticket;
+}
+
+void talk_free_kept(struct ticket *ticket)
+{
+    if (ticket->result.data != ticket->room)
+        free(ticket->result.data);
+    free(ticket);
+}

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "ipc/client/settle.h"
+#include "ipc/client/talk_inside.h"
 #include "ipc/client/transport.h"
 #include "ipc/client/tls.h"
 
@@ -25,10 +26,9 @@
  * connections. So an answer counts for the session whose hello came by the same connection (nng's
  * pipe). One by a connection of which no hello is known yet waits until that has come.
  *
- * Ends have positions; `ack` is the highest below which there is no gap. Only those of the present
- * connection count: the gateway begins again behind `ack` on each.
+ * Ends have positions (acked.h). Only those of the present connection count: the gateway begins
+ * again behind the last acknowledged one on each.
  */
-enum letter_kind { LETTER_HELLO, LETTER_METHODS, LETTER_BATCH, LETTER_NEXT, LETTER_CANCEL };
 
 #define NEXT_WAIT_MS 30000u
 #define RETRY_NS     (INT64_C(50) * 1000000)
@@ -92,28 +92,9 @@ void talk_deinit(struct talk *talk)
     free(talk->error_text);
 }
 
-struct ticket *talk_take_kept(struct talk *talk)
+static bool has_work(const struct talk *talk)
 {
-    struct ticket *ticket = talk->kept;
-
-    if (!ticket)
-        return NULL;
-    talk->kept = ticket->next;
-    if (!talk->kept)
-        talk->kept_last = &talk->kept;
-    return ticket;
-}
-
-void talk_free_kept(struct ticket *ticket)
-{
-    if (ticket->result.data != ticket->room)
-        free(ticket->result.data);
-    free(ticket);
-}
-
-static bool has_tickets(const struct talk *talk)
-{
-    return talk->tickets.line.n + talk->tickets.out.n > 0;
+    return talk->tickets.line.n + talk->tickets.out.n > 0 || talk->question || talk->eager;
 }
 
 /* ---- the connection ---- */
@@ -148,6 +129,8 @@ __attribute__((format(printf, 3, 4))) static void give_up(
     if (talk->link)
         link_take_back(talk->link, take_back, talk);
     settle_all(talk, error);
+    if (talk->question && !talk->question->answered)
+        question_answer(talk->question, NULL, error);
 }
 
 static void part(struct talk *talk)
@@ -251,10 +234,10 @@ static void on_welcome(struct talk *talk, const Sherd__Wire__HelloReply *hello)
     talk->give_up_ns = 0;
     talk->trouble = 0;
     talk->patience_ns = PATIENCE_MIN_NS;
-    memset(talk->gaps, 0, sizeof(talk->gaps));
+    acked_begin_again(&talk->acked);
     if (!resumed) {
         talk->session_number++;
-        talk->ack = 0;
+        talk->acked.upto = 0;
     }
     bool same_gateway = hello->gateway == talk->gateway;
     talk->gateway = hello->gateway;
@@ -288,14 +271,14 @@ static void on_hello(
     }
 }
 
-static bool is_stale(const Sherd__Wire__Reply *reply)
+bool talk_is_stale(const Sherd__Wire__Reply *reply)
 {
     return reply && reply->body_case == SHERD__WIRE__REPLY__BODY_ERROR &&
            reply->error->number == ESTALE;
 }
 
 /* A letter says that its connection is no longer good. */
-static void on_broken(struct talk *talk, uint64_t connection_number)
+void talk_broken(struct talk *talk, uint64_t connection_number)
 {
     if (connection_number == talk->connection_number && talk->phase != TALK_HELLO)
         part(talk);
@@ -408,8 +391,8 @@ static void on_batch(
     struct sent_batch *batch = letter->opaque;
 
     talk->n_batches--;
-    if (!reply || is_stale(reply))
-        on_broken(talk, batch->connection_number);
+    if (!reply || talk_is_stale(reply))
+        talk_broken(talk, batch->connection_number);
     if (reply && reply->body_case == SHERD__WIRE__REPLY__BODY_SUBMIT)
         on_taken(talk, batch, letter, reply->submit);
     else
@@ -470,44 +453,6 @@ static void send_batches(struct talk *talk, int64_t now_ns)
 
 /* ---- ends ---- */
 
-/* Ends behind a gap. Ranges that touch are one: so there are never more than nexts whose answers are
- * still on their way, each of which leaves one gap, and all have room. */
-static void note_behind_gap(struct talk *talk, uint64_t first, uint64_t last)
-{
-    struct talk_gap *free_gap = NULL;
-
-    for (size_t i = 0; i < sizeof(talk->gaps) / sizeof(talk->gaps[0]); i++) {
-        struct talk_gap *gap = &talk->gaps[i];
-        if (gap->first != 0 && gap->first <= last + 1 && first <= gap->last + 1) {
-            first = gap->first < first ? gap->first : first;
-            last = gap->last > last ? gap->last : last;
-            *gap = (struct talk_gap){};
-        }
-        if (gap->first == 0)
-            free_gap = gap;
-    }
-    if (free_gap)
-        *free_gap = (struct talk_gap){first, last};
-}
-
-static void note_positions(struct talk *talk, uint64_t first, uint64_t last)
-{
-    if (first > talk->ack + 1) {
-        note_behind_gap(talk, first, last);
-        return;
-    }
-    if (last > talk->ack)
-        talk->ack = last;
-    for (size_t i = 0; i < sizeof(talk->gaps) / sizeof(talk->gaps[0]); i++) {
-        struct talk_gap *gap = &talk->gaps[i];
-        if (gap->first != 0 && gap->first <= talk->ack + 1) {
-            struct talk_gap filled = *gap;
-            *gap = (struct talk_gap){};
-            note_positions(talk, filled.first, filled.last);
-        }
-    }
-}
-
 static int end_error(const Sherd__Wire__End *end)
 {
     if (end->kind == SHERD__WIRE__END_KIND__DONE)
@@ -549,8 +494,8 @@ static void on_next_error(struct talk *talk, const Sherd__Wire__Error *error)
 static void on_next(struct talk *talk, const struct letter *letter, const Sherd__Wire__Reply *reply)
 {
     talk->n_nexts--;
-    if (!reply || is_stale(reply)) {
-        on_broken(talk, (uintptr_t)letter->opaque);
+    if (!reply || talk_is_stale(reply)) {
+        talk_broken(talk, (uintptr_t)letter->opaque);
         return;
     }
     /* One said before hello may be heard after it, and acknowledges what the new session never
@@ -562,7 +507,7 @@ static void on_next(struct talk *talk, const struct letter *letter, const Sherd_
         return;
     uint64_t first = reply->next->first;
     if (is_of_this_connection(talk, letter))
-        note_positions(talk, first, first + reply->next->n_ends - 1);
+        acked_note(&talk->acked, first, first + reply->next->n_ends - 1);
     talk->hold_ns = 0;
     for (size_t i = 0; i < reply->next->n_ends; i++)
         on_end(talk, reply->next->ends[i]);
@@ -571,7 +516,7 @@ static void on_next(struct talk *talk, const struct letter *letter, const Sherd_
 static void send_nexts(struct talk *talk)
 {
     while (talk->tickets.out.n > 0 && talk->n_nexts < TALK_NEXTS_MAX && link_room(talk->link) > 0) {
-        nng_msg *msg = wire_next(talk->session, talk->ack, NEXT_WAIT_MS);
+        nng_msg *msg = wire_next(talk->session, talk->acked.upto, NEXT_WAIT_MS);
         if (!msg)
             return;
         link_send(talk->link, LETTER_NEXT, (void *)(uintptr_t)talk->connection_number, msg, -1);
@@ -616,8 +561,8 @@ static void on_cancelled(
     struct talk *talk, const struct letter *letter, const Sherd__Wire__Reply *reply)
 {
     talk->n_cancel_messages--;
-    if (!reply || is_stale(reply))
-        on_broken(talk, (uintptr_t)letter->opaque);
+    if (!reply || talk_is_stale(reply))
+        talk_broken(talk, (uintptr_t)letter->opaque);
 }
 
 /* ---- a step ---- */
@@ -639,10 +584,10 @@ static void on_letter(struct talk *talk, const struct letter *letter)
             on_hello(talk, letter, reply);
         break;
     case LETTER_METHODS:
-        if (reply && !is_stale(reply))
+        if (reply && !talk_is_stale(reply))
             on_methods(talk, reply);
         else
-            on_broken(talk, (uintptr_t)letter->opaque);
+            talk_broken(talk, (uintptr_t)letter->opaque);
         break;
     case LETTER_BATCH:
         on_batch(talk, letter, reply);
@@ -652,6 +597,9 @@ static void on_letter(struct talk *talk, const struct letter *letter)
         break;
     case LETTER_CANCEL:
         on_cancelled(talk, letter, reply);
+        break;
+    case LETTER_ASK:
+        talk_take_answer(talk, letter, reply);
         break;
     }
     nng_msg_free(letter->msg);
@@ -693,7 +641,7 @@ void talk_step(struct talk *talk)
     take_letters(talk);
     settle_line(talk, talk_now_ns());
     settle_late(talk, talk_now_ns());
-    if (!has_tickets(talk) && !talk->eager)
+    if (!has_work(talk))
         return;
     int64_t now_ns = talk_now_ns();
     if (talk->phase == TALK_APART && talk->error == 0 && talk->retry_ns <= now_ns)
@@ -703,6 +651,7 @@ void talk_step(struct talk *talk)
         settle_refuse(talk);
         send_nexts(talk);
         send_cancels(talk);
+        talk_send_question(talk);
     }
     watch_sending(talk, now_ns);
 }
@@ -711,7 +660,7 @@ int64_t talk_next_ns(const struct talk *talk)
 {
     int64_t next_ns = INT64_MAX;
 
-    if (!has_tickets(talk) && !talk->eager)
+    if (!has_work(talk))
         return next_ns;
     if (talk->tickets.line.n > 0)
         next_ns = talk->tickets.first_deadline_ns;

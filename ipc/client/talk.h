@@ -14,27 +14,24 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "ipc/client/acked.h"
 #include "ipc/client/link.h"
 #include "ipc/client/methods.h"
+#include "ipc/client/question.h"
 #include "ipc/client/ticket.h"
 #include "ipc/client/wire.h"
 #include "proto/arena.h"
 #include "proto/protocol.h"
 
-#define TALK_BATCHES_MAX 4u  /* messages of submissions under way */
-#define TALK_URGENT_MORE 16u /* urgent requests with the gateway beyond the window */
-#define TALK_NEXTS_MAX   2u  /* one is on its way while the other waits at the gateway */
+#define TALK_BATCHES_MAX 4u              /* messages of submissions under way */
+#define TALK_URGENT_MORE 16u             /* urgent requests with the gateway beyond the window */
+#define TALK_NEXTS_MAX   ACKED_NEXTS_MAX /* one is on its way while the other waits at the gateway */
 
 enum talk_phase {
     TALK_APART,   /* no session on this connection, or no connection */
     TALK_HELLO,   /* said hello */
     TALK_METHODS, /* asked which methods may be repeated */
     TALK_READY,
-};
-
-/* Positions of ends that came before ones that lie lower. */
-struct talk_gap {
-    uint64_t first, last;
 };
 
 struct talk {
@@ -61,10 +58,13 @@ struct talk {
     uint32_t gateway;           /* which one of the instance's answered the latest hello */
     uint32_t pipe;              /* of the latest hello's answer */
     uint32_t max_in_flight;
-    uint64_t ack; /* all ends up to here have come */
-    struct talk_gap gaps[TALK_NEXTS_MAX + 2];
+    struct acked acked;
     uint32_t n_shards;
     struct method_table methods; /* of the instance */
+
+    struct question *question; /* NULL: none */
+    uint64_t question_connection;
+    uint64_t n_questions; /* that were sent: an answer to an earlier one is nobody's */
 
     uint32_t n_batches, n_nexts, n_cancel_messages; /* under way */
     struct letter early[LINK_EXCHANGES];            /* until the answer to hello has come */
@@ -96,6 +96,9 @@ void talk_step(struct talk *talk);
 
 /* When talk_step() has something to do even if no letter comes; INT64_MAX: never. */
 int64_t talk_next_ns(const struct talk *talk);
+
+/* Asks it as soon as there is a connection, and again where that breaks; NULL: not any more. */
+void talk_ask(struct talk *talk, struct question *question);
 
 /* -ENOENT; else its end follows. */
 int talk_cancel(struct talk *talk, uint64_t id);

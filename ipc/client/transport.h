@@ -10,6 +10,7 @@
  */
 #include "ipc/client/client.h"
 #include "ipc/client/methods.h"
+#include "ipc/client/question.h"
 #include "ipc/client/waiter.h"
 
 /* Who has a request tells its end; where it does not, the request ends here so long behind its
@@ -36,6 +37,8 @@ struct transport_ops {
     uint32_t (*reap)(struct transport *transport, struct sherd_result *ret_results, uint32_t n);
     /* Lets go of what reap() gave out. */
     void (*forget)(struct transport *transport);
+    /* What step() and wait() see to, until it is answered; NULL: nothing any more. */
+    void (*ask)(struct transport *transport, struct question *question); /* NULL: not here */
     void *(*buffer_alloc)(struct transport *transport, size_t len);
     void (*buffer_free)(struct transport *transport, void *buffer);
 };

@@ -11,9 +11,11 @@
 
 #include "ipc/gateway/attach.h"
 #include "ipc/gateway/fates.h"
+#include "ipc/gateway/orders.h"
 #include "ipc/gateway/port.h"
 #include "ipc/gateway/requests.h"
 #include "ipc/gateway/session.h"
+#include "ipc/gateway/watches.h"
 #include "ipc/client/token.h"
 #include "proto/arena.h"
 #include "proto/sherd.pb-c.h"
@@ -29,8 +31,11 @@ struct gateway {
     struct sessions sessions;
     struct requests requests;
     struct attach *attach; /* NULL: no local clients */
+    struct orders orders;
+    struct watches watches;
     struct token token;
-    struct arena arena; /* the message that is being handled */
+    struct token operator_token; /* empty: over TCP nobody is one */
+    struct arena arena;          /* the message that is being handled */
     uint32_t round_robin;
     uint64_t n_unsaid; /* complaints about clients since the last that was logged */
     int64_t next_complaint_ns;
@@ -49,7 +54,7 @@ void dispatch_message(struct gateway *gateway, struct exchange *exchange);
 void dispatch_submissions(struct gateway *gateway, struct session *session,
     struct exchange *exchange, Sherd__Wire__Submission *const *submissions, size_t n);
 
-/* describe.c: answers to status and methods. */
+/* describe.c: answers to status, watch and methods. */
 void describe_status(struct gateway *gateway, struct exchange *exchange);
 void describe_methods(struct gateway *gateway, struct exchange *exchange);
 

@@ -81,6 +81,10 @@ static void fill_status(struct gateway *gateway, Sherd__Wire__StatusReply *body)
     body->requests_in_flight = head->requests_in_flight;
     body->requests_accepted = head->requests_accepted;
     body->requests_ended = head->requests_ended;
+    body->drain = watches_is_drained(segment)    ? SHERD__WIRE__DRAIN_STATE__DRAINED
+                  : watches_is_draining(segment) ? SHERD__WIRE__DRAIN_STATE__DRAINING
+                                                 : SHERD__WIRE__DRAIN_STATE__NOT_DRAINED;
+    body->change = watches_change(segment);
 }
 
 void describe_status(struct gateway *gateway, struct exchange *exchange)

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "ipc/client/token.h"
 #include "ipc/gateway/reply.h"
@@ -52,13 +53,21 @@ static void reject_malformed(struct gateway *gateway, struct exchange *exchange)
         exchange->request_len, PROTOCOL_VERSION);
 }
 
-static bool may_enter(
+static bool knows(const struct token *token, const Sherd__Wire__Hello *hello)
+{
+    return token->len > 0 &&
+           token_equal(token->secret, token->len, hello->token.data, hello->token.len);
+}
+
+/* Who may signal the supervisor may give it orders; else who has the token for that. */
+static bool is_operator(
     const struct gateway *gateway, const struct exchange *exchange, const Sherd__Wire__Hello *hello)
 {
-    if (!exchange->connection->remote)
-        return true;
-    return gateway->token.len > 0 && token_equal(gateway->token.secret, gateway->token.len,
-                                         hello->token.data, hello->token.len);
+    const struct connection *connection = exchange->connection;
+
+    if (!connection->remote)
+        return connection->uid == 0 || connection->uid == geteuid();
+    return knows(&gateway->operator_token, hello);
 }
 
 static uint32_t max_in_flight(const struct gateway *gateway)
@@ -101,7 +110,8 @@ static void handle_hello(
             PROTOCOL_VERSION);
         return;
     }
-    if (!may_enter(gateway, exchange, hello)) {
+    bool has_orders = is_operator(gateway, exchange, hello);
+    if (exchange->connection->remote && !has_orders && !knows(&gateway->token, hello)) {
         complain(gateway, "a client over tcp gave %s token and was refused",
             hello->token.len > 0 ? "a wrong" : "no");
         reply_error(exchange, -EACCES,
@@ -126,6 +136,7 @@ static void handle_hello(
             gateway->sessions.n);
         return;
     }
+    exchange->connection->is_operator = has_orders;
     session_attach(session, exchange->connection);
     penalty_meet(gateway, session);
     connection_welcome(exchange->connection, gateway->port);
@@ -162,6 +173,20 @@ static void handle_cancel(struct gateway *gateway, struct session *session,
     reply_send(exchange, &reply);
 }
 
+static void handle_drain(
+    struct gateway *gateway, struct exchange *exchange, const Sherd__Wire__Drain *drain)
+{
+    if (exchange->connection->is_operator) {
+        orders_ask(&gateway->orders, exchange, drain->off ? ORDER_KIND_RESUME : ORDER_KIND_DRAIN,
+            drain->limit_ms);
+        return;
+    }
+    complain(gateway, "a client over tcp wanted the instance to drain and was refused");
+    reply_error(exchange, -EACCES,
+        "this token is not for orders: over tcp the instance is drained by who has what is in the "
+        "file that `sherd run --operator-token-file` names");
+}
+
 /* Everything but hello. */
 static void handle_in_session(struct gateway *gateway, struct session *session,
     struct exchange *exchange, const Sherd__Wire__Request *request)
@@ -182,6 +207,12 @@ static void handle_in_session(struct gateway *gateway, struct session *session,
         return;
     case SHERD__WIRE__REQUEST__BODY_STATUS:
         describe_status(gateway, exchange);
+        return;
+    case SHERD__WIRE__REQUEST__BODY_WATCH:
+        watches_add(&gateway->watches, exchange, request->watch->seen, request->watch->wait_ms);
+        return;
+    case SHERD__WIRE__REQUEST__BODY_DRAIN:
+        handle_drain(gateway, exchange, request->drain);
         return;
     case SHERD__WIRE__REQUEST__BODY_METHODS:
         describe_methods(gateway, exchange);

@@ -77,9 +77,28 @@ static void on_gone(struct connection *connection, void *opaque)
 {
     struct gateway *gateway = opaque;
 
+    orders_forget(&gateway->orders, connection);
+    watches_forget(&gateway->watches, connection);
     if (connection->session)
         session_detach(connection->session);
     gateway_count(gateway);
+}
+
+static void on_ask(uint64_t word, void *opaque)
+{
+    struct gateway *gateway = opaque;
+
+    log_line(gateway->env->log, LOG_LEVEL_NOTICE, "a client gave an order: %s",
+        order_kind_text((uint32_t)(word >> 56)));
+    member_ask(gateway->member, word);
+}
+
+static void on_tell(struct exchange *exchange, void *opaque)
+{
+    struct gateway *gateway = opaque;
+
+    arena_reset(&gateway->arena);
+    describe_status(gateway, exchange);
 }
 
 static void on_abandon(struct session *session, void *opaque)
@@ -154,10 +173,19 @@ static void on_turn(void *opaque)
 
 /* ---- life ---- */
 
-static int load_token(struct gateway *gateway)
+static int load_token(const struct child_env *env, const char *path, struct token *ret_token)
+{
+    const char *why;
+    int r = path ? token_load(path, ret_token, &why) : 0;
+
+    if (r < 0)
+        log_line(env->log, LOG_LEVEL_ERROR, "token file %s %s (%s)", path, why, strerror(-r));
+    return r;
+}
+
+static int load_tokens(struct gateway *gateway)
 {
     const struct child_env *env = gateway->env;
-    const char *why;
 
     if (!env->listen_url)
         return 0;
@@ -166,11 +194,8 @@ static int load_token(struct gateway *gateway)
             "listening on %s is refused without a token: give --token-file", env->listen_url);
         return -EINVAL;
     }
-    int r = token_load(env->token_file, &gateway->token, &why);
-    if (r < 0)
-        log_line(
-            env->log, LOG_LEVEL_ERROR, "token file %s %s (%s)", env->token_file, why, strerror(-r));
-    return r;
+    int r = load_token(env, env->token_file, &gateway->token);
+    return r < 0 ? r : load_token(env, env->operator_token_file, &gateway->operator_token);
 }
 
 /* What nng reads to find the address of a name, where it listens on one. */
@@ -193,6 +218,8 @@ static int give_up_rights(const struct child_env *env)
 
     if (r == 0)
         r = sandbox_paths_add(&paths, env->token_file, false);
+    if (r == 0)
+        r = sandbox_paths_add(&paths, env->operator_token_file, false);
     if (r == 0 && env->listen_url)
         r = add_resolver(&paths);
     if (r == 0)
@@ -292,6 +319,17 @@ static int start_port(struct gateway *gateway)
     if (tls)
         nng_tls_config_free(tls);
     return r;
+}
+
+static void start_talks(struct gateway *gateway)
+{
+    struct orders_config orders = {
+        .ctx = gateway->ctx, .segment = gateway->env->segment, .ask = on_ask, .opaque = gateway};
+    struct watches_config watches = {
+        .ctx = gateway->ctx, .segment = gateway->env->segment, .tell = on_tell, .opaque = gateway};
+
+    orders_init(&gateway->orders, &orders);
+    watches_init(&gateway->watches, &watches);
 }
 
 static int start_tables(struct gateway *gateway)
@@ -397,6 +435,7 @@ static int run(struct gateway *gateway)
 {
     gateway->ctx = member_context(gateway->member);
     aio_timer_init(gateway->ctx, &gateway->drain_timer, on_drain_timer, gateway);
+    start_talks(gateway);
     int r = start_tables(gateway);
     if (r < 0) {
         log_line(gateway->env->log, LOG_LEVEL_ERROR, "the gateway has no memory to start with");
@@ -405,6 +444,8 @@ static int run(struct gateway *gateway)
     settle_predecessor(gateway);
     penalty_start(gateway);
     int status = serve(gateway);
+    orders_deinit(&gateway->orders);
+    watches_deinit(&gateway->watches);
     attach_stop(gateway->attach);
     penalty_stop(gateway);
     timer_del(&gateway->drain_timer);
@@ -434,12 +475,13 @@ int gateway_main(const struct child_env *env)
         return status;
     gateway->env = env;
     arena_init(&gateway->arena, PROTOCOL_UNPACKED_MAX);
-    if (give_up_rights(env) == 0 && load_token(gateway) == 0 && open_fates(gateway) == 0 &&
+    if (give_up_rights(env) == 0 && load_tokens(gateway) == 0 && open_fates(gateway) == 0 &&
         member_new_heir(env, NULL, on_adopt, gateway, &gateway->member) == 0) {
         status = run(gateway);
         member_free(gateway->member);
     }
     fates_close(&gateway->fates);
+    token_deinit(&gateway->operator_token);
     token_deinit(&gateway->token);
     arena_deinit(&gateway->arena);
     free(gateway);

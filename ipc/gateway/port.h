@@ -27,6 +27,7 @@ struct connection {
     uint32_t pipe;
     bool remote;        /* by tcp, with TLS or without */
     uint32_t uid;       /* of the other side; CLIENT_USER_REMOTE: by tcp, or not known */
+    bool is_operator;   /* the user's: may have the instance drain */
     bool gone;          /* what is sent to it is lost */
     uint32_t held;      /* exchanges of it that the loop has */
     uint32_t n_sending; /* under the port's lock: answers that nng has not handed over */

@@ -102,8 +102,29 @@ static void on_room(struct session *session, void *opaque)
     requests_room(&gateway.requests, session);
 }
 
+/* The supervisor's part: the order is taken, or cannot be. */
+static void on_ask(uint64_t word, void *opaque)
+{
+    struct supervisor_head *head = segment_supervisor(&rig.seg);
+    struct order_note *note = &head->orders[word % SEGMENT_ORDER_NOTES];
+
+    (void)opaque;
+    note->word = word;
+    note->state = ORDER_TAKEN + (uint32_t)(word >> 24) % (ORDER_WRONG - ORDER_TAKEN + 1);
+    head->state = word >> 56 == ORDER_KIND_DRAIN ? PEER_DRAINING : PEER_UP;
+}
+
+static void on_tell(struct exchange *exchange, void *opaque)
+{
+    (void)opaque;
+    arena_reset(&gateway.arena);
+    describe_status(&gateway, exchange);
+}
+
 static void open_gateway(void)
 {
+    struct orders_config orders = {.ctx = gateway.ctx, .segment = &rig.seg, .ask = on_ask};
+    struct watches_config watches = {.ctx = gateway.ctx, .segment = &rig.seg, .tell = on_tell};
     struct requests_config requests = {
         .ctx = gateway.ctx,
         .mesh = gateway_end.mesh,
@@ -124,6 +145,8 @@ static void open_gateway(void)
     assert(requests_init(&gateway.requests, &requests) == 0);
     assert(sessions_init(&gateway.sessions, &sessions) == 0);
     arena_init(&gateway.arena, PROTOCOL_UNPACKED_MAX);
+    orders_init(&gateway.orders, &orders);
+    watches_init(&gateway.watches, &watches);
 }
 
 static void open_world(void)
@@ -139,6 +162,7 @@ static void open_world(void)
         .peer = segment_gateway(&rig.seg)};
     gateway.env = &env;
     gateway.ctx = gateway_end.ctx;
+    gateway.operator_token = (struct token){.secret = (uint8_t *)"order", .len = 5};
     gateway.token = (struct token){.secret = (uint8_t *)"secret", .len = 6};
 }
 
@@ -179,6 +203,8 @@ static void deliver(struct connection *connection, struct fuzz_bytes message)
 
 static void lose(struct connection *connection)
 {
+    orders_forget(&gateway.orders, connection);
+    watches_forget(&gateway.watches, connection);
     if (connection->session)
         session_detach(connection->session);
     assert(!connection->session);
@@ -222,6 +248,8 @@ static void close_gateway(void)
 {
     for (int i = 0; i < CONNECTIONS; i++)
         lose(&connections[i]);
+    orders_deinit(&gateway.orders);
+    watches_deinit(&gateway.watches);
     sessions_deinit(&gateway.sessions);
     for (int turns = 0; is_busy(); turns++) {
         assert(turns < TURNS_MAX);

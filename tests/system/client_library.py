@@ -45,6 +45,15 @@ class RawResult(ctypes.Structure):
                 ("reserved", ctypes.c_uint64)]
 
 
+class Status(ctypes.Structure):
+    _fields_ = [("change", ctypes.c_uint64), ("uptime_ns", ctypes.c_uint64), ("sessions", ctypes.c_uint64),
+                ("requests_in_flight", ctypes.c_uint64), ("requests_accepted", ctypes.c_uint64),
+                ("requests_ended", ctypes.c_uint64), ("deaths", ctypes.c_uint64),
+                ("drain", ctypes.c_uint32), ("n_shards", ctypes.c_uint32),
+                ("n_shards_up", ctypes.c_uint32), ("reserved32", ctypes.c_uint32),
+                ("reserved", ctypes.c_uint64 * 6)]
+
+
 class Result:
     def __init__(self, raw):
         self.id, self.end, self.error, self.shard = raw.id, raw.end, raw.error, raw.shard
@@ -69,6 +78,11 @@ def load():
     library.sherd_client_cancel.argtypes = [ctypes.c_void_p, ctypes.c_uint64]
     library.sherd_client_reap.argtypes = [ctypes.c_void_p, ctypes.POINTER(RawResult),
                                           ctypes.c_uint32, ctypes.c_int64]
+    library.sherd_client_watch.argtypes = [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int64,
+                                           ctypes.POINTER(Status)]
+    library.sherd_client_drain.argtypes = [ctypes.c_void_p, ctypes.c_bool, ctypes.c_int64]
+    library.sherd_client_error_text.argtypes = [ctypes.c_void_p]
+    library.sherd_client_error_text.restype = ctypes.c_char_p
     library.sherd_client_wake.argtypes = [ctypes.c_void_p]
     library.sherd_client_wake.restype = None
     library.sherd_client_plane.argtypes = [ctypes.c_void_p]
@@ -167,6 +181,18 @@ class Client:
 
     def wake(self):
         self.lib.sherd_client_wake(self.handle)
+
+    def watch(self, seen=0, wait_ns=int(harness.DEADLINE * SECOND)):
+        status = Status()
+        error = self.lib.sherd_client_watch(self.handle, seen, wait_ns, status)
+        if error < 0:
+            raise ClientError(-error, os.strerror(-error))
+        return status
+
+    def drain(self, off=False, limit_ns=0):
+        error = self.lib.sherd_client_drain(self.handle, off, limit_ns)
+        if error < 0:
+            raise ClientError(-error, self.lib.sherd_client_error_text(self.handle).decode())
 
     def plane(self):
         return self.lib.sherd_client_plane(self.handle)

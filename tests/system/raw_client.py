@@ -192,11 +192,25 @@ class RawClient:
         return one(self.ask(field(5, field(1, b"".join(map(varint, ids))))), 1)
 
     def status(self):
-        fields = self.ask(field(6, b""))
+        return self.status_of(self.ask(field(6, b"")))
+
+    @staticmethod
+    def watch_message(seen=0, wait_ms=30000):
+        return field(9, field(1, seen) + field(2, wait_ms))
+
+    def watch(self, seen=0, wait_ms=30000):
+        return self.status_of(self.ask(self.watch_message(seen, wait_ms)))
+
+    def drain(self, off=False, limit_ms=0):
+        self.ask(field(8, field(1, int(off)) + field(2, limit_ms)))
+
+    @staticmethod
+    def status_of(fields):
         return {"instance": one(fields, 1, b"").decode(), "shards": one(fields, 4),
                 "processes": [parse(data) for data in fields.get(5, [])],
                 "sessions": one(fields, 6), "in_flight": one(fields, 7),
-                "accepted": one(fields, 8), "ended": one(fields, 9)}
+                "accepted": one(fields, 8), "ended": one(fields, 9),
+                "drain": one(fields, 10), "change": one(fields, 11)}
 
     def described_methods(self):
         """{name: the fields of its Method}"""

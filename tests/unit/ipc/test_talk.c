@@ -340,7 +340,7 @@ static void a_request_is_submitted_after_hello_and_its_end_told_once(void **stat
     talk_step(&f->talk);
     assert_int_equal(f->n_ended, 1);
     assert_int_equal(f->last_end, SHERD_END_DONE);
-    assert_int_equal(f->talk.ack, 1);
+    assert_int_equal(f->talk.acked.upto, 1);
 }
 
 static void positions_of_a_gateway_that_is_gone_acknowledge_nothing_at_the_next(void **state)
@@ -353,7 +353,7 @@ static void positions_of_a_gateway_that_is_gone_acknowledge_nothing_at_the_next(
     find_replacement(f);
     tell_end(f->link, &late, 1, 1, 77);
     talk_step(&f->talk);
-    assert_int_equal(f->talk.ack, 0);
+    assert_int_equal(f->talk.acked.upto, 0);
     assert_int_equal(find_sent(f->link, NEXT)->request->next->ack, 0);
 }
 
@@ -372,7 +372,7 @@ static void an_answer_that_overtakes_that_of_hello_counts_for_the_new_session(vo
     talk_step(&f->talk);
     assert_int_equal(f->n_ended, 1);
     assert_int_equal(f->last_end, SHERD_END_DONE);
-    assert_int_equal(f->talk.ack, 1);
+    assert_int_equal(f->talk.acked.upto, 1);
 }
 
 static void positions_that_overtake_the_answer_of_hello_are_acknowledged(void **state)
@@ -388,7 +388,7 @@ static void positions_that_overtake_the_answer_of_hello_are_acknowledged(void **
     find_replacement(f);
     assert_int_equal(f->n_ended, 1);
     assert_int_equal(f->last_end, SHERD_END_DONE);
-    assert_int_equal(f->talk.ack, 1);
+    assert_int_equal(f->talk.acked.upto, 1);
 }
 
 static void a_late_end_counts_for_what_stands_in_line_again(void **state)
