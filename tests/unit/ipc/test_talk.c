@@ -590,7 +590,7 @@ static void a_deadline_and_a_cancellation_hold_where_the_gateway_stands_still(vo
     tell_end(f->link, find_sent(f->link, NEXT), 1, 1, id);
     talk_step(&f->talk);
     assert_int_equal(f->n_ended, 2);
-    assert_int_equal(f->talk.ack, 1);
+    assert_int_equal(f->talk.acked.upto, 1);
 }
 
 int main(void)
