@@ -218,7 +218,7 @@ class Report(harness.TestCase):
 
     def test_a_report_names_so_many_calls_and_counts_the_rest(self):
         instance = self.start("--shards", "2", "--enable-test-methods")
-        load = instance.popen("submit", "--unordered", "--shard", "1", "sys.sleep", *["500"] * 200,
+        load = instance.popen("submit", "--unordered", "--shard", "1", "sys.sleep", *["1500"] * 200,
                               stdout=subprocess.DEVNULL)
         wait_until(lambda: instance.shard(1)["calls_in"] > 80, "them to be begun")
         instance.kill(instance.shard(1))

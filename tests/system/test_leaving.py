@@ -140,7 +140,7 @@ class Leaving(harness.TestCase):
 
     def test_without_a_supervisor_what_is_in_flight_completes_too(self):
         instance = self.start("--shards", "2")
-        request = self.begin_sleep(instance, 1000)
+        request = self.begin_sleep(instance, 2000)
         instance.kill(instance.supervisor.pid)
         self.assertEqual(request.wait(harness.DEADLINE), 0)
 
