@@ -114,8 +114,8 @@ static void send_oldest_away(struct attach *attach)
 
 /* ---- ends ---- */
 
-/* Every shard that was to have something of it is told, whether or not that got there. As long as the
- * keeper can't be told, the number is not used again: what is kept under it would never go. */
+/* Every shard that was to have something of it is told, whether or not that got there. As long as
+ * the keeper can't be told, the number is not used again: what is kept under it would never go. */
 static void tell_end(struct attach *attach, uint32_t client)
 {
     const struct client_row *row = segment_client(attach->config.segment, client);

@@ -75,8 +75,8 @@ void clients_end(struct clients *clients, uint32_t client, enum cut_reason reaso
 
 typedef void clients_freed_fn(uint32_t client, void *opaque);
 
-/* Frees the rows whose shards have all let go, and says which those were (freed may be NULL). Returns
- * how many are left. */
+/* Frees the rows whose shards have all let go, and says which those were (freed may be NULL).
+ * Returns how many are left. */
 uint32_t clients_reap(struct clients *clients, clients_freed_fn *freed, void *opaque);
 
 static inline uint64_t clients_word(const struct clients *clients, uint32_t client)
