@@ -64,14 +64,23 @@ static void count(const struct door *door, enum listener_counter which, int64_t 
 
 /* ---- one connection ---- */
 
-static struct connection *connection_new(struct door *door, int fd)
+/* Consumes fd. */
+static int connection_new(struct door *door, int fd, struct connection **ret_c)
 {
     struct connection *c = calloc(1, sizeof(*c));
     struct doors *doors = door->doors;
+    int r = c ? co_fd_init(&c->peer, fd) : -ENOMEM;
 
-    if (!c || co_fd_init(&c->peer, fd) < 0 || crowd_add(&doors->crowd, &c->member, fd) < 0) {
+    if (r < 0) {
+        close(fd);
         free(c);
-        return NULL;
+        return r;
+    }
+    r = crowd_add(&doors->crowd, &c->member, fd);
+    if (r < 0) {
+        co_fd_close(&c->peer);
+        free(c);
+        return r;
     }
     c->door = door;
     co_cancel_init(&c->leave);
@@ -84,7 +93,8 @@ static struct connection *connection_new(struct door *door, int fd)
     door->n_open++;
     count(door, LISTENER_open, 1);
     count(door, LISTENER_accepted, 1);
-    return c;
+    *ret_c = c;
+    return 0;
 }
 
 static void wake_door(struct door *door)
@@ -121,20 +131,22 @@ static void coroutine_fn run_connection(void *opaque)
     connection_free(c);
 }
 
+/* Consumes fd. */
 static int begin_connection(struct door *door, int fd)
 {
-    struct connection *c = connection_new(door, fd);
-    Coroutine *co = c ? coroutine_create_full(run_connection, c, door->planned->name, 0) : NULL;
+    struct connection *c;
+    int r = connection_new(door, fd, &c);
+    Coroutine *co;
 
-    if (co) {
-        coroutine_enter(co);
-        return 0;
-    }
-    if (c)
+    if (r < 0)
+        return r;
+    co = coroutine_create_full(run_connection, c, door->planned->name, 0);
+    if (!co) {
         connection_free(c); /* and fd */
-    else
-        close(fd);
-    return -ENOMEM;
+        return -ENOMEM;
+    }
+    coroutine_enter(co);
+    return 0;
 }
 
 /* ---- a door ---- */
@@ -156,7 +168,8 @@ static void coroutine_fn wait_for_means(struct door *door)
 
 static bool is_want_of_means(int r)
 {
-    return r == -EMFILE || r == -ENFILE || r == -ENOBUFS || r == -ENOMEM;
+    return r == -EMFILE || r == -ENFILE || r == -ENOBUFS || r == -ENOMEM ||
+           r == -ENOSPC; /* of epoll's watches: fs.epoll.max_user_watches */
 }
 
 static void coroutine_fn accept_all(void *opaque)

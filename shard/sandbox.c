@@ -218,6 +218,13 @@ void sandbox_free(struct sandbox *sandbox)
     free(sandbox);
 }
 
+static int close_calls(const struct sandbox_program *of_role)
+{
+    int r = sandbox_calls_own_signals();
+
+    return r < 0 ? r : sandbox_calls_load(of_role);
+}
+
 int sandbox_enter(const struct sandbox *sandbox, enum sandbox_role role,
     const struct sandbox_paths *paths, char **ret_error)
 {
@@ -243,7 +250,7 @@ int sandbox_enter(const struct sandbox *sandbox, enum sandbox_role role,
     }
     if (r == 0 && sandbox->has_calls) {
         what = "seccomp";
-        r = sandbox_calls_load(&sandbox->programs[list]);
+        r = close_calls(&sandbox->programs[list]);
     }
     if (r < 0)
         return explain(ret_error, r, "sandbox: %s: %s; `sherd run --sandbox off` goes without",

@@ -8,6 +8,7 @@
 #include "shard/sandbox_calls.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/seccomp.h>
 #include <sched.h>
@@ -60,9 +61,9 @@ static const int of_memory[] = {SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap
     SCMP_SYS(madvise), SCMP_SYS(mincore), SCMP_SYS(msync), SCMP_SYS(mlock), SCMP_SYS(mlock2),
     SCMP_SYS(munlock), SCMP_SYS(memfd_create)};
 
-/* Threads, signals, and what a process asks about itself. tgkill: raise() and abort(); to others
- * Landlock lets none through. process_vm_readv: the crash handler, of memory that may not be
- * there. */
+/* Threads, signals, and what a process asks about itself. tgkill: raise() and abort(), to itself
+ * alone (sandbox_calls_own_signals()). process_vm_readv: the crash handler, of memory that may not
+ * be there. */
 static const int of_processes[] = {SCMP_SYS(exit), SCMP_SYS(exit_group), SCMP_SYS(set_robust_list),
     SCMP_SYS(get_robust_list), SCMP_SYS(rseq), SCMP_SYS(set_tid_address), SCMP_SYS(rt_sigaction),
     SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn), SCMP_SYS(rt_sigpending),
@@ -283,6 +284,20 @@ int sandbox_calls_make(enum sandbox_list list, struct sandbox_program *ret_progr
     return r;
 }
 
+/* Of the process that makes it, whose number nobody knows before: Landlock knows signals from 6.12 on
+ * alone. Whose signals those of an fd are is asked of the kernel by its owner's number. */
+static int refuse_others_signals(scmp_filter_ctx filter)
+{
+    static const uint64_t of_fds[] = {F_SETOWN, F_SETOWN_EX, F_SETSIG};
+    int r = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(tgkill), 1,
+        SCMP_A0_32(SCMP_CMP_NE, (uint32_t)getpid()));
+
+    for (size_t i = 0; r == 0 && i < N(of_fds); i++)
+        r = seccomp_rule_add(
+            filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(fcntl), 1, SCMP_A1_32(SCMP_CMP_EQ, of_fds[i]));
+    return r;
+}
+
 void sandbox_calls_free(struct sandbox_program *program)
 {
     free(program->filter);
@@ -304,6 +319,25 @@ int sandbox_calls_load(const struct sandbox_program *program)
     long r = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &code);
 
     return r < 0 ? -errno : r > 0 ? -ESRCH : 0; /* a thread that does not take it */
+}
+
+int sandbox_calls_own_signals(void)
+{
+    scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ALLOW);
+    struct sandbox_program program;
+    int r;
+
+    if (!filter)
+        return -ENOMEM;
+    r = refuse_others_signals(filter);
+    if (r == 0)
+        r = export(filter, &program);
+    seccomp_release(filter);
+    if (r < 0)
+        return r;
+    r = sandbox_calls_load(&program);
+    sandbox_calls_free(&program);
+    return r;
 }
 
 char *sandbox_call_name(int64_t number)

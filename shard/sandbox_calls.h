@@ -36,3 +36,6 @@ int sandbox_calls_probe(void);
 
 /* For all threads of the process. 0 or -errno. */
 int sandbox_calls_load(const struct sandbox_program *program);
+
+/* The same: from now on signals go to this process alone, at once or as those of an fd (EPERM). */
+int sandbox_calls_own_signals(void);

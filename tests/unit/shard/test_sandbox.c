@@ -35,6 +35,7 @@
 
 #include "runtime/aio.h"
 #include "shard/sandbox.h"
+#include "shard/sandbox_calls.h"
 
 #define DIED_OF(signum) (1000 + (signum))
 
@@ -399,19 +400,69 @@ static long signal_parent(void)
     return syscall(SYS_tgkill, getppid(), getppid(), 0);
 }
 
-static bool kernel_scopes_signals(void)
-{
-    return syscall(SYS_landlock_create_ruleset, NULL, 0, 1u) >= 6;
-}
-
-static void others_are_neither_read_nor_signalled(void **state)
+static void others_are_not_read(void **state)
 {
     (void)state;
     NEEDS("Landlock");
     assert_int_equal(try_as_shard(read_self), 0); /* the crash handler does */
     assert_int_equal(try_as_shard(read_parent), EPERM);
-    if (kernel_scopes_signals())
-        assert_int_equal(try_as_shard(signal_parent), EPERM);
+}
+
+static long signal_itself(void)
+{
+    return syscall(SYS_tgkill, getpid(), gettid(), 0);
+}
+
+static long own_by_parent(void)
+{
+    int fds[2];
+
+    return pipe(fds) < 0 ? -1 : fcntl(fds[0], F_SETOWN, getppid());
+}
+
+static long own_by_sibling(void)
+{
+    struct f_owner_ex owner = {.type = F_OWNER_PID, .pid = getppid()};
+    int fds[2];
+
+    return pipe(fds) < 0 ? -1 : fcntl(fds[0], F_SETOWN_EX, &owner);
+}
+
+static long choose_signal(void)
+{
+    int fds[2];
+
+    return pipe(fds) < 0 ? -1 : fcntl(fds[0], F_SETSIG, SIGTERM);
+}
+
+/* Without Landlock, which knows of signals from Linux 6.12 on alone. */
+static int try_with_own_signals(attempt_fn *attempt)
+{
+    int status;
+    pid_t pid = fork();
+
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || sandbox_calls_own_signals() < 0)
+            _exit(255);
+        _exit(attempt() < 0 ? errno : 0);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void a_signal_goes_to_nobody_else_whatever_the_kernel_scopes(void **state)
+{
+    (void)state;
+    NEEDS("seccomp");
+    assert_int_equal(try_with_own_signals(signal_parent), EPERM);
+    assert_int_equal(try_with_own_signals(signal_itself), 0);
+    assert_int_equal(try_with_own_signals(own_by_parent), EPERM);
+    assert_int_equal(try_with_own_signals(own_by_sibling), EPERM);
+    assert_int_equal(try_with_own_signals(choose_signal), EPERM);
+    assert_int_equal(try_as_shard(signal_parent), EPERM);
+    assert_int_equal(try_as_shard(signal_itself), 0);
+    assert_int_equal(try_as_shard(own_by_parent), EPERM);
 }
 
 static long count_rights(void)
@@ -552,7 +603,8 @@ int main(void)
         cmocka_unit_test(no_memory_becomes_code),
         cmocka_unit_test(sockets_are_made_by_who_says_that_it_needs_them),
         cmocka_unit_test(files_are_those_that_were_named),
-        cmocka_unit_test(others_are_neither_read_nor_signalled),
+        cmocka_unit_test(others_are_not_read),
+        cmocka_unit_test(a_signal_goes_to_nobody_else_whatever_the_kernel_scopes),
         cmocka_unit_test(no_capability_is_left_and_none_comes_back),
         cmocka_unit_test(loops_threads_and_crashes_work),
         cmocka_unit_test(no_second_ring_is_made),
