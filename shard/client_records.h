@@ -106,8 +106,8 @@ SEGMENT_STRUCT(ledger_slot, LEDGER_SLOT_FIELDS);
 #define SEGMENT_NOTED       3u /* crashes of each */
 
 /*
- * A request of a local client that was on the CPU in crashes of its shard: each heir is to know what
- * those before it have seen. n is stored last.
+ * A request of a local client that was on the CPU in crashes of its shard: each heir is to know
+ * what those before it have seen. n is stored last.
  */
 #define CRASH_NOTE_FIELDS(X, r)                                         \
     X(r, uint32_t, slot, , word, "of the ledger")                       \

@@ -284,8 +284,8 @@ int sandbox_calls_make(enum sandbox_list list, struct sandbox_program *ret_progr
     return r;
 }
 
-/* Of the process that makes it, whose number nobody knows before: Landlock knows signals from 6.12 on
- * alone. Whose signals those of an fd are is asked of the kernel by its owner's number. */
+/* Of the process that makes it, whose number nobody knows before; Landlock knows of signals from
+ * 6.12 on alone. An fd sends signals too, to whoever is said to own it. */
 static int refuse_others_signals(scmp_filter_ctx filter)
 {
     static const uint64_t of_fds[] = {F_SETOWN, F_SETOWN_EX, F_SETSIG};

@@ -19,8 +19,8 @@
  *   +------------------+  super.layout_off
  *   | description      |  the supervisor, before the first fork; constant after: layout.h
  *   +------------------+  super.control_off
- *   | control          |  the supervisor: its head, one peer_control a peer, names of methods, whose
- *   |                  |  requests crashed shards
+ *   | control          |  the supervisor: its head, one peer_control a peer, names of methods,
+ *   |                  |  whose requests crashed shards
  *   +------------------+  super.commons_off
  *   | commons          |  all: a line a peer, and the supervisor's: doorbell, bitmap of senders;
  *   |                  |  the arena: words, chunks and stacks of portable coroutines
@@ -417,7 +417,7 @@ enum call_flags { CALL_IDEMPOTENT = 1u << 0 };
  * Whose request a call is, or is made for, however deep within it:
  *
  *     63   62 ... 56        55 ... 40             39 ... 0
- *     0    number of the gateway's session        low bits of the request's id, as its client has it
+ *     0    number of the gateway's session        low bits of the request's id, as it came
  *     1    shard whose      local client's        low bits of that one's generation
  *          ring it came by  number
  */

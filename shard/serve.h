@@ -66,8 +66,8 @@ struct service_call {
     void *args_copy; /* to free, or NULL */
 };
 
-/* A call of method for somebody outside, who sets deadline, origin and arguments, and for the records
- * its own slot and generation. False: there is no such method. */
+/* A call of method for somebody outside, who sets deadline, origin and arguments, and for the
+ * records its own slot and generation. False: there is no such method. */
 bool serve_outside_init(struct service_call *call, const struct serve_outside *outside,
     struct mesh *mesh, uint32_t method, uint32_t slot, uint64_t generation);
 

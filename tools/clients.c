@@ -7,6 +7,7 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "shard/segment.h"
 #include "tools/command.h"
@@ -30,10 +31,22 @@ static const struct command command = {
     .operands = "",
     .summary =
         "Shows the local clients of an instance: who they are, their memory, their requests.",
-    .details = "It reads shared memory and asks nobody.",
+    .details =
+        "It reads shared memory and asks nobody. Below are users whose requests crashed shards, of "
+        "whom nothing is begun until their wait is over, and sessions of the control plane that "
+        "did.",
     .options = look_command_options,
     .examples = examples,
 };
+
+/* CLOCK_MONOTONIC. */
+static uint64_t now(void)
+{
+    struct timespec time;
+
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
 
 /* What it has in all shards together. */
 struct sums {
@@ -88,6 +101,54 @@ static uint64_t crashes_of(const struct look *look, uint32_t n, uint64_t generat
     return 0;
 }
 
+/* A user whose requests crashed shards. */
+struct user {
+    uint32_t uid;
+    uint64_t crashes, wait_ms;
+    uint64_t left_ns; /* of its wait */
+};
+
+/* The nth; false: there are no more. *ret_used: its row is. */
+static bool user_at(const struct look *look, uint32_t n, struct user *ret, bool *ret_used)
+{
+    struct view_record row;
+    uint64_t now_ns = look->supervisor ? now() : UINT64_MAX, until_ns;
+
+    if (!segment_view_at(&look->view, "control", 0, "client_users", 0, n, &row))
+        return false;
+    until_ns = look_word(&row, "until_ns");
+    *ret_used = look_word(&row, "used") != 0;
+    *ret = (struct user){.uid = (uint32_t)look_word(&row, "uid"),
+        .crashes = look_word(&row, "crashes"),
+        .wait_ms = look_word(&row, "wait_ms"),
+        .left_ns = until_ns > now_ns ? until_ns - now_ns : 0};
+    return true;
+}
+
+static uint64_t left_of(const struct look *look, uint64_t uid)
+{
+    struct user user;
+    bool is_used;
+
+    for (uint32_t n = 0; user_at(look, n, &user, &is_used); n++)
+        if (is_used && user.uid == uid)
+            return user.left_ns;
+    return 0;
+}
+
+/* The nth session of the gateway with crashes, likewise. */
+static bool session_at(
+    const struct look *look, uint32_t n, struct view_record *ret, uint32_t *ret_number)
+{
+    uint64_t who;
+
+    if (!segment_view_at(&look->view, "control", 0, "culprits", 0, n, ret))
+        return false;
+    who = look_word(ret, "who");
+    *ret_number = who & ORIGIN_CLIENT ? 0 : origin_session(who);
+    return true;
+}
+
 /* Read at different moments, so never below 0. */
 static uint64_t in_flight(uint64_t requests, uint64_t ended)
 {
@@ -95,6 +156,27 @@ static uint64_t in_flight(uint64_t requests, uint64_t ended)
 }
 
 /* ---- for people ---- */
+
+/* A head for each column. */
+static void begin_table(struct table *t, const char *alignment, const char *const *heads)
+{
+    table_init(t, alignment);
+    for (size_t i = 0; alignment[i]; i++)
+        table_cell(t, "%s", heads[i]);
+}
+
+static const char *text_wait(uint64_t ns, char figure[static TEXT_FIGURE])
+{
+    return ns ? text_duration(ns, figure) : "-";
+}
+
+static void print_uid(struct table *t, uint32_t uid)
+{
+    if (uid == CLIENT_USER_REMOTE)
+        table_cell(t, "by tcp");
+    else
+        table_cell(t, "%u", uid);
+}
 
 static void print_client(
     const struct look *look, struct table *t, uint32_t n, const struct view_record *row)
@@ -114,20 +196,65 @@ static void print_client(
     table_cell(t, "%" PRIu64, sums.ended);
     table_cell(t, "%" PRIu64, sums.refused);
     table_cell(t, "%" PRIu64, crashes_of(look, n, client_generation(word)));
+    table_cell(t, "%s", text_wait(left_of(look, look_word(row, "uid")), figure));
     table_cell(t, "%s", name);
+}
+
+/* A blank line before it, unless it is empty. */
+static void print_below(struct table *t)
+{
+    if (table_rows(t) > 1) {
+        putchar('\n');
+        table_print(t, stdout);
+    }
+    table_deinit(t);
+}
+
+static void print_users(const struct look *look)
+{
+    char figure[TEXT_FIGURE];
+    struct user user;
+    struct table t;
+    bool is_used;
+
+    begin_table(&t, ">>>>", (const char *const[]){"USER", "CRASHES", "WAIT", "LEFT"});
+    for (uint32_t n = 0; user_at(look, n, &user, &is_used); n++) {
+        if (!is_used)
+            continue;
+        print_uid(&t, user.uid);
+        table_cell(&t, "%" PRIu64, user.crashes);
+        table_cell(&t, "%s", text_duration(user.wait_ms * 1000000, figure));
+        table_cell(&t, "%s", text_wait(user.left_ns, figure));
+    }
+    print_below(&t);
+}
+
+static void print_sessions(const struct look *look)
+{
+    struct view_record row;
+    struct table t;
+    uint32_t number;
+
+    begin_table(&t, ">>>", (const char *const[]){"SESSION", "USER", "CRASHES"});
+    for (uint32_t n = 0; session_at(look, n, &row, &number); n++) {
+        if (!number)
+            continue;
+        table_cell(&t, "%u", number);
+        print_uid(&t, (uint32_t)look_word(&row, "uid"));
+        table_cell(&t, "%" PRIu64, look_word(&row, "crashes"));
+    }
+    print_below(&t);
 }
 
 static int print_people(const struct look *look)
 {
     static const char *const heads[] = {"CLIENT", "STATE", "UID", "PID", "MEMORY", "SHARDS",
-        "IN FLIGHT", "ENDED", "REFUSED", "CRASHES", "NAME"};
+        "IN FLIGHT", "ENDED", "REFUSED", "CRASHES", "WAIT", "NAME"};
     struct view_record row;
     enum client_state state;
     struct table t;
 
-    table_init(&t, "><>>>>>>>><");
-    for (size_t i = 0; i < sizeof(heads) / sizeof(heads[0]); i++)
-        table_cell(&t, "%s", heads[i]);
+    begin_table(&t, "><>>>>>>>>><", heads);
     for (uint32_t n = 0; client_row(look, n, &row, &state); n++)
         if (state != CLIENT_FREE)
             print_client(look, &t, n, &row);
@@ -136,6 +263,8 @@ static int print_people(const struct look *look)
     else
         puts("no local client is attached");
     table_deinit(&t);
+    print_users(look);
+    print_sessions(look);
     return command_finish_output();
 }
 
@@ -176,9 +305,52 @@ static json_t *client_json(const struct look *look, uint32_t n, const struct vie
     for (size_t i = 0; i < sizeof(figures) / sizeof(figures[0]); i++)
         json_set_u64(o, figures[i], look_word(row, figures[i]));
     json_set_u64(o, "crashes", crashes_of(look, n, client_generation(word)));
+    json_set_u64(o, "wait_left_ns", left_of(look, look_word(row, "uid")));
     json_set_text(o, "cut_off", cut_reason_text((uint32_t)look_word(row, "reason")));
     json_object_set_new(o, "lanes", lanes_json(look, n, client_generation(word)));
     return o;
+}
+
+static json_t *uid_json(uint32_t uid)
+{
+    return uid == CLIENT_USER_REMOTE ? json_null() : json_integer(uid);
+}
+
+static json_t *users_json(const struct look *look)
+{
+    json_t *array = json_array();
+    struct user user;
+    bool is_used;
+
+    for (uint32_t n = 0; user_at(look, n, &user, &is_used); n++) {
+        if (!is_used)
+            continue;
+        json_t *o = json_object();
+        json_object_set_new(o, "uid", uid_json(user.uid));
+        json_set_u64(o, "crashes", user.crashes);
+        json_set_u64(o, "wait_ms", user.wait_ms);
+        json_set_u64(o, "wait_left_ns", user.left_ns);
+        json_array_append_new(array, o);
+    }
+    return array;
+}
+
+static json_t *sessions_json(const struct look *look)
+{
+    json_t *array = json_array();
+    struct view_record row;
+    uint32_t number;
+
+    for (uint32_t n = 0; session_at(look, n, &row, &number); n++) {
+        if (!number)
+            continue;
+        json_t *o = json_object();
+        json_set_u64(o, "session", number);
+        json_object_set_new(o, "uid", uid_json((uint32_t)look_word(&row, "uid")));
+        json_set_u64(o, "crashes", look_word(&row, "crashes"));
+        json_array_append_new(array, o);
+    }
+    return array;
 }
 
 static int print_json(const struct look *look)
@@ -193,6 +365,8 @@ static int print_json(const struct look *look)
         if (state != CLIENT_FREE)
             json_array_append_new(clients, client_json(look, n, &row));
     json_object_set_new(o, "clients", clients);
+    json_object_set_new(o, "users", users_json(look));
+    json_object_set_new(o, "sessions", sessions_json(look));
     return json_print(o);
 }
 

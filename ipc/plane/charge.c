@@ -5,8 +5,9 @@
  * next entry is taken.
  *
  * A client with too many crashes is cut off by the shard in whose ring the last of these requests
- * came: that one knows how it ends. Nothing more is taken from its ring, and it is cut when all that
- * is under way has ended, and was told; END_NS later at the latest, for it may be hours.
+ * came: that one knows how it ends. Nothing more is taken from its ring, and it is cut when all
+ * that is under way has ended, and was told; END_NS later at the latest, for it may be hours. A
+ * dead letter that is being written delays it further, a write at a time.
  */
 #include "ipc/plane/plane_inside.h"
 #include "runtime/atomic.h"

@@ -6,9 +6,9 @@
  * crash is of one request; one that is pushed out by others is counted anew, and its client is cut
  * off for three crashes all the same (charge.c).
  *
- * Orderings    first               then               ordered by          if broken
- *   NOTE     a crash's record    the note's n        store release      a crash is noted in half, or
- *            and incarnation                                            twice
+ * Orderings    first               then             ordered by       if broken
+ *   NOTE     a crash's record    the note's n      store release    a crash is noted in half, or
+ *            and incarnation                                        twice
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -369,8 +369,8 @@ void park_begin(struct plane *plane, struct request *request);
 
 /* ---- charge.c ---- */
 
-/* Whether anybody was charged with a crash since the last look: then who has had too many of them is
- * about to be cut off. */
+/* Whether anybody was charged with a crash since the last look: then who has had too many of them
+ * is about to be cut off. */
 bool charge_look(struct plane *plane);
 
 /* Whether nothing of its user's is to be begun now: until lane->barred_ns. */

@@ -37,6 +37,8 @@ class LocalClients(test_attach.TestCase):
         end, error, retry_us, _ = self.awaited(other, 0, 0)
         self.assertEqual((end, error), (NOT_STARTED, errno.EAGAIN))
         self.assertTrue(0 < retry_us <= 400000, retry_us)
+        shown = json.loads(self.assertDone(instance.command("clients", "--json")).stdout)
+        self.assertEqual([(user["uid"], user["crashes"]) for user in shown["users"]], [(os.getuid(), 3)])
         push(other, 0, 1, ping)  # this one waits in the ring
         self.assertEqual(self.awaited(other, 0, 1)[:2], (1, 0))
         self.assertEqual(instance.stop(), 0)
@@ -174,6 +176,13 @@ class Sessions(test_attach.TestCase):
             self.crash(instance, far, n + 1, n + 2)
             far.fetch(1)
         self.assertEqual(near.submit([Submission(1, "sys.ping", refuse=True)])[0], 1)
+        shown = json.loads(self.assertDone(instance.command("clients", "--json")).stdout)
+        (user,), (session,) = shown["users"], shown["sessions"]
+        self.assertEqual((user["uid"], user["crashes"], user["wait_ms"]), (None, 3, 400))
+        self.assertLessEqual(user["wait_left_ns"], 400000000)
+        self.assertEqual((session["uid"], session["crashes"]), (None, 3))
+        text = self.assertDone(instance.command("clients")).stdout
+        self.assertRegex(text, r"by tcp +3 +400 ms")
         accepted, _ = farther.submit([Submission(1, "sys.ping", refuse=True)])
         if accepted == 0:
             self.assertTrue(0 < farther.retry_us <= 400000, farther.retry_us)
