@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "proto/arena.h"
 #include "proto/file.pb-c.h"
@@ -482,11 +483,21 @@ static int coroutine_fn open_co(struct job *job)
         return r;
     Sherd__File__OpenReply reply = SHERD__FILE__OPEN_REPLY__INIT;
     reply.size = (uint64_t)job->st.st_size;
+    struct service_caller caller;
     int evicted;
-    r = open_files_add(job->state->open, job->fd, is_writable, is_direct, &reply.handle, &evicted);
+    service_caller(job->call, &caller);
+    r = service_watch_caller(job->call);
+    if (r < 0 && r != -ENOENT)
+        return service_fail(job->call, r, "%s: %s: %s", job->method, job->path,
+            r == -ECANCELED ? "its client is gone" : strerrordesc_np(-r));
+    r = open_files_add(job->state->open,
+        &(struct open_file){
+            .fd = job->fd, .owner = caller.id, .is_writable = is_writable, .is_direct = is_direct},
+        &reply.handle, &evicted);
     if (r == -EMFILE)
-        return service_fail(job->call, r, "%s: %s: %u files are open and in use", job->method,
-            job->path, OPEN_FILES);
+        return service_fail(job->call, r,
+            "%s: %s: too many files are open and in use: %u, or %u of one client", job->method,
+            job->path, OPEN_FILES, OPEN_FILES_EACH);
     if (r < 0)
         return job_fail_io(job, r, "no handle can be made");
     job->fd = evicted; /* closed where this job lets go */
@@ -514,6 +525,40 @@ static int coroutine_fn run_close(struct service_call *call)
 {
     const struct file_state *state = service_state(call);
     return file_close_co(call, state->open);
+}
+
+/* ---- the end of a client ---- */
+
+struct closing {
+    uint32_t n;
+    int fds[OPEN_FILES_EACH];
+};
+
+/* In a coroutine, for closing may wait for a disk or a server. */
+static void coroutine_fn close_co(void *opaque)
+{
+    struct closing *closing = opaque;
+
+    for (uint32_t i = 0; i < closing->n; i++)
+        co_close(closing->fds[i]);
+    free(closing);
+}
+
+static void gone(void *opaque, const struct service_caller *caller)
+{
+    const struct file_state *state = opaque;
+    struct closing *closing = malloc(sizeof(*closing)), here;
+    Coroutine *co = closing ? coroutine_create(close_co, closing) : NULL;
+
+    if (co) {
+        closing->n = open_files_close_all(state->open, caller->id, closing->fds);
+        coroutine_enter(co);
+        return;
+    }
+    free(closing);
+    here.n = open_files_close_all(state->open, caller->id, here.fds);
+    for (uint32_t i = 0; i < here.n; i++)
+        close(here.fds[i]);
 }
 
 /* ---- the service ---- */
@@ -625,4 +670,5 @@ const struct service file_service = {
     .start = start,
     .stop = stop,
     .hash = hash,
+    .gone = gone,
 };

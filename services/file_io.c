@@ -50,6 +50,14 @@ static int check_span(struct service_call *call, const char *method, const struc
     return 0;
 }
 
+static uint64_t owner_of(const struct service_call *call)
+{
+    struct service_caller caller;
+
+    service_caller(call, &caller);
+    return caller.id;
+}
+
 static int fail_stale(struct service_call *call, const char *method)
 {
     return service_fail(call, -ESTALE,
@@ -70,7 +78,7 @@ static int take_file(struct service_call *call, struct open_files *files, const 
 
     if (r < 0)
         return r;
-    *ret_file = open_files_take(files, span->handle);
+    *ret_file = open_files_take(files, owner_of(call), span->handle);
     return *ret_file ? 0 : fail_stale(call, method);
 }
 
@@ -214,7 +222,7 @@ int coroutine_fn file_close_co(struct service_call *call, struct open_files *fil
 
     if (len != FILE_HANDLE_BYTES)
         return service_fail(call, -EBADMSG, "file.close: the arguments are not 8 bytes");
-    fd = open_files_close(files, number_at(args));
+    fd = open_files_close(files, owner_of(call), number_at(args));
     if (fd == -ESTALE)
         return fail_stale(call, "file.close");
     return fd >= 0 ? co_close(fd) : 0;

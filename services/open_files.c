@@ -41,19 +41,56 @@ void open_files_free(struct open_files *files)
     free(files);
 }
 
-/* A free one, or that which has not been used for longest; NULL: all are in use. */
-static struct open_file *find_place(struct open_files *files)
+static uint32_t count_of(const struct open_files *files, uint64_t owner)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < OPEN_FILES; i++)
+        n += files->files[i].fd >= 0 && files->files[i].owner == owner;
+    return n;
+}
+
+/* The one of an owner that has not been used for longest; NULL: all are in use. */
+static struct open_file *find_oldest(struct open_files *files, uint64_t owner)
 {
     struct open_file *found = NULL;
 
     for (uint32_t i = 0; i < OPEN_FILES; i++) {
         struct open_file *file = &files->files[i];
-        if (file->fd < 0)
-            return file;
-        if (file->n_users == 0 && (!found || file->used < found->used))
+        if (file->fd >= 0 && file->owner == owner && file->n_users == 0 &&
+            (!found || file->used < found->used))
             found = file;
     }
     return found;
+}
+
+/* Where no place is free: of whoever has most, which is the one who wants it where nobody has more. */
+static struct open_file *find_victim(struct open_files *files, uint64_t owner)
+{
+    uint32_t n_own = count_of(files, owner), most = 0;
+    struct open_file *found = NULL;
+
+    for (uint32_t i = 0; i < OPEN_FILES; i++) {
+        uint64_t other = files->files[i].owner;
+        uint32_t n = count_of(files, other);
+        struct open_file *oldest = n > n_own && n >= most ? find_oldest(files, other) : NULL;
+        if (!oldest || (n == most && found->used <= oldest->used))
+            continue;
+        found = oldest;
+        most = n;
+    }
+    return found ? found : find_oldest(files, owner);
+}
+
+/* NULL: all that might go are in use. */
+static struct open_file *find_place(struct open_files *files, uint64_t owner)
+{
+    if (count_of(files, owner) >= OPEN_FILES_EACH)
+        return find_oldest(files, owner);
+    for (uint32_t i = 0; i < OPEN_FILES; i++)
+        if (files->files[i].fd < 0)
+            return &files->files[i];
+    return find_victim(files, owner);
 }
 
 /* -errno: there is no randomness to be had. */
@@ -67,10 +104,10 @@ static int make_handle(uint32_t place, uint64_t *ret_handle)
     return 0;
 }
 
-int open_files_add(struct open_files *files, int fd, bool is_writable, bool is_direct,
-    uint64_t *ret_handle, int *ret_evicted)
+int open_files_add(
+    struct open_files *files, const struct open_file *made, uint64_t *ret_handle, int *ret_evicted)
 {
-    struct open_file *file = find_place(files);
+    struct open_file *file = find_place(files, made->owner);
     uint64_t handle = 0;
     int r;
 
@@ -82,23 +119,26 @@ int open_files_add(struct open_files *files, int fd, bool is_writable, bool is_d
     *ret_evicted = file->fd;
     *file = (struct open_file){.handle = handle,
         .used = ++files->n_uses,
-        .fd = fd,
-        .is_writable = is_writable,
-        .is_direct = is_direct};
+        .owner = made->owner,
+        .fd = made->fd,
+        .is_writable = made->is_writable,
+        .is_direct = made->is_direct};
     *ret_handle = handle;
     return 0;
 }
 
-static struct open_file *find(struct open_files *files, uint64_t handle)
+static struct open_file *find(struct open_files *files, uint64_t owner, uint64_t handle)
 {
     struct open_file *file = &files->files[handle % OPEN_FILES];
 
-    return file->handle == handle && file->fd >= 0 && !file->is_doomed ? file : NULL;
+    return file->handle == handle && file->owner == owner && file->fd >= 0 && !file->is_doomed
+               ? file
+               : NULL;
 }
 
-struct open_file *open_files_take(struct open_files *files, uint64_t handle)
+struct open_file *open_files_take(struct open_files *files, uint64_t owner, uint64_t handle)
 {
-    struct open_file *file = find(files, handle);
+    struct open_file *file = find(files, owner, handle);
 
     if (!file)
         return NULL;
@@ -121,14 +161,32 @@ int open_files_give(struct open_file *file)
     return file->n_users == 0 && file->is_doomed ? let_go(file) : -1;
 }
 
-int open_files_close(struct open_files *files, uint64_t handle)
+/* The fd to be closed, or -1. */
+static int close_file(struct open_file *file)
 {
-    struct open_file *file = find(files, handle);
-
-    if (!file)
-        return -ESTALE;
     if (file->n_users == 0)
         return let_go(file);
     file->is_doomed = true;
     return -1;
+}
+
+int open_files_close(struct open_files *files, uint64_t owner, uint64_t handle)
+{
+    struct open_file *file = find(files, owner, handle);
+
+    return file ? close_file(file) : -ESTALE;
+}
+
+uint32_t open_files_close_all(
+    struct open_files *files, uint64_t owner, int ret_fds[OPEN_FILES_EACH])
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < OPEN_FILES; i++) {
+        struct open_file *file = &files->files[i];
+        int fd = file->fd >= 0 && file->owner == owner ? close_file(file) : -1;
+        if (fd >= 0)
+            ret_fds[n++] = fd;
+    }
+    return n;
 }

@@ -31,6 +31,7 @@
 #include "runtime/context.h"
 #include "runtime/doorbell.h"
 #include "shard/builtin.h"
+#include "shard/client_end.h"
 #include "shard/lock_inside.h"
 #include "shard/mesh_inside.h"
 #include "shard/portable_inside.h"
@@ -151,7 +152,7 @@ static bool mesh_pending(void *opaque)
     uint64_t any = atomic_load_relaxed(&senders[0]) | atomic_load_relaxed(&senders[1]) | /* BIT */
                    atomic_load_relaxed(&senders[2]) | atomic_load_relaxed(&senders[3]) | /* BIT */
                    to_look[0] | to_look[1] | to_look[2] | to_look[3];
-    return any != 0 || hot_has_work(&mesh->hot);
+    return any != 0 || hot_has_work(&mesh->hot) || (mesh->n_watched && client_end_is_told(mesh));
 }
 
 static void on_message(
@@ -397,6 +398,8 @@ static bool mesh_dispatch(void *opaque)
 {
     struct mesh *mesh = opaque;
 
+    if (mesh->n_watched && client_end_is_told(mesh))
+        client_end_look(mesh);
     hot_tidy(&mesh->hot, mesh->to_look);
     return (mesh_pending(mesh) || mesh->flights.n_quarantined) && do_turn(mesh);
 }
@@ -552,6 +555,7 @@ void mesh_free(struct mesh *mesh)
     heap_deinit(&mesh->heap);
     pace_deinit(&mesh->pace);
     code_ranges_deinit(&mesh->code);
+    client_end_forget(mesh);
     free(mesh->dirty);
     free(mesh);
 }

@@ -66,6 +66,12 @@ struct link {
     struct call_class classes[N_LANES][SEGMENT_SLOT_CLASSES];
 };
 
+/* Of whose end a service is told (client_end.h). */
+struct watched {
+    uint64_t who; /* culprit_of() its origin */
+    uint32_t service;
+};
+
 struct mesh {
     struct segment seg;
     uint32_t self;
@@ -75,6 +81,9 @@ struct mesh {
     const struct registry *registry;
     void *const *states;
     struct service_home *homes; /* by service; NULL: none */
+    struct watched *watched;
+    uint32_t n_watched, watched_room;
+    uint64_t over_seen; /* part_head.clients_over at the last look */
     struct part_head *part;
     struct aio_instruments instruments;
     struct aio_source source;

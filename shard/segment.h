@@ -49,7 +49,7 @@
 
 #define SEGMENT_MAGIC        "SHERDSEG"
 #define SEGMENT_FORMAT       1u /* other formats of the description cannot be read at all */
-#define SEGMENT_ABI          25u
+#define SEGMENT_ABI          26u
 #define SEGMENT_PAGE         4096u
 #define SEGMENT_MAX_SHARDS   128u
 #define SEGMENT_MAX_PEERS    (SEGMENT_MAX_SHARDS + 1)
@@ -324,7 +324,9 @@ SEGMENT_STRUCT(redo_record, REDO_RECORD_FIELDS);
     X(r, uint64_t, clients_cut, , counter, "lanes of clients that this shard has cut off")         \
     X(r, uint64_t, asked, , word,                                                                  \
         "gateway: order_word() of what a client that may has asked for last; 0: nothing")          \
-    X(r, uint8_t, spare, [48], spare, "")
+    X(r, uint64_t, clients_watched, , gauge, "of whose end services here are told, by service")    \
+    X(r, uint64_t, clients_over, , counter, "gateway: clients and sessions that have ended")       \
+    X(r, uint8_t, spare, [32], spare, "")
 SEGMENT_STRUCT(part_head, PART_HEAD_FIELDS);
 
 /* X(name, number on the wire, text): how a request ends, exactly once */

@@ -79,6 +79,9 @@ void serve_outside_deinit(struct service_call *call);
 /* Whose request it is, or is made for: of the calls that it makes as well. 0: nobody's. */
 uint64_t serve_origin(const struct service_call *call);
 
+/* Who that is: who is culprit_of() an origin. */
+void service_caller_of(uint64_t who, struct service_caller *ret_caller);
+
 /* Of the methods of this shard. */
 struct pace *serve_pace(struct mesh *mesh);
 

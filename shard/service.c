@@ -9,6 +9,7 @@
 
 #include "runtime/co_sleep.h"
 #include "runtime/co_wait.h"
+#include "shard/client_end.h"
 #include "shard/gather.h"
 #include "shard/keymap.h"
 #include "shard/lock_inside.h"
@@ -77,6 +78,16 @@ const struct service_method *service_method_at(
     if (found && ret_service)
         *ret_service = registry_service(call->mesh->registry, service)->name;
     return found;
+}
+
+void service_caller(const struct service_call *call, struct service_caller *ret_caller)
+{
+    service_caller_of(culprit_of(serve_origin(call)), ret_caller);
+}
+
+int service_watch_caller(const struct service_call *call)
+{
+    return client_end_watch(call->mesh, culprit_of(serve_origin(call)), call->service);
 }
 
 int64_t service_deadline_ns(const struct service_call *call)

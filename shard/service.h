@@ -37,7 +37,7 @@
 extern "C" {
 #endif
 
-#define SERVICE_ABI 2u
+#define SERVICE_ABI 3u
 
 struct service_call;
 struct service_plan;  /* in the supervisor: what a service is going to need */
@@ -58,6 +58,20 @@ enum service_flags {
     /* A call from another peer runs in a portable coroutine, as long as there is one and its
      * arguments are no longer than 64 KiB - 16: it may service_move(). */
     SERVICE_PORTABLE = 1u << 9,
+};
+
+/* Whose request a call is, or is made for, however deep within other calls. */
+enum service_caller_kind {
+    SERVICE_CALLER_NONE,  /* nobody's: of a connection, a timer, or the like */
+    SERVICE_CALLER_LOCAL, /* a client on this machine, by shared memory; its end is that of its
+                               connection, at the latest with its process */
+    SERVICE_CALLER_SESSION, /* a session with the gateway; its end is a minute after its connection's */
+};
+
+struct service_caller {
+    uint64_t id;     /* its alone, in all shards and for as long as the instance lives; 0: nobody */
+    uint32_t kind;   /* enum service_caller_kind */
+    uint32_t number; /* as tools and logs show it; another one may have it later */
 };
 
 struct service_method {
@@ -122,6 +136,10 @@ struct service {
      * service_reach_path() and service_reach_sockets(). All else fails in it from then on
      * (docs/security.md). 0 or -errno: the shard does not come up. NULL: nothing. */
     int (*reach)(const void *config, struct service_reach *reach);
+    /* In a shard, in its loop and outside coroutines: a caller has ended for which
+     * service_watch_caller() was called here. What it has under way may end after that, and no later
+     * service_watch_caller() of it succeeds. NULL: nothing to do. */
+    void (*gone)(void *state, const struct service_caller *caller);
 };
 
 /* What a .so is known by: visible also where it is built with -fvisibility=hidden, as one of several
@@ -262,6 +280,14 @@ uint32_t service_n_shards(const struct service_call *call);
 uint32_t service_n_methods(const struct service_call *call);
 const struct service_method *service_method_at(
     const struct service_call *call, uint32_t method, const char **ret_service);
+
+/* Who wants it. In the shard where the call is now. */
+void service_caller(const struct service_call *call, struct service_caller *ret_caller);
+
+/* What this call is about to leave in the shard belongs to its caller: gone() is called here once that
+ * has ended. What is left is lost with the shard, and so is this. 0, however often; -ENOENT: the
+ * caller is nobody; -ECANCELED: it has ended already, so nothing is to be left; -ENOMEM. */
+int service_watch_caller(const struct service_call *call);
 
 /* CLOCK_MONOTONIC ns by which the caller wants the answer; INT64_MAX where there is none. */
 int64_t service_deadline_ns(const struct service_call *call);

@@ -290,6 +290,11 @@ void attach_turn(struct attach *attach)
     reap_few(attach);
 }
 
+uint64_t attach_n_over(const struct attach *attach)
+{
+    return attach->clients.n_over;
+}
+
 /* ---- connections ---- */
 
 static void on_request(void *opaque)

@@ -46,6 +46,9 @@ void attach_set_draining(struct attach *attach, bool draining);
 /* Looks whether a shard wants a client's end, or crashed over one. */
 void attach_turn(struct attach *attach);
 
+/* How many clients have ended since the start. */
+uint64_t attach_n_over(const struct attach *attach);
+
 /* Takes nothing more, waits for what is under way (at most as long as pages take to be made, or to
  * be given back), and closes its fds: clients stay attached. NULL does nothing. */
 void attach_stop(struct attach *attach);

@@ -239,6 +239,7 @@ void clients_end(struct clients *clients, uint32_t client, enum cut_reason reaso
     atomic_store_relaxed(&row->cut_by, by);
     set_state(clients, client, CLIENT_ENDING);
     clients->ending[clients->n_ending++] = client;
+    clients->n_over++;
 }
 
 /* ---- the end ---- */

@@ -41,6 +41,7 @@ struct clients {
     uint32_t *ending;
     uint32_t n_ending;
     bool *held;                  /* by client: not to be freed yet, whatever its shards say */
+    uint64_t n_over;             /* clients_end()s of this gateway */
     struct client_share *shares; /* of users that have something */
     uint32_t n_shares, max_shares;
 };

@@ -19,6 +19,7 @@
 #include "ipc/client/token.h"
 #include "proto/arena.h"
 #include "proto/sherd.pb-c.h"
+#include "shard/client_end.h"
 #include "shard/member.h"
 
 struct gateway {
@@ -33,6 +34,7 @@ struct gateway {
     struct attach *attach; /* NULL: no local clients */
     struct orders orders;
     struct watches watches;
+    uint64_t n_told_of; /* clients and sessions that had ended when shards were last told */
     struct token token;
     struct token operator_token; /* empty: over TCP nobody is one */
     struct arena arena;          /* the message that is being handled */

@@ -162,6 +162,17 @@ static bool is_drained(void *opaque)
     return aio_clock_ns() >= gateway->drain_until_ns;
 }
 
+/* What shards keep for those who have ended goes. */
+static void tell_of_ends(struct gateway *gateway)
+{
+    uint64_t n = gateway->sessions.n_over + (gateway->attach ? attach_n_over(gateway->attach) : 0);
+
+    if (n == gateway->n_told_of)
+        return;
+    gateway->n_told_of = n;
+    client_end_tell(member_mesh(gateway->member));
+}
+
 static void on_turn(void *opaque)
 {
     struct gateway *gateway = opaque;
@@ -169,6 +180,7 @@ static void on_turn(void *opaque)
     if (gateway->attach)
         attach_turn(gateway->attach);
     penalty_turn(gateway);
+    tell_of_ends(gateway);
 }
 
 /* ---- life ---- */
@@ -436,6 +448,7 @@ static int run(struct gateway *gateway)
     gateway->ctx = member_context(gateway->member);
     aio_timer_init(gateway->ctx, &gateway->drain_timer, on_drain_timer, gateway);
     start_talks(gateway);
+    gateway->n_told_of = UINT64_MAX; /* a predecessor may not have told of all */
     int r = start_tables(gateway);
     if (r < 0) {
         log_line(gateway->env->log, LOG_LEVEL_ERROR, "the gateway has no memory to start with");

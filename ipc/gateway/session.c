@@ -328,6 +328,7 @@ static void end_session(struct sessions *sessions, uint32_t at)
 
     remove_session(sessions, at);
     fates_drop_session(sessions->config.fates, row);
+    sessions->n_over++;
 }
 
 static void on_expiry(void *opaque)

@@ -113,6 +113,7 @@ struct sessions {
     uint64_t n_ends; /* not acknowledged, of all */
     uint64_t answer_bytes;
     uint64_t next_order;
+    uint64_t n_over; /* that have ended, since the start */
     struct session **by_row;
     struct session *dirty;
     bool leaving; /* farewell has been said */

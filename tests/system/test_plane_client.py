@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 """libsherd-client.so over shared memory, against a real instance: what comes through, who dies."""
+import contextlib
 import errno
 import os
 import select
 import signal
+import struct
 import subprocess
 import tempfile
 import unittest
@@ -116,6 +118,73 @@ class Calls(harness.TestCase):
                                  timeout=harness.DEADLINE,
                                  env={**os.environ, "SHERD_RUNTIME_DIR": sherd.runtime_dir})
             self.assertEqual((ran.returncode, ran.stdout), (0, "5000 answered, 0 failed\n"), ran.stderr)
+
+
+class Files(harness.TestCase):
+    N_FILES = 16
+
+    def begin(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = os.path.realpath(folder.name)
+        for number in range(self.N_FILES):
+            with open(self.path(number), "wb") as file:
+                file.write(b"bytes")
+        self.sherd = self.start("--shards", "2", "--root", self.folder)
+
+    def path(self, number):
+        return os.path.join(self.folder, str(number))
+
+    def open_all(self, client):
+        """(handle, shard) of each file: by its path it belongs to a shard, whichever the client has asked."""
+        opened = []
+        for number in range(self.N_FILES):
+            path = self.path(number).encode()
+            result = client.call("file.open", bytes([0x0a, len(path)]) + path)
+            self.assertEqual((result.end, result.data[0]), (DONE, 0x09))
+            opened.append((result.data[1:9], result.shard))
+        self.assertEqual({shard for _, shard in opened}, {0, 1})
+        return opened
+
+    def read(self, client, handle, shard):
+        return client.call("file.pread", handle + struct.pack("<QQ", 0, 5), shard=shard)
+
+    def n_open(self):
+        n = 0
+        for shard in 0, 1:
+            fds = f"/proc/{self.sherd.shard(shard)['pid']}/fd"
+            for fd in os.listdir(fds):
+                with contextlib.suppress(OSError):
+                    n += os.readlink(os.path.join(fds, fd)).startswith(self.folder + "/")
+        return n
+
+    def wait_for_open(self, n):
+        harness.wait_until(lambda: self.n_open() == n, f"{n} files are open")
+
+    def test_files_that_a_client_has_open_are_its_own_and_close_with_it(self):
+        self.begin()
+        with client_of(self.sherd) as other, client_of(self.sherd, plane=CONTROL) as session:
+            kept = self.open_all(other)[0]
+            with client_of(self.sherd) as client:
+                opened = self.open_all(client)
+                self.open_all(session)
+                self.assertEqual(self.n_open(), 3 * self.N_FILES)
+                for handle, shard in opened:
+                    self.assertEqual(self.read(client, handle, shard).data, b"bytes")
+                    for stranger in other, session:
+                        self.assertEqual(self.read(stranger, handle, shard).error, -errno.ESTALE)
+                        self.assertEqual(stranger.call("file.close", handle, shard=shard).error, -errno.ESTALE)
+            self.wait_for_open(2 * self.N_FILES)
+            self.assertEqual(self.read(other, *kept).data, b"bytes")
+
+    @unittest.skipIf(harness.THREADS, "nobody dies alone")
+    def test_files_of_a_client_that_ends_while_there_is_no_gateway_are_closed_too(self):
+        self.begin()
+        gateway = self.sherd.gateway()
+        with client_of(self.sherd) as client:
+            self.open_all(client)
+            self.sherd.kill(gateway)
+        self.wait_for_open(0)
 
 
 @unittest.skipIf(harness.THREADS, "nobody dies alone")

@@ -22,6 +22,8 @@ struct service_call {
     int64_t deadline_ns; /* 0: none */
     uint32_t shard;      /* where it is */
     bool may_not_move;
+    uint64_t caller;   /* service_caller.id */
+    bool caller_gone;  /* it is over */
     bool is_abandoned; /* may be set at any time: nobody waits for the answer any more */
     CoQueue *no_room;  /* room for an answer is waited for here; NULL: there is some */
 
@@ -118,6 +120,16 @@ const struct service_method *service_method_at(
     if (found)
         *ret_service = registry_service(call->registry, service)->name;
     return found;
+}
+
+void service_caller(const struct service_call *call, struct service_caller *ret_caller)
+{
+    *ret_caller = (struct service_caller){.id = call->caller};
+}
+
+int service_watch_caller(const struct service_call *call)
+{
+    return call->caller_gone ? -ECANCELED : call->caller ? 0 : -ENOENT;
 }
 
 int64_t service_deadline_ns(const struct service_call *call)

@@ -16,6 +16,8 @@ struct service_fixture {
     struct registry *registry;
     void *states[1];
     struct service_home homes[1];
+    uint64_t caller; /* of the calls that follow */
+    bool caller_gone;
 };
 
 static struct service_fixture start_service(struct fixture *f)
@@ -44,7 +46,9 @@ static struct service_call run(
         .states = s->states,
         .method = method,
         .args = args,
-        .args_len = len};
+        .args_len = len,
+        .caller = s->caller,
+        .caller_gone = s->caller_gone};
     run_co(s->f, call_body, &call);
     return call;
 }
@@ -183,21 +187,109 @@ static void a_handle_is_good_until_it_is_closed_and_by_nobody_else_s_shard(void 
     stop_service(&s);
 }
 
-static void one_more_than_there_may_be_closes_the_one_that_nobody_used_for_longest(void **state)
+static void expect_stale(struct service_fixture *s, uint64_t handle)
 {
-    struct service_fixture s = start_service(*state);
-    uint64_t handles[OPEN_FILES + 1];
-    make_file(s.f, "some", "bytes", 5);
-    for (uint32_t i = 0; i < OPEN_FILES; i++)
-        handles[i] = open_file(&s, "some", false);
-    expect_bytes(&s, handles[0], 0, 5, "bytes", 5);
-    handles[OPEN_FILES] = open_file(&s, "some", false);
-    expect_bytes(&s, handles[0], 0, 5, "bytes", 5);
-    expect_bytes(&s, handles[OPEN_FILES], 0, 5, "bytes", 5);
-    struct service_call call = read_at(&s, handles[1], 0, 5);
+    struct service_call call = read_at(s, handle, 0, 5);
     assert_int_equal(call.status, -ESTALE);
     call_deinit(&call);
+}
+
+static void one_more_of_a_client_closes_the_one_that_it_has_not_used_for_longest(void **state)
+{
+    struct service_fixture s = start_service(*state);
+    uint64_t handles[OPEN_FILES_EACH + 1], other;
+    make_file(s.f, "some", "bytes", 5);
+    s.caller = 2;
+    other = open_file(&s, "some", false);
+    s.caller = 1;
+    for (uint32_t i = 0; i < OPEN_FILES_EACH; i++)
+        handles[i] = open_file(&s, "some", false);
+    expect_bytes(&s, handles[0], 0, 5, "bytes", 5);
+    handles[OPEN_FILES_EACH] = open_file(&s, "some", false);
+    expect_bytes(&s, handles[0], 0, 5, "bytes", 5);
+    expect_bytes(&s, handles[OPEN_FILES_EACH], 0, 5, "bytes", 5);
+    expect_stale(&s, handles[1]);
+    s.caller = 2;
+    expect_bytes(&s, other, 0, 5, "bytes", 5);
     stop_service(&s);
+}
+
+static void one_more_than_there_may_be_closes_one_of_who_has_most(void **state)
+{
+    struct service_fixture s = start_service(*state);
+    uint64_t few, first[4];
+    make_file(s.f, "some", "bytes", 5);
+    s.caller = 10;
+    few = open_file(&s, "some", false);
+    for (uint32_t i = 0; i < OPEN_FILES - 1; i++) {
+        s.caller = 1 + i % 4;
+        uint64_t handle = open_file(&s, "some", false);
+        if (i < 4)
+            first[i] = handle;
+    }
+    s.caller = 11;
+    uint64_t newcomer = open_file(&s, "some", false);
+    expect_bytes(&s, newcomer, 0, 5, "bytes", 5);
+    s.caller = 1; /* who has one more than the fourth, and whose is the oldest of those */
+    expect_stale(&s, first[0]);
+    for (uint32_t i = 1; i < 4; i++) {
+        s.caller = 1 + i;
+        expect_bytes(&s, first[i], 0, 5, "bytes", 5);
+    }
+    s.caller = 10;
+    expect_bytes(&s, few, 0, 5, "bytes", 5);
+    stop_service(&s);
+}
+
+static void a_file_is_there_for_its_own_client_alone(void **state)
+{
+    struct service_fixture s = start_service(*state);
+    make_file(s.f, "some", "bytes", 5);
+    s.caller = 1;
+    uint64_t handle = open_file(&s, "some", true);
+    s.caller = 2;
+    expect_stale(&s, handle);
+    assert_int_equal(write_at(&s, handle, 0, "x", 1, 1), -ESTALE);
+    assert_int_equal(close_file(&s, handle), -ESTALE);
+    s.caller = 1;
+    expect_bytes(&s, handle, 0, 5, "bytes", 5);
+    stop_service(&s);
+}
+
+static void what_a_client_has_open_is_closed_at_its_end_and_no_more_is_opened(void **state)
+{
+    struct service_fixture s = start_service(*state);
+    make_file(s.f, "some", "bytes", 5);
+    int n_fds = count_fds();
+    s.caller = 2;
+    uint64_t other = open_file(&s, "some", false);
+    s.caller = 1;
+    uint64_t handle = open_file(&s, "some", false);
+    open_file(&s, "some", false);
+    assert_int_equal(count_fds(), n_fds + 3);
+    file_service.gone(s.states[0], &(struct service_caller){.id = 1});
+    while (count_fds() > n_fds + 1)
+        aio_poll(s.f->ctx, true);
+    expect_stale(&s, handle);
+    s.caller_gone = true;
+    int error;
+    assert_int_equal(try_open(&s, "some", false, false, &error), 0);
+    assert_int_equal(error, -ECANCELED);
+    assert_int_equal(count_fds(), n_fds + 1);
+    s.caller_gone = false;
+    s.caller = 2;
+    expect_bytes(&s, other, 0, 5, "bytes", 5);
+    stop_service(&s);
+}
+
+static int add_null(
+    struct open_files *files, uint64_t owner, uint64_t *ret_handle, int *ret_evicted)
+{
+    struct open_file file = {.fd = open("/dev/null", O_RDONLY | O_CLOEXEC), .owner = owner};
+    int r = open_files_add(files, &file, ret_handle, ret_evicted);
+    if (r < 0)
+        close(file.fd);
+    return r;
 }
 
 static void one_that_is_in_use_stays_open_until_it_is_given_back(void **state)
@@ -206,23 +298,21 @@ static void one_that_is_in_use_stays_open_until_it_is_given_back(void **state)
     uint64_t handle, other;
     int evicted;
     (void)state;
-    assert_int_equal(open_files_add(files, open("/dev/null", O_RDONLY | O_CLOEXEC), false, false,
-                         &handle, &evicted),
-        0);
+    assert_int_equal(add_null(files, 1, &handle, &evicted), 0);
     assert_int_equal(evicted, -1);
-    struct open_file *file = open_files_take(files, handle);
-    assert_int_equal(open_files_close(files, handle), -1);
-    assert_null(open_files_take(files, handle));
+    struct open_file *file = open_files_take(files, 1, handle);
+    assert_int_equal(open_files_close(files, 1, handle), -1);
+    assert_null(open_files_take(files, 1, handle));
     int fd = file->fd;
     assert_int_equal(open_files_give(file), fd);
     close(fd);
     for (uint32_t i = 0; i < OPEN_FILES; i++) {
-        fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-        assert_int_equal(open_files_add(files, fd, false, false, &other, &evicted), 0);
+        assert_int_equal(add_null(files, i / OPEN_FILES_EACH, &other, &evicted), 0);
         assert_int_equal(evicted, -1);
-        assert_non_null(open_files_take(files, other));
+        assert_non_null(open_files_take(files, i / OPEN_FILES_EACH, other));
     }
-    assert_int_equal(open_files_add(files, fd, false, false, &other, &evicted), -EMFILE);
+    assert_int_equal(add_null(files, 0, &other, &evicted), -EMFILE);
+    assert_int_equal(add_null(files, 77, &other, &evicted), -EMFILE);
     open_files_free(files);
 }
 
@@ -273,7 +363,10 @@ int main(void)
         FIXTURE_CASE(what_is_open_is_read_from_anywhere_to_its_end),
         FIXTURE_CASE(what_is_written_is_read_by_another_handle),
         FIXTURE_CASE(a_handle_is_good_until_it_is_closed_and_by_nobody_else_s_shard),
-        FIXTURE_CASE(one_more_than_there_may_be_closes_the_one_that_nobody_used_for_longest),
+        FIXTURE_CASE(one_more_of_a_client_closes_the_one_that_it_has_not_used_for_longest),
+        FIXTURE_CASE(one_more_than_there_may_be_closes_one_of_who_has_most),
+        FIXTURE_CASE(a_file_is_there_for_its_own_client_alone),
+        FIXTURE_CASE(what_a_client_has_open_is_closed_at_its_end_and_no_more_is_opened),
         FIXTURE_CASE(past_the_cache_blocks_are_read_and_anything_else_is_refused),
         FIXTURE_CASE(arguments_that_make_no_sense_are_refused),
         FIXTURE_CASE(one_that_is_in_use_stays_open_until_it_is_given_back),
