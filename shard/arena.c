@@ -24,11 +24,11 @@
  * A chunk or stack of one that lives is touched by the shard that runs it alone; it passes on with
  * the word.
  *
- * Orderings    first                   then                 ordered by              if broken
- *   HAND     last use of its stack   next shard's first   CAS of the word,        two run on one stack
- *                                                         acquire by CAS
- *   LIVES    end of a coroutine      a look at what it    CAS, load acquire       one that has answered
- *                                    did before                                   is taken for lost
+ * Orderings  first                  then                ordered by         if broken
+ *   HAND     last use of its stack  next shard's first  CAS of the word,   two run on one stack
+ *                                                       acquire by CAS
+ *   LIVES    end of a coroutine     a look at what it   CAS, load acquire  one that has answered
+ *                                   did before                             is taken for lost
  */
 #include "shard/arena.h"
 

@@ -10,14 +10,14 @@
  * the buffer is left to the flight table when it is given back, under the callee's last
  * incarnation.
  *
- * Orderings    first                 then               ordered by                  if broken
- *   TAKEN    callee's copy         buffer used again  the ring's push and pop     callee copies another
- *                                                                                 call's arguments
- *            args_off = 0          buffer used again  one writer, of whose     none: an heir holds it
- *                                                     death who reads it has   until the slot is back
- *                                                     learnt
- *   QUIET    kernel's last read    buffer used again  see flight.c                a disk gets another
- *                                                                                 call's arguments
+ * Orderings  first               then               ordered by               if broken
+ *   TAKEN    callee's copy       buffer used again  the ring's push and pop  callee copies another
+ *                                                                            call's arguments
+ *            args_off = 0        buffer used again  one writer, of whose     none: an heir holds it
+ *                                                   death who reads it has   until the slot is back
+ *                                                   learnt
+ *   QUIET    kernel's last read  buffer used again  see flight.c             a disk gets another
+ *                                                                            call's arguments
  */
 #include <assert.h>
 #include <errno.h>

@@ -6,11 +6,11 @@
  * knows by the slot's origin whose they are (mesh_config.adopt). An adopted call is one like all
  * others.
  *
- * Orderings    first                 then               ordered by                  if broken
- *   GONE     word = abandoned,     started word       full fence here and in      a call both runs and is
- *            then withdrawals + 1                    serve.c (START there)       given back
- *   QUIET    kernel's last read    buffer used again  see flight.c                a disk gets another
- *                                                                                 call's arguments
+ * Orderings  first               then               ordered by              if broken
+ *   GONE     word = abandoned,   started word       full fence here and in  a call both runs and is
+ *            then withdrawals +  1                  serve.c (START there)   given back
+ *   QUIET    kernel's last read  buffer used again  see flight.c            a disk gets another
+ *                                                                           call's arguments
  */
 #include <errno.h>
 

@@ -7,10 +7,10 @@
  * would fault it returns -EFAULT. Some sandboxes forbid it; then of the own process each page is
  * copied that another call can read, which changes nothing and is asked for that answer alone.
  *
- * Orderings    first                 then             ordered by                if broken
- *   VOID     sequence odd           the fields       release fence, acquire    a reader takes a mix of
- *                                                    fence of the reader       two records for one
- *   WHOLE    the fields             sequence even    store release, acquire    the same
+ * Orderings  first         then           ordered by              if broken
+ *   VOID     sequence odd  the fields     release fence, acquire  a reader takes a mix of
+ *                                         fence of the reader     two records for one
+ *   WHOLE    the fields    sequence even  store release, acquire  the same
  */
 #include "shard/crash_record.h"
 

@@ -10,11 +10,11 @@
  * release is run again likewise, and one for a token that is not known is none. So a token that the
  * home knows is known to who asked, or on its way out, or its shard is dead.
  *
- * Orderings    first               then           ordered by                 if broken
- *   LOCK     holder, id            record's word  release store; read after  the replacement takes a
- *                                                 the writer's death         stranger for the holder
- *   ALIVE    death reaped          incarnation    supervisor's release, our  a dead one stands in line
- *                                                 acquire                    after it was judged
+ * Orderings  first         then           ordered by                 if broken
+ *   LOCK     holder, id    record's word  release store; read after  the replacement takes a
+ *                                         the writer's death         stranger for the holder
+ *   ALIVE    death reaped  incarnation    supervisor's release, our  a dead one stands in line
+ *                                         acquire                    after it was judged
  */
 #include <errno.h>
 #include <stdlib.h>

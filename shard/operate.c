@@ -19,11 +19,11 @@
  *
  * A gateway refuses what is new while it finishes; it has clients of its own, who may come again.
  *
- * Orderings     first              then            ordered by                   if broken
- *   NOTED  the rest of a note      its state       store release, acquire in    the tool reads another
- *                                                  tools/order.c                order's figures
- *   ASK    what made it ask        part.asked      store release, this        an order is given
- *                                                   acquire                    that nobody may
+ * Orderings  first               then        ordered by                 if broken
+ *   NOTED    the rest of a note  its state   store release, acquire in  the tool reads another
+ *                                            tools/order.c              order's figures
+ *   ASK      what made it ask    part.asked  store release, this        an order is given
+ *                                            acquire                    that nobody may
  *   FOLLOW: see member.c; FAILED: see death.c
  */
 #include "shard/supervisor_inside.h"

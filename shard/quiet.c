@@ -11,10 +11,10 @@
  * Incarnations may become quiet out of order. What peers are told is the last before the first that
  * is not; one that is yet to be forked is not.
  *
- * Orderings    first                  then               ordered by                 if broken
- *   QUIET    kernel's last write    quiet_incarnation  end of file, then our      a reused buffer is
- *                                                      release, peers' acquire    written over by the
- *                                                      (flight.c)                 kernel
+ * Orderings  first                then               ordered by               if broken
+ *   QUIET    kernel's last write  quiet_incarnation  end of file, then our    a reused buffer is
+ *                                                    release, peers' acquire  written over by the
+ *                                                    (flight.c)               kernel
  */
 #include "shard/supervisor_inside.h"
 

@@ -33,13 +33,13 @@
  * A call is in the mesh before its slot says so to anybody, and leaves it after its end is noted
  * (mesh_call.note): so what is neither has not run.
  *
- * Orderings    first                then              ordered by            if broken
- *   FATE     fate's fields        mark              mark release          half a fate is believed
- *   ROW      token, floor, acked  number            number release        a session of somebody else's
- *   FLOOR    floor                mark = free       store release         what is forgotten runs again
- *   ACK      acked                mark = free       store release         an end's place is given twice
- *   PLACE    position             the reply         one process           an heir tells the end at
- *                                                                         another place
+ * Orderings  first                then         ordered by      if broken
+ *   FATE     fate's fields        mark         mark release    half a fate is believed
+ *   ROW      token, floor, acked  number       number release  a session of somebody else's
+ *   FLOOR    floor                mark = free  store release   what is forgotten runs again
+ *   ACK      acked                mark = free  store release   an end's place is given twice
+ *   PLACE    position             the reply    one process     an heir tells the end at
+ *                                                              another place
  */
 struct fate_link {
     uint32_t row;

@@ -7,15 +7,15 @@
  * What lies in the client's memory is written and never believed: need_wakeup and the completions
  * are copies of what this shard knows, client_sleeps decides only whether a byte is sent.
  *
- * Orderings    first                then              ordered by               if broken
- *   LANE     generation, zeros    state             store release, gateway's   a lane goes on where
- *                                                   acquire; the heir           another client left
- *   GONE     memory unmapped      state = NONE      store release, gateway's   a number is used again
- *                                                   acquire                     that still has a lane
- *   CUT      reason, state        clients_cut       store release, gateway's   a client that was cut off
- *                                                   acquire                     stays attached
- *   CLOSED   last entry taken     `closed`          store release, client's    what was run counts there
- *                                                   acquire                    as not begun
+ * Orderings  first              then          ordered by                if broken
+ *   LANE     generation, zeros  state         store release, gateway's  a lane goes on where
+ *                                             acquire; the heir         another client left
+ *   GONE     memory unmapped    state = NONE  store release, gateway's  a number is used again
+ *                                             acquire                   that still has a lane
+ *   CUT      reason, state      clients_cut   store release, gateway's  a client that was cut off
+ *                                             acquire                   stays attached
+ *   CLOSED   last entry taken   `closed`      store release, client's   what was run counts there
+ *                                             acquire                   as not begun
  *   SLEEPS, ASKED: see plane.c
  */
 #include <errno.h>

@@ -16,20 +16,20 @@
  *
  * One slot is kept for what ends at once, so that what must be refused can be, however full it is.
  *
- * Orderings    first                   then               ordered by            if broken
- *   TAKEN    mark and entry          word = taken       store release         half an entry is run
- *   HEAD     word = taken            head, requests     store release         an entry is taken twice
- *   START    incarnation             word = started     store release, before a request that was begun
- *                                                       the first step        counts as not begun
- *   ENDED    completion, position    word = ended       store release         half a completion is
- *                                                                             written
- *   TAIL     word = ended            tail               store release         a position is given out
- *                                                                             twice
- *   TURN     completion's bytes      its turn           store release,        the client reads half a
- *                                                       client's acquire      completion
- *   FREE     turn                    word = free        store release         a completion is never
- *                                                                             written
- *   CANCEL   flag                    the method's end   store relaxed         the heir does not know
+ * Orderings  first                 then              ordered by             if broken
+ *   TAKEN    mark and entry        word = taken      store release          half an entry is run
+ *   HEAD     word = taken          head, requests    store release          one is taken twice
+ *   START    incarnation           word = started    store release, before  what was begun
+ *                                                    the first step         counts as not begun
+ *   ENDED    completion, position  word = ended      store release          half a completion is
+ *                                                                           written
+ *   TAIL     word = ended          tail              store release          a position is given out
+ *                                                                           twice
+ *   TURN     completion's bytes    its turn          store release,         the client reads half a
+ *                                                    client's acquire       completion
+ *   FREE     turn                  word = free       store release          a completion is never
+ *                                                                           written
+ *   CANCEL   flag                  the method's end  store relaxed          the heir does not know
  */
 #include <errno.h>
 #include <string.h>

@@ -10,12 +10,12 @@
  *
  * What ends in a phase of the loop is rung for once for each client, in flush().
  *
- * Orderings    first                then              ordered by                if broken
- *   ENTRY    entry's bytes        its turn          client's release, acquire  half an entry is taken
- *   ASKED    need_wakeup set      a last look       full fence, and the        both miss: the shard
- *                                                   client's after its push    sleeps on an entry
- *   SLEEPS   completion's turn    client_sleeps     full fence, and the        both miss: the client
- *                                                   client's before it looks   sleeps on a completion
+ * Orderings  first              then           ordered by                 if broken
+ *   ENTRY    entry's bytes      its turn       client's release, acquire  half an entry is taken
+ *   ASKED    need_wakeup set    a last look    full fence, and the        both miss: the shard
+ *                                              client's after its push    sleeps on an entry
+ *   SLEEPS   completion's turn  client_sleeps  full fence, and the        both miss: the client
+ *                                              client's before it looks   sleeps on a completion
  */
 #include "ipc/plane/plane.h"
 

@@ -9,9 +9,9 @@
  * An answer goes straight to the client: into the completion where it is small, else into the room
  * that the entry names, which the method fills by itself where that is aligned as a room has to be.
  *
- * Orderings    first                 then             ordered by            if broken
- *   TOUCH    flag                  I/O submitted    store release, the    the heir tells an end while
- *                                                   call into the kernel  a disk still writes there
+ * Orderings  first  then           ordered by            if broken
+ *   TOUCH    flag   I/O submitted  store release, the    the heir tells an end while
+ *                                  call into the kernel  a disk still writes there
  */
 #include <errno.h>
 #include <stdio.h>
