@@ -75,7 +75,8 @@ static struct client_user *find_user(const struct segment *seg, uint32_t uid)
     struct client_user *users = segment_client_users(seg);
 
     for (uint32_t i = 0; i < SEGMENT_CLIENT_USERS; i++)
-        if (atomic_load_acquire(&users[i].used) && users[i].uid == uid) /* BLAME */
+        if (atomic_load_acquire(&users[i].used) && /* BLAME */
+            atomic_load_relaxed(&users[i].uid) == uid)
             return &users[i];
     return NULL;
 }
@@ -108,8 +109,9 @@ static void charge_user(const struct segment *seg, uint32_t uid, int64_t now_ns)
     if (!user || (int64_t)user->until_ns + FORGET_NS < now_ns) {
         user = user ? user : take_user(seg);
         atomic_store_release(&user->used, 0u); /* BLAME */
-        user->uid = uid;
-        user->crashes = user->wait_ms = 0;
+        atomic_store_relaxed(&user->uid, uid);
+        atomic_store_relaxed(&user->crashes, 0u);
+        atomic_store_relaxed(&user->wait_ms, 0u);
     }
     atomic_store_relaxed(&user->crashes, user->crashes + 1);
     atomic_store_relaxed(&user->wait_ms, doubled(user->wait_ms));
@@ -160,7 +162,7 @@ static void charge_culprit(
     if (!culprit) {
         culprit = take_culprit(seg);
         atomic_store_release(&culprit->who, UINT64_C(0)); /* BLAME */
-        culprit->crashes = 0;
+        atomic_store_relaxed(&culprit->crashes, 0u);
     }
     atomic_store_relaxed(&culprit->last_ns, (uint64_t)now_ns);
     atomic_store_relaxed(&culprit->crashes, culprit->crashes + 1);
