@@ -6,6 +6,9 @@ sherd_nng - a client of Sherd in Python: sherd.proto over nng, as docs/protocol.
 Use:   protoc --python_out=. -I ../../proto sherd.proto
        ./sherd_nng.py ipc:///run/sherd/default/gateway sys.echo hello world
        prints the answers, one a line, in the order of the arguments: each is a request.
+       ./sherd_nng.py URL watch: prints how the instance is, whenever that changes
+       ./sherd_nng.py URL drain: has it take nothing new and waits until it has finished; resume: has it go on
+       Over tcp the token is in SHERD_TOKEN; tls+tcp believes the authority whose certificate SHERD_TLS_CA names.
 Needs: libnng1 (by ctypes), python3-protobuf, and protoc for sherd_pb2.py.
 
 A connection may break, and the gateway die: the session outlives both. So hello is said again with the session,
@@ -34,6 +37,10 @@ class Socket(ctypes.Structure):
     _fields_ = [("id", ctypes.c_uint32)]
 
 
+class Dialer(ctypes.Structure):
+    _fields_ = [("id", ctypes.c_uint32)]
+
+
 class Broken(Exception):
     """nothing came back: nobody knows whether the message was heard"""
 
@@ -54,7 +61,11 @@ class Connection:
         self.check(nng.nng_socket_set_ms(self.socket, b"req:resend-time", NNG_DURATION_INFINITE))
         for limit in (b"recv-timeout", b"send-timeout"):
             self.check(nng.nng_socket_set_ms(self.socket, limit, 2 * WAIT_MS))
-        self.check(nng.nng_dial(self.socket, url.encode(), None, 0))
+        dialer = Dialer()
+        self.check(nng.nng_dialer_create(ctypes.byref(dialer), self.socket, url.encode()))
+        if url.startswith("tls+tcp:"):
+            self.check(nng.nng_dialer_set_string(dialer, b"tls-ca-file", os.environb[b"SHERD_TLS_CA"]))
+        self.check(nng.nng_dialer_start(dialer, 0))
 
     @staticmethod
     def check(result):
@@ -207,12 +218,38 @@ class Client:
             for end in ends:
                 yield end.id - first, end
 
+    # ---- the instance ----
+
+    def watch(self, seen=0):
+        """How it is, as soon as that is another way than `seen`, the `change` of what this returned before; after a
+        while the same again."""
+        return self.again(lambda: self.connection.ask(watch=wire.Watch(seen=seen, wait_ms=WAIT_MS)))
+
+    def drain(self, off=False):
+        self.again(lambda: self.connection.ask(drain=wire.Drain(off=off)))
+        status = self.watch()
+        while not off and status.drain == wire.DRAINING:
+            status = self.watch(status.change)
+
+    def watch_for_ever(self):
+        seen = 0
+        while True:
+            status = self.watch(seen)
+            if status.change != seen:
+                shards = " ".join(f"{p.role}{p.shard if p.role == 'shard' else ''}:{p.state}" for p in status.processes)
+                print(f"{wire.DrainState.Name(status.drain)} {shards}", flush=True)
+            seen = status.change
+
 
 def main():
+    orders = {"drain": lambda client: client.drain(), "resume": lambda client: client.drain(off=True),
+              "watch": lambda client: client.watch_for_ever()}
     if len(sys.argv) < 3:
-        sys.exit("use: sherd_nng.py URL METHOD [ARGUMENT...]")
+        sys.exit("use: sherd_nng.py URL METHOD [ARGUMENT...] | watch | drain | resume")
     url, method, *arguments = sys.argv[1:]
     client = Client(url, os.environb.get(b"SHERD_TOKEN", b""))
+    if method in orders:
+        return orders[method](client)
     ends = dict(client.run(method, [os.fsencode(argument) for argument in arguments or [""]]))
     for _, end in sorted(ends.items()):
         text = end.data.decode(errors="replace")

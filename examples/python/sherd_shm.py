@@ -68,6 +68,13 @@ class Attachment:
             for fd in fds:  # of a question that was asked twice
                 os.close(fd)
 
+    def listen(self):
+        """What it says without having been asked: that this is the end, and maybe why."""
+        try:
+            self.check(self.socket.recv(PAGE))
+        except ConnectionResetError:
+            raise Gone("the instance has ended") from None
+
     @staticmethod
     def check(message):
         if not message:
@@ -169,7 +176,7 @@ class Client:
             bells = {lane.bell for lane in self.lanes}
             ready, _, _ = select.select([*bells, self.attachment.socket], [], [])
             if self.attachment.socket in ready:
-                self.attachment.check(self.attachment.socket.recv(PAGE))
+                self.attachment.listen()
         for lane in self.lanes:
             lane.wake()
 

@@ -8,6 +8,7 @@ import tempfile
 import unittest
 
 import harness
+import test_tls
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 EXAMPLE = os.path.join(ROOT, "examples", "python", "sherd_nng.py")
@@ -80,6 +81,37 @@ class PythonClient(harness.TestCase):
         large = ("import sherd_nng, sys; client = sherd_nng.Client(sys.argv[1]); "
                  "print(sum(len(end.data) for _, end in client.run('sys.echo', [bytes(700000)] * 10)))")
         self.assertEqual(end_of(self.run_python("-c", large, self.url)), (0, "7000000\n", ""))
+
+    def test_an_instance_that_drains_and_goes_on_is_watched(self):
+        with self.begin("watch") as watch:
+            self.assertIn("NOT_DRAINED supervisor:up shard0:up shard1:up gateway:up", watch.stdout.readline())
+            self.assertEqual(end_of(self.begin("drain")), (0, "", ""))
+            while not watch.stdout.readline().startswith("DRAINED"):
+                pass
+            code, _, error = end_of(self.begin("sys.ping"))
+            self.assertEqual(code, 1)
+            self.assertIn("draining", error)
+            self.assertEqual(end_of(self.begin("resume")), (0, "", ""))
+            while not watch.stdout.readline().startswith("NOT_DRAINED"):
+                pass
+            watch.kill()
+        self.assertEqual(end_of(self.begin("sys.echo", "x")), (0, "x\n", ""))
+
+    @unittest.skipUnless(shutil.which("openssl"), "openssl is not installed")
+    def test_over_tls_the_authority_comes_from_the_environment(self):
+        authority = test_tls.Authority()
+        self.addCleanup(shutil.rmtree, authority.folder)
+        self.assertEqual(self.sherd.stop(), 0)
+        token = os.path.join(self.sherd.scratch, "token")
+        with open(token, "w") as file:
+            file.write("open sesame")
+        os.chmod(token, 0o600)
+        port = test_tls.free_port()
+        self.start_instance("--listen", f"tls+tcp://127.0.0.1:{port}", "--token-file", token, *authority.server())
+        self.url = f"tls+tcp://localhost:{port}"
+        for ca, wanted in (("ca", (0, "x\n")), ("other-ca", (1, ""))):
+            self.environment |= {"SHERD_TOKEN": "open sesame", "SHERD_TLS_CA": authority.path(f"{ca}.pem")}
+            self.assertEqual(end_of(self.begin("sys.echo", "x"))[:2], wanted)
 
     def test_a_gateway_that_dies_meanwhile_is_not_noticed(self):
         self.signal_shards(signal.SIGSTOP)
