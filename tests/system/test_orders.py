@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: MIT
 """Orders and looks over the wire: who may have an instance drain, and how those hear of it who wait."""
 import errno
+import mmap
 import os
 import signal
 import socket
+import struct
 import unittest
 
 import harness
+import segment
 from raw_client import DONE, RawClient, Refusal, Submission, field
 
 if not harness.SANITIZED:  # Python cannot load it with a sanitizer in it
     import client_library
 
 NOT_DRAINED, DRAINING, DRAINED = range(3)
+WRONG = 8  # enum order_state
 
 
 class OrdersCase(harness.TestCase):
@@ -150,6 +154,38 @@ class Drain(OrdersCase):
             with self.assertRaises(Refusal) as refusal:
                 client.ask(body)
             self.assertEqual(refusal.exception.number, errno.ESTALE)
+
+
+class Hostile(OrdersCase):
+    """What a gateway that somebody has taken over may write into its part."""
+
+    def ask(self, word):
+        """As the gateway would, and has the supervisor look."""
+        with open(os.path.join(self.sherd.runtime_dir, self.sherd.name, "segment"), "r+b") as file, \
+                mmap.mmap(file.fileno(), 0) as memory:
+            off, _ = segment.place(memory, "gateway", 0, "head", 0, 0, "asked")
+            struct.pack_into("<Q", memory, off, word)
+        self.sherd.supervisor.send_signal(signal.SIGHUP)
+
+    def state_of(self, word):
+        with open(os.path.join(self.sherd.runtime_dir, self.sherd.name, "segment"), "rb") as file, \
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as memory:
+            for i in range(4):
+                off, _ = segment.place(memory, "control", 0, "supervisor", 0, 0, "orders")
+                note = off + i * 32
+                if struct.unpack_from("<Q", memory, note)[0] == word:
+                    return struct.unpack_from("<I", memory, note + 8)[0]
+        return None
+
+    def test_it_can_neither_restart_nor_make_nonsense_of_an_order(self):
+        self.begin()
+        restart, drain_one, nonsense = (1 << 56) | (255 << 48) | 1, (2 << 56) | (0 << 48) | 2, (99 << 56) | 3
+        for word in (restart, drain_one, nonsense):
+            self.ask(word)
+            harness.wait_until(lambda word=word: self.state_of(word) == WRONG, "the supervisor to refuse it")
+        self.assertEqual(self.sherd.status()["state"], "up")
+        self.assertEqual([self.sherd.shard(i)["incarnation"] for i in range(2)], [1, 1])
+        self.assertDone(self.sherd.command("submit", "sys.ping"))
 
 
 class Watch(OrdersCase):
