@@ -59,11 +59,13 @@ static struct sherd_request data_request(void)
 static pid_t begin_echo(void)
 {
     char byte;
-    pid_t pid;
 
     rings = bare_rings_new();
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, echo_fds) < 0 || (pid = fork()) < 0)
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, echo_fds) < 0)
         die("an echo", "can't be made");
+    pid_t pid = fork();
+    if (pid < 0)
+        die("an echo", "can't be forked");
     if (pid > 0)
         return pid;
     close(echo_fds[0]);

@@ -48,7 +48,7 @@ void own_instance_begin(struct own_instance *in, const char *sherd, const char *
 /* One that ended in order leaves its lock file, and the folders to it. */
 void own_instance_end(struct own_instance *in)
 {
-    static const char *const left[] = {"/" OWN_INSTANCE "/lock", "/" OWN_INSTANCE, ""};
+    static const char *const left[] = {"/" OWN_INSTANCE "/lock", ("/" OWN_INSTANCE), ""};
     char path[PATH_MAX];
 
     kill(in->supervisor, SIGTERM);
