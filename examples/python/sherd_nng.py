@@ -226,7 +226,7 @@ class Client:
         return self.again(lambda: self.connection.ask(watch=wire.Watch(seen=seen, wait_ms=WAIT_MS)))
 
     def drain(self, off=False):
-        self.again(lambda: self.connection.ask(drain=wire.Drain(off=off)))
+        self.again(lambda: self.connection.ask(drain=wire.Drain(instance=self.limits.instance, off=off)))
         status = self.watch()
         while not off and status.drain == wire.DRAINING:
             status = self.watch(status.change)

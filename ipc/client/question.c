@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
-nng_msg *question_pack(const struct question *question)
+nng_msg *question_pack(const struct question *question, const char *instance)
 {
     Sherd__Wire__Watch watch = SHERD__WIRE__WATCH__INIT;
     Sherd__Wire__Drain drain = SHERD__WIRE__DRAIN__INIT;
@@ -17,6 +17,7 @@ nng_msg *question_pack(const struct question *question)
         request.body_case = SHERD__WIRE__REQUEST__BODY_WATCH;
         request.watch = &watch;
     } else {
+        drain.instance = (char *)instance;
         drain.off = question->off;
         drain.limit_ms = question->wait_ms;
         request.body_case = SHERD__WIRE__REQUEST__BODY_DRAIN;

@@ -28,8 +28,8 @@ struct question {
     struct sherd_status status;
 };
 
-/* NULL: no memory. */
-nng_msg *question_pack(const struct question *question);
+/* instance: its name, as hello told it. NULL: no memory. */
+nng_msg *question_pack(const struct question *question, const char *instance);
 
 /* reply: NULL: there is none, for `error`. */
 void question_answer(struct question *question, const Sherd__Wire__Reply *reply, int error);

@@ -90,6 +90,7 @@ void talk_deinit(struct talk *talk)
     arena_deinit(&talk->arena);
     free(talk->cancels);
     free(talk->error_text);
+    free(talk->instance);
 }
 
 static bool has_work(const struct talk *talk)
@@ -231,6 +232,8 @@ static void on_welcome(struct talk *talk, const Sherd__Wire__HelloReply *hello)
     talk->session_len = PROTOCOL_SESSION_LEN;
     talk->max_in_flight = hello->max_in_flight > 0 ? hello->max_in_flight : 1;
     talk->n_shards = hello->shards;
+    free(talk->instance);
+    talk->instance = strdup(hello->instance);
     talk->give_up_ns = 0;
     talk->trouble = 0;
     talk->patience_ns = PATIENCE_MIN_NS;

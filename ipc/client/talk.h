@@ -62,6 +62,7 @@ struct talk {
     uint32_t n_shards;
     struct method_table methods; /* of the instance */
 
+    char *instance;            /* its name; NULL: there was no memory */
     struct question *question; /* NULL: none */
     uint64_t question_connection;
     uint64_t n_questions; /* that were sent: an answer to an earlier one is nobody's */

@@ -26,7 +26,7 @@ void talk_send_question(struct talk *talk)
 
     if (!question || question->sent || link_room(talk->link) == 0)
         return;
-    nng_msg *msg = question_pack(question);
+    nng_msg *msg = question_pack(question, talk->instance ? talk->instance : "");
     if (!msg) {
         question_answer(question, NULL, -ENOMEM);
         return;

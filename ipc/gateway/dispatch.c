@@ -176,6 +176,11 @@ static void handle_cancel(struct gateway *gateway, struct session *session,
 static void handle_drain(
     struct gateway *gateway, struct exchange *exchange, const Sherd__Wire__Drain *drain)
 {
+    if (strcmp(drain->instance, gateway->env->instance) != 0) {
+        reply_error(exchange, -EINVAL, "an order names the instance that it is for, here %s",
+            gateway->env->instance);
+        return;
+    }
     if (exchange->connection->is_operator) {
         orders_ask(&gateway->orders, exchange, drain->off ? ORDER_KIND_RESUME : ORDER_KIND_DRAIN,
             drain->limit_ms);

@@ -201,8 +201,8 @@ class RawClient:
     def watch(self, seen=0, wait_ms=30000):
         return self.status_of(self.ask(self.watch_message(seen, wait_ms)))
 
-    def drain(self, off=False, limit_ms=0):
-        self.ask(field(8, field(1, int(off)) + field(2, limit_ms)))
+    def drain(self, off=False, limit_ms=0, instance="test"):
+        self.ask(field(8, field(1, int(off)) + field(2, limit_ms) + field(3, instance)))
 
     @staticmethod
     def status_of(fields):

@@ -133,6 +133,15 @@ class Drain(OrdersCase):
                            "1 requests or their clients were not finished")
         client.cancel([1])
 
+    def test_an_order_that_names_another_instance_or_none_is_refused(self):
+        self.begin()
+        client = self.client()
+        for name in ("other", ""):
+            with self.assertRaises(Refusal) as refusal:
+                client.drain(instance=name)
+            self.assertEqual(refusal.exception.number, errno.EINVAL)
+        self.assertEqual(client.watch()["drain"], NOT_DRAINED)
+
     def test_another_order_under_way_is_told(self):
         self.begin()
         client, other = self.client(), self.client()
