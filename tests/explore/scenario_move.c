@@ -146,10 +146,12 @@ static int wake_at_home(struct mesh *mesh, arena_co co)
 
 static void wake_with(struct stage_end *end, wake_fn *wake)
 {
-    arena_co co;
+    arena_co co = atomic_or_seq(&s.waits, 0); /* the newest: a dead one may have taken the knock */
 
-    while ((co = atomic_load_acquire(&s.waits)) == 0 && !atomic_load_acquire(&s.stage.over))
+    while (co == 0 && !atomic_load_acquire(&s.stage.over)) {
         parts_mesh_turn(&end->loop, true);
+        co = atomic_load_acquire(&s.waits);
+    }
     if (co) {
         int r = wake(end->mesh, co);
         explorer_check(r == 0 || r == -ESRCH);
@@ -194,8 +196,10 @@ static bool bury(uint32_t dead, enum peer_state state)
     stage_bury(&s.stage, dead, state);
     if (state == PEER_DYING)
         stage_replace(&s.stage, &s.heirs[dead], dead);
-    if (arena_co_at(&s.stage.seg, 0) == 0 &&
-        (dead == HERE || atomic_load_acquire(&s.began))) /* it has ended, or is lost */
+    /* In this order: one that is not seen there before it began is still to come. */
+    bool began = dead == HERE || atomic_load_acquire(&s.began);
+
+    if (began && arena_co_at(&s.stage.seg, 0) == 0) /* it has ended, or is lost */
         stage_is_over(&s.stage);
     return true;
 }
