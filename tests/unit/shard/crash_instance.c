@@ -484,11 +484,10 @@ __attribute__((noreturn)) static void fail_unrest(struct crash_instance *instanc
         rest_heaps_are_empty(seg), rest_arena_is_empty(seg), rest_no_lock_is_held(seg));
 }
 
-/* Since the machine was started, in which somebody waited for a processor; -1: that is not
- * counted. */
-static int64_t cpu_wanted_ns(void)
+/* Since the machine was started, in which somebody waited for that; -1: that is not counted. */
+static int64_t pressure_ns(const char *path)
 {
-    FILE *file = fopen("/proc/pressure/cpu", "re");
+    FILE *file = fopen(path, "re");
     long long us = -1;
 
     if (!file)
@@ -499,26 +498,58 @@ static int64_t cpu_wanted_ns(void)
     return us < 0 ? -1 : us * 1000;
 }
 
-/* Of a time in which all processors were wanted nothing is known but that it passed. */
+/* Since then, in which another machine had our processors. */
+static int64_t stolen_ns(void)
+{
+    FILE *file = fopen("/proc/stat", "re");
+    long long ticks = 0;
+
+    if (!file)
+        return 0;
+    if (fscanf(file, "cpu %*u %*u %*u %*u %*u %*u %*u %lld", &ticks) != 1)
+        ticks = 0;
+    fclose(file);
+    return ticks * 1000000000 / sysconf(_SC_CLK_TCK);
+}
+
+/* Since then, in which the machine kept somebody waiting; -1: that is not counted. The kernel gives a
+ * mean over the processors: where one alone was wanted that counts for its share, so it is taken for
+ * as much as it may have been. */
+static int64_t busy_ns(void)
+{
+    static const char *const paths[] = {
+        "/proc/pressure/cpu", "/proc/pressure/io", "/proc/pressure/memory"};
+    int64_t total_ns = 0;
+
+    for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++) {
+        int64_t ns = pressure_ns(paths[i]);
+        if (ns < 0)
+            return -1;
+        total_ns += ns;
+    }
+    return total_ns * sysconf(_SC_NPROCESSORS_ONLN) + stolen_ns();
+}
+
+/* Of a time in which the machine was busy nothing is known but that it passed. */
 static void note_round(
-    struct crash_instance *instance, const char *what, int64_t begin_ns, int64_t wanted_ns)
+    struct crash_instance *instance, const char *what, int64_t begin_ns, int64_t busy_before_ns)
 {
     int64_t took_ns = aio_clock_ns() - begin_ns;
 
     if (took_ns > instance->longest_ns)
         instance->longest_ns = took_ns;
-    if (wanted_ns >= 0)
-        took_ns -= cpu_wanted_ns() - wanted_ns + instance->stood_still_ns;
-    if (wanted_ns >= 0 && took_ns > SLOW_NS)
+    if (busy_before_ns >= 0)
+        took_ns -= busy_ns() - busy_before_ns + instance->stood_still_ns;
+    if (busy_before_ns >= 0 && took_ns > SLOW_NS)
         fprintf(stderr, "--- %s: took %.1f ms while processors were free\n", what,
             (double)took_ns / 1e6);
-    if (wanted_ns >= 0 && took_ns > instance->longest_idle_ns)
+    if (busy_before_ns >= 0 && took_ns > instance->longest_idle_ns)
         instance->longest_idle_ns = took_ns;
 }
 
 bool crash_instance_round(struct crash_instance *instance, const char *what, bool may_die)
 {
-    int64_t begin_ns = aio_clock_ns(), wanted_ns = cpu_wanted_ns();
+    int64_t begin_ns = aio_clock_ns(), busy_before_ns = busy_ns();
     bool died;
 
     atomic_store(&instance->board->may_die, may_die);
@@ -530,7 +561,7 @@ bool crash_instance_round(struct crash_instance *instance, const char *what, boo
     if (!wait_for(instance, all_has_ended))
         fail_unrest(instance, what);
     if (may_die)
-        note_round(instance, what, begin_ns, wanted_ns);
+        note_round(instance, what, begin_ns, busy_before_ns);
     if (!wait_for(instance, is_at_rest))
         fail_unrest(instance, what);
     atomic_fetch_add(&instance->board->at_rest, 1);
