@@ -161,25 +161,25 @@ static void learn_pace(struct intake *in, int64_t ns, uint64_t n)
 
 /* ---- cancels ---- */
 
-static bool is_cancelled(const struct intake *in)
-{
-    uint64_t at = in->head & (in->n_entries - 1);
-
-    return in->cancelled[at / 64] >> at % 64 & 1;
-}
-
-static void mark_cancelled(struct intake *in, uint64_t position)
+static bool has_mark(const struct intake *in, uint64_t position)
 {
     uint64_t at = position & (in->n_entries - 1);
 
-    in->cancelled[at / 64] |= UINT64_C(1) << at % 64;
+    return in->n_cancelled && in->cancelled[at / 64] >> at % 64 & 1;
+}
+
+static void flip_mark(struct intake *in, uint64_t position, int n)
+{
+    uint64_t at = position & (in->n_entries - 1);
+
+    in->cancelled[at / 64] ^= UINT64_C(1) << at % 64;
+    in->n_cancelled += (uint32_t)n;
 }
 
 void intake_pass(struct intake *in)
 {
-    uint64_t at = in->head & (in->n_entries - 1);
-
-    in->cancelled[at / 64] &= ~(UINT64_C(1) << at % 64);
+    if (has_mark(in, in->head))
+        flip_mark(in, in->head, -1);
     in->head++;
     atomic_store_release(in->row_head, in->head); /* HEAD */
 }
@@ -203,7 +203,8 @@ static void cancel_ahead(
     if (entry->route < in->head || entry->route >= position) {
         cancel(lane, entry->id);
     } else if (atomic_load_relaxed(&intake_at(in, entry->route)->id) == entry->id) {
-        mark_cancelled(in, entry->route);
+        if (!has_mark(in, entry->route))
+            flip_mark(in, entry->route, 1);
         if (entry->route == in->head && in->wait != WAIT_END)
             end_wait(lane, in);
     }
@@ -309,7 +310,7 @@ static bool take(struct lane *lane, enum mesh_lane which)
             in); /* who dies before it leaves the cancel in the ring, to be taken once more */
         return lane->state == CLIENT_LANE_OPEN;
     }
-    if (is_cancelled(in)) {
+    if (has_mark(in, in->head)) {
         ledger_refuse(lane->plane, ledger_commit(lane, which, entry_bytes(entry)),
             CALL_END_CANCELLED, -ECANCELED, NULL, 0);
     } else {

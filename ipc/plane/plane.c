@@ -80,7 +80,10 @@ static bool look_at_urgent(struct plane *plane, uint32_t n)
 
     for (uint32_t i = 0; i < n && plane->hot; i++) {
         struct lane *next = lane->next;
-        progress |= intake_visit(lane, LANE_URGENT);
+        if (intake_is_due(&lane->intakes[LANE_URGENT]))
+            progress |= intake_visit(lane, LANE_URGENT);
+        else
+            lane->intakes[LANE_URGENT].left_ns = 0;
         lane = next;
     }
     return progress;

@@ -54,7 +54,8 @@ struct intake {
     int64_t
         left_ns; /* when it was last left with entries in it; 0: it was empty, or not looked at */
     uint32_t n_entries;
-    uint8_t wait; /* enum lane_wait */
+    uint32_t n_cancelled; /* of these bits are set */
+    uint8_t wait;         /* enum lane_wait */
 };
 
 /* A client that has opened this shard. */
