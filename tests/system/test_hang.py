@@ -241,8 +241,8 @@ class Report(harness.TestCase):
         self.assertGreater(len(record["registers"]), 16)
 
     def test_what_is_idempotent_is_reported_as_run_again_after_a_kill_that_is_no_crash(self):
-        instance = self.start("--shards", "1", "--enable-test-methods")
-        call = instance.popen("submit", "sys.block", "--shard", "0", "500", stdout=subprocess.DEVNULL)
+        instance = self.start("--shards", "1", "--enable-test-methods", "--stall-report", "0")
+        call = instance.popen("submit", "sys.block", "--shard", "0", "1500", stdout=subprocess.DEVNULL)
         wait_until(lambda: (shard := instance.shard(0))["calls_in"] == 1 and
                    shard["counters"]["co_alive"] and not shard["counters"]["asleep"], "the call to run")
         instance.kill(instance.shard(0))
