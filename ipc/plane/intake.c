@@ -251,8 +251,7 @@ static void decide(
         ledger_refuse_behind(
             plane, request, wait == WAIT_RATE ? until_token_ns(lane) : delay_ns(in));
     else if (plane->is_draining)
-        ledger_refuse(
-            plane, request, CALL_END_NOT_STARTED, -ESHUTDOWN, "the instance is draining", 0);
+        ledger_turn_away(plane, request);
     else if (request->bytes > lane->grant.max_bytes || entry->args_len > PLANE_PAYLOAD_MAX ||
              entry->room_len > PLANE_PAYLOAD_MAX)
         ledger_refuse(

@@ -287,6 +287,13 @@ void ledger_refuse_behind(struct plane *plane, struct request *request, int64_t 
                             : (uint32_t)us);
 }
 
+void ledger_turn_away(struct plane *plane, struct request *request)
+{
+    ledger_refuse(plane, request, CALL_END_NOT_STARTED, -ESHUTDOWN, "the instance is draining", 0);
+    plane->n_accepted--;
+    plane->n_ended--;
+}
+
 void ledger_cancel(struct plane *plane, struct request *request)
 {
     struct ledger_slot *slot = slot_of(plane, request);

@@ -331,6 +331,10 @@ void ledger_refuse(struct plane *plane, struct request *request, enum call_end e
 /* The same where it, or one before it, would wait so long. */
 void ledger_refuse_behind(struct plane *plane, struct request *request, int64_t delay_ns);
 
+/* Refuses it as one that comes in a drain. It counts as never accepted: else a client that goes on
+ * asking would keep the instance from ever being quiet. */
+void ledger_turn_away(struct plane *plane, struct request *request);
+
 /* Writes a text to where the client finds it; returns how much of it. */
 uint32_t ledger_put_text(struct plane *plane, struct request *request, const char *text);
 

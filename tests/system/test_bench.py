@@ -127,7 +127,7 @@ class Bench(harness.TestCase):
         result = instance.command("bench", "file-read", "--file", self.file + "-none")
         self.assertEqual(result.returncode, 1)
         self.assertIn("No such file", result.stderr)
-        told = self.bench(instance, "mixed", "--file", self.file, "--seconds", "0.2")
+        told = self.bench(instance, "mixed", "--file", self.file, "--seconds", "1")
         self.assertIn("read", told["work"])
 
     def test_a_new_file_is_written_block_by_block_and_one_with_content_left_alone(self):

@@ -554,6 +554,30 @@ static void memory_that_is_not_as_granted_is_not_mapped(void **state)
     client_free(&other);
 }
 
+static void what_is_refused_in_a_drain_was_never_accepted(void **state)
+{
+    struct plane_bench *b = *state;
+    const struct part_head *part = segment_part(&b->rig.seg, 0);
+
+    client_call(&b->client, ECHO);
+    plane_bench_await(b, &b->client);
+    plane_drain(b->plane, false);
+    for (int i = 0; i < 3; i++) {
+        client_call(&b->client, ECHO);
+        struct plane_completion got = plane_bench_await(b, &b->client);
+        assert_int_equal(got.end, CALL_END_NOT_STARTED);
+        assert_int_equal(got.error, -ESHUTDOWN);
+    }
+    plane_bench_turn(b, 2);
+    assert_int_equal(part->requests_accepted, 1);
+    assert_int_equal(part->requests_ended, 1);
+    plane_resume(b->plane);
+    client_call(&b->client, ECHO);
+    assert_int_equal(plane_bench_await(b, &b->client).end, CALL_END_DONE);
+    plane_bench_turn(b, 2);
+    assert_int_equal(part->requests_accepted, 2);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -580,6 +604,7 @@ int main(void)
         CASE(a_client_that_sleeps_is_rung_once_for_what_ends_together),
         CASE(what_is_dropped_ends_its_requests_and_leaves_no_row),
         CASE(memory_that_is_not_as_granted_is_not_mapped),
+        CASE(what_is_refused_in_a_drain_was_never_accepted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
