@@ -63,6 +63,7 @@ struct local {
     struct area area;
     uint8_t *data;
     size_t data_bytes;
+    bool shares_data; /* with the instance: else `data` is ours alone */
     uint8_t *lanes_base;
     struct plane_layout layout;
     bool has_urgent; /* lanes have urgent rings */

@@ -8,7 +8,9 @@
  * was pushed is judged (local_loss.c), and what was in line stays there, for the next attach.
  *
  * A new attach brings other memory. The data area's is mapped to where the old one was, behind a
- * copy of what is in use: so buffers, and all that points into them, go on.
+ * copy of what is in use: so buffers, and all that points into them, go on. Until then they lie in
+ * memory of our own, for whom we have lost may live on for a while, and a disk write for the dead:
+ * what ends here is the user's at once, and no room of a request any more.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -65,11 +67,36 @@ static void drop_table(struct local *local)
     local->table_room = NULL;
 }
 
+/* The data area goes on behind a copy, in `data`: over the old one in one go, or all is as it was. */
+static int move_data(struct local *local, void *data)
+{
+    size_t bytes = local->data_bytes;
+
+    area_copy(&local->area, data);
+    if (mremap(data, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, local->data) != MAP_FAILED)
+        return 0;
+    int r = -errno;
+    munmap(data, bytes);
+    return r;
+}
+
+/* Where there is no memory for that, it stays as it is until the next attach. */
+static void take_data_away(struct local *local)
+{
+    if (!local->shares_data)
+        return;
+    void *data = mmap(NULL, local->data_bytes, PROT_READ | PROT_WRITE,
+        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (data != MAP_FAILED && move_data(local, data) == 0)
+        local->shares_data = false;
+}
+
 static void lose(struct local *local)
 {
     local->phase = LOCAL_APART; /* what callbacks submit waits for the next attach */
     if (!local->is_distrusted)
         local_take_completions(local);
+    take_data_away(local); /* before anything of it goes to another */
     drop_table(local);
     local_lose_all(local);
     methods_forget(&local->base.methods);
@@ -151,24 +178,10 @@ static bool is_sane(const struct attach_welcome *welcome, int fd, struct plane_l
            (uint64_t)st.st_size == ret_layout->total_bytes;
 }
 
-static int map_data(struct local *local, const struct plane_layout *layout, int fd)
+static int begin_data(struct local *local, void *data, size_t bytes)
 {
-    size_t bytes = local->data ? local->data_bytes : layout->data_bytes;
-    void *data = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)layout->data_off);
-
-    if (data == MAP_FAILED)
-        return -errno;
-    if (local->data) {
-        area_copy(&local->area, data);
-        /* Moves over the old one in one go, or fails and leaves all as it was. */
-        if (mremap(data, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, local->data) == MAP_FAILED) {
-            int r = -errno;
-            munmap(data, bytes);
-            return r;
-        }
-        return 0;
-    }
     int r = area_init(&local->area, data, bytes);
+
     if (r < 0) {
         munmap(data, bytes);
         return r;
@@ -176,6 +189,19 @@ static int map_data(struct local *local, const struct plane_layout *layout, int 
     local->data = data;
     local->data_bytes = bytes;
     return 0;
+}
+
+static int map_data(struct local *local, const struct plane_layout *layout, int fd)
+{
+    size_t bytes = local->data ? local->data_bytes : layout->data_bytes;
+    void *data = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)layout->data_off);
+
+    if (data == MAP_FAILED)
+        return -errno;
+    int r = local->data ? move_data(local, data) : begin_data(local, data, bytes);
+    if (r == 0)
+        local->shares_data = true;
+    return r;
 }
 
 static void unmap_lanes(struct local *local)

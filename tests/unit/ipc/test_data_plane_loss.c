@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <sched.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <cmocka.h>
 
 #include "runtime/atomic.h"
@@ -89,6 +90,42 @@ static void a_client_that_is_cut_off_submits_nothing_again_that_may_have_run(voi
     lose_all_that_is_out(f);
     process_until(f, 1);
     assert_int_equal(f->last.end, SHERD_END_IN_DOUBT);
+}
+
+/* A mapping of the data area as a shard has it that does not know yet, or a disk. */
+static uint8_t *map_as_shard(struct fixture *f)
+{
+    const struct fake_client *client = &f->fake.client;
+    uint8_t *all = mremap(client->base, 0, client->layout.total_bytes, MREMAP_MAYMOVE);
+
+    assert_ptr_not_equal(all, MAP_FAILED);
+    return all;
+}
+
+static void who_was_lost_writes_to_nothing_of_the_user_s_any_more(void **state)
+{
+    struct fixture *f = *state;
+    uint8_t *buffer = sherd_buffer_alloc(f->client, 4000), users[4000];
+
+    assert_non_null(buffer);
+    memset(users, 'u', sizeof(users));
+    stall(f);
+    struct plane_layout layout = f->fake.client.layout;
+    uint8_t *all = map_as_shard(f);
+    submit(f, &(struct sherd_request){.method = "t.hold", .room = buffer, .room_len = 4000});
+    assert_int_equal(sherd_client_process(f->client, 0), 0);
+    lose_all_that_is_out(f);
+    process_until(f, 1);
+    assert_int_equal(f->last.end, SHERD_END_IN_DOUBT);
+    memcpy(buffer, users, sizeof(users));
+    memset(all + layout.data_off, 'x', layout.data_bytes);
+    assert_memory_equal(buffer, users, sizeof(users));
+    submit(f, &(struct sherd_request){
+                  .method = "t.echo", .args = buffer, .args_len = 4000, .answer_max = 4000});
+    process_until(f, 2);
+    assert_memory_equal(f->data, users, sizeof(users));
+    sherd_buffer_free(f->client, buffer);
+    munmap(all, layout.total_bytes);
 }
 
 static void count_ends(const struct sherd_result *result, void *opaque)
@@ -204,6 +241,7 @@ static void a_shard_that_is_there_again_is_used_again_from_the_beginning(void **
     struct fixture *f = *state;
     struct sherd_request here = {.method = "t.ping", .flags = SHERD_TO_SHARD, .shard = 0};
     struct sherd_result result;
+    uint32_t end;
 
     for (int round = 0; round < 3; round++) {
         for (int i = 0; i < 5 + round * 30; i++) {
@@ -213,8 +251,9 @@ static void a_shard_that_is_there_again_is_used_again_from_the_beginning(void **
         set(&f->fake.down, 1);
         do {
             assert_int_equal(sherd_client_call(f->client, &here, &result), 0);
+            end = result.end;
             sherd_result_deinit(&result);
-        } while (result.end == SHERD_END_DONE || atomic_load_relaxed(&f->fake.n_closed) == 0);
+        } while (end == SHERD_END_DONE || atomic_load_relaxed(&f->fake.n_closed) == 0);
         set(&f->fake.n_closed, 0);
         set(&f->fake.down, 0);
     }
@@ -329,6 +368,7 @@ int main(void)
         OPENED(what_may_run_twice_is_submitted_again_with_its_arguments),
         OPENED(what_is_submitted_again_keeps_its_deadline),
         OPENED(a_client_that_is_cut_off_submits_nothing_again_that_may_have_run),
+        OPENED(who_was_lost_writes_to_nothing_of_the_user_s_any_more),
         OPENED(what_a_shard_that_left_had_not_taken_goes_on_with_the_next),
         OPENED(what_a_shard_that_left_had_not_taken_is_not_started_where_none_comes),
         OPENED(a_shard_that_is_given_up_ends_its_own_requests_alone),
