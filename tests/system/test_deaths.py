@@ -181,11 +181,11 @@ class FullSharedMemory(harness.TestCase):
 
     def test_a_start_says_what_to_do(self):
         instance = self.instance()
-        instance.run("--shards", "2", prefix=harness.own_tmpfs(4))
+        instance.run("--shards", "2", prefix=harness.own_tmpfs(8))
         self.assertEqual(instance.wait_exit(), 1)
-        for text in ("the segment needs ", "4.0 MiB are free", "--segment-size"):
+        for text in ("the segment needs ", "8.0 MiB are free", "--segment-size"):
             self.assertIn(text, instance.log())
-        instance.run("--shards", "2", "--segment-size", "4M", prefix=harness.own_tmpfs(4))
+        instance.run("--shards", "2", "--segment-size", "8M", prefix=harness.own_tmpfs(8))
         instance.wait_for_log("ready in")
 
     def test_it_hurts_nobody_who_runs(self):
