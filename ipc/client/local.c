@@ -217,7 +217,7 @@ static bool take_completion(struct local *local, uint32_t shard)
         return false;
     }
     struct slot *slot = slot_at(&local->slots, at);
-    local_ring_consume(local_lane_ring_of(lane, slot), slot->position);
+    local_ring_consume(local_lane_ring_of(lane, slot), slot);
     if (!local_come_back(local, at))
         return true;
     take_end(slot, &completion);

@@ -39,6 +39,7 @@ struct local_ring {
     uint64_t consumed; /* the shard has taken all submissions below it: perhaps more */
     uint32_t mask;     /* of positions */
     uint32_t n_out;    /* requests */
+    uint32_t n_spare;  /* of these, that have not been cancelled: each has an entry kept for that */
     uint32_t limit;    /* of them */
 };
 
@@ -78,10 +79,18 @@ static inline bool local_ring_has_room(const struct local_ring *ring)
     return ring->tail - ring->consumed <= ring->mask;
 }
 
+/* The same of a request, which has to have room for its cancel too: of cancels that nothing has
+ * ended behind, nobody knows that they were taken. */
+static inline bool local_ring_has_room_for_request(const struct local_ring *ring)
+{
+    return ring->tail - ring->consumed + ring->n_spare < ring->mask;
+}
+
 /* Of those that a request may go into. */
 static inline struct local_ring *local_lane_ring_for(struct local_lane *lane, bool urgent)
 {
-    return urgent && lane->urgent.n_out < lane->urgent.limit && local_ring_has_room(&lane->urgent)
+    return urgent && lane->urgent.n_out < lane->urgent.limit &&
+                   local_ring_has_room_for_request(&lane->urgent)
                ? &lane->urgent
                : &lane->ring;
 }
@@ -107,11 +116,12 @@ static inline void local_lane_push(struct local_lane *lane, struct local_ring *r
 }
 
 /* That one has ended, so it was taken, and all before it. */
-static inline void local_ring_consume(struct local_ring *ring, uint64_t position)
+static inline void local_ring_consume(struct local_ring *ring, const struct slot *slot)
 {
     ring->n_out--;
-    if (position >= ring->consumed)
-        ring->consumed = position + 1;
+    ring->n_spare -= !slot->cancel || slot->cancel_waits;
+    if (slot->position >= ring->consumed)
+        ring->consumed = slot->position + 1;
 }
 
 static inline bool local_lane_has(const struct local_lane *lane)

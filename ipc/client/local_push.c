@@ -144,7 +144,7 @@ static void fill_entry(
 static bool may_push(struct local_lane *lane, const struct slot_work *work)
 {
     return lane->state == LOCAL_LANE_OPEN && lane->n_out < lane->ring.limit &&
-           local_ring_has_room(local_lane_ring_for(lane, work->flags & SHERD_URGENT));
+           local_ring_has_room_for_request(local_lane_ring_for(lane, work->flags & SHERD_URGENT));
 }
 
 static int push(struct local *local, uint32_t shard, uint32_t at)
@@ -165,6 +165,7 @@ static int push(struct local *local, uint32_t shard, uint32_t at)
     slot->cancel = slot->cancel_waits = false;
     local_note_deadline(local, slot);
     ring->n_out++;
+    ring->n_spare++;
     lane->n_out++;
     local->n_out++;
     local_lane_push(lane, ring);
@@ -384,6 +385,7 @@ void local_push_cancel(struct local *local, uint32_t at)
     entry->deadline_ns = 0;
     entry->args_len = entry->room_len = 0;
     entry->room_off = 0;
+    ring->n_spare--;
     local_lane_push(lane, ring);
 }
 

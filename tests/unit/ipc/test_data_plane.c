@@ -218,6 +218,32 @@ static void an_urgent_request_goes_before_those_in_line(void **state)
     assert_memory_equal(f->data, "last", 4);
 }
 
+static void cancel_a_window_full(struct fixture *f, unsigned n_before)
+{
+    uint64_t ids[16];
+
+    for (unsigned i = 0; i < 16; i++)
+        ids[i] = submit(f, &(struct sherd_request){.method = "t.hold"});
+    assert_int_equal(sherd_client_process(f->client, 0), 0);
+    for (unsigned i = 0; i < 16; i++)
+        assert_int_equal(sherd_client_cancel(f->client, ids[i]), 0);
+    process_until(f, n_before + 16);
+    assert_int_equal(f->last.end, SHERD_END_CANCELLED);
+}
+
+/* That the shard has taken a cancel, only an end behind it would tell. */
+static void cancels_that_nothing_has_ended_behind_keep_no_room_from_others(void **state)
+{
+    struct fixture *f = *state;
+
+    set(&f->fake.hold, 1);
+    for (unsigned round = 0; round < 4; round++)
+        cancel_a_window_full(f, round * 16);
+    submit(f, &(struct sherd_request){.method = "t.ping"});
+    process_until(f, 65);
+    assert_int_equal(f->last.end, SHERD_END_DONE);
+}
+
 static void urgent_requests_have_a_ring_for_a_few_of_them_and_their_cancels(void **state)
 {
     struct fixture *f = *state;
@@ -531,6 +557,7 @@ int main(void)
         OPENED(a_request_is_cancelled_in_line_and_with_the_shard),
         OPENED(a_deadline_holds_in_line),
         OPENED(an_urgent_request_goes_before_those_in_line),
+        OPENED(cancels_that_nothing_has_ended_behind_keep_no_room_from_others),
         OPENED(urgent_requests_have_a_ring_for_a_few_of_them_and_their_cancels),
         cmocka_unit_test_setup_teardown(
             where_there_are_no_urgent_rings_urgent_requests_go_with_the_others, set_up_plain,
