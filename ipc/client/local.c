@@ -178,8 +178,6 @@ bool local_come_back(struct local *local, uint32_t at)
     slot->is_out = false;
     local->lanes[slot->lane].n_out--;
     local->n_out--;
-    if (slot->cancel_waits)
-        local_forget_cancel(local, at);
     return slot->state == SLOT_OUT || local_come_back_late(local, at);
 }
 
@@ -369,7 +367,7 @@ static void step_inside(struct local *local)
         take_events(local, 0);
     local_live(local);
     local_expire(local);
-    if (local->n_line > 0 || local->n_cancel_waits > 0)
+    if (local->n_line > 0)
         local_drain_lines(local);
     if (local->ended.n > 0)
         tell_ended(local);

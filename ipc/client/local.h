@@ -40,7 +40,6 @@ struct local {
     uint32_t home;             /* where a request goes that belongs nowhere */
     uint32_t phase;            /* enum local_phase */
     size_t n_line;             /* requests in lanes' lines */
-    size_t n_cancel_waits;     /* cancellations that wait for room in a ring */
     struct slot_list unplaced; /* requests in line while there is no READY */
     struct slot_list ended;    /* their callbacks are still to run */
     struct slot_list ready;    /* ended, to be fetched */
@@ -119,10 +118,8 @@ void local_leave_line(struct local *local, uint32_t slot);
 /* Entries since the last flush: their shards are rung for where they sleep. */
 void local_flush_lanes(struct local *local);
 
+/* Of one that is out, once. */
 void local_push_cancel(struct local *local, uint32_t slot);
-
-/* One that waits for room in the ring does not, any more. */
-void local_forget_cancel(struct local *local, uint32_t slot);
 
 /* ---- local.c ---- */
 

@@ -25,7 +25,6 @@ void local_lane_map(struct local_lane *lane, const struct plane_layout *layout, 
         .bell_fd = -1,
         .line = line,
         .last_urgent = last_urgent,
-        .cancels = SLOT_LIST_INIT,
     };
 }
 

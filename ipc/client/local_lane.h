@@ -56,10 +56,9 @@ struct local_lane {
     int bell_fd;    /* -1: none */
     bool is_dirty;  /* pushed to since the last flush */
     bool is_armed;
-    bool is_down;             /* its shard is given up, as far as we have heard */
-    struct slot_list line;    /* requests that wait here, urgent ones first */
-    uint32_t last_urgent;     /* in line */
-    struct slot_list cancels; /* requests out whose cancellation waits for room */
+    bool is_down;          /* its shard is given up, as far as we have heard */
+    struct slot_list line; /* requests that wait here, urgent ones first */
+    uint32_t last_urgent;  /* in line */
 };
 
 /* Half of each ring is for requests, so that each can be cancelled. */
@@ -119,7 +118,7 @@ static inline void local_lane_push(struct local_lane *lane, struct local_ring *r
 static inline void local_ring_consume(struct local_ring *ring, const struct slot *slot)
 {
     ring->n_out--;
-    ring->n_spare -= !slot->cancel || slot->cancel_waits;
+    ring->n_spare -= !slot->cancel;
     if (slot->position >= ring->consumed)
         ring->consumed = slot->position + 1;
 }

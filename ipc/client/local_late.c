@@ -47,7 +47,6 @@ static void end_late(struct local *local, uint32_t at)
     bool is_expired = slot->work.deadline_ns < INT64_MAX - REQUEST_LATE_NS &&
                       slot->end_by_ns == slot->work.deadline_ns + REQUEST_LATE_NS;
 
-    local_forget_cancel(local, at);
     local->n_late++;
     if (is_expired)
         local_end_here(local, at, SHERD_END_EXPIRED, -ETIMEDOUT,

@@ -5,6 +5,7 @@
  * its arguments, unless they lie in a buffer, in the line of its lane; or in one for all while
  * nobody knows shards and methods. What is lost goes there once more: it has kept its memory.
  */
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -162,7 +163,7 @@ static int push(struct local *local, uint32_t shard, uint32_t at)
     slot->lane = shard;
     slot->position = ring->tail;
     slot->in_urgent = ring == &lane->urgent;
-    slot->cancel = slot->cancel_waits = false;
+    slot->cancel = false;
     local_note_deadline(local, slot);
     ring->n_out++;
     ring->n_spare++;
@@ -188,7 +189,7 @@ static int park(struct local *local, struct slot *slot)
         work->args = memcpy(slot->copy, work->args, work->args_len);
     }
     slot->state = SLOT_LINE;
-    slot->cancel = slot->cancel_waits = false;
+    slot->cancel = false;
     if (work->deadline_ns < local->line_deadline_ns)
         local->line_deadline_ns = work->deadline_ns;
     return 0;
@@ -321,34 +322,10 @@ static void drain_line(struct local *local, uint32_t shard)
     }
 }
 
-void local_forget_cancel(struct local *local, uint32_t at)
-{
-    struct slot *slot = slot_at(&local->slots, at);
-
-    if (!slot->cancel_waits)
-        return;
-    slot_list_remove(&local->slots, &local->lanes[slot->lane].cancels, at);
-    slot->cancel_waits = false;
-    local->n_cancel_waits--;
-}
-
-static void drain_cancels(struct local *local, struct local_lane *lane)
-{
-    while (lane->cancels.n > 0) {
-        uint32_t at = lane->cancels.first;
-        if (!local_ring_has_room(local_lane_ring_of(lane, slot_at(&local->slots, at))))
-            return;
-        local_forget_cancel(local, at);
-        local_push_cancel(local, at);
-    }
-}
-
 void local_drain_lines(struct local *local)
 {
-    for (uint32_t i = 0; i < local->n_open; i++) {
-        drain_cancels(local, &local->lanes[local->open[i]]);
+    for (uint32_t i = 0; i < local->n_open; i++)
         drain_line(local, local->open[i]);
-    }
 }
 
 void local_drain_unplaced(struct local *local)
@@ -370,12 +347,7 @@ void local_push_cancel(struct local *local, uint32_t at)
     struct local_lane *lane = &local->lanes[slot->lane];
     struct local_ring *ring = local_lane_ring_of(lane, slot);
 
-    if (!local_ring_has_room(ring)) {
-        slot->cancel_waits = true;
-        local->n_cancel_waits++;
-        slot_list_insert(&local->slots, &lane->cancels, lane->cancels.last, at);
-        return;
-    }
+    assert(local_ring_has_room(ring)); /* kept since it was pushed */
     struct plane_submission *entry = local_ring_next(ring);
     entry->id = slot_id(&local->slots, at);
     entry->method = 0;

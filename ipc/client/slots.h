@@ -54,7 +54,6 @@ struct slot {
     bool is_out;       /* its completion is to come: OUT, or ended before that */
     bool may_have_run; /* it was out before, and lost */
     bool cancel;       /* was asked for */
-    bool cancel_waits; /* for room in the ring */
     bool in_urgent;    /* the ring that it is out in */
     bool has_room;     /* `room` is ours, in the area */
     sherd_done_fn *done;
