@@ -139,7 +139,7 @@ static void drop(struct fake_plane *fake)
     for (uint32_t shard = 0; shard < FAKE_SHARDS; shard++)
         if (c->bells[shard] >= 0)
             close(c->bells[shard]);
-    if (c->base)
+    if (c->base && !atomic_load_relaxed(&fake->lingers))
         munmap(c->base, c->layout.total_bytes);
     *c = (struct fake_client){.fd = -1, .bells = {-1, -1}};
     fake->n_held = 0;

@@ -72,6 +72,7 @@ struct fake_plane {
     uint32_t hold;    /* t.hold waits */
     uint32_t stalled; /* takes nothing out of the rings */
     uint32_t hang_up; /* ends the connection, once */
+    uint32_t lingers; /* leaves its mapping to the test then */
     uint32_t leaves;  /* says before that what it has taken out of the rings */
     uint32_t cuts;    /* says before that that this is for what the client did */
     uint32_t down; /* a bit a shard: it is given up; what it had is over, and no open is granted */
