@@ -78,8 +78,9 @@ static void expire_list(struct local *local, struct slot_list *list, int64_t now
         next = slot->next;
         if (deadline_ns <= now_ns) {
             local_leave_line(local, at);
-            local_end_here(
-                local, at, SHERD_END_EXPIRED, -ETIMEDOUT, "its deadline passed before it was sent");
+            local_end_here(local, at, SHERD_END_EXPIRED, -ETIMEDOUT,
+                slot->may_have_run ? "its deadline passed before it could be sent again"
+                                   : "its deadline passed before it was sent");
         } else if (deadline_ns < local->line_deadline_ns) {
             local->line_deadline_ns = deadline_ns;
         }
