@@ -57,15 +57,15 @@ const char *cut_reason_text(uint32_t reason);
  * The lane of client n in this shard: its place in the table is the client's number. head and tail
  * are the truth; what stands in the client's memory is a copy, and never read back.
  */
-#define CLIENT_LANE_FIELDS(X, r)                                                               \
-    X(r, uint64_t, generation, , word, "of the client; what follows is that one's")            \
-    X(r, uint32_t, state, , word, "enum client_lane_state; stored last")                       \
-    X(r, uint32_t, reason, , word, "enum cut_reason, where it is cut off")                     \
-    X(r, uint64_t, head, , counter, "entries taken from its ring")                             \
-    X(r, uint64_t, urgent_head, , counter, "likewise from its urgent ring")                    \
-    X(r, uint64_t, requests, , counter, "of these, requests: ended, or in the ledger")         \
-    X(r, uint64_t, tail, , counter, "completions: their positions up to here are given out")   \
-    X(r, uint64_t, refused, , counter, "of these, those refused because the shard was behind") \
+#define CLIENT_LANE_FIELDS(X, r)                                                                 \
+    X(r, uint64_t, generation, , word, "of the client; what follows is that one's. Stored last") \
+    X(r, uint32_t, state, , word, "enum client_lane_state")                                      \
+    X(r, uint32_t, reason, , word, "enum cut_reason, where it is cut off")                       \
+    X(r, uint64_t, head, , counter, "entries taken from its ring")                               \
+    X(r, uint64_t, urgent_head, , counter, "likewise from its urgent ring")                      \
+    X(r, uint64_t, requests, , counter, "of these, requests: ended, or in the ledger")           \
+    X(r, uint64_t, tail, , counter, "completions: their positions up to here are given out")     \
+    X(r, uint64_t, refused, , counter, "of these, those refused because the shard was behind")   \
     X(r, uint64_t, rings, , counter, "times it was rung")
 SEGMENT_STRUCT(client_lane, CLIENT_LANE_FIELDS);
 

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A lane of a new client begins with a row of zeros; that of one that the dead incarnation knew
- * goes on where its row says. The row's state is stored last, so that a row in half is one of
- * state NONE, which begins anew: nothing of it has been taken then.
+ * goes on where its row says. The row's generation is stored last, so that a row in half is one of
+ * a client that was here before: the new one begins anew, as nothing of it has been taken then, and
+ * nobody takes it for one that has let go already.
  *
  * What lies in the client's memory is written and never believed: need_wakeup and the completions
  * are copies of what this shard knows, client_sleeps decides only whether a byte is sent.
  *
  * Orderings  first              then          ordered by                if broken
- *   LANE     generation, zeros  state         store release, gateway's  a lane goes on where
+ *   LANE     zeros, state       generation    store release, gateway's  a lane goes on where
  *                                             acquire; the heir         another client left
  *   GONE     memory unmapped    state = NONE  store release, gateway's  a number is used again
  *                                             acquire                   that still has a lane
@@ -185,6 +186,18 @@ void lane_cut(struct lane *lane, enum cut_reason reason)
             (unsigned long long)lane->intakes[LANE_NORMAL].head);
 }
 
+/* All but whose it is, and its state: the gateway may be reading these. */
+static void clear_row(struct client_lane *row)
+{
+    atomic_store_relaxed(&row->reason, 0u);
+    counter_set(&row->head, 0);
+    counter_set(&row->urgent_head, 0);
+    counter_set(&row->requests, 0);
+    counter_set(&row->tail, 0);
+    counter_set(&row->refused, 0);
+    counter_set(&row->rings, 0);
+}
+
 void lane_let_go(struct plane *plane, uint32_t client, uint64_t generation)
 {
     struct client_lane *row = &plane->rows[client];
@@ -193,7 +206,7 @@ void lane_let_go(struct plane *plane, uint32_t client, uint64_t generation)
         return;
     atomic_store_release(&row->state, (uint32_t)CLIENT_LANE_NONE); /* GONE */
     if (row->generation < generation) {
-        *row = (struct client_lane){.generation = row->generation};
+        clear_row(row);
         atomic_store_release(&row->generation, generation); /* GONE */
     }
 }
@@ -325,9 +338,9 @@ static void begin_row(struct lane *lane)
         lane->tail = row->tail;
         return;
     }
-    atomic_store_release(&row->state, (uint32_t)CLIENT_LANE_NONE); /* LANE */
-    *row = (struct client_lane){.generation = lane->grant.generation};
-    atomic_store_release(&row->state, (uint32_t)CLIENT_LANE_OPEN); /* LANE */
+    clear_row(row);
+    atomic_store_relaxed(&row->state, (uint32_t)CLIENT_LANE_OPEN);  /* LANE */
+    atomic_store_release(&row->generation, lane->grant.generation); /* LANE */
     lane->state = CLIENT_LANE_OPEN;
 }
 

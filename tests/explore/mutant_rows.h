@@ -349,7 +349,7 @@ NOTICED("intake.c", intake_pass, store_release, 1, drop,
 
 NOTICED("lane.c", lane_let_go, store_release, 1, relax,
     "a_client_may_end_while_its_shard_dies")
-NOTICED("lane.c", begin_row, store_release, 2, drop,
+NOTICED("lane.c", begin_row, store_relaxed, 1, drop,
     "what_may_run_twice_is_done_whenever_its_shard_dies")
 
 NOTICED("ledger.c", ledger_commit, store_release, 1, drop,
