@@ -245,23 +245,36 @@ static void audit_ring(struct audit *a, uint32_t from, uint32_t to, enum mesh_la
 
 /* ---- clients' requests ---- */
 
-/* One writer, three words: all of a moment where the first two have not changed. */
+/* One writer, three words: all of a moment where the first has not changed. A shard that died may
+ * have left them between two. */
 static bool requests_balance(struct audit *a, struct audit_subject of, struct audit_finding *ret)
 {
-    struct audit_result *result = a->result;
+    struct audit_requests *seen = &a->requests;
 
-    result->requests_ended = AUDIT_OF(a, requests_ended, of.peer); /* WINDOW */
-    result->requests_in_flight = AUDIT_OF(a, requests_in_flight, of.peer);
-    result->requests_accepted = AUDIT_OF(a, requests_accepted, of.peer);
-    uint64_t known = result->requests_ended + result->requests_in_flight;
-
+    seen->ended = AUDIT_OF(a, requests_ended, of.peer); /* WINDOW */
+    seen->in_flight = AUDIT_OF(a, requests_in_flight, of.peer);
+    seen->accepted = AUDIT_OF(a, requests_accepted, of.peer);
     *ret = (struct audit_finding){.account = AUDIT_REQUESTS,
         .from = of.peer,
         .to = of.peer,
-        .expected = known,
-        .found = result->requests_accepted};
-    return result->requests_accepted == known ||
-           AUDIT_OF(a, requests_ended, of.peer) != result->requests_ended;
+        .expected = seen->ended + seen->in_flight,
+        .found = seen->accepted};
+    return seen->accepted == seen->ended + seen->in_flight ||
+           AUDIT_OF(a, requests_ended, of.peer) != seen->ended ||
+           (of.peer != a->gateway && !audit_is_up(a, of.peer));
+}
+
+/* The gateway's are those that came by message, a shard's those of local clients. What a shard that
+ * is given up had under way nobody will end. */
+static void audit_requests(struct audit *a, uint32_t peer)
+{
+    struct audit_result *result = a->result;
+
+    audit_look(a, (struct audit_subject){peer, peer}, requests_balance);
+    result->requests_accepted += a->requests.accepted;
+    result->requests_ended += a->requests.ended;
+    if (AUDIT_CONTROL(a, state, peer) != PEER_FAILED)
+        result->requests_in_flight += a->requests.in_flight;
 }
 
 /* ---- all of it ---- */
@@ -286,9 +299,9 @@ void audit_run(
         audit_flights(a, from);
         audit_locks(a, from);
         audit_ledger(a, from);
+        audit_requests(a, from);
     }
     audit_portables(a);
-    audit_look(a, (struct audit_subject){a->gateway, a->gateway}, requests_balance);
 }
 
 /* ---- life ---- */

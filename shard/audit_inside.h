@@ -89,6 +89,11 @@ struct audit_lane {
     uint64_t n_held, n_maybe; /* slots of the ledger */
 };
 
+/* What a look found of a peer's requests. */
+struct audit_requests {
+    uint64_t accepted, ended, in_flight;
+};
+
 struct audit {
     const struct segment_view *view;
     uint32_t n_peers, gateway;
@@ -104,6 +109,7 @@ struct audit {
     uint32_t max_pages;
     bool *listed;             /* by slot of the arena */
     struct audit_lane *lanes; /* by client */
+    struct audit_requests requests;
     /* The run under way. */
     audit_finding_fn *on_finding;
     void *opaque;

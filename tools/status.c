@@ -299,8 +299,7 @@ static json_t *counters_json(const struct look *look, uint32_t peer)
     X(copied_bytes, payload_copied_bytes)        \
     X(in_place_bytes, payload_in_place_bytes)
 
-#define CLIENT_FIGURES(X)                     \
-    X(sessions, sessions)                     \
+#define REQUEST_FIGURES(X)                    \
     X(requests_in_flight, requests_in_flight) \
     X(requests_accepted, requests_accepted)   \
     X(requests_ended, requests_ended)
@@ -314,10 +313,12 @@ static json_t *heap_json(const struct view_record *part)
     return o;
 }
 
-static json_t *clients_json(const struct view_record *part)
+static json_t *clients_json(const struct view_record *part, enum role role)
 {
     json_t *o = json_object();
-    CLIENT_FIGURES(SET_FIGURE)
+    if (role == ROLE_GATEWAY)
+        json_set_u64(o, "sessions", look_word(part, "sessions"));
+    REQUEST_FIGURES(SET_FIGURE)
     return o;
 }
 
@@ -354,8 +355,7 @@ static json_t *process_json(const struct view *view, const struct process_view *
     if (!segment_view_of_peer(&view->look->view, p->peer, "head", 0, 0, &part))
         return o;
     json_object_set_new(o, "heap", heap_json(&part));
-    if (p->role == ROLE_GATEWAY)
-        json_object_set_new(o, "clients", clients_json(&part));
+    json_object_set_new(o, "clients", clients_json(&part, p->role));
     return o;
 }
 

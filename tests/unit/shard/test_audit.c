@@ -244,14 +244,23 @@ static void a_buffer_outside_its_heap_is_found(void **state)
 static void a_request_of_a_client_that_was_lost_is_found(void **state)
 {
     struct rig *rig = *state;
-    struct part_head *gateway = segment_part(&rig->seg, 2);
 
-    gateway->requests_accepted = 5;
-    gateway->requests_ended = 3;
-    gateway->requests_in_flight = 2;
+    for (uint32_t peer = 0; peer <= 2; peer++) { /* two shards' local clients, and the gateway's */
+        struct part_head *head = segment_part(&rig->seg, peer);
+        head->incarnation = segment_control(&rig->seg, peer)->incarnation;
+        head->requests_accepted = 5;
+        head->requests_ended = 3;
+        head->requests_in_flight = 2;
+    }
     assert_balanced(rig);
-    gateway->requests_in_flight = 1;
-    assert_wrong(rig, AUDIT_REQUESTS, 2, 2);
+    assert_int_equal(audit_rig(rig).result.requests_accepted, 15);
+    assert_int_equal(audit_rig(rig).result.requests_ended, 9);
+    assert_int_equal(audit_rig(rig).result.requests_in_flight, 6);
+    for (uint32_t peer = 0; peer <= 2; peer++) {
+        segment_part(&rig->seg, peer)->requests_in_flight = 1;
+        assert_wrong(rig, AUDIT_REQUESTS, peer, peer);
+        segment_part(&rig->seg, peer)->requests_in_flight = 2;
+    }
 }
 
 static void a_local_clients_request_that_was_lost_is_found(void **state)
