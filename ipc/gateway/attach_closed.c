@@ -102,7 +102,8 @@ static void close_lane(struct attach_link *link, uint32_t shard)
 void attach_look_at_given_up(struct attach *attach, uint32_t shard)
 {
     const struct segment *seg = attach->config.segment;
-    uint64_t mark = (uint64_t)segment_control(seg, shard)->incarnation + 1;
+    uint64_t mark =
+        (uint64_t)atomic_load_acquire(&segment_control(seg, shard)->incarnation) + 1; /* DEATH */
 
     if (!is_failed(seg, shard)) {
         attach->given_up[shard] = 0;
