@@ -113,18 +113,25 @@ static void receive_one(struct peer *peer)
     nng_ctx_recv(peer->ctx, peer->aio);
 }
 
+/* Whether a message has come, which is over; one that has gone is waited behind for the next. */
+static bool has_received(struct peer *peer)
+{
+    if (nng_aio_result(peer->aio) != 0)
+        return false;
+    if (peer->is_sending) {
+        receive_one(peer);
+        return false;
+    }
+    nng_msg_free(nng_aio_get_msg(peer->aio));
+    return true;
+}
+
 static void serve(void *opaque)
 {
     struct peer *peer = opaque;
 
-    if (nng_aio_result(peer->aio) != 0)
-        return;
-    if (peer->is_sending) {
-        receive_one(peer);
-        return;
-    }
-    nng_msg_free(nng_aio_get_msg(peer->aio));
-    send_one(peer);
+    if (has_received(peer))
+        send_one(peer);
 }
 
 /* Whether there is one more to be sent. */
@@ -143,14 +150,7 @@ static void ask(void *opaque)
 {
     struct peer *peer = opaque;
 
-    if (nng_aio_result(peer->aio) != 0)
-        return;
-    if (peer->is_sending) {
-        receive_one(peer);
-        return;
-    }
-    nng_msg_free(nng_aio_get_msg(peer->aio));
-    if (count_end())
+    if (has_received(peer) && count_end())
         send_one(peer);
 }
 
