@@ -340,6 +340,9 @@ class Instance:
     def clean_up(self):
         """Ends what still runs and removes all files. Returns what an orderly end would not have left."""
         left = []
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                send_signal(pid, signal.SIGCONT)  # a case that failed may have left it stopped
         if self.supervisor and self.supervisor.poll() is None:
             self.supervisor.send_signal(signal.SIGTERM)
             try:

@@ -291,6 +291,7 @@ class Requests(IpcCase):
             accepted, refused = client.submit([Submission(100, "sys.echo", b"x"), Submission(101, "sys.ping")])
             self.assertEqual((accepted, refused[100][0]), (1, errno.EAGAIN))
         self.assertEqual(first.cancel([1]), 1)
+        self.assertEqual([end.id for end in first.fetch(1)], [1])  # until then its arguments are kept
         self.assertEqual(second.submit([Submission(100, "sys.echo", b"x")]), (1, {}))
         for shard in shards:
             self.sherd.kill(shard, signal.SIGCONT)
