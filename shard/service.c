@@ -46,6 +46,8 @@ uint64_t service_hash(const void *key, size_t len)
 
 uint32_t service_shard_of_key(const struct service_call *call, const void *key, size_t len)
 {
+    if (service_n_shards(call) == 1)
+        return 0;
     return service_shard_of_hash(call, keymap_hash(key, len));
 }
 

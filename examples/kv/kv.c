@@ -31,21 +31,22 @@ static const struct service_counter counters[] = {
 
 static bool get(struct kv *kv, const struct step *step, struct resp_out *out)
 {
-    const struct record *r = store_get(&kv->store, step->key.hash, step->key.data, step->key.len);
-    service_count(kv->home, r ? KV_HITS : KV_MISSES, 1);
-    return r ? resp_bulk(out, record_value(r), r->value_len) : resp_text(out, "$-1\r\n");
+    size_t len;
+    const void *value = store_get(kv->store, step->key.data, step->key.len, &len);
+    service_count(kv->home, value ? KV_HITS : KV_MISSES, 1);
+    return value ? resp_bulk(out, value, len) : resp_text(out, "$-1\r\n");
 }
 
 void kv_show(struct kv *kv)
 {
-    service_count_set(kv->home, KV_KEYS, store_n_keys(&kv->store));
-    service_count_set(kv->home, KV_BYTES, store_live_bytes(&kv->store));
-    service_count_set(kv->home, KV_EVICTED, store_n_evicted(&kv->store));
+    service_count_set(kv->home, KV_KEYS, store_n_keys(kv->store));
+    service_count_set(kv->home, KV_BYTES, store_live_bytes(kv->store));
+    service_count_set(kv->home, KV_EVICTED, store_n_evicted(kv->store));
 }
 
 static bool put(struct kv *kv, const struct step *step, const void *value, size_t len)
 {
-    return store_set(&kv->store, step->key.hash, step->key.data, step->key.len, value, len) == 0;
+    return store_set(kv->store, step->key.data, step->key.len, value, len) == 0;
 }
 
 static bool set(struct kv *kv, const struct step *step, struct resp_out *out)
@@ -57,20 +58,20 @@ static bool set(struct kv *kv, const struct step *step, struct resp_out *out)
 
 static bool del(struct kv *kv, const struct step *step, struct resp_out *out)
 {
-    return resp_integer(
-        out, store_delete(&kv->store, step->key.hash, step->key.data, step->key.len));
+    return resp_integer(out, store_delete(kv->store, step->key.data, step->key.len));
 }
 
 static bool exists(struct kv *kv, const struct step *step, struct resp_out *out)
 {
-    return resp_integer(
-        out, store_get(&kv->store, step->key.hash, step->key.data, step->key.len) != NULL);
+    size_t len;
+    return resp_integer(out, store_get(kv->store, step->key.data, step->key.len, &len) != NULL);
 }
 
 static bool incr(struct kv *kv, const struct step *step, struct resp_out *out)
 {
-    const struct record *r = store_get(&kv->store, step->key.hash, step->key.data, step->key.len);
-    struct resp_arg old = {r ? record_value(r) : "0", r ? r->value_len : 1};
+    size_t old_len = 1;
+    const char *value = store_get(kv->store, step->key.data, step->key.len, &old_len);
+    struct resp_arg old = {value ? value : "0", old_len};
     char text[24];
     int64_t n;
     if (!resp_int64(&old, &n) || n == INT64_MAX)
@@ -99,7 +100,7 @@ static const struct command *find_command(const struct resp_command *c)
 
 struct key key_of(const struct resp_arg *arg)
 {
-    return (struct key){arg->data, arg->len, service_hash(arg->data, arg->len)};
+    return (struct key){arg->data, arg->len};
 }
 
 struct step step_of(const struct service_call *call, const struct resp_command *c)
@@ -109,7 +110,7 @@ struct step step_of(const struct service_call *call, const struct resp_command *
     if (step.command && c->n == step.command->n_words) {
         step.key = key_of(&c->args[1]);
         step.value = c->n > 2 ? c->args[2] : step.value;
-        step.shard = service_shard_of_hash(call, step.key.hash);
+        step.shard = service_shard_of_key(call, step.key.data, step.key.len);
     }
     return step;
 }
@@ -218,7 +219,7 @@ static int start(struct service_home *home, const void *config, void **ret_state
     int r = kv ? service_region(home, "store", &region) : -ENOMEM;
     (void)config;
     if (r == 0)
-        r = store_open(&kv->store, &region);
+        r = store_open(&region, &kv->store);
     if (r < 0) {
         free(kv);
         return r;
@@ -227,6 +228,13 @@ static int start(struct service_home *home, const void *config, void **ret_state
     kv_show(kv);
     *ret_state = kv;
     return 0;
+}
+
+static void stop(void *state)
+{
+    struct kv *kv = state;
+    store_close(kv->store);
+    free(kv);
 }
 
 static const struct service_method methods[] = {
@@ -246,5 +254,5 @@ const struct service sherd_service = {
     .counters = counters,
     .n_counters = sizeof counters / sizeof counters[0],
     .start = start,
-    .stop = free,
+    .stop = stop,
 };

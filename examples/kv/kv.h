@@ -6,9 +6,9 @@
  * Concurrency: owner loop of the shard
  */
 #include <sherd/service.h>
+#include <sherd/store.h>
 
 #include "resp.h"
-#include "store.h"
 
 enum {
     KV_KEYS,
@@ -21,13 +21,12 @@ enum {
 
 struct kv {
     struct service_home *home;
-    struct store store;
+    struct store *store;
 };
 
 struct key {
     const char *data;
     size_t len;
-    uint64_t hash;
 };
 
 /* A command as it runs; what it points to is in what was parsed. */

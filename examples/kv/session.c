@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A pipeline is parsed a batch at a time before it is answered, so that the memory that its keys
- * are about is on its way, and other shards are asked, while there is still something to do. Then
+ * A pipeline is parsed a batch at a time, and other shards are asked for what is theirs of it. Then
  * it is answered in order: what is this shard's runs now, of the rest the answers are there.
  */
 #include <errno.h>
@@ -14,7 +13,7 @@
 #define FLUSH_BYTES ((size_t)64 * 1024) /* of answers, before the rest of a pipeline */
 #define READ_BYTES  ((size_t)16 * 1024)
 
-/* Parses what is not answered yet, and asks for the memory that it is about. */
+/* Parses what is not answered yet. */
 static void look_ahead(struct session *s)
 {
     struct resp_command c;
@@ -26,12 +25,9 @@ static void look_ahead(struct session *s)
         step->at = at;
         at += c.bytes;
         if (step->command)
-            store_prefetch_chain(&s->kv->store, step->key.hash);
+            store_prefetch(s->kv->store, step->key.data, step->key.len);
     }
     s->wants = c.bytes;
-    for (uint32_t i = 0; i < s->n_steps; i++)
-        if (s->steps[i].command)
-            store_prefetch_record(&s->kv->store, s->steps[i].key.hash);
 }
 
 /* ---- answering ---- */
@@ -46,7 +42,7 @@ static bool coroutine_fn answer_many(
     bool ok = true, failed = false;
     for (uint32_t i = 1; ok && !failed && i < c->n; i++) {
         struct step one = {.command = command, .key = key_of(&c->args[i])};
-        uint32_t shard = service_shard_of_hash(s->call, one.key.hash);
+        uint32_t shard = service_shard_of_key(s->call, one.key.data, one.key.len);
         text.len = 0;
         if (shard == service_shard(s->call))
             ok = command->run(s->kv, &one, &s->out);

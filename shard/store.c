@@ -1,9 +1,30 @@
 /* SPDX-License-Identifier: MIT */
-#include "store.h"
+/*
+ *   +------+-----------------+------------------------------------------+
+ *   | head | buckets: refs   | log: records, from tail to head, round   |
+ *   +------+-----------------+------------------------------------------+
+ *
+ * A new record is written where nothing points to, and counts with the one store that puts it into
+ * its bucket's chain; it takes the old one's place there. Where the one that was replaced last had
+ * the same lengths, that is its place; else it is at the head. Space comes back at the tail: a
+ * record that nothing points to is passed over, one that counts is copied to the head, or, where
+ * more than three quarters of the log count, is evicted, unless it was read since it was last
+ * passed.
+ *
+ * A death is no reordering: what a dead one had stored is there in the order of its code, as far as
+ * service_region_publish() and the mark keep the compiler to it. So what must be first is written
+ * first, and no more is needed.
+ */
+#include "shard/store.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
+#define MAGIC      UINT64_C(0x3165726f74736873) /* "shstore1" */
+#define N_SOON     4u                           /* announced, and not fetched from memory yet */
+#define N_SPARES   64u
 #define ALIGN      16u /* of records; a ref counts in it, from 1 */
 #define FLAG_READ  1u  /* since the tail last passed */
 #define FLAG_BLANK 2u  /* to the end of the log, where a record did not fit */
@@ -11,13 +32,41 @@
 
 /* The region's own. head and tail only grow; their places in the log are modulo its size. */
 struct store_head {
+    uint64_t magic; /* 0: a new region */
     uint64_t head, tail;
     uint64_t n_keys, live_bytes; /* of what the chains hold: change with them, under the mark */
     uint64_t n_evicted;
-    uint64_t spare[3];
+    uint64_t seed; /* of hashes, so that nobody knows keys that share a chain */
+    uint64_t spare;
 };
 
+struct record {
+    uint32_t next; /* ref of the next in its chain; 0: the last */
+    uint32_t hash;
+    uint32_t value_len;
+    uint16_t key_len;
+    uint16_t flags;
+    char bytes[]; /* key, value */
+};
+
+_Static_assert(sizeof(struct store_head) == 64, "what follows is aligned");
 _Static_assert(sizeof(struct record) == ALIGN, "a blank one fits wherever one begins");
+_Static_assert(STORE_KEY_MAX == UINT16_MAX, "key_len has it");
+
+struct store {
+    struct service_region region;
+    struct store_head *head;
+    uint32_t *buckets;
+    uint32_t n_buckets; /* a power of two */
+    uint8_t *log;
+    uint64_t log_bytes;
+    uint64_t record_max; /* bytes of one */
+    /* By lengths: records that were replaced or deleted, and may be written over. This process's
+     * alone: what a dead one had here the tail passes over. */
+    struct record *spares[N_SPARES];
+    uint32_t soon[N_SOON]; /* hashes */
+    uint32_t n_soon;
+};
 
 static uint64_t bytes_of(size_t key_len, size_t value_len)
 {
@@ -45,6 +94,27 @@ static uint32_t ref_of(const struct store *s, const struct record *r)
 }
 
 /* ---- chains ---- */
+
+static uint64_t fold(uint64_t a, uint64_t b)
+{
+    unsigned __int128 product = (unsigned __int128)a * b;
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+/* Eight bytes at a time, the last of them filled up with zeros. */
+static uint32_t hash_of(const struct store *s, const void *key, size_t len)
+{
+    const uint8_t *at = key;
+    uint64_t hash = s->head->seed ^ len, word;
+    for (; len >= sizeof(word); at += sizeof(word), len -= sizeof(word)) {
+        memcpy(&word, at, sizeof(word));
+        hash = fold(hash ^ word, UINT64_C(0x9e3779b97f4a7c15));
+    }
+    word = 0;
+    for (size_t i = 0; i < len; i++)
+        word |= (uint64_t)at[i] << 8 * i;
+    return (uint32_t)fold(hash ^ word, UINT64_C(0xd1b54a32d192ed03));
+}
 
 static uint32_t *bucket_of(const struct store *s, uint32_t hash)
 {
@@ -87,7 +157,7 @@ static void relink(struct store *s, uint32_t *link, uint32_t ref, int keys, int6
 
 static struct record **spare_of(struct store *s, size_t key_len, size_t value_len)
 {
-    return &s->spares[(key_len * 7 + value_len) % STORE_SPARES];
+    return &s->spares[(key_len * 7 + value_len) % N_SPARES];
 }
 
 /* Nothing points to it any more. */
@@ -188,59 +258,66 @@ static void make_room(struct store *s, uint64_t bytes)
 
 /* ---- what it is for ---- */
 
-void store_prefetch_chain(const struct store *s, uint64_t hash)
+/* A chain's bucket says where its first record is, so that is asked for some keys later. */
+void store_prefetch(struct store *s, const void *key, size_t len)
 {
-    __builtin_prefetch(bucket_of(s, (uint32_t)(hash >> 32)));
-}
-
-void store_prefetch_record(const struct store *s, uint64_t hash)
-{
-    uint32_t ref = *bucket_of(s, (uint32_t)(hash >> 32));
+    uint32_t *oldest = &s->soon[s->n_soon++ % N_SOON], ref = *bucket_of(s, *oldest);
+    *oldest = hash_of(s, key, len);
+    __builtin_prefetch(bucket_of(s, *oldest));
     if (ref)
         __builtin_prefetch(record_of(s, ref));
 }
 
-const struct record *store_get(struct store *s, uint64_t hash, const void *key, size_t len)
+const void *store_get(struct store *s, const void *key, size_t len, size_t *ret_value_len)
 {
-    uint32_t ref = *find(s, (uint32_t)(hash >> 32), key, len);
+    uint32_t ref = *find(s, hash_of(s, key, len), key, len);
     struct record *r = ref ? record_of(s, ref) : NULL;
-    if (r && !(r->flags & FLAG_READ))
+    if (!r)
+        return NULL;
+    if (!(r->flags & FLAG_READ))
         r->flags |= FLAG_READ;
+    *ret_value_len = r->value_len;
+    return r->bytes + r->key_len;
+}
+
+/* Room for one of these lengths that nothing points to, which it has already. */
+static struct record *take_new(struct store *s, size_t len, size_t value_len)
+{
+    uint64_t bytes = bytes_of(len, value_len);
+    make_room(s, bytes);
+    struct record *r = append(s, bytes);
+    r->key_len = (uint16_t)len;
+    r->value_len = (uint32_t)value_len;
     return r;
 }
 
-int store_set(struct store *s, uint64_t hash, const void *key, size_t len, const void *value,
-    size_t value_len)
+int store_set(struct store *s, const void *key, size_t len, const void *value, size_t value_len)
 {
-    uint64_t bytes = bytes_of(len, value_len);
-    if (len > STORE_KEY_MAX || bytes > s->record_max)
+    if (len > STORE_KEY_MAX || value_len > STORE_PAIR_MAX ||
+        bytes_of(len, value_len) > s->record_max)
         return -EMSGSIZE;
-    struct record *r = take_spare(s, len, value_len);
-    bool is_new = !r;
-    if (is_new) {
-        make_room(s, bytes);
-        r = append(s, bytes);
-        r->key_len = (uint16_t)len;
-        r->value_len = (uint32_t)value_len;
-    }
-    uint32_t *link = find(s, (uint32_t)(hash >> 32), key, len);
+    struct record *spare = take_spare(s, len, value_len);
+    struct record *r = spare ? spare : take_new(s, len, value_len);
+    uint32_t hash = hash_of(s, key, len), *link = find(s, hash, key, len);
     struct record *old = *link ? record_of(s, *link) : NULL;
     r->next = old ? old->next : 0;
-    r->hash = (uint32_t)(hash >> 32);
+    r->hash = hash;
     memcpy(r->bytes, key, len);
-    memcpy(r->bytes + len, value, value_len);
+    if (value_len)
+        memcpy(r->bytes + len, value, value_len);
     r->flags = 0;
-    if (is_new)
+    if (!spare)
         close_record(s, r);
-    relink(s, link, ref_of(s, r), !old, (int64_t)bytes - (old ? (int64_t)record_bytes(old) : 0));
+    relink(s, link, ref_of(s, r), !old,
+        (int64_t)record_bytes(r) - (old ? (int64_t)record_bytes(old) : 0));
     if (old)
         let_go(s, old);
     return 0;
 }
 
-bool store_delete(struct store *s, uint64_t hash, const void *key, size_t len)
+bool store_delete(struct store *s, const void *key, size_t len)
 {
-    uint32_t *link = find(s, (uint32_t)(hash >> 32), key, len);
+    uint32_t *link = find(s, hash_of(s, key, len), key, len);
     if (!*link)
         return false;
     unlink_record(s, link);
@@ -278,23 +355,60 @@ static void count_again(struct store *s)
     service_region_end(&s->region);
 }
 
-int store_open(struct store *s, const struct service_region *region)
+/* Where all lies follows from the region's size alone. */
+static void lay_out(struct store *s, const struct service_region *region)
 {
-    uint64_t buckets = 64;
+    uint32_t n = 64;
+    while ((uint64_t)n * 2 * 64 <= region->bytes)
+        n *= 2;
+    s->region = *region;
+    s->head = region->data;
+    s->n_buckets = n;
+    s->buckets = (uint32_t *)(s->head + 1);
+    s->log = (uint8_t *)(s->buckets + n);
+    s->log_bytes = (region->bytes - (uint64_t)(s->log - (uint8_t *)s->head)) / ALIGN * ALIGN;
+    s->record_max = s->log_bytes / 32 / ALIGN * ALIGN;
+    if (s->record_max > bytes_of(0, STORE_PAIR_MAX))
+        s->record_max = bytes_of(0, STORE_PAIR_MAX);
+}
+
+/* A death before the last store leaves a new region. */
+static int make(struct store *s)
+{
+    if (getrandom(&s->head->seed, sizeof(s->head->seed), 0) < 0)
+        return -errno;
+    service_region_publish(&s->head->magic, MAGIC);
+    return 0;
+}
+
+static bool is_store(const struct store *s)
+{
+    const struct store_head *h = s->head;
+    return h->magic == MAGIC && h->tail <= h->head && h->head - h->tail <= s->log_bytes;
+}
+
+int store_open(const struct service_region *region, struct store **ret)
+{
     if (region->bytes < STORE_BYTES_MIN || region->bytes > STORE_BYTES_MAX)
         return -EINVAL;
-    while (buckets * 2 * 64 <= region->bytes)
-        buckets *= 2;
-    *s = (struct store){.region = *region, .head = region->data, .n_buckets = (uint32_t)buckets};
-    s->buckets = (uint32_t *)(s->head + 1);
-    s->log = (uint8_t *)(s->buckets + buckets);
-    s->log_bytes = (region->bytes - sizeof(*s->head) - buckets * sizeof(uint32_t)) / ALIGN * ALIGN;
-    s->record_max = s->log_bytes / 32 / ALIGN * ALIGN;
-    if (s->record_max > 640 * 1024)
-        s->record_max = 640 * 1024;
-    if (s->head->tail > s->head->head || s->head->head - s->head->tail > s->log_bytes)
-        return -EINVAL;
+    struct store *s = calloc(1, sizeof(*s));
+    if (!s)
+        return -ENOMEM;
+    lay_out(s, region);
+    int r = s->head->magic == 0 && s->head->head == 0 ? make(s) : 0;
+    if (r == 0 && !is_store(s))
+        r = -EINVAL;
+    if (r < 0) {
+        free(s);
+        return r;
+    }
     if (region->mark)
         count_again(s);
+    *ret = s;
     return 0;
+}
+
+void store_close(struct store *s)
+{
+    free(s);
 }

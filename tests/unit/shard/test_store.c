@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "examples/kv/store.h"
+#include "shard/store.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -17,8 +17,6 @@
 
 #include <cmocka.h>
 
-#include "shard/keymap.h"
-
 #define BYTES ((size_t)32 * 1024)
 
 /* Whose instructions are many times as many, and which has threads and handlers of its own. */
@@ -34,7 +32,7 @@
 struct rig {
     uint8_t *memory; /* its word first */
     struct service_region region;
-    struct store store;
+    struct store *store;
 };
 
 static struct service_region region_in(uint8_t *memory)
@@ -50,36 +48,46 @@ static void rig_init(struct rig *rig)
     rig->memory = mmap(NULL, BYTES + 64, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     assert_ptr_not_equal(rig->memory, MAP_FAILED);
     rig->region = region_in(rig->memory);
-    assert_int_equal(store_open(&rig->store, &rig->region), 0);
+    assert_int_equal(store_open(&rig->region, &rig->store), 0);
 }
 
 static void rig_deinit(struct rig *rig)
 {
+    store_close(rig->store);
     munmap(rig->memory, BYTES + 64);
 }
 
 static int set(struct store *s, const char *key, const char *value)
 {
-    return store_set(s, keymap_hash(key, strlen(key)), key, strlen(key), value, strlen(value));
+    return store_set(s, key, strlen(key), value, strlen(value));
 }
 
-static const struct record *get(struct store *s, const char *key)
+/* NULL: none. */
+static const char *get(struct store *s, const char *key, size_t *ret_len)
 {
-    return store_get(s, keymap_hash(key, strlen(key)), key, strlen(key));
+    return store_get(s, key, strlen(key), ret_len);
+}
+
+static bool has(struct store *s, const char *key)
+{
+    size_t len;
+
+    return get(s, key, &len) != NULL;
 }
 
 static bool delete (struct store *s, const char *key)
 {
-    return store_delete(s, keymap_hash(key, strlen(key)), key, strlen(key));
+    return store_delete(s, key, strlen(key));
 }
 
 static void expect(struct store *s, const char *key, const char *value)
 {
-    const struct record *r = get(s, key);
+    size_t len = 0;
+    const char *found = get(s, key, &len);
 
-    assert_non_null(r);
-    assert_int_equal(r->value_len, strlen(value));
-    assert_memory_equal(record_value(r), value, strlen(value));
+    assert_non_null(found);
+    assert_int_equal(len, strlen(value));
+    assert_memory_equal(found, value, len);
 }
 
 static void values_are_set_replaced_and_deleted(void **state)
@@ -87,19 +95,41 @@ static void values_are_set_replaced_and_deleted(void **state)
     struct rig rig;
 
     rig_init(&rig);
-    assert_null(get(&rig.store, "a"));
-    assert_int_equal(set(&rig.store, "a", "one"), 0);
-    assert_int_equal(set(&rig.store, "b", ""), 0);
-    assert_int_equal(set(&rig.store, "a", "a longer one than before"), 0);
-    expect(&rig.store, "a", "a longer one than before");
-    expect(&rig.store, "b", "");
-    assert_int_equal(store_n_keys(&rig.store), 2);
-    assert_true(delete (&rig.store, "a"));
-    assert_false(delete (&rig.store, "a"));
-    assert_null(get(&rig.store, "a"));
-    assert_int_equal(store_n_keys(&rig.store), 1);
-    assert_true(delete (&rig.store, "b"));
-    assert_int_equal(store_live_bytes(&rig.store), 0);
+    assert_false(has(rig.store, "a"));
+    assert_int_equal(set(rig.store, "a", "one"), 0);
+    assert_int_equal(set(rig.store, "b", ""), 0);
+    assert_int_equal(set(rig.store, "a", "a longer one than before"), 0);
+    expect(rig.store, "a", "a longer one than before");
+    expect(rig.store, "b", "");
+    assert_int_equal(store_n_keys(rig.store), 2);
+    assert_true(delete (rig.store, "a"));
+    assert_false(delete (rig.store, "a"));
+    assert_false(has(rig.store, "a"));
+    assert_int_equal(store_n_keys(rig.store), 1);
+    assert_true(delete (rig.store, "b"));
+    assert_int_equal(store_live_bytes(rig.store), 0);
+    rig_deinit(&rig);
+}
+
+static void keys_of_any_bytes_and_lengths_are_told_apart(void **state)
+{
+    enum { LONGEST = 40 };
+    static const uint8_t bytes[LONGEST + 1] = {[LONGEST] = 1};
+    struct rig rig;
+    size_t len;
+
+    rig_init(&rig);
+    for (uint8_t n = 0; n <= LONGEST; n++) /* zeros, and as many with a last byte of another */
+        assert_true(store_set(rig.store, bytes, n, &n, 1) == 0 &&
+                    store_set(rig.store, bytes + LONGEST - n, n + 1u, &n, 1) == 0);
+    assert_int_equal(store_n_keys(rig.store), 2 * (LONGEST + 1));
+    for (uint8_t n = 0; n <= LONGEST; n++) {
+        store_prefetch(rig.store, bytes, n);
+        store_prefetch(rig.store, "none such", 9);
+        assert_memory_equal(store_get(rig.store, bytes, n, &len), &n, 1);
+        assert_memory_equal(store_get(rig.store, bytes + LONGEST - n, n + 1u, &len), &n, 1);
+    }
+    assert_int_equal(store_n_keys(rig.store), 2 * (LONGEST + 1));
     rig_deinit(&rig);
 }
 
@@ -109,11 +139,11 @@ static void what_is_too_large_is_refused_and_changes_nothing(void **state)
     struct rig rig;
 
     rig_init(&rig);
-    memset(value, 'v', sizeof value);
-    value[sizeof value - 1] = '\0';
-    assert_int_equal(set(&rig.store, "a", "old"), 0);
-    assert_int_equal(set(&rig.store, "a", value), -EMSGSIZE);
-    expect(&rig.store, "a", "old");
+    memset(value, 'v', sizeof(value));
+    value[sizeof(value) - 1] = '\0';
+    assert_int_equal(set(rig.store, "a", "old"), 0);
+    assert_int_equal(set(rig.store, "a", value), -EMSGSIZE);
+    expect(rig.store, "a", "old");
     rig_deinit(&rig);
 }
 
@@ -121,24 +151,77 @@ static void a_key_too_long_is_refused_where_there_is_room_for_it(void **state)
 {
     static uint64_t memory[(4u << 20) / sizeof(uint64_t)], word;
     static char key[STORE_KEY_MAX + 1];
-    struct service_region region = {.data = memory, .bytes = sizeof memory, .word = &word};
-    struct store store;
+    struct service_region region = {.data = memory, .bytes = sizeof(memory), .word = &word};
+    struct store *store;
+    size_t len;
 
-    assert_int_equal(store_open(&store, &region), 0);
-    assert_int_equal(store_set(&store, 7, key, sizeof key, "v", 1), -EMSGSIZE);
-    assert_null(store_get(&store, 7, key, sizeof key));
-    assert_int_equal(store_set(&store, 7, key, sizeof key - 1, "v", 1), 0);
-    assert_non_null(store_get(&store, 7, key, sizeof key - 1));
+    assert_int_equal(store_open(&region, &store), 0);
+    assert_int_equal(store_set(store, key, sizeof(key), "v", 1), -EMSGSIZE);
+    assert_null(store_get(store, key, sizeof(key), &len));
+    assert_int_equal(store_set(store, key, sizeof(key) - 1, "v", 1), 0);
+    assert_non_null(store_get(store, key, sizeof(key) - 1, &len));
+    store_close(store);
+}
+
+static void a_pair_is_as_large_as_it_may_be_and_no_larger(void **state)
+{
+    static uint64_t memory[(32u << 20) / sizeof(uint64_t)], word;
+    static char value[STORE_PAIR_MAX];
+    struct service_region region = {.data = memory, .bytes = sizeof(memory), .word = &word};
+    struct store *store;
+    size_t len = 0;
+
+    assert_int_equal(store_open(&region, &store), 0);
+    assert_int_equal(store_set(store, "k", 1, value, sizeof(value) - 1), 0);
+    assert_non_null(store_get(store, "k", 1, &len));
+    assert_int_equal(len, sizeof(value) - 1);
+    assert_int_equal(store_set(store, "k", 1, value, sizeof(value)), -EMSGSIZE);
+    assert_int_equal(store_set(store, "k", 1, value, SIZE_MAX), -EMSGSIZE);
+    assert_int_equal(store_set(store, "", 0, NULL, 0), 0);
+    assert_non_null(store_get(store, "", 0, &len));
+    assert_int_equal(len, 0);
+    store_close(store);
 }
 
 static void regions_of_no_possible_size_are_refused(void **state)
 {
     struct service_region region = {.bytes = STORE_BYTES_MIN - 1};
-    struct store store;
+    struct store *store;
 
-    assert_int_equal(store_open(&store, &region), -EINVAL);
+    assert_int_equal(store_open(&region, &store), -EINVAL);
     region.bytes = STORE_BYTES_MAX + 1;
-    assert_int_equal(store_open(&store, &region), -EINVAL);
+    assert_int_equal(store_open(&region, &store), -EINVAL);
+}
+
+static void a_region_in_which_something_else_was_kept_is_refused_and_left_alone(void **state)
+{
+    static uint64_t memory[STORE_BYTES_MIN / sizeof(uint64_t)], word;
+    struct service_region region = {.data = memory, .bytes = sizeof(memory), .word = &word};
+    struct store *store;
+
+    memory[0] = 7;
+    assert_int_equal(store_open(&region, &store), -EINVAL);
+    assert_int_equal(memory[0], 7);
+    memory[0] = 0;
+    assert_int_equal(store_open(&region, &store), 0);
+    store_close(store);
+    memory[1] = sizeof(memory) + 1; /* a head that cannot be */
+    assert_int_equal(store_open(&region, &store), -EINVAL);
+}
+
+static void what_was_stored_is_there_when_it_is_opened_again(void **state)
+{
+    struct rig rig;
+
+    rig_init(&rig);
+    assert_int_equal(set(rig.store, "a", "kept"), 0);
+    store_close(rig.store);
+    rig.region = region_in(rig.memory);
+    assert_int_equal(store_open(&rig.region, &rig.store), 0);
+    expect(rig.store, "a", "kept");
+    assert_int_equal(store_n_keys(rig.store), 1);
+    rig_deinit(&rig);
+    store_close(NULL);
 }
 
 /* One key is written over and over; those that stand still are carried round with it. */
@@ -149,20 +232,20 @@ static void what_is_half_full_evicts_nothing_however_often_it_is_written(void **
 
     rig_init(&rig);
     for (int n = 0; n < 200; n++) {
-        snprintf(key, sizeof key, "key-%d", n);
-        assert_int_equal(set(&rig.store, key, key), 0);
+        snprintf(key, sizeof(key), "key-%d", n);
+        assert_int_equal(set(rig.store, key, key), 0);
     }
     for (int n = 0; n < 20000; n++) {
-        snprintf(value, sizeof value, "%0*d", 1 + n % 50, n);
-        assert_int_equal(set(&rig.store, "busy", value), 0);
+        snprintf(value, sizeof(value), "%0*d", 1 + n % 50, n);
+        assert_int_equal(set(rig.store, "busy", value), 0);
     }
-    expect(&rig.store, "busy", value);
+    expect(rig.store, "busy", value);
     for (int n = 0; n < 200; n++) {
-        snprintf(key, sizeof key, "key-%d", n);
-        expect(&rig.store, key, key);
+        snprintf(key, sizeof(key), "key-%d", n);
+        expect(rig.store, key, key);
     }
-    assert_int_equal(store_n_evicted(&rig.store), 0);
-    assert_int_equal(store_n_keys(&rig.store), 201);
+    assert_int_equal(store_n_evicted(rig.store), 0);
+    assert_int_equal(store_n_keys(rig.store), 201);
     rig_deinit(&rig);
 }
 
@@ -173,15 +256,15 @@ static void a_full_one_evicts_what_was_not_read_for_longest(void **state)
 
     rig_init(&rig);
     for (int n = 0; n < 5000; n++) {
-        snprintf(key, sizeof key, "key-%d", n);
-        assert_int_equal(set(&rig.store, key, key), 0);
+        snprintf(key, sizeof(key), "key-%d", n);
+        assert_int_equal(set(rig.store, key, key), 0);
         if (n >= 5)
-            expect(&rig.store, "key-5", "key-5"); /* read all the time */
+            expect(rig.store, "key-5", "key-5"); /* read all the time */
     }
-    expect(&rig.store, "key-4999", "key-4999");
-    assert_null(get(&rig.store, "key-6"));
-    assert_true(store_n_evicted(&rig.store) > 4000);
-    assert_int_equal(store_n_keys(&rig.store) + store_n_evicted(&rig.store), 5000);
+    expect(rig.store, "key-4999", "key-4999");
+    assert_false(has(rig.store, "key-6"));
+    assert_true(store_n_evicted(rig.store) > 4000);
+    assert_int_equal(store_n_keys(rig.store) + store_n_evicted(rig.store), 5000);
     rig_deinit(&rig);
 }
 
@@ -202,8 +285,8 @@ static void change(struct store *s, int step)
     char key[16], value[128];
     int n = step % KEYS;
 
-    snprintf(key, sizeof key, "k%d", n);
-    value_of(value, sizeof value, n, step);
+    snprintf(key, sizeof(key), "k%d", n);
+    value_of(value, sizeof(value), n, step);
     if (step % 7 == 6)
         delete (s, key);
     else
@@ -226,13 +309,14 @@ static bool expected(int n, int steps, char *value, size_t size)
 static bool is_as_after(struct store *s, int n, int steps)
 {
     char key[16], value[128];
-    const struct record *r;
+    const char *found;
+    size_t len = 0;
 
-    snprintf(key, sizeof key, "k%d", n);
-    r = get(s, key);
-    if (!expected(n, steps, value, sizeof value))
-        return !r;
-    return r && r->value_len == strlen(value) && memcmp(record_value(r), value, r->value_len) == 0;
+    snprintf(key, sizeof(key), "k%d", n);
+    found = get(s, key, &len);
+    if (!expected(n, steps, value, sizeof(value)))
+        return !found;
+    return found && len == strlen(value) && memcmp(found, value, len) == 0;
 }
 
 /* A change before the trace begins: those that stay lie scattered among the others. */
@@ -242,7 +326,7 @@ static void warm_up(struct store *s, int step)
 
     change(s, step);
     if (step % 3 == 0 && step / 3 < STILL) {
-        snprintf(key, sizeof key, "still-%d", step / 3);
+        snprintf(key, sizeof(key), "still-%d", step / 3);
         assert_int_equal(set(s, key, key), 0);
     }
 }
@@ -252,7 +336,7 @@ static void expect_still(struct store *s)
     char key[16];
 
     for (int n = 0; n < STILL; n++) {
-        snprintf(key, sizeof key, "still-%d", n);
+        snprintf(key, sizeof(key), "still-%d", n);
         expect(s, key, key);
     }
 }
@@ -262,26 +346,27 @@ static void expect_still(struct store *s)
 static void check_replacement(const uint8_t *memory, int steps, uint8_t *copy)
 {
     struct service_region region;
-    struct store s;
+    struct store *s;
     uint64_t n_keys = 0;
 
     memcpy(copy, memory, BYTES + 64);
     region = region_in(copy);
-    assert_int_equal(store_open(&s, &region), 0);
+    assert_int_equal(store_open(&region, &s), 0);
     for (int n = 0; n < KEYS; n++) {
-        assert_true(is_as_after(&s, n, steps) || is_as_after(&s, n, steps + 1));
+        assert_true(is_as_after(s, n, steps) || is_as_after(s, n, steps + 1));
         if (n != steps % KEYS)
-            assert_true(is_as_after(&s, n, steps));
+            assert_true(is_as_after(s, n, steps));
         char key[16];
-        snprintf(key, sizeof key, "k%d", n);
-        n_keys += get(&s, key) != NULL;
+        snprintf(key, sizeof(key), "k%d", n);
+        n_keys += has(s, key);
     }
-    assert_int_equal(store_n_keys(&s), n_keys + STILL);
-    expect_still(&s);
+    assert_int_equal(store_n_keys(s), n_keys + STILL);
+    expect_still(s);
     for (int more = 0; more < 40; more++)
-        change(&s, steps + 1 + more);
+        change(s, steps + 1 + more);
     for (int n = 0; n < KEYS; n++)
-        assert_true(is_as_after(&s, n, steps + 41));
+        assert_true(is_as_after(s, n, steps + 41));
+    store_close(s);
 }
 
 /* In the child: changes from `from` on, each after the parent has let it. */
@@ -292,7 +377,7 @@ static void be_traced(struct rig *rig, int from, int n)
     raise(SIGSTOP);
     for (int step = from; step < from + n; step++) {
         *(volatile int *)(rig->memory + 8) = step;
-        change(&rig->store, step);
+        change(rig->store, step);
     }
     _exit(0);
 }
@@ -305,8 +390,8 @@ static int find_second_round(void)
     int step = 0;
 
     rig_init(&rig);
-    while (*(const uint64_t *)rig.region.data < 2 * rig.store.log_bytes) /* its head */
-        warm_up(&rig.store, step++);
+    while (((const uint64_t *)rig.region.data)[1] < 2 * BYTES) /* its head */
+        warm_up(rig.store, step++);
     rig_deinit(&rig);
     return step - 1;
 }
@@ -324,7 +409,7 @@ static void one_that_dies_at_any_instruction_leaves_each_key_as_before_or_after(
     uint8_t *copy = malloc(BYTES + 64);
     rig_init(&rig);
     for (int step = 0; step < from; step++)
-        warm_up(&rig.store, step);
+        warm_up(rig.store, step);
     *(int *)(rig.memory + 8) = from;
     pid_t pid = fork();
     if (pid == 0)
@@ -355,9 +440,13 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values_are_set_replaced_and_deleted),
+        cmocka_unit_test(keys_of_any_bytes_and_lengths_are_told_apart),
         cmocka_unit_test(what_is_too_large_is_refused_and_changes_nothing),
         cmocka_unit_test(a_key_too_long_is_refused_where_there_is_room_for_it),
+        cmocka_unit_test(a_pair_is_as_large_as_it_may_be_and_no_larger),
         cmocka_unit_test(regions_of_no_possible_size_are_refused),
+        cmocka_unit_test(a_region_in_which_something_else_was_kept_is_refused_and_left_alone),
+        cmocka_unit_test(what_was_stored_is_there_when_it_is_opened_again),
         cmocka_unit_test(what_is_half_full_evicts_nothing_however_often_it_is_written),
         cmocka_unit_test(a_full_one_evicts_what_was_not_read_for_longest),
         cmocka_unit_test(one_that_dies_at_any_instruction_leaves_each_key_as_before_or_after),
