@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "shard/mesh_inside.h"
+#include "shard/serve_local.h"
 #include "shard/service.h"
 
 /* An answer that is read in place is in the mesh's list, so that its reader is known. */
@@ -97,7 +98,6 @@ static int coroutine_fn call_self(
     struct mesh *mesh, const struct call_request *request, struct call_answer *ret_answer)
 {
     struct mesh_answer answer;
-    int r;
 
     if (request->depth >= SEGMENT_MAX_DEPTH)
         return refused(-ELOOP, ret_answer);
@@ -106,10 +106,7 @@ static int coroutine_fn call_self(
     if (!registry_method(mesh->registry, request->method, NULL))
         return refused(-ENOENT, ret_answer);
     *ret_answer = (struct call_answer){0};
-    r = serve_local(
-        mesh, request, call_deadline_ns(request->deadline_ns), &answer, &ret_answer->copy);
-    if (r < 0)
-        return refused(r, ret_answer);
+    serve_local(mesh, request, call_deadline_ns(request->deadline_ns), &answer, &ret_answer->copy);
     ret_answer->data = ret_answer->copy;
     /* A method that ended because a scope of ours did was cancelled by us. */
     ret_answer->end = answer.status == -ECANCELED && co_scope_status() == -ECANCELED

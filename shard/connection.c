@@ -18,7 +18,7 @@
 #include "runtime/co_socket.h"
 #include "shard/crowd.h"
 #include "shard/mesh_inside.h"
-#include "shard/serve.h"
+#include "shard/serve_local.h"
 
 #define PAUSE_NS INT64_C(50000000) /* where there are no fds left */
 

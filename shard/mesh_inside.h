@@ -317,10 +317,6 @@ void serve_on_abandoned(struct mesh *mesh, uint32_t peer, const struct message *
 /* Gives back the answers' buffers whose calls peer has freed since. */
 void serve_reclaim(struct mesh *mesh, uint32_t peer);
 
-/* Runs a method of this shard in the calling coroutine. */
-int coroutine_fn serve_local(struct mesh *mesh, const struct call_request *request,
-    int64_t deadline_ns, struct mesh_answer *ret_answer, void **ret_data);
-
 /* ---- judge.c ---- */
 
 /* After peer's rings were drained to their ends: what its deaths up to `incarnation` mean for this end. */

@@ -8,7 +8,7 @@
  * Use:         #define LOCK_FIELDS(X, r) X(r, uint64_t, word, , word, "who holds it")
  *              SEGMENT_STRUCT(lock, LOCK_FIELDS);
  *              X(record, type, name, array, kind, help), with kind out of FIELD_KINDS
- * Not here:    which records there are (segment.h, client_records.h, service_records.h, message.h)
+ * Not here:    which records there are (segment.h, *_records.h, message.h)
  */
 #define SEGMENT_MEMBER(record, type, name, array, kind, help) type name array;
 #define SEGMENT_STRUCT(record, FIELDS) \

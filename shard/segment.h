@@ -41,6 +41,7 @@
 #include "runtime/doorbell.h"
 #include "runtime/instruments_inside.h"
 #include "runtime/ring.h"
+#include "shard/call_records.h"
 #include "shard/client_records.h"
 #include "shard/crash_record.h"
 #include "shard/message.h"
@@ -55,19 +56,12 @@
 #define SEGMENT_MAX_SHARDS   128u
 #define SEGMENT_MAX_PEERS    (SEGMENT_MAX_SHARDS + 1)
 #define SEGMENT_BITMAP_WORDS 4u /* 256 bits, one a sender */
-#define SEGMENT_INLINE_BYTES 192u
 #define SEGMENT_PAYLOAD_MAX  (1024u * 1024)
 #define SEGMENT_REGIONS_MAX  48u
-#define SEGMENT_MAX_DEPTH    4u   /* calls within calls; the fifth is refused with -ELOOP */
 #define SEGMENT_LOCKS        128u /* that one home can have held, or marked, at a time */
-#define SEGMENT_VERDICTS     64u  /* the newest of each peer: who was told what after a death */
 
-/* The mesh's own calls, which never wait for anything, have slots of their own beside those of each
- * depth: so they get through where every other slot is held by one that waits for them. */
-#define SEGMENT_DEPTH_BUILTIN SEGMENT_MAX_DEPTH
-#define SEGMENT_SLOT_CLASSES  (SEGMENT_MAX_DEPTH + 1)
-#define SEGMENT_MIN_SLOTS     8u
-#define SEGMENT_URGENT_SLOTS  (2 * SEGMENT_SLOT_CLASSES) /* of each pair, beside the normal ones */
+#define SEGMENT_MIN_SLOTS    8u
+#define SEGMENT_URGENT_SLOTS (2 * SEGMENT_SLOT_CLASSES) /* of each pair, beside the normal ones */
 
 /* Each ordered pair of peers has a ring for each lane; the urgent one is emptied first. */
 enum mesh_lane {
@@ -276,23 +270,6 @@ SEGMENT_STRUCT(arena_slot, ARENA_SLOT_FIELDS);
 
 /* ---- a peer's part: written by that peer (and, once it is dead, by the supervisor) ---- */
 
-/* The transition under way, noted before its first store and cleared after its last. */
-enum redo_kind {
-    REDO_NONE,
-    REDO_SUBMIT, /* slot goes to waiting: calls_submitted = value */
-    REDO_END,    /* slot goes to free: ends[end] = value */
-};
-
-#define REDO_RECORD_FIELDS(X, r)                                                                  \
-    X(r, uint64_t, kind, , word, "enum redo_kind; stored last (release), cleared last (release)") \
-    X(r, uint32_t, pair, , word, "the other peer")                                                \
-    X(r, uint32_t, slot, , word, "of the call")                                                   \
-    X(r, uint64_t, word, , word, "of the slot, after")                                            \
-    X(r, uint64_t, value, , word, "of the counter, after")                                        \
-    X(r, uint32_t, end, , word, "enum call_end")                                                  \
-    X(r, uint8_t, spare, [28], spare, "")
-SEGMENT_STRUCT(redo_record, REDO_RECORD_FIELDS);
-
 #define PART_HEAD_FIELDS(X, r)                                                                     \
     X(r, uint32_t, incarnation, , word, "whose these words are; stored when it is ready for work") \
     X(r, uint32_t, drained, , word, "1: order ORDER_DRAIN is carried out")                         \
@@ -330,25 +307,6 @@ SEGMENT_STRUCT(redo_record, REDO_RECORD_FIELDS);
     X(r, uint8_t, spare, [32], spare, "")
 SEGMENT_STRUCT(part_head, PART_HEAD_FIELDS);
 
-/* X(name, number on the wire, text): how a request ends, exactly once */
-#define CALL_ENDS(X)                 \
-    X(DONE, 1, "done")               \
-    X(FAILED, 2, "failed")           \
-    X(CANCELLED, 3, "cancelled")     \
-    X(EXPIRED, 4, "expired")         \
-    X(NOT_STARTED, 5, "not started") \
-    X(IN_DOUBT, 6, "in doubt")
-
-enum call_end {
-    CALL_END_NONE = 0,
-#define X(name, number, text) CALL_END_##name = number,
-    CALL_ENDS(X)
-#undef X
-        N_CALL_ENDS
-};
-
-const char *call_end_text(uint32_t end);
-
 /* What this peer counts about each other peer. */
 #define PAIR_STATS_FIELDS(X, r)                                                               \
     X(r, uint64_t, pushed, [N_LANES], counter, "messages put into the rings to it, by lane")  \
@@ -382,77 +340,6 @@ SEGMENT_STRUCT(part_hot, PART_HOT_FIELDS);
     X(r, uint64_t, position, , counter, "messages published, or freed") \
     X(r, uint8_t, pad, [56], spare, "")
 SEGMENT_STRUCT(ring_mark, RING_MARK_FIELDS);
-
-/* Caller's side of a call. The generation grows with each use. */
-enum call_state {
-    CALL_FREE,
-    CALL_WAITING,   /* published, or about to be */
-    CALL_ABANDONED, /* nobody waits any more; comes back with the answer or the callee's death */
-    CALL_READING,   /* answered, and the answer is being read in the callee's heap */
-};
-
-#define CALL_SLOT_FIELDS(X, r)                                                                 \
-    X(r, uint64_t, word, , word, "generation << 8 | enum call_state")                          \
-    X(r, uint64_t, position, , word, "of its message in the ring to the callee")               \
-    X(r, uint64_t, deadline_ns, , time, "CLOCK_MONOTONIC; INT64_MAX: none")                    \
-    X(r, uint64_t, args_off, , word, "in the caller's heap; 0: inline_args")                   \
-    X(r, uint32_t, args_len, , word, "bytes")                                                  \
-    X(r, uint32_t, method, , word, "its number in the registry")                               \
-    X(r, uint32_t, depth, , word, "0: called by nobody served; SEGMENT_DEPTH_BUILTIN")         \
-    X(r, uint32_t, flags, , word, "enum call_flags")                                           \
-    X(r, uint32_t, path, , word,                                                               \
-        "shards that serve the calls around this one: number + 1, a byte each, the outermost " \
-        "lowest; the highest is who made that")                                                \
-    X(r, uint32_t, origin_at, , word, "where the caller has the origin: its index there")      \
-    X(r, uint64_t, origin, , word, "whose request it is, or is made for: origin.h; 0: none")   \
-    X(r, uint8_t, inline_args, [SEGMENT_INLINE_BYTES], bytes, "arguments that are small")
-SEGMENT_STRUCT(call_slot, CALL_SLOT_FIELDS);
-
-enum call_flags { CALL_IDEMPOTENT = 1u << 0 };
-
-/* X(name, text): what became of a call of one's own whose shard died */
-#define VERDICTS(X)                                 \
-    X(RUN_AGAIN, "run again")                       \
-    X(IN_DOUBT, "in doubt")                         \
-    X(NOT_STARTED, "not started")                   \
-    X(FAILED, "failed")         /* given up */      \
-    X(POISONED, "poisoned")     /* a dead letter */ \
-    X(GIVEN_BACK, "given back") /* nobody waited for it any more */
-
-enum verdict_kind {
-#define X(name, text) VERDICT_##name,
-    VERDICTS(X)
-#undef X
-};
-
-const char *verdict_text(uint32_t kind);
-
-/* Noted by the caller, for reports alone. */
-#define VERDICT_RECORD_FIELDS(X, r)                                                   \
-    X(r, uint32_t, kind, , word, "enum verdict_kind")                                 \
-    X(r, uint32_t, dead, , word, "the peer that died")                                \
-    X(r, uint32_t, incarnation, , word, "its next one, whose being there was judged") \
-    X(r, uint32_t, callee, , word, "whose call slot it is: as a rule the dead")       \
-    X(r, uint32_t, slot, , word, "of the call")                                       \
-    X(r, uint32_t, method, , word, "its number in the registry")                      \
-    X(r, uint64_t, generation, , word, "of the slot")                                 \
-    X(r, uint64_t, origin, , word, "as in the call slot")                             \
-    X(r, uint64_t, at_ns, , time, "CLOCK_MONOTONIC")                                  \
-    X(r, uint8_t, spare, [16], spare, "")
-SEGMENT_STRUCT(verdict_record, VERDICT_RECORD_FIELDS);
-
-/* Callee's side. */
-#define SERVE_SLOT_FIELDS(X, r)                                                              \
-    X(r, uint64_t, started, , word, "generation << 24 | incarnation of the callee")          \
-    X(r, uint64_t, co, , word,                                                               \
-        "written before it: the portable coroutine that serves the call (arena.h); 0: none") \
-    X(r, uint64_t, answer_generation, , word, "whose answer_off is not given back; 0: none") \
-    X(r, uint64_t, answer_off, , word, "in the callee's heap")                               \
-    X(r, uint32_t, answer_len, , word, "bytes")                                              \
-    X(r, uint32_t, spare0, , spare, "")                                                      \
-    X(r, uint64_t, spare, [3], spare, "")                                                    \
-    X(r, uint8_t, inline_answer, [SEGMENT_INLINE_BYTES], bytes, "an answer that is small")
-SEGMENT_STRUCT(serve_slot, SERVE_SLOT_FIELDS);
 
 /*
  * A lock whose home is this shard (shard/lock.h), while it is held or marked. The word says all;
@@ -503,21 +390,6 @@ static inline uint32_t flight_pages(uint64_t word)
 {
     return (uint32_t)word & 0xffff;
 }
-
-/* part_head.running: home(8) | caller(8) | slot(16) | the low 32 bits of the generation. A shard
- * does not call itself over the rings: where it is its own caller the slot is one of its ledger, and
- * generations begin at 1, so it is never 0. The generation's other bits are those of
- * the home's started word, which stays until this call has ended. */
-static inline uint64_t running_word(
-    uint32_t home, uint32_t caller, uint32_t slot, uint64_t generation)
-{
-    return (uint64_t)(home & 0xff) << 56 | (uint64_t)(caller & 0xff) << 48 |
-           (uint64_t)(slot & 0xffff) << 32 | (generation & UINT32_MAX);
-}
-
-#define CALL_GENERATION_BITS  40
-#define CALL_GENERATION_MASK  ((UINT64_C(1) << CALL_GENERATION_BITS) - 1)
-#define CALL_INCARNATION_MASK UINT32_C(0xffffff)
 
 /* ---- the mapping ---- */
 

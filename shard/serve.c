@@ -44,7 +44,7 @@ static uint64_t whose(const struct service_call *call)
     return (uint64_t)call->from << 32 | call->slot;
 }
 
-static int coroutine_fn run_method(struct service_call *call)
+int coroutine_fn serve_call_run(struct service_call *call)
 {
     struct mesh *mesh = call->mesh;
     int status;
@@ -69,7 +69,7 @@ static void *state_of(const struct mesh *mesh, uint32_t method, uint32_t service
     return mesh->states && !builtin_is(method) ? mesh->states[service] : NULL;
 }
 
-static void service_call_init(struct service_call *call, struct mesh *mesh, uint32_t method,
+void serve_call_init(struct service_call *call, struct mesh *mesh, uint32_t method,
     const struct service_method *callee, uint32_t service)
 {
     *call = (struct service_call){.mesh = mesh,
@@ -78,35 +78,6 @@ static void service_call_init(struct service_call *call, struct mesh *mesh, uint
         .method_number = method,
         .service = service,
         .state = state_of(mesh, method, service)};
-}
-
-/* ---- a connection ---- */
-
-void serve_connection_begin(
-    struct service_call *call, struct mesh *mesh, uint32_t service, struct connection *connection)
-{
-    *call = (struct service_call){.mesh = mesh,
-        .home = mesh->self,
-        .from = mesh->self,
-        .local = true,
-        .replied = true, /* there is nobody to answer */
-        .deadline_ns = INT64_MAX,
-        .depth = UINT32_MAX, /* what it calls is called from outside: depth 0 */
-        .service = service,
-        .connection = connection,
-        .state = mesh->states ? mesh->states[service] : NULL};
-    mesh->n_served++;
-}
-
-void coroutine_fn serve_connection_end(struct service_call *call)
-{
-    call_room_free(&call->calling);
-    if (call->nests)
-        co_cancel_deinit(&call->unwanted);
-    if (in_coroutine())
-        lock_drop_all(call->mesh, coroutine_self());
-    free(call->error_text);
-    call->mesh->n_served--;
 }
 
 /* ---- a call from another peer ---- */
@@ -199,7 +170,7 @@ static void coroutine_fn serve_entry(void *opaque)
     uint8_t small[SEGMENT_INLINE_BYTES];
     struct service_call call;
 
-    service_call_init(&call, mesh, in->method, in->callee, in->service);
+    serve_call_init(&call, mesh, in->method, in->callee, in->service);
     call.from = in->peer;
     call.slot = in->slot;
     call.generation = in->generation;
@@ -213,7 +184,7 @@ static void coroutine_fn serve_entry(void *opaque)
     serve_note_home(&call, true);
     coroutine_set_work(running_word(mesh->self, call.from, call.slot, call.generation));
 
-    int status = run_method(&call);
+    int status = serve_call_run(&call);
 
     if (is_portable && call.args_copy)
         co_unpin();
@@ -310,7 +281,7 @@ static void run_notice(struct mesh *mesh, const struct incoming *in)
         answer_at_once(mesh, in, CALL_END_NOT_STARTED, -EPROTO);
         return;
     }
-    service_call_init(&call, mesh, in->method, in->callee, in->service);
+    serve_call_init(&call, mesh, in->method, in->callee, in->service);
     call.from = in->peer;
     call.args = memcpy(args, in->args, in->args_len);
     call.args_len = in->args_len;
@@ -617,74 +588,4 @@ uint64_t serve_origin(const struct service_call *call)
     return word_generation(atomic_load_acquire(&shared->word)) == call->generation /* SLOT */
                ? shared->origin
                : 0;
-}
-
-/* ---- a call from this shard itself ---- */
-
-int coroutine_fn serve_local(struct mesh *mesh, const struct call_request *request,
-    int64_t deadline_ns, struct mesh_answer *ret_answer, void **ret_data)
-{
-    struct service_call call;
-    uint32_t service;
-    const struct service_method *callee = mesh_method(mesh, request->method, &service);
-
-    service_call_init(&call, mesh, request->method, callee, service);
-    call.local = true;
-    call.from = mesh->self;
-    call.deadline_ns = deadline_ns;
-    call.depth = request->depth;
-    call.path = request->path;
-    call.origin = request->origin;
-    call.args = request->args; /* the caller waits, and they with it */
-    call.args_len = request->args_len;
-
-    int status = run_method(&call);
-    *ret_answer = (struct mesh_answer){
-        .end = serve_end_of(&call, status), .status = status < 0 ? status : 0, .shard = mesh->self};
-    if (status < 0) {
-        free(call.local_reply);
-        *ret_data = call.error_text;
-        ret_answer->len = call.error_text ? strlen(call.error_text) : 0;
-    } else {
-        free(call.error_text);
-        *ret_data = call.local_reply;
-        ret_answer->len = call.reply_len;
-    }
-    return 0;
-}
-
-/* ---- a call from outside ---- */
-
-bool serve_outside_init(struct service_call *call, const struct serve_outside *outside,
-    struct mesh *mesh, uint32_t method, uint32_t slot, uint64_t generation)
-{
-    uint32_t service;
-    const struct service_method *callee = registry_method(mesh->registry, method, &service);
-
-    if (!callee)
-        return false;
-    service_call_init(call, mesh, method, callee, service);
-    call->local = true;
-    call->outside = outside;
-    call->from = mesh->self;
-    call->slot = slot;
-    call->generation = generation;
-    return true;
-}
-
-int coroutine_fn serve_outside_run(struct service_call *call)
-{
-    struct mesh *mesh = call->mesh;
-
-    mesh->n_served++;
-    coroutine_set_work(running_word(mesh->self, mesh->self, call->slot, call->generation));
-    int status = run_method(call);
-    lock_drop_all(mesh, coroutine_self());
-    mesh->n_served--;
-    return status;
-}
-
-void serve_outside_deinit(struct service_call *call)
-{
-    free(call->error_text);
 }

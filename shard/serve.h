@@ -3,24 +3,19 @@
 /*
  * serve - the inside of a call that this shard serves; methods see it through shard/service.h
  *
- * Concurrency: owner loop and its coroutines.
+ * Why:         the mesh, locks, portable coroutines and the plane have to know of a call what its
+ *              method must not: whose it is, where its answer goes, what it waits for.
+ * Use:         serve.c makes one for each call that comes over a ring, serve_local.h for all others
+ * Concurrency: owner loop and its coroutines; of a call that is away, those where it is
+ * Lifetime:    lies in the frame, or the memory, of who runs the method, and ends with that
+ * Not here:    what the mesh asks of it (mesh_inside.h), how it travels (serve_away.c)
  */
 #include "runtime/co_cancel.h"
 #include "shard/mesh.h"
 #include "shard/pace.h"
 #include "shard/service.h"
 
-/*
- * Who asked, where that is neither a peer nor a coroutine of this shard: where its answers go. Each
- * gets what the method said, of which serve has checked that it comes in turn; the errors are those
- * of the function in service.h.
- */
-struct serve_outside {
-    size_t reply_max;
-    int (*reply)(struct service_call *call, const void *data, size_t len);
-    int (*take_room)(struct service_call *call, size_t len, void **ret_room);
-    int (*put_room)(struct service_call *call, size_t len); /* the first len bytes are the answer */
-};
+struct serve_outside; /* serve_local.h */
 
 struct service_call {
     struct mesh *mesh;
@@ -66,15 +61,13 @@ struct service_call {
     void *args_copy; /* to free, or NULL */
 };
 
-/* A call of method for somebody outside, who sets deadline, origin and arguments, and for the
- * records its own slot and generation. False: there is no such method. */
-bool serve_outside_init(struct service_call *call, const struct serve_outside *outside,
-    struct mesh *mesh, uint32_t method, uint32_t slot, uint64_t generation);
+/* Fills in a call of method, which is callee of service; who asked, for what, is the caller's to fill
+ * in. */
+void serve_call_init(struct service_call *call, struct mesh *mesh, uint32_t method,
+    const struct service_method *callee, uint32_t service);
 
-/* Runs it in the calling coroutine and returns what the method did. error_text is there until
- * serve_outside_deinit(). */
-int coroutine_fn serve_outside_run(struct service_call *call);
-void serve_outside_deinit(struct service_call *call);
+/* Runs the method in the calling coroutine, counted and recorded, and returns what it did. */
+int coroutine_fn serve_call_run(struct service_call *call);
 
 /* Whose request it is, or is made for: of the calls that it makes as well. 0: nobody's. */
 uint64_t serve_origin(const struct service_call *call);
@@ -114,12 +107,6 @@ void serve_note_home(struct service_call *call, bool is_here);
 /* Its method has returned: to where it is answered. False where its home is given up, and nobody
  * waits for the answer any more. */
 bool coroutine_fn serve_come_home(struct service_call *call);
-
-/* A connection, in which a service may do what it may in a call: nobody has called, so what it asks
- * of others is asked as if from outside. Counts as a call that is served. */
-void serve_connection_begin(
-    struct service_call *call, struct mesh *mesh, uint32_t service, struct connection *connection);
-void coroutine_fn serve_connection_end(struct service_call *call);
 
 /* Wakes the coroutine that sleeps in the call, if there is one. */
 void serve_wake_sleeper(struct service_call *call);

@@ -15,7 +15,7 @@
 #include "shard/lock_inside.h"
 #include "shard/mesh_inside.h"
 #include "shard/portable_inside.h"
-#include "shard/serve.h"
+#include "shard/serve_local.h"
 #include "shard/service_home.h"
 
 const void *service_args(const struct service_call *call, size_t *ret_len)

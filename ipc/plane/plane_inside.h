@@ -15,7 +15,7 @@
 #include "runtime/co_cancel.h"
 #include "runtime/instruments_inside.h"
 #include "runtime/source.h"
-#include "shard/serve.h"
+#include "shard/serve_local.h"
 
 #define NO_REQUEST  UINT32_MAX
 #define BUDGET      32u /* entries of a lane at a time */
