@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -10,17 +11,10 @@
 #include "shard/pace.h"
 
 /*
- * A request waits in its session's line for its shard. The lines of a shard that have somebody in
- * them form a ring, its round, from which requests are started one by one, a line after the other,
- * so that sessions share a shard evenly. Started are at most twice as many as the mesh has call
- * slots: the second half is there when the first comes back, without a turn of this loop in
- * between. Urgent requests have lines, rounds and slots of their own, few of them, so that they
- * wait for each other alone.
- *
- *     shard 0:  round -> line of session A -> line of session C -> (round)
- *                          | a1 a2 a3           | c1
- *     shard 1:  round -> line of session A -> (round)
- *     shard 0, urgent:  round -> line of session C -> (round)
+ * A request waits in its session's line for its shard, and is started when that has its turn
+ * (round.h). Started are at most twice as many as the mesh has call slots: the second half is there
+ * when the first comes back, without a turn of this loop in between. Urgent requests have lines,
+ * rounds and slots of their own, few of them, so that they wait for each other alone.
  *
  * A session whose answers take too much room leaves the rounds (paused) until it has fetched some;
  * so does one whose connection is gone, until it is back, for its client may be dead. What a
@@ -36,8 +30,9 @@
 #define RETRY_MIN_US 100u
 #define RETRY_MAX_US 100000u
 
-struct shard_round {
-    struct line *turn; /* whose turn it is; NULL: empty */
+/* A lane of a shard. */
+struct outlet {
+    struct round round;
     uint32_t started;
     uint32_t quota;
 };
@@ -51,11 +46,11 @@ struct request {
     struct ended *ended;     /* made at the start, so that no end fails for want of memory */
     uint64_t id;
     uint32_t fate;
-    uint32_t state;                        /* enum request_state */
-    int64_t aside;                         /* bytes set aside for the answer */
-    AioTimer timer;                        /* its deadline, while in line */
-    struct request *prev, *next;           /* of the session */
-    struct request *line_prev, *line_next; /* in line */
+    uint32_t state;              /* enum request_state */
+    int64_t aside;               /* bytes set aside for the answer */
+    AioTimer timer;              /* its deadline, while in line */
+    struct request *prev, *next; /* of the session */
+    struct line_place place;     /* in line */
     struct request *hash_next;
     void *args_block; /* malloc: has the arguments, where they were not copied; else NULL */
     uint8_t args[];
@@ -63,15 +58,15 @@ struct request {
 
 /* ---- lists ---- */
 
-/* Of a session's lines, and of the rounds. */
+/* Of a session's lines, and of the outlets. */
 static uint32_t line_index(const struct mesh_call *call)
 {
     return call->target * N_LANES + call->lane;
 }
 
-static struct shard_round *round_of(const struct requests *requests, const struct mesh_call *call)
+static struct outlet *outlet_of(const struct requests *requests, const struct mesh_call *call)
 {
-    return &requests->rounds[line_index(call)];
+    return &requests->outlets[line_index(call)];
 }
 
 static struct request **bucket_of(
@@ -117,63 +112,20 @@ static void unlink_request(struct requests *requests, struct request *request)
     requests->args_bytes -= request->call.args_len;
 }
 
-static void enter_round(struct shard_round *round, struct line *line)
-{
-    if (line->next)
-        return;
-    if (round->turn) {
-        line->next = round->turn;
-        line->prev = round->turn->prev;
-        line->prev->next = line;
-        line->next->prev = line;
-    } else {
-        round->turn = line->next = line->prev = line;
-    }
-}
-
-static void leave_round(struct shard_round *round, struct line *line)
-{
-    if (!line->next)
-        return;
-    if (line->next == line) {
-        round->turn = NULL;
-    } else {
-        line->prev->next = line->next;
-        line->next->prev = line->prev;
-        if (round->turn == line)
-            round->turn = line->next;
-    }
-    line->next = line->prev = NULL;
-}
-
-static void join_line(struct line *line, struct request *request)
-{
-    request->line_prev = line->last;
-    if (line->last)
-        line->last->line_next = request;
-    else
-        line->first = request;
-    line->last = request;
-}
-
-static void leave_line(struct requests *requests, struct line *line, struct request *request)
-{
-    if (request->line_prev)
-        request->line_prev->line_next = request->line_next;
-    else
-        line->first = request->line_next;
-    if (request->line_next)
-        request->line_next->line_prev = request->line_prev;
-    else
-        line->last = request->line_prev;
-    request->line_prev = request->line_next = NULL;
-    if (!line->first)
-        leave_round(round_of(requests, &request->call), line);
-}
-
 static struct line *line_of(const struct request *request)
 {
     return &request->session->lines[line_index(&request->call)];
+}
+
+static struct request *first_of(const struct line *line)
+{
+    return (struct request *)((char *)line->first - offsetof(struct request, place));
+}
+
+static void leave_line(struct request *request)
+{
+    line_leave(
+        &outlet_of(request->requests, &request->call)->round, line_of(request), &request->place);
 }
 
 /* ---- ends ---- */
@@ -275,33 +227,33 @@ static bool has_room(
            session->answer_bytes < LIMIT_ANSWERS_SMALL;
 }
 
-static void start(struct requests *requests, struct shard_round *round, struct request *request)
+static void start(struct requests *requests, struct outlet *outlet, struct request *request)
 {
     timer_del(&request->timer);
     request->state = REQUEST_STARTED;
-    round->started++;
+    outlet->started++;
     request->aside = requests->expected_answer[request->call.method];
     session_charge(request->session, request->aside);
     int r = mesh_call_start(requests->config.mesh, &request->call);
     if (r < 0) {
-        round->started--;
+        outlet->started--;
         finish_unserved(request, CALL_END_NOT_STARTED, r, strerror(-r));
     }
 }
 
-static void pump(struct requests *requests, struct shard_round *round)
+static void pump(struct requests *requests, struct outlet *outlet)
 {
-    while (round->turn && round->started < round->quota) {
-        struct line *line = round->turn;
-        struct request *request = line->first;
+    struct line *line;
+
+    while (outlet->started < outlet->quota && (line = round_turn(&outlet->round))) {
+        struct request *request = first_of(line);
         if (!has_room(requests, line->session, request->call.method)) {
-            leave_round(round, line);
+            round_leave(&outlet->round, line);
             line->session->paused = true;
             continue;
         }
-        round->turn = line->next;
-        leave_line(requests, line, request);
-        start(requests, round, request);
+        leave_line(request);
+        start(requests, outlet, request);
     }
 }
 
@@ -313,8 +265,8 @@ void requests_room(struct requests *requests, struct session *session)
     for (uint32_t i = 0; i < requests_n_lines(requests->config.segment); i++) {
         if (!session->lines[i].first)
             continue;
-        enter_round(&requests->rounds[i], &session->lines[i]);
-        pump(requests, &requests->rounds[i]);
+        round_enter(&requests->outlets[i].round, &session->lines[i]);
+        pump(requests, &requests->outlets[i]);
     }
 }
 
@@ -349,10 +301,10 @@ static void on_answer(struct mesh_call *call, const struct mesh_answer *answer)
     struct request *request = (struct request *)call; /* its first member */
     struct requests *requests = request->requests;
     struct session *session = request->session;
-    struct shard_round *round = round_of(requests, call);
+    struct outlet *outlet = outlet_of(requests, call);
     uint32_t *expected = &requests->expected_answer[call->method];
 
-    round->started--;
+    outlet->started--;
     *expected = requests_expect(*expected, answer->len);
     if (session) {
         finish(request, answer);
@@ -361,14 +313,14 @@ static void on_answer(struct mesh_call *call, const struct mesh_answer *answer)
         requests->n_abandoned--;
         free_request(request);
     }
-    pump(requests, round);
+    pump(requests, outlet);
 }
 
 static void on_deadline(void *opaque)
 {
     struct request *request = opaque;
 
-    leave_line(request->requests, line_of(request), request);
+    leave_line(request);
     finish_unserved(
         request, CALL_END_EXPIRED, -ETIMEDOUT, "its deadline passed while it waited for a shard");
 }
@@ -413,7 +365,7 @@ static struct request *new_request(
 }
 
 /* The fates see to it that not too many are under way, or not acknowledged. Those of nobody, whose
- * calls are not back, are no more than the rounds have started. */
+ * calls are not back, are no more than have been started. */
 static bool is_full(const struct requests *requests, size_t args_len)
 {
     return requests->args_bytes + args_len > LIMIT_ARGS_BYTES;
@@ -470,17 +422,17 @@ static uint32_t until_us(int64_t ns)
 }
 
 /* Whether it would not be begun at once: in how many microseconds it may be worth while, else 0.
- * The mesh has slots for half of a round's quota. */
+ * The mesh has slots for half of the quota. */
 static uint32_t would_wait_us(
     struct requests *requests, const struct session *session, const struct request_spec *spec)
 {
     uint32_t line = spec->shard * N_LANES + spec->lane;
-    const struct shard_round *round = &requests->rounds[line];
+    const struct outlet *outlet = &requests->outlets[line];
     int64_t waits_ns;
 
     if (session->barred_ns)
         return until_us(session->barred_ns);
-    if (session->lines[line].first || round->started >= round->quota / 2 ||
+    if (session->lines[line].first || outlet->started >= outlet->quota / 2 ||
         !has_room(requests, session, spec->method))
         return until_room_us(requests);
     waits_ns = mesh_waits_ns(requests->config.mesh, spec->shard, spec->lane);
@@ -511,9 +463,9 @@ int requests_submit(struct requests *requests, struct session *session,
     if (spec->deadline_ns != INT64_MAX)
         timer_mod_ns(&request->timer, spec->deadline_ns);
     link_request(requests, request);
-    join_line(line_of(request), request);
-    enter_round(round_of(requests, &request->call), line_of(request));
-    pump(requests, round_of(requests, &request->call));
+    line_join(line_of(request), &request->place);
+    round_enter(&outlet_of(requests, &request->call)->round, line_of(request));
+    pump(requests, outlet_of(requests, &request->call));
     return 0;
 }
 
@@ -524,7 +476,7 @@ static void cancel(struct requests *requests, struct request *request)
         return;
     }
     timer_del(&request->timer);
-    leave_line(requests, line_of(request), request);
+    leave_line(request);
     finish_unserved(request, CALL_END_CANCELLED, -ECANCELED, "");
 }
 
@@ -555,7 +507,7 @@ static void abandon(struct requests *requests, struct request *request)
     session_charge(request->session, -request->aside);
     timer_del(&request->timer);
     if (request->state == REQUEST_IN_LINE)
-        leave_line(requests, line_of(request), request);
+        leave_line(request);
     unlink_request(requests, request);
     request->session = NULL;
     requests->config.ended(requests->config.opaque);
@@ -612,7 +564,7 @@ static void go_on_with(struct requests *requests, struct session *session, struc
     aio_timer_init(requests->config.ctx, &request->timer, on_deadline, request);
     idset_add(&session->ids, request->id); /* without memory: its fate knows the id, too */
     link_request(requests, request);
-    round_of(requests, &request->call)->started++;
+    outlet_of(requests, &request->call)->started++;
     request->aside = requests->expected_answer[request->call.method];
     session_charge(session, request->aside);
 }
@@ -643,29 +595,29 @@ int requests_init(struct requests *requests, const struct requests_config *confi
     uint32_t n_shards = segment->geometry.n_shards;
 
     *requests = (struct requests){.config = *config, .last_end_ns = aio_clock_ns()};
-    requests->rounds = calloc(requests_n_lines(segment), sizeof(struct shard_round));
+    requests->outlets = calloc(requests_n_lines(segment), sizeof(struct outlet));
     requests->expected_answer =
         calloc(registry_n_methods(config->registry) + 1, sizeof(*requests->expected_answer));
     if (getrandom(&requests->hash_key, sizeof(requests->hash_key), 0) < 0)
         requests->hash_key = (uint64_t)aio_clock_ns(); /* never for so few bytes */
     requests->hash_key |= 1;
-    if (!requests->rounds || !requests->expected_answer) {
+    if (!requests->outlets || !requests->expected_answer) {
         requests_deinit(requests);
         return -ENOMEM;
     }
     for (uint32_t shard = 0; shard < n_shards; shard++) {
-        struct shard_round *rounds = &requests->rounds[shard * N_LANES];
+        struct outlet *outlets = &requests->outlets[shard * N_LANES];
         uint32_t n_slots = segment_call_slots(segment, segment_gateway(segment), shard);
-        rounds[LANE_URGENT].quota = 2 * SEGMENT_URGENT_SLOTS;
-        rounds[LANE_NORMAL].quota = 2 * (n_slots - SEGMENT_URGENT_SLOTS);
+        outlets[LANE_URGENT].quota = 2 * SEGMENT_URGENT_SLOTS;
+        outlets[LANE_NORMAL].quota = 2 * (n_slots - SEGMENT_URGENT_SLOTS);
     }
     return 0;
 }
 
 void requests_deinit(struct requests *requests)
 {
-    free(requests->rounds);
+    free(requests->outlets);
     free(requests->expected_answer);
-    requests->rounds = NULL;
+    requests->outlets = NULL;
     requests->expected_answer = NULL;
 }

@@ -19,7 +19,7 @@
 
 #define REQUEST_BUCKETS 16384u
 
-struct shard_round;
+struct outlet;
 struct request;
 
 /* How many lines a session has. */
@@ -41,9 +41,9 @@ struct requests_config {
 
 struct requests {
     struct requests_config config;
-    struct shard_round *rounds; /* by shard and lane of the mesh */
-    uint32_t *expected_answer;  /* by method, bytes */
-    uint64_t hash_key;          /* random and odd */
+    struct outlet *outlets;    /* by shard and lane of the mesh */
+    uint32_t *expected_answer; /* by method, bytes */
+    uint64_t hash_key;         /* random and odd */
     bool draining;
     struct request *buckets[REQUEST_BUCKETS];
     uint64_t n;           /* not ended */

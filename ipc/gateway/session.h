@@ -24,6 +24,7 @@
 #include "ipc/gateway/idset.h"
 #include "ipc/gateway/limits.h"
 #include "ipc/gateway/port.h"
+#include "ipc/gateway/round.h"
 #include "proto/protocol.h"
 #include "runtime/aio.h"
 
@@ -47,14 +48,6 @@ void ended_free(struct ended *ended);
 
 /* What an end costs while it is kept. */
 uint64_t ended_cost(const struct ended *ended);
-
-/* Requests of one session that wait for one shard, urgent or not (requests.c). */
-struct line {
-    struct session *session;
-    struct request *first;
-    struct request *last;
-    struct line *prev, *next; /* in the shard's round; NULL: not in it */
-};
 
 struct waiting_next {
     struct session *session;
@@ -90,7 +83,7 @@ struct session {
 
     struct request *requests; /* not ended (requests.c) */
     uint32_t n_requests;
-    struct line *lines; /* by shard and lane of the mesh */
+    struct line *lines; /* of requests not started, by shard and lane of the mesh */
     bool paused;        /* some line is out of its round, for want of room or connection */
 };
 
