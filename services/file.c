@@ -3,256 +3,65 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "proto/arena.h"
-#include "proto/file.pb-c.h"
 #include "runtime/disk.h"
-#include "services/buffer_pool.h"
-#include "services/file_hash.h"
 #include "services/file_io.h"
+#include "services/file_job.h"
 #include "services/file_open.h"
 #include "services/file_request.h"
-#include "services/file_roots.h"
-#include "services/open_files.h"
 #include "shard/keymap.h"
 
 /*
- * Thousands of calls may be in flight in a shard, each about a file. Whoever wants to open one
- * first takes a piece buffer, whether it needs its bytes or not, so the number of pieces bounds the
- * open files and the memory: PIECES and WINDOWS together are 32 MiB a shard. A large file takes a
- * window while it holds its piece; nobody waits for a piece while holding a window, so all get on.
- * Room for an answer comes back only once its reader has looked, which may be stopped: so nobody
- * waits for room while holding a piece. Who has room may wait for a piece.
- *
- * What is cancelled must not hold its place while others wait for it, so after each wait in line
- * and between two steps of what takes long it is asked whether the answer is wanted.
- *
- * Nothing of a request is trusted: it is unpacked from the call's private copy, and its path may
- * hold any byte. What file.write writes stays in the caller's shared memory, is not looked at, and
- * goes to the disk from there.
+ * What each method does between file_job_run_co() and its answer. What file.write writes stays in
+ * the caller's shared memory, is not looked at, and goes to the disk from there.
  */
-
-#define PIECES  64u
-#define WINDOWS 16u
-
-#define REQUEST_BYTES_MAX (4 * FILE_REQUEST_REST_MAX) /* unpacked, without its data */
 
 #define READ_STEP_BYTES  ((size_t)1024 * 1024)
 #define WRITE_STEP_BYTES ((size_t)64 * 1024) /* how exactly an error says what was written */
 #define SMALL_BYTES      192u                /* that travel without a buffer */
-#define CREATE_MODE      0644u
 
 #define FIRST_OF_HANDLES 5u /* of the methods: those that take no path */
 
-#define PATH_SHOWN 200 /* of a path that is too long: texts for people are short */
-
-struct file_state {
-    struct file_roots *roots;
-    struct buffer_pool pieces;
-    struct buffer_pool windows;
-    struct file_hasher *hasher;
-    struct open_files *open;
-};
-
-/* One call: what it asks and what it holds meanwhile. */
-struct job {
-    struct service_call *call;
-    struct file_state *state;
-    const char *method;
-    struct arena arena;
-    Sherd__File__Request *request; /* in the arena, without its data */
-    const uint8_t *data;           /* in the arguments */
-    size_t data_len;
-    char *path; /* the request's, as a string */
-    void *piece;
-    int fd;
-    struct stat st;
-};
-
-/* ---- a call's beginning and end ---- */
-
-/* Gives back what others wait for. */
-static void coroutine_fn job_let_go_co(struct job *job)
-{
-    if (job->fd >= 0) {
-        co_close(job->fd);
-        job->fd = -1;
-    }
-    buffer_pool_put(&job->state->pieces, job->piece);
-    job->piece = NULL;
-}
-
-static void job_deinit(struct job *job)
-{
-    free(job->path);
-    arena_deinit(&job->arena);
-}
-
-/* Fails with "METHOD: text"; consumes text, which may be NULL. */
-static int job_fail(struct job *job, int error, char *text)
-{
-    int r = text ? service_fail(job->call, error, "%s: %s", job->method, text) : error;
-    free(text);
-    return r;
-}
-
-static int job_fail_io(struct job *job, int error, const char *doing)
-{
-    return service_fail(
-        job->call, error, "%s: %s: %s: %s", job->method, job->path, doing, strerrordesc_np(-error));
-}
-
-/* 0, or why the call's answer is not wanted any more. */
-static int may_go_on(const void *opaque)
-{
-    const struct service_call *call = opaque;
-    if (service_is_wanted(call))
-        return 0;
-    return aio_clock_ns() >= service_deadline_ns(call) ? -ETIMEDOUT : -ECANCELED;
-}
-
-/* Its data, if it has any, stays where it lies; as file_request_split(). */
-static int unpack(const void *args, size_t len, struct arena *arena,
-    struct file_request_split *ret_split, Sherd__File__Request **ret)
-{
-    int r = file_request_split(args, len, ret_split);
-    if (r < 0)
-        return r;
-    *ret = sherd__file__request__unpack(&arena->allocator, ret_split->rest_len, ret_split->rest);
-    free(ret_split->rest);
-    return *ret ? 0 : -EBADMSG;
-}
-
-/* Such a path is not unpacked: its beginning is copied, for it may change meanwhile. */
-static int refuse_long_path(const struct job *job, const struct file_request_split *path)
-{
-    char shown[PATH_SHOWN];
-    memcpy(shown, path->data, sizeof shown);
-    return service_fail(job->call, -ENAMETOOLONG,
-        "%s: %.*s...: %zu bytes are too long for a path: "
-        "at most %d",
-        job->method, PATH_SHOWN, shown, path->data_len, PATH_MAX - 1);
-}
-
-static int unpack_request(struct job *job)
-{
-    struct file_request_split split;
-    size_t len;
-    const void *args = service_args(job->call, &len);
-    int r = unpack(args, len, &job->arena, &split, &job->request);
-    if (r == -ENAMETOOLONG)
-        return refuse_long_path(job, &split);
-    if (r == -EBADMSG)
-        return service_fail(
-            job->call, r, "%s: the arguments are no sherd.file.Request", job->method);
-    if (r < 0)
-        return r;
-    job->data = split.data;
-    job->data_len = split.data_len;
-    return 0;
-}
-
-static int coroutine_fn job_take_piece_co(struct job *job)
-{
-    job->piece = buffer_pool_take_co(&job->state->pieces);
-    if (!job->piece)
-        return -ENOMEM;
-    int r = may_go_on(job->call);
-    return r < 0 ? job_fail_io(job, r, "given up in line") : 0;
-}
-
-static int coroutine_fn job_init(struct job *job, struct service_call *call, const char *method)
-{
-    *job = (struct job){.call = call, .state = service_state(call), .method = method, .fd = -1};
-    arena_init(&job->arena, REQUEST_BYTES_MAX);
-    int r = unpack_request(job);
-    if (r < 0)
-        return r;
-    const ProtobufCBinaryData *path = &job->request->path;
-    if (path->len == 0 || memchr(path->data, '\0', path->len)) {
-        return service_fail(
-            call, -EINVAL, "%s: the path is empty or has a zero byte in it", method);
-    }
-    job->path = strndup((const char *)path->data, path->len);
-    return job->path ? job_take_piece_co(job) : -ENOMEM;
-}
-
-static int coroutine_fn job_open_regular_co(struct job *job, uint64_t flags)
-{
-    char *error = NULL;
-    int fd =
-        file_open_regular_co(job->state->roots, job->path, flags, CREATE_MODE, &job->st, &error);
-    if (fd < 0)
-        return job_fail(job, fd, error);
-    job->fd = fd;
-    return 0;
-}
-
-typedef int job_fn(struct job *job); /* coroutine_fn */
-
-static int coroutine_fn run_job(struct service_call *call, const char *method, job_fn *run)
-{
-    struct job job;
-    int r = job_init(&job, call, method);
-    if (r == 0)
-        r = run(&job);
-    job_let_go_co(&job);
-    job_deinit(&job);
-    return r;
-}
-
-/* A reply's message, packed; the file is let go before that waits for room. */
-static int coroutine_fn job_reply_co(struct job *job, const ProtobufCMessage *message)
-{
-    uint8_t packed[256];
-    size_t len = protobuf_c_message_get_packed_size(message);
-    if (len > sizeof(packed))
-        return -EMSGSIZE;
-    protobuf_c_message_pack(message, packed);
-    job_let_go_co(job);
-    return service_reply(job->call, packed, len);
-}
-
 /* ---- file.sha256 ---- */
 
-static int coroutine_fn sha256_co(struct job *job)
+static int coroutine_fn sha256_co(struct file_job *job)
 {
-    int r = job_open_regular_co(job, O_RDONLY);
+    int r = file_job_open_regular_co(job, O_RDONLY);
     if (r < 0)
         return r;
     struct file_to_hash file = {
         .fd = job->fd,
         .size = (uint64_t)job->st.st_size,
         .piece = job->piece,
-        .may_go_on = may_go_on,
+        .may_go_on = file_job_may_go_on,
         .opaque = job->call,
     };
     uint8_t digest[FILE_DIGEST_BYTES];
     uint64_t size;
     r = file_hash_co(job->state->hasher, &file, digest, &size);
     if (r < 0)
-        return job_fail_io(job, r, may_go_on(job->call) == r ? "given up" : "reading failed");
+        return file_job_fail_io(
+            job, r, file_job_may_go_on(job->call) == r ? "given up" : "reading failed");
     Sherd__File__Sha256Reply reply = SHERD__FILE__SHA256_REPLY__INIT;
     reply.digest = (ProtobufCBinaryData){.data = digest, .len = sizeof(digest)};
     reply.size = size;
-    return job_reply_co(job, &reply.base);
+    return file_job_reply_co(job, &reply.base);
 }
 
 static int coroutine_fn run_sha256(struct service_call *call)
 {
-    return run_job(call, "file.sha256", sha256_co);
+    return file_job_run_co(call, "file.sha256", sha256_co);
 }
 
 /* ---- direct I/O ---- */
 
 /* Past the page cache from here on, where that was asked for and can be done. */
-static void go_direct(struct job *job, const void *memory, uint64_t len)
+static void go_direct(struct file_job *job, const void *memory, uint64_t len)
 {
     if (job->request->direct && job->request->offset % SERVICE_ROOM_ALIGN == 0 &&
         len % SERVICE_ROOM_ALIGN == 0 && (uintptr_t)memory % SERVICE_ROOM_ALIGN == 0)
@@ -262,7 +71,7 @@ static void go_direct(struct job *job, const void *memory, uint64_t len)
 
 /* ---- file.read ---- */
 
-static int check_range(struct job *job, uint64_t len)
+static int check_range(struct file_job *job, uint64_t len)
 {
     if (len > service_reply_max(job->call)) {
         return service_fail(job->call, -EMSGSIZE,
@@ -278,7 +87,7 @@ static int check_range(struct job *job, uint64_t len)
 
 /* Of what is asked for, as much as the file is known to have; files that are made as they are read
  * say that they have nothing. */
-static size_t bytes_to_read(const struct job *job)
+static size_t bytes_to_read(const struct file_job *job)
 {
     uint64_t size = (uint64_t)job->st.st_size, offset = job->request->offset;
     uint64_t left = offset < size ? size - offset : 0;
@@ -289,35 +98,35 @@ static size_t bytes_to_read(const struct job *job)
 }
 
 /* Room for the answer; the file is let go where that is waited for, and then opened anew. */
-static int coroutine_fn take_room_co(struct job *job, size_t len, void **ret_room)
+static int coroutine_fn take_room_co(struct file_job *job, size_t len, void **ret_room)
 {
     bool waits = !service_has_reply_room(job->call, len);
     if (waits)
-        job_let_go_co(job);
+        file_job_let_go_co(job);
     int r = service_reply_room(job->call, len, ret_room);
     if (r == 0)
-        r = may_go_on(job->call); /* the line was long, maybe */
+        r = file_job_may_go_on(job->call); /* the line was long, maybe */
     if (r < 0)
-        return job_fail_io(job, r, "given up in line");
+        return file_job_fail_io(job, r, "given up in line");
     if (waits)
-        r = job_take_piece_co(job);
-    return r == 0 && waits ? job_open_regular_co(job, O_RDONLY) : r;
+        r = file_job_take_piece_co(job);
+    return r == 0 && waits ? file_job_open_regular_co(job, O_RDONLY) : r;
 }
 
 /* In steps, so that a long one ends when nobody waits for it any more. Bytes read, fewer only at the
  * end of the file; or -errno, with a text. */
-static ssize_t coroutine_fn read_steps_co(struct job *job, uint8_t *to, size_t len)
+static ssize_t coroutine_fn read_steps_co(struct file_job *job, uint8_t *to, size_t len)
 {
     size_t done = 0;
 
     while (done < len) {
         size_t step = len - done < READ_STEP_BYTES ? len - done : READ_STEP_BYTES;
-        int r = done > 0 ? may_go_on(job->call) : 0;
+        int r = done > 0 ? file_job_may_go_on(job->call) : 0;
         if (r < 0)
-            return job_fail_io(job, r, "given up");
+            return file_job_fail_io(job, r, "given up");
         ssize_t n = co_pread(job->fd, to + done, step, job->request->offset + done);
         if (n < 0)
-            return job_fail_io(job, (int)n, "reading failed");
+            return file_job_fail_io(job, (int)n, "reading failed");
         done += (size_t)n;
         if ((size_t)n < step)
             break;
@@ -326,7 +135,7 @@ static ssize_t coroutine_fn read_steps_co(struct job *job, uint8_t *to, size_t l
 }
 
 /* From the disk to where the caller reads it. */
-static int coroutine_fn read_in_place_co(struct job *job, size_t len)
+static int coroutine_fn read_in_place_co(struct file_job *job, size_t len)
 {
     void *room;
     int r = take_room_co(job, len, &room);
@@ -337,30 +146,30 @@ static int coroutine_fn read_in_place_co(struct job *job, size_t len)
     return n < 0 ? (int)n : service_reply_done(job->call, (size_t)n);
 }
 
-static int coroutine_fn read_co(struct job *job)
+static int coroutine_fn read_co(struct file_job *job)
 {
     int r = check_range(job, job->request->length);
     if (r == 0)
-        r = job_open_regular_co(job, O_RDONLY);
+        r = file_job_open_regular_co(job, O_RDONLY);
     if (r < 0)
         return r;
     size_t wanted = bytes_to_read(job);
     if (wanted > SMALL_BYTES)
         return read_in_place_co(job, wanted);
     ssize_t len = co_pread(job->fd, job->piece, wanted, job->request->offset);
-    return len < 0 ? job_fail_io(job, (int)len, "reading failed")
+    return len < 0 ? file_job_fail_io(job, (int)len, "reading failed")
                    : service_reply(job->call, job->piece, (size_t)len);
 }
 
 static int coroutine_fn run_read(struct service_call *call)
 {
-    return run_job(call, "file.read", read_co);
+    return file_job_run_co(call, "file.read", read_co);
 }
 
 /* ---- file.write ---- */
 
 /* Writes in steps, so that *ret_written, set in any case, is close to the truth where one fails. */
-static int coroutine_fn write_steps_co(struct job *job, size_t *ret_written)
+static int coroutine_fn write_steps_co(struct file_job *job, size_t *ret_written)
 {
     size_t written = 0;
     int r = 0;
@@ -373,26 +182,26 @@ static int coroutine_fn write_steps_co(struct job *job, size_t *ret_written)
         else
             written += (size_t)n;
         if (r == 0 && written < job->data_len)
-            r = may_go_on(job->call);
+            r = file_job_may_go_on(job->call);
     }
     *ret_written = written;
     return r;
 }
 
 /* Some file systems say only now that what was written has no room. */
-static int coroutine_fn close_written_co(struct job *job)
+static int coroutine_fn close_written_co(struct file_job *job)
 {
     int fd = job->fd;
     job->fd = -1;
     return co_close(fd);
 }
 
-static int coroutine_fn write_co(struct job *job)
+static int coroutine_fn write_co(struct file_job *job)
 {
     size_t len = job->data_len;
     int r = check_range(job, len);
     if (r == 0)
-        r = job_open_regular_co(job, O_WRONLY | O_CREAT);
+        r = file_job_open_regular_co(job, O_WRONLY | O_CREAT);
     if (r < 0)
         return r;
     go_direct(job, job->data, len);
@@ -405,15 +214,15 @@ static int coroutine_fn write_co(struct job *job)
     }
     r = close_written_co(job);
     if (r < 0)
-        return job_fail_io(job, r, "closing failed, so what was written may be lost");
+        return file_job_fail_io(job, r, "closing failed, so what was written may be lost");
     Sherd__File__WriteReply reply = SHERD__FILE__WRITE_REPLY__INIT;
     reply.written = written;
-    return job_reply_co(job, &reply.base);
+    return file_job_reply_co(job, &reply.base);
 }
 
 static int coroutine_fn run_write(struct service_call *call)
 {
-    return run_job(call, "file.write", write_co);
+    return file_job_run_co(call, "file.write", write_co);
 }
 
 /* ---- file.stat ---- */
@@ -442,30 +251,30 @@ static Sherd__File__StatReply stat_reply(const struct statx *stx)
 }
 
 /* O_PATH opens nothing that a FIFO's other end, or a device, would notice. */
-static int coroutine_fn stat_co(struct job *job)
+static int coroutine_fn stat_co(struct file_job *job)
 {
     char *error = NULL;
     int fd = file_open_co(job->state->roots, job->path, O_PATH, 0, &error);
     if (fd < 0)
-        return job_fail(job, fd, error);
+        return file_job_fail(job, fd, error);
     job->fd = fd;
     struct statx stx;
     int r = co_statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &stx);
     if (r < 0)
-        return job_fail_io(job, r, "statx failed");
+        return file_job_fail_io(job, r, "statx failed");
     Sherd__File__StatReply reply = stat_reply(&stx);
-    return job_reply_co(job, &reply.base);
+    return file_job_reply_co(job, &reply.base);
 }
 
 static int coroutine_fn run_stat(struct service_call *call)
 {
-    return run_job(call, "file.stat", stat_co);
+    return file_job_run_co(call, "file.stat", stat_co);
 }
 
 /* ---- file.open, and what is done with its handle ---- */
 
 /* Opened as any other, for O_DIRECT is set on what was found to be a regular file. */
-static int use_direct(struct job *job)
+static int use_direct(struct file_job *job)
 {
     if (fcntl(job->fd, F_SETFL, O_DIRECT) < 0)
         return service_fail(
@@ -473,10 +282,10 @@ static int use_direct(struct job *job)
     return 0;
 }
 
-static int coroutine_fn open_co(struct job *job)
+static int coroutine_fn open_co(struct file_job *job)
 {
     bool is_writable = job->request->writable, is_direct = job->request->direct;
-    int r = job_open_regular_co(job, is_writable ? O_RDWR | O_CREAT : O_RDONLY);
+    int r = file_job_open_regular_co(job, is_writable ? O_RDWR | O_CREAT : O_RDONLY);
     if (r == 0 && is_direct)
         r = use_direct(job);
     if (r < 0)
@@ -499,14 +308,14 @@ static int coroutine_fn open_co(struct job *job)
             "%s: %s: too many files are open and in use: %u, or %u of one client", job->method,
             job->path, OPEN_FILES, OPEN_FILES_EACH);
     if (r < 0)
-        return job_fail_io(job, r, "no handle can be made");
+        return file_job_fail_io(job, r, "no handle can be made");
     job->fd = evicted; /* closed where this job lets go */
-    return job_reply_co(job, &reply.base);
+    return file_job_reply_co(job, &reply.base);
 }
 
 static int coroutine_fn run_open(struct service_call *call)
 {
-    return run_job(call, "file.open", open_co);
+    return file_job_run_co(call, "file.open", open_co);
 }
 
 static int coroutine_fn run_pread(struct service_call *call)
@@ -607,8 +416,8 @@ static int start(struct service_home *home, const void *config, void **ret_state
     struct file_state *state = calloc(1, sizeof(*state));
     if (!state)
         return -ENOMEM;
-    buffer_pool_init(&state->pieces, FILE_PIECE_BYTES, PIECES);
-    buffer_pool_init(&state->windows, FILE_WINDOW_BYTES, WINDOWS);
+    buffer_pool_init(&state->pieces, FILE_PIECE_BYTES, FILE_PIECES);
+    buffer_pool_init(&state->windows, FILE_WINDOW_BYTES, FILE_WINDOWS);
     state->open = open_files_new();
     int r = state->open ? file_roots_open(config, &state->roots) : -ENOMEM;
     if (r == 0)
@@ -630,8 +439,8 @@ static int hash(uint32_t method, const void *args, size_t len, uint64_t *ret_has
     struct file_request_split split;
     Sherd__File__Request *request;
     struct arena arena;
-    arena_init(&arena, REQUEST_BYTES_MAX);
-    int r = unpack(args, len, &arena, &split, &request);
+    arena_init(&arena, FILE_REQUEST_BYTES_MAX);
+    int r = file_request_unpack(args, len, &arena, &split, &request);
     if (r == 0)
         *ret_hash = keymap_hash(request->path.data, request->path.len);
     arena_deinit(&arena);

@@ -136,3 +136,15 @@ int file_request_split(const uint8_t *args, size_t len, struct file_request_spli
         .data_len = data.end - data.begin};
     return 0;
 }
+
+int file_request_unpack(const void *args, size_t len, struct arena *arena,
+    struct file_request_split *ret_split, Sherd__File__Request **ret_request)
+{
+    int r = file_request_split(args, len, ret_split);
+    if (r < 0)
+        return r;
+    *ret_request =
+        sherd__file__request__unpack(&arena->allocator, ret_split->rest_len, ret_split->rest);
+    free(ret_split->rest);
+    return *ret_request ? 0 : -EBADMSG;
+}
