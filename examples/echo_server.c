@@ -24,7 +24,7 @@ static void coroutine_fn echo(CoFd *client)
     for (ssize_t n = 1; n > 0;) {
         CoScope scope; /* what waits in it ends at its time, or as the scope around it does */
         co_scope_begin(&scope, NULL, aio_clock_ns() + idle_ns);
-        n = co_recv(client, buf, sizeof buf, 0);
+        n = co_recv(client, buf, sizeof(buf), 0);
         n = n > 0 ? co_send_all(client, buf, (size_t)n) : n;
         co_scope_end(&scope);
     }
@@ -59,9 +59,9 @@ int main(int argc, char **argv)
 {
     struct sockaddr_un at = {.sun_family = AF_UNIX};
     AioContext *ctx;
-    if (argc != 3 || snprintf(at.sun_path, sizeof at.sun_path, "%s", argv[1]) >= 108 ||
+    if (argc != 3 || snprintf(at.sun_path, sizeof(at.sun_path), "%s", argv[1]) >= 108 ||
         co_fd_init(&listener, socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) < 0 ||
-        bind(listener.fd, (void *)&at, sizeof at) < 0 || listen(listener.fd, SERVERS) < 0 ||
+        bind(listener.fd, (void *)&at, sizeof(at)) < 0 || listen(listener.fd, SERVERS) < 0 ||
         aio_context_new(NULL, &ctx) < 0 || !(stop_bh = aio_bh_new(ctx, on_stop, NULL)))
         err(1, "echo_server PATH IDLE_MS");
     idle_ns = atoi(argv[2]) * AIO_SCALE_MS;

@@ -31,7 +31,7 @@ static ssize_t coroutine_fn count_lines(int fd)
     char buf[16384];
     ssize_t n, n_lines = 0;
 
-    for (uint64_t offset = 0; (n = co_pread(fd, buf, sizeof buf, offset)) > 0;
+    for (uint64_t offset = 0; (n = co_pread(fd, buf, sizeof(buf), offset)) > 0;
          offset += (uint64_t)n)
         for (ssize_t i = 0; i < n; i++)
             n_lines += buf[i] == '\n';

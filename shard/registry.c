@@ -11,6 +11,7 @@
 
 #include "shard/explain.h"
 #include "shard/service_home.h"
+#include "shard/settings.h"
 
 /*
  * Two arrays that only grow: services in the order they came, methods likewise, each method with
@@ -25,7 +26,7 @@
 
 struct entry {
     const struct service *service;
-    void *config; /* configure()'s */
+    void *config; /* the values of its settings; or configure()'s */
     uint32_t first_method;
     struct service_plan plan;
 };
@@ -50,6 +51,14 @@ struct registry *registry_new(void)
     return calloc(1, sizeof(struct registry));
 }
 
+static void discard(const struct service *service, void *config)
+{
+    if (service->n_settings)
+        settings_free(service, config);
+    else if (service->discard)
+        service->discard(config);
+}
+
 void registry_free(struct registry *registry)
 {
     if (!registry)
@@ -57,8 +66,7 @@ void registry_free(struct registry *registry)
     for (uint32_t i = 0; i < registry->n_services; i++) {
         struct entry *entry = &registry->services[i];
         service_plan_deinit(&entry->plan);
-        if (entry->service->discard)
-            entry->service->discard(entry->config);
+        discard(entry->service, entry->config);
     }
     free(registry->services);
     free(registry->methods);
@@ -66,12 +74,6 @@ void registry_free(struct registry *registry)
 }
 
 /* ---- adding ---- */
-
-static bool name_is_valid(const char *name)
-{
-    static const char allowed[] = "abcdefghijklmnopqrstuvwxyz0123456789-_";
-    return name && name[0] != '\0' && name[strspn(name, allowed)] == '\0';
-}
 
 /* NULL: none of that name. */
 static struct entry *find_service(const struct registry *registry, const char *name, size_t len)
@@ -87,7 +89,7 @@ static struct entry *find_service(const struct registry *registry, const char *n
 static int check_method(const struct service *service, uint32_t idx, char **ret_error)
 {
     const struct service_method *method = &service->methods[idx];
-    if (!name_is_valid(method->name)) {
+    if (!service_plan_is_name(method->name)) {
         return explain(ret_error, -EINVAL, "service %s: method %u has no valid name (a-z 0-9 - _)",
             service->name, idx);
     }
@@ -119,7 +121,7 @@ static int check_service(
             "this sherd has version %u: build it again",
             service->abi, SERVICE_ABI);
     }
-    if (!name_is_valid(service->name))
+    if (!service_plan_is_name(service->name))
         return explain(ret_error, -EINVAL, "the service has no valid name (a-z 0-9 - _)");
     if (find_service(registry, service->name, strlen(service->name)))
         return explain(ret_error, -EEXIST, "there is a service named %s already", service->name);
@@ -134,7 +136,14 @@ static int check_service(
         if (r < 0)
             return r;
     }
-    return 0;
+    return settings_check(service, ret_error);
+}
+
+/* 0, or -ENOMEM. */
+static int begin_config(const struct service *service, void **ret)
+{
+    *ret = service->n_settings ? settings_new(service) : NULL;
+    return service->n_settings && !*ret ? -ENOMEM : 0;
 }
 
 int registry_add(struct registry *registry, const struct service *service, char **ret_error)
@@ -153,10 +162,14 @@ int registry_add(struct registry *registry, const struct service *service, char 
     if (!methods)
         return explain(ret_error, -ENOMEM, "no memory");
     registry->methods = methods;
+    void *config;
+    if (begin_config(service, &config) < 0)
+        return explain(ret_error, -ENOMEM, "no memory");
 
     for (uint32_t i = 0; i < service->n_methods; i++)
         methods[first + i] = (struct method){&service->methods[i], registry->n_services};
-    services[registry->n_services] = (struct entry){.service = service, .first_method = first};
+    services[registry->n_services] =
+        (struct entry){.service = service, .config = config, .first_method = first};
     registry->n_services++;
     registry->n_methods += service->n_methods;
     return 0;
@@ -216,7 +229,7 @@ static int find_configurable(
     struct entry *entry = find_service(registry, name, strlen(name));
     if (!entry)
         return explain(ret_error, -ENOENT, "there is no service named %s", name);
-    if (!entry->service->configure)
+    if (!entry->service->configure && !entry->service->n_settings)
         return explain(ret_error, -ENOENT, "service %s takes no settings", name);
     *ret = entry;
     return 0;
@@ -226,7 +239,8 @@ static int configure(const struct service *service, void **config, const char *k
     const char *value, char **ret_error)
 {
     char *why = NULL;
-    int r = service->configure(config, key, value, &why);
+    int r = service->n_settings ? settings_set(service, *config, key, value, &why)
+                                : service->configure(config, key, value, &why);
     if (r < 0)
         explain(ret_error, r, "%s.%s=%s: %s", service->name, key, value,
             why ? why : strerrordesc_np(-r));
@@ -250,13 +264,14 @@ int registry_configure_anew(struct registry *registry, const char *name,
     int r = find_configurable(registry, name, &entry, ret_error);
     if (r < 0)
         return r;
+    if (begin_config(entry->service, &fresh) < 0)
+        return explain(ret_error, -ENOMEM, "no memory");
     for (size_t i = 0; r == 0 && i < n; i++)
         r = configure(entry->service, &fresh, settings[i].key, settings[i].value, ret_error);
     stale = r == 0 ? entry->config : fresh;
     if (r == 0)
         entry->config = fresh;
-    if (entry->service->discard)
-        entry->service->discard(stale);
+    discard(entry->service, stale);
     return r;
 }
 

@@ -37,7 +37,7 @@
 extern "C" {
 #endif
 
-#define SERVICE_ABI 3u
+#define SERVICE_ABI 4u
 
 struct service_call;
 struct service_plan;  /* in the supervisor: what a service is going to need */
@@ -96,22 +96,44 @@ struct service_counter {
     const char *help;
 };
 
+enum service_setting_kind {
+    SERVICE_TEXT,
+    SERVICE_NUMBER,
+    SERVICE_SIZE, /* bytes: a number, and maybe K, M or G behind it */
+};
+
+/* What `sherd run --set NAME.KEY=VALUE` may say. Other keys, and values that are none, keep the
+ * instance from starting, with a text that says what there is. */
+struct service_setting {
+    const char *name; /* KEY: a-z 0-9 - _ */
+    enum service_setting_kind kind;
+    const char *help;
+    uint64_t initial;  /* where nobody says; a text is NULL then */
+    uint64_t min, max; /* of a number or size */
+};
+
+/* What a setting is: in config, by its place in the table. */
+union service_value {
+    const char *text;
+    uint64_t number; /* or size */
+};
+
 struct service {
     uint32_t abi; /* SERVICE_ABI */
     const char *name;
     const char *help;
     const struct service_method *methods;
     uint32_t n_methods;
-    /* In the supervisor, before the first fork, for each --set NAME.KEY=VALUE and, for `file`, each
-     * --root (key "root"). *config is NULL the first time and the service's to fill; every shard
-     * inherits it. 0, or -errno with a text in ret_error (free() it) and *config as good as before.
-     * NULL: takes no settings. */
+    /* For settings that no table can say (settings, below), in the supervisor, before the first fork:
+     * for each --set NAME.KEY=VALUE and, for `file`, each --root (key "root"). *config is NULL the
+     * first time and the service's to fill; every shard inherits it. 0, or -errno with a text in
+     * ret_error (free() it) and *config as good as before. NULL: takes none of these. */
     int (*configure)(void **config, const char *key, const char *value, char **ret_error);
     /* Frees what configure() made, which may be NULL. NULL: nothing to do. */
     void (*discard)(void *config);
     /* In each new shard, in its loop, before its first call and connection. 0 or -errno: the shard
-     * does not come up. config, constant from here on, is what configure() made, NULL where it was
-     * never called. *ret_state is handed to each call. NULL: nothing to do. */
+     * does not come up. config, constant from here on, is that of settings, or what configure() made,
+     * NULL where it was never called. *ret_state is handed to each call. NULL: nothing to do. */
     int (*start)(struct service_home *home, const void *config, void **ret_state);
     /* In a shard that leaves in order, after its last call. NULL: nothing to do. */
     void (*stop)(void *state);
@@ -140,6 +162,10 @@ struct service {
      * service_watch_caller() was called here. What it has under way may end after that, and no later
      * service_watch_caller() of it succeeds. NULL: nothing to do. */
     void (*gone)(void *state, const struct service_caller *caller);
+    /* Where there are any, configure() and discard() are NULL, and config is an array of union
+     * service_value, one for each of them. */
+    const struct service_setting *settings;
+    uint32_t n_settings;
 };
 
 /* What a .so is known by: visible also where it is built with -fvisibility=hidden, as one of several

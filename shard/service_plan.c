@@ -43,13 +43,19 @@ uint32_t service_plan_n_shards(const struct service_plan *plan)
     return plan->all->n_shards;
 }
 
+bool service_plan_is_name(const char *name)
+{
+    static const char allowed[] = "abcdefghijklmnopqrstuvwxyz0123456789-_";
+
+    return name && name[0] != '\0' && name[strspn(name, allowed)] == '\0';
+}
+
 /* "service.name" for ret_full. 0 or -EINVAL. */
 static int name_in(const struct service_plan *plan, const char *name, char *ret_full)
 {
-    static const char allowed[] = "abcdefghijklmnopqrstuvwxyz0123456789-_";
     int len;
 
-    if (!name || name[0] == '\0' || name[strspn(name, allowed)] != '\0')
+    if (!service_plan_is_name(name))
         return -EINVAL;
     len = snprintf(ret_full, SERVICE_PLAN_NAME, "%s.%s", plan->service->name, name);
     return len <= SERVICE_PLAN_NAME_MAX ? 0 : -EINVAL;

@@ -71,6 +71,9 @@ struct service_plans {
     uint64_t bytes; /* of a shard's services' memory */
 };
 
+/* Whether services, and what is theirs, may have that name: a-z 0-9 - _. NULL is none. */
+bool service_plan_is_name(const char *name);
+
 void service_plan_init(
     struct service_plan *plan, struct service_plans *all, const struct service *service);
 void service_plan_deinit(struct service_plan *plan);

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include <sherd/service.h>
+#include <sherd/stream.h>
 
 #define NAME_BYTES 24
 #define LINE_BYTES 128
@@ -41,39 +42,12 @@ static const struct service_counter counts[] = {
     [COUNT_MENDED] = {"mended", SERVICE_COUNTER, "deaths in the middle of a change"},
 };
 
-struct config {
-    size_t max;   /* counters in each shard; 0: 1,000 */
-    char *listen; /* NULL: nowhere */
+enum { SET_MAX, SET_LISTEN };
+
+static const struct service_setting settings[] = {
+    [SET_MAX] = {"max", SERVICE_NUMBER, "names in each shard", 1000, 1, 1000000},
+    [SET_LISTEN] = {"listen", SERVICE_TEXT, "tcp://ADDRESS:PORT or unix:///PATH"},
 };
-
-static int configure(void **config, const char *key, const char *value, char **ret_error)
-{
-    struct config *c = *config ? *config : calloc(1, sizeof *c);
-    char *end;
-    unsigned long max = strtoul(value, &end, 10);
-    if (!c)
-        return -ENOMEM;
-    *config = c;
-    if (strcmp(key, "listen") == 0) {
-        free(c->listen);
-        c->listen = strdup(value);
-        return c->listen ? 0 : -ENOMEM;
-    }
-    if (strcmp(key, "max") != 0 || *end || max < 1 || max > 1000000) {
-        *ret_error = strdup("the settings are max, a number from 1 to 1000000, and listen");
-        return -EINVAL;
-    }
-    c->max = max;
-    return 0;
-}
-
-static void discard(void *config)
-{
-    struct config *c = config;
-    if (c)
-        free(c->listen);
-    free(c);
-}
 
 /* NULL: there is none of that name. */
 static struct counter *find(const struct state *s, const char *name)
@@ -120,7 +94,7 @@ static void mend(const struct state *s)
 
 static int start(struct service_home *home, const void *config, void **ret_state)
 {
-    struct state *s = calloc(1, sizeof *s);
+    struct state *s = calloc(1, sizeof(*s));
     int r = s ? service_region(home, "table", &s->region) : -ENOMEM;
     if (r < 0) {
         free(s);
@@ -128,7 +102,7 @@ static int start(struct service_home *home, const void *config, void **ret_state
     }
     s->home = home;
     s->table = s->region.data;
-    s->n_max = (s->region.bytes - sizeof *s->table) / sizeof s->table->counters[0];
+    s->n_max = (s->region.bytes - sizeof(*s->table)) / sizeof(s->table->counters[0]);
     if (s->region.mark)
         mend(s);
     service_count_set(home, COUNT_NAMES, s->table->n);
@@ -158,7 +132,7 @@ static int coroutine_fn add(struct service_call *call)
         return service_fail(
             call, -ENOSPC, "counter: %zu names are all; raise counter.max", s->n_max);
     change(s, c, n);
-    len = (size_t)snprintf(answer, sizeof answer, "%lld\n", (long long)c->value);
+    len = (size_t)snprintf(answer, sizeof(answer), "%lld\n", (long long)c->value);
     return service_reply(call, answer, len);
 }
 
@@ -166,7 +140,7 @@ static int coroutine_fn sum(struct service_call *call)
 {
     const struct state *s = service_state(call);
     char answer[32];
-    int len = snprintf(answer, sizeof answer, "%lld\n", (long long)s->table->sum);
+    int len = snprintf(answer, sizeof(answer), "%lld\n", (long long)s->table->sum);
     return service_reply(call, answer, (size_t)len);
 }
 
@@ -181,49 +155,51 @@ static int hash(uint32_t method, const void *args, size_t len, uint64_t *ret_has
 }
 
 /* A line is what counter.add takes; what it answers goes back. */
-static int coroutine_fn serve_line(struct service_call *call, const char *line, size_t len)
+static void coroutine_fn answer_line(
+    struct service_call *call, const char *line, size_t len, struct bytes *out)
 {
-    size_t name_len = strcspn(line, " "), answer_len;
-    uint32_t shard = service_shard_of_key(call, line, name_len < len ? name_len : len);
+    const char *space = memchr(line, ' ', len);
+    uint32_t shard = service_shard_of_key(call, line, space ? (size_t)(space - line) : len);
     void *answer;
+    size_t answer_len;
     int r = service_call_shard(call, shard, "counter.add", line, len, &answer, &answer_len);
-    r = r == 0 ? service_send(call, answer, answer_len) : service_send(call, "failed\n", 7);
+    if (r == 0)
+        bytes_put(out, answer, answer_len);
+    else
+        bytes_printf(out, "failed\n");
     free(answer);
-    return r;
 }
 
+/* All lines that have come whole; what they answer leaves together. */
 static int coroutine_fn serve(struct service_call *call)
 {
-    char lines[4096];
+    struct stream *stream;
     size_t len = 0;
-    for (;;) {
-        ssize_t n = service_recv(call, lines + len, sizeof lines - 1 - len);
-        if (n <= 0)
-            return (int)n; /* they have ended, or the shard is to leave */
-        len += (size_t)n;
-        lines[len] = '\0';
-        char *line = lines, *end;
-        for (; (end = strchr(line, '\n')); line = end + 1) {
-            *end = '\0';
-            int r = serve_line(call, line, (size_t)(end - line));
-            if (r < 0)
-                return r;
+    int r = stream_open(call, LINE_BYTES + 1, &stream);
+    if (r < 0)
+        return r;
+    while ((r = stream_fill(stream, len + 1)) > 0) {
+        const char *line = stream_in(stream, &len), *end;
+        while ((end = memchr(line, '\n', len))) {
+            size_t line_len = (size_t)(end - line);
+            answer_line(call, line, line_len, stream_out(stream));
+            stream_take(stream, line_len + 1);
+            line = stream_in(stream, &len);
         }
-        len -= (size_t)(line - lines);
-        memmove(lines, line, len);
-        if (len == sizeof lines - 1)
-            return -EMSGSIZE;
     }
+    stream_close(stream);
+    return r; /* they have ended, or the shard is to leave */
 }
 
 static int prepare(struct service_plan *plan, const void *config, char **ret_error)
 {
-    const struct config *c = config;
-    size_t n = c && c->max ? c->max : 1000;
+    const union service_value *set = config;
+    size_t n = set[SET_MAX].number;
     int r = service_plan_region(plan, "table", sizeof(struct table) + n * sizeof(struct counter));
-    if (r == 0 && c && c->listen)
+    if (r == 0 && set[SET_LISTEN].text)
         r = service_listen(plan,
-            &(struct service_listener){.name = "lines", .address = c->listen, .serve = serve},
+            &(struct service_listener){
+                .name = "lines", .address = set[SET_LISTEN].text, .serve = serve},
             ret_error);
     return r;
 }
@@ -238,12 +214,12 @@ const struct service sherd_service = {
     .name = "counter",
     .help = "counts by name",
     .methods = methods,
-    .n_methods = sizeof methods / sizeof methods[0],
-    .configure = configure,
-    .discard = discard,
+    .n_methods = sizeof(methods) / sizeof(methods[0]),
+    .settings = settings,
+    .n_settings = sizeof(settings) / sizeof(settings[0]),
     .prepare = prepare,
     .counters = counts,
-    .n_counters = sizeof counts / sizeof counts[0],
+    .n_counters = sizeof(counts) / sizeof(counts[0]),
     .start = start,
     .stop = free,
     .hash = hash,

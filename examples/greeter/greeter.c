@@ -7,22 +7,13 @@
 
 #include <sherd/service.h>
 
-static int configure(void **config, const char *key, const char *value, char **ret_error)
-{
-    char *name = strcmp(key, "name") == 0 ? strdup(value) : NULL;
-    if (!name) {
-        *ret_error = strdup("the only setting is name");
-        return -EINVAL;
-    }
-    free(*config);
-    *config = name;
-    return 0;
-}
+static const struct service_setting settings[] = {{"name", SERVICE_TEXT, "whom it greets"}};
 
 static int start(struct service_home *home, const void *config, void **ret_state)
 {
+    const union service_value *set = config;
     return asprintf((char **)ret_state, "Hello %s, this is shard %u\n",
-               config ? (const char *)config : "World", (unsigned)service_home_shard(home)) < 0
+               set[0].text ? set[0].text : "World", (unsigned)service_home_shard(home)) < 0
                ? -ENOMEM
                : 0;
 }
@@ -36,4 +27,4 @@ static int coroutine_fn hello(struct service_call *call)
 static const struct service_method methods[] = {{"hello", hello, SERVICE_IDEMPOTENT, "greets"}};
 
 const struct service sherd_service = {SERVICE_ABI, "greeter", "greets", methods, 1,
-    .configure = configure, .discard = free, .start = start, .stop = free};
+    .settings = settings, .n_settings = 1, .start = start, .stop = free};

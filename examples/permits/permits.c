@@ -28,7 +28,7 @@ struct permit {
 static struct permit permit_of(const char *thing, int number)
 {
     struct permit permit;
-    snprintf(permit.name, sizeof permit.name, "permits/%s/%d", thing, number);
+    snprintf(permit.name, sizeof(permit.name), "permits/%s/%d", thing, number);
     return permit;
 }
 
@@ -134,4 +134,4 @@ static const struct service_method methods[] = {
 };
 
 const struct service sherd_service = {SERVICE_ABI, "permits", "read-write locks between shards",
-    methods, sizeof methods / sizeof methods[0]};
+    methods, sizeof(methods) / sizeof(methods[0])};

@@ -75,7 +75,7 @@ class Greeter(harness.TestCase):
 
     def test_a_setting_it_does_not_know_keeps_the_instance_from_starting(self):
         result = self.instance().command("run", "--service", GREETER, "--set", "greeter.nme=Ada")
-        self.assertRefused(result, "greeter.nme=Ada", "the only setting is name")
+        self.assertRefused(result, "greeter.nme=Ada", "it has name (whom it greets)")
 
 
 @unittest.skipUnless(os.path.exists(PING_CLIENT), "the example is not built")
