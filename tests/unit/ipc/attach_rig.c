@@ -17,7 +17,7 @@
 #include "ipc/plane/plane_shard.h"
 #include "runtime/atomic.h"
 
-#define LIMIT_NS (INT64_C(20) * 1000 * 1000 * 1000)
+#define LIMIT_NS (INT64_C(60) * 1000 * 1000 * 1000)
 
 static void make_segment(struct attach_rig *rig, uint32_t n_shards)
 {

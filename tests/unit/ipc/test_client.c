@@ -110,7 +110,7 @@ static void closing_ends_also_where_nng_s_own_does_not(void **state)
     pthread_mutex_lock(&closing.lock);
     closing.hangs = true;
     pthread_mutex_unlock(&closing.lock);
-    alarm(20);
+    alarm(60);
     assert_true(sherd_client_open(&(struct sherd_client_options){.wait_ns = 1000000}, &client,
                     NULL) < 0); /* closes what it began */
     alarm(0);

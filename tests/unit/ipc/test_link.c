@@ -21,7 +21,7 @@
 
 #include "ipc/client/link.h"
 
-#define DEADLINE_MS 30000
+#define DEADLINE_MS 60000
 
 /* What a dialer of REQ says first. */
 static const uint8_t greeting[8] = {0, 'S', 'P', 0, 0, 0x30, 0, 0};

@@ -10,7 +10,7 @@
 
 #include "runtime/atomic.h"
 
-#define DEADLINE_NS (INT64_C(20) * 1000000000)
+#define DEADLINE_NS (INT64_C(60) * 1000000000)
 
 void plane_bench_open(struct plane_bench *bench, const struct service *service)
 {

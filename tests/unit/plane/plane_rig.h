@@ -37,7 +37,7 @@ struct plane_bench {
 void plane_bench_open(struct plane_bench *bench, const struct service *service);
 void plane_bench_close(struct plane_bench *bench);
 
-/* Turns the loop until a completion has come, 20 s at most. */
+/* Turns the loop until a completion has come, a minute at most. */
 struct plane_completion plane_bench_await(struct plane_bench *bench, struct client *client);
 
 /* Turns it n times. */

@@ -21,7 +21,7 @@
 #include "runtime/atomic.h"
 #include "tests/unit/plane/plane_rig.h"
 
-#define DEADLINE_NS (INT64_C(20) * 1000000000)
+#define DEADLINE_NS (INT64_C(60) * 1000000000)
 #define ENTRIES     16u
 
 enum { AGAIN, ONCE, NAP, ROOM, NAP_AGAIN };

@@ -16,7 +16,7 @@
 #include "shard/blame.h"
 #include "tests/unit/plane/plane_rig.h"
 
-#define DEADLINE_NS (INT64_C(20) * 1000000000)
+#define DEADLINE_NS (INT64_C(60) * 1000000000)
 
 enum { ECHO, DIE, ROOM, ROOM_ONCE, NAP, DIE_ONCE, DIE_LATER, ASK_TO_DIE, DIE_LATER_AGAIN };
 

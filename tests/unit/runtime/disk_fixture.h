@@ -26,7 +26,7 @@
 #include "runtime/disk_kernel.h"
 
 #define FILE_BYTES  ((size_t)1 << 20)
-#define DEADLINE_NS ((int64_t)20 * 1000 * 1000 * 1000)
+#define DEADLINE_NS ((int64_t)60 * 1000 * 1000 * 1000)
 
 struct fixture {
     AioContext *ctx;

@@ -28,7 +28,7 @@
 #include "runtime/aio.h"
 #include "runtime/context.h"
 
-#define LOOP_DEADLINE_NS (20 * 1000000000LL)
+#define LOOP_DEADLINE_NS (60 * 1000000000LL)
 #define LOOP_MS          1000000LL
 
 struct loop {

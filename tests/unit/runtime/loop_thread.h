@@ -14,7 +14,7 @@
 #include "runtime/aio.h"
 #include "runtime/atomic.h"
 
-#define TEST_DEADLINE_S 30
+#define TEST_DEADLINE_S 60
 
 struct loop_thread {
     AioContext *ctx;

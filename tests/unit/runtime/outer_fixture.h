@@ -14,7 +14,7 @@
 #include "runtime/gsource.h"
 #include "tests/unit/runtime/event_fixture.h"
 
-#define DEADLINE_MS 20000
+#define DEADLINE_MS 60000
 
 struct outer {
     struct loop *loop;

@@ -20,7 +20,7 @@
 #include "runtime/atomic.h"
 
 #define ROUNDS      100000
-#define DEADLINE_MS 20000
+#define DEADLINE_MS 60000
 
 /* Both sides of the litmus test, in memory that two processes may share. */
 struct party {

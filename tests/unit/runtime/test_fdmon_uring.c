@@ -30,7 +30,7 @@
 /* What is particular to watching fds through io_uring; what every monitor promises is tested with
  * the loop. */
 
-#define DEADLINE_NS ((int64_t)20 * 1000 * 1000 * 1000)
+#define DEADLINE_NS ((int64_t)60 * 1000 * 1000 * 1000)
 
 static int new_uring_context(AioContext **ret_ctx)
 {

@@ -40,7 +40,7 @@
 #define FILE_BYTES (8 * READ_BYTES)
 #define PAGE       4096u
 #define LOOKS      4 /* at all of the memory, after the proof */
-#define DEADLINE   20000
+#define DEADLINE   60000
 #define NO_ENGINE  77
 
 struct shared {

@@ -16,7 +16,7 @@
 #include "runtime/context.h"
 #include "runtime/pool_work.h"
 
-#define DEADLINE_NS ((int64_t)20 * 1000 * 1000 * 1000)
+#define DEADLINE_NS ((int64_t)60 * 1000 * 1000 * 1000)
 
 static inline AioContext *context_with(uint32_t max_threads)
 {

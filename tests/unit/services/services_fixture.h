@@ -27,7 +27,7 @@
 
 #include "runtime/coroutine.h"
 
-#define FIXTURE_DEADLINE_NS (20 * 1000000000LL)
+#define FIXTURE_DEADLINE_NS (60 * 1000000000LL)
 
 struct fixture {
     AioContext *ctx;

@@ -167,7 +167,7 @@ static inline int do_now(
 static inline void stand_in_line(
     struct rig *rig, struct who who, uint32_t lock, uint32_t home, uint32_t ms)
 {
-    int64_t deadline_ns = aio_clock_ns() + INT64_C(20) * 1000000000;
+    int64_t deadline_ns = aio_clock_ns() + INT64_C(60) * 1000000000;
     uint64_t *started = &segment_pair(&rig->seg, home, who.shard)->calls_started;
     uint64_t before = atomic_load_acquire(started);
 

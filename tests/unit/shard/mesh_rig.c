@@ -18,7 +18,8 @@
 #include "shard/arena.h"
 #include "shard/blame.h"
 
-#define DEADLINE_NS   (INT64_C(20) * 1000000000)
+#define DEADLINE_NS   (INT64_C(60) * 1000000000)
+#define SERVE_NS      (4 * DEADLINE_NS)
 #define BALLAST_BYTES 4096
 
 static void *map_shared(size_t bytes)
@@ -272,9 +273,9 @@ static void on_tick(void *opaque)
 }
 
 /* The condition may be about words that no doorbell announces, so a timer makes the loop look. */
-void rig_poll_until(struct rig_end *end, bool (*cond)(void *opaque), void *opaque)
+static void poll_until(
+    struct rig_end *end, bool (*cond)(void *opaque), void *opaque, int64_t deadline_ns)
 {
-    int64_t deadline_ns = aio_clock_ns() + DEADLINE_NS;
     AioTimer tick;
 
     aio_timer_init(end->ctx, &tick, on_tick, &tick);
@@ -286,6 +287,16 @@ void rig_poll_until(struct rig_end *end, bool (*cond)(void *opaque), void *opaqu
     timer_del(&tick);
 }
 
+void rig_poll_until(struct rig_end *end, bool (*cond)(void *opaque), void *opaque)
+{
+    poll_until(end, cond, opaque, aio_clock_ns() + DEADLINE_NS);
+}
+
+void rig_serve_until(struct rig_end *end, bool (*cond)(void *opaque), void *opaque)
+{
+    poll_until(end, cond, opaque, aio_clock_ns() + SERVE_NS);
+}
+
 static bool is_told_to_leave(void *opaque)
 {
     struct rig_end *end = opaque;
@@ -295,7 +306,7 @@ static bool is_told_to_leave(void *opaque)
 
 void rig_serve(struct rig_end *end)
 {
-    rig_poll_until(end, is_told_to_leave, end);
+    rig_serve_until(end, is_told_to_leave, end);
 }
 
 void rig_wait_word(struct rig *rig, unsigned word, uint64_t value)

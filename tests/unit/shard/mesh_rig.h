@@ -89,13 +89,16 @@ void rig_quiet(struct rig *rig, uint32_t peer);
 /* Tells the others about a peer that has died by itself and was reaped by rig_join(). */
 void rig_bury(struct rig *rig, uint32_t peer, bool failed);
 
-/* In an end: polls until cond(opaque) or 20 s have passed, then aborts. */
+/* In an end: polls until cond(opaque) or a minute has passed, then aborts. */
 void rig_poll_until(struct rig_end *end, bool (*cond)(void *opaque), void *opaque);
+
+/* For who is there as long as the case is: longer than all the waits of others, one after the other. */
+void rig_serve_until(struct rig_end *end, bool (*cond)(void *opaque), void *opaque);
 
 /* In an end: polls until the test says leave. */
 void rig_serve(struct rig_end *end);
 
-/* In the test: waits until a word of the board is at least value, 20 s at most. */
+/* In the test: waits until a word of the board is at least value, a minute at most. */
 void rig_wait_word(struct rig *rig, unsigned word, uint64_t value);
 
 /* Sum over all pairs of calls submitted and not ended: slots that are not free. */

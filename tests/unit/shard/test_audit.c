@@ -475,7 +475,7 @@ static void call_and_serve(struct rig_end *end)
 {
     for (int i = 0; i < 16; i++)
         coroutine_enter(coroutine_create(call_without_end, end));
-    rig_poll_until(end, both_are_done, end);
+    rig_serve_until(end, both_are_done, end);
 }
 
 static void under_load_nothing_is_found(void **state)

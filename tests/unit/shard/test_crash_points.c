@@ -31,7 +31,7 @@ enum { M_ECHO, M_ONCE, M_RELAY, N_METHODS };
 #define N_CALLS      12
 #define LARGE        5000
 #define N_POINTS_MAX 256
-#define DEADLINE_NS  (INT64_C(20) * 1000000000)
+#define DEADLINE_NS  (INT64_C(60) * 1000000000)
 #define WORD_OVER    0 /* + peer: its load is over */
 #define WORD_WRONG   8
 
@@ -225,7 +225,8 @@ static bool watch(struct rig *rig, const char *what)
             replace(rig);
         }
         if (aio_clock_ns() > deadline_ns)
-            fail_msg("%s: after 20 s %llu slots are in use, and buffers of %llu, %llu, %llu bytes",
+            fail_msg(
+                "%s: after a minute %llu slots are in use, and buffers of %llu, %llu, %llu bytes",
                 what, (unsigned long long)rig_slots_in_use(rig),
                 (unsigned long long)segment_part(&rig->seg, 0)->heap_used_bytes,
                 (unsigned long long)segment_part(&rig->seg, 1)->heap_used_bytes,

@@ -307,7 +307,7 @@ static void witness_body(struct rig_end *end)
 
 static void wait_for_ends(enum phase phase)
 {
-    int64_t deadline_ns = aio_clock_ns() + INT64_C(20) * 1000000000;
+    int64_t deadline_ns = aio_clock_ns() + INT64_C(60) * 1000000000;
 
     for (enum op op = 0; op < N_OPS; op++) {
         if (!ops[op].ends[phase])
@@ -325,7 +325,7 @@ static void wait_for_ends(enum phase phase)
 
 static void wait_until_sent(uint64_t n_calls)
 {
-    int64_t deadline_ns = aio_clock_ns() + INT64_C(20) * 1000000000;
+    int64_t deadline_ns = aio_clock_ns() + INT64_C(60) * 1000000000;
 
     while (atomic_load_acquire(&segment_pair(&rig.seg, ASKER, GONE)->calls_submitted) < n_calls) {
         assert_true(aio_clock_ns() < deadline_ns);

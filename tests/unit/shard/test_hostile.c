@@ -34,7 +34,7 @@ enum { M_ECHO, M_LARGE, M_ONCE, M_RELAY, M_SLEEP, N_METHODS };
 #define HOSTILE      2
 #define N_IN_FLIGHT  24
 #define LARGE        9000
-#define DEADLINE_NS  30000000
+#define DEADLINE_NS  100000000
 #define KNOCK_NS     2000000
 #define WORD_DONE    0 /* + peer: calls of that end that were done */
 #define WORD_TOLD    8 /* + peer: whether its calls to the hostile one must all be over by now */
@@ -177,7 +177,7 @@ static void be_honest(struct rig_end *end)
         honest.calls[i].honest = &honest;
         start(&honest.calls[i]);
     }
-    rig_poll_until(end, is_over, &honest);
+    rig_serve_until(end, is_over, &honest);
     free(honest.calls);
 }
 
@@ -229,7 +229,7 @@ static void watch_for_ns(struct rig *rig, int64_t ns, uint64_t seed)
 
 static void watch_until(struct rig *rig, unsigned word, uint64_t value, uint64_t seed)
 {
-    int64_t deadline_ns = aio_clock_ns() + INT64_C(20) * 1000000000;
+    int64_t deadline_ns = aio_clock_ns() + INT64_C(60) * 1000000000;
 
     while (atomic_load(&rig->board->words[word]) < value) {
         if (aio_clock_ns() > deadline_ns)
@@ -274,7 +274,7 @@ static bool is_heard(const struct pair_stats *from)
 
 static void watch_until_heard(struct rig *rig, uint64_t seed)
 {
-    int64_t deadline_ns = aio_clock_ns() + INT64_C(20) * 1000000000;
+    int64_t deadline_ns = aio_clock_ns() + INT64_C(60) * 1000000000;
 
     while (!is_heard(segment_pair(&rig->seg, 0, HOSTILE))) {
         if (aio_clock_ns() > deadline_ns)

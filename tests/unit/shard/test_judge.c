@@ -26,7 +26,7 @@ enum { M_ECHO, M_NAP, M_NAP_ONCE, M_ASK, M_ASK_MANY, M_COUNT };
 enum { WORD_RUNS, WORD_STARTED, WORD_WAKE, WORD_GONE, WORD_UNWANTED, WORD_END = 8 };
 
 #define N_CALLS     8
-#define DEADLINE_NS (INT64_C(20) * 1000000000)
+#define DEADLINE_NS (INT64_C(60) * 1000000000)
 
 static struct rig *rig_of_test; /* for methods, which run in children of the test */
 
@@ -323,7 +323,7 @@ static void idle_until_all_is_free_body(struct rig_end *end)
 /* The replacement of peer 0 has taken over. */
 static void wait_until_none_waits(struct rig *rig)
 {
-    int64_t deadline_ns = aio_clock_ns() + INT64_C(20) * 1000000000;
+    int64_t deadline_ns = aio_clock_ns() + INT64_C(60) * 1000000000;
     uint32_t n_waiting = 1;
 
     while (n_waiting > 0) {

@@ -320,7 +320,7 @@ static void run_storm(struct rig_end *end, uint64_t n, size_t args_len)
 
 static void small_storm_body(struct rig_end *end)
 {
-    run_storm(end, 20000, 16);
+    run_storm(end, 5000, 16);
 }
 
 static void large_storm_body(struct rig_end *end)

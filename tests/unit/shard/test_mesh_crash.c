@@ -217,7 +217,7 @@ static void check_accounts(struct rig *rig, uint64_t stores)
 /* Waits for the doomed one; false where it outlived its fuse and left, or still serves. */
 static bool dies(struct rig *rig, uint32_t peer, unsigned ended_word, uint64_t ended)
 {
-    int64_t deadline_ns = aio_clock_ns() + INT64_C(20) * 1000000000;
+    int64_t deadline_ns = aio_clock_ns() + INT64_C(60) * 1000000000;
     siginfo_t info = {0};
 
     for (;;) {

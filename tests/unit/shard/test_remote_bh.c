@@ -129,7 +129,7 @@ static void it_runs_once_in_the_shard_it_is_for_with_its_arguments(void **state)
     run_pair(once_body);
 }
 
-#define MANY 10000
+#define MANY 2500
 
 static bool all_have_run(void *opaque)
 {
