@@ -12,7 +12,7 @@ Use:   class Restart(harness.TestCase):
        if __name__ == "__main__":
            harness.main()
 Rules: states are waited for with a deadline (DEADLINE seconds, which no machine should reach),
-       never slept for. Each case ends with a check that no process, file in /dev/shm or thread of
+       never slept for. What has to be seen under way is stopped there (SIGSTOP), or lasts until it is ended. Each case ends with a check that no process, file in /dev/shm or thread of
        the case is left, and that no wake-up was lost; a case that fails shows the instance's log.
 Where: $SHERD is the program under test; without it, the one in $MESON_BUILD_ROOT. With
        $SHERD_TEST_ENGINE, instances run on that engine, but where a case names one itself.
@@ -27,13 +27,14 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 import unittest
 
-DEADLINE = float(os.environ.get("SHERD_TEST_DEADLINE", "30"))
+DEADLINE = float(os.environ.get("SHERD_TEST_DEADLINE", "60"))
 LONG = os.environ.get("SHERD_TEST_LONG") == "1"
 LONGER = os.environ.get("SHERD_TEST_LONG") == "ci"  # than every day, by a minute in all
 SANITIZED = os.environ.get("SHERD_TEST_SANITIZED") == "1"  # memory use says nothing then
@@ -74,13 +75,27 @@ def wait_until(condition, what, deadline=None):
         pause = min(pause * 1.5, 0.05)
 
 
+def state_of(path):
+    """Of a process or thread, by its folder in /proc: a letter, as proc(5) has it; X where it is gone."""
+    try:
+        with open(os.path.join(path, "stat")) as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
+
+
 def is_alive(pid):
     """Whether the process is there and no zombie."""
+    return state_of(f"/proc/{pid}") not in "ZX"
+
+
+def is_stopped(pid):
+    """Whether none of its threads runs on; so it is with the dead."""
     try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] not in "ZX"
+        threads = os.listdir(f"/proc/{pid}/task")
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return True
+    return all(state_of(f"/proc/{pid}/task/{tid}") in "TtZX" for tid in threads)
 
 
 def deny(*numbers):
@@ -116,12 +131,15 @@ def deny_tracing():
 
 
 def send_signal(pid, signum):
-    """The only kill() of the tests: one process, never a group. A process between two lives has no pid."""
+    """The only kill() of the tests: one process, never a group. A process between two lives has no pid. One that is
+    stopped stands still when this returns: until the signal reaches its last thread it would run on for a while."""
     if not pid:
         raise ProcessLookupError(errno.ESRCH, "no process lives there now")
     if pid < 0:
         raise ValueError(f"{pid} is no process")
     os.kill(pid, signum)
+    if signum == signal.SIGSTOP:
+        wait_until(lambda: is_stopped(pid), f"process {pid} to stand still")
 
 
 @functools.cache
@@ -145,13 +163,22 @@ def children_of(pid):
     names = {}
     with open(f"/proc/{pid}/task/{pid}/children") as children:
         for child in children.read().split():
-            with open(f"/proc/{child}/comm") as comm:
+            with contextlib.suppress(OSError), open(f"/proc/{child}/comm") as comm:
                 names[int(child)] = comm.read().strip()
     return names
 
 
 def n_fds(pid):
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def open_files(pid):
+    """What the fds of a process lead to, by number; those that are closed meanwhile are left out."""
+    found = {}
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            found[int(fd)] = os.readlink(f"/proc/{pid}/fd/{fd}")
+    return found
 
 
 def n_maps(pid):
@@ -303,14 +330,16 @@ class Instance:
         return self.wait_for(role, shard, incarnation=old["incarnation"] + 1)
 
     def kill_all(self):
-        """kill -9 of everything at once: stopped first, so that nobody sees another's death."""
-        pids = [p["pid"] for p in self.processes() if p.get("pid")]
+        """kill -9 of everything at once: stopped first, so that nobody sees another's death, and the supervisor before
+        the others are looked for, so that none is born meanwhile."""
+        send_signal(self.supervisor.pid, signal.SIGSTOP)
+        pids = [self.supervisor.pid, *children_of(self.supervisor.pid)]
+        self.seen_pids.update(pids)
         for signum in (signal.SIGSTOP, signal.SIGKILL):
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     send_signal(pid, signum)
-        if self.supervisor:
-            self.supervisor.wait(DEADLINE)
+        self.supervisor.wait(DEADLINE)
         wait_until(lambda: not any(map(is_alive, pids)), "all killed processes to be gone")
 
     # ---- what is left ----
@@ -351,7 +380,7 @@ class Instance:
                 left.append("the supervisor did not leave on SIGTERM")
                 self.supervisor.kill()
                 self.supervisor.wait()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + DEADLINE
         while self.pids() and time.monotonic() < deadline:
             time.sleep(0.01)  # the deaths of processes that are not our children
         for pid in self.pids():
@@ -382,6 +411,7 @@ class TestCase(unittest.TestCase):
     def setUp(self):
         self.breaks_commons = False  # a case that damages the shared memory on purpose says so
         self._instances = []
+        self._ports = []
         self._n_fds = n_fds("self")
 
     def instance(self, name="test", environment=None):
@@ -389,6 +419,15 @@ class TestCase(unittest.TestCase):
         instance = Instance(name, environment)
         self._instances.append(instance)
         return instance
+
+    def free_port(self):
+        """A TCP port that is nobody else's until the case ends: it stays bound here, where nobody listens, so that the
+        kernel gives it to no other; who listens there has SO_REUSEADDR too."""
+        keeper = socket.socket()
+        self._ports.append(keeper)
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        keeper.bind(("127.0.0.1", 0))
+        return keeper.getsockname()[1]
 
     def start(self, *arguments, name="test", environment=None, **options):
         """An instance that is ready."""
@@ -407,6 +446,8 @@ class TestCase(unittest.TestCase):
                 sys.stderr.write(f"--- log of instance {instance.name} ---\n{instance.log() or log}---\n")
             left += of_this
         self._instances.clear()
+        for keeper in self._ports:
+            keeper.close()
         self.assertEqual(left, [], "the case left something behind")
         self.assertEqual(n_fds("self"), self._n_fds, "the test leaked an fd")
 

@@ -106,7 +106,7 @@ class PythonClient(harness.TestCase):
         with open(token, "w") as file:
             file.write("open sesame")
         os.chmod(token, 0o600)
-        port = test_tls.free_port()
+        port = self.free_port()
         self.start_instance("--listen", f"tls+tcp://127.0.0.1:{port}", "--token-file", token, *authority.server())
         self.url = f"tls+tcp://localhost:{port}"
         for ca, wanted in (("ca", (0, "x\n")), ("other-ca", (1, ""))):

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
 """The supervisor: what it forks, what it refuses, and what it reads."""
-import contextlib
 import mmap
 import os
 import resource
@@ -44,14 +43,6 @@ def writable_pages(pid, path):
     return pages
 
 
-def open_files(pid):
-    found = {}
-    for fd in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(OSError):
-            found[int(fd)] = os.readlink(f"/proc/{pid}/fd/{fd}")
-    return found
-
-
 class Start(harness.TestCase):
     def test_all_processes_come_up_named_and_at_the_same_addresses(self):
         instance = self.start("--shards", "2")
@@ -85,9 +76,9 @@ class Start(harness.TestCase):
             instance = self.instance()
             instance.start("--shards", "2", pass_fds=[writer])
             pipe = os.readlink(f"/proc/self/fd/{writer}")
-            self.assertIn(pipe, open_files(instance.supervisor.pid).values())
+            self.assertIn(pipe, harness.open_files(instance.supervisor.pid).values())
             for process in instance.processes()[1:]:
-                files = open_files(process["pid"])
+                files = harness.open_files(process["pid"])
                 self.assertNotIn(pipe, files.values())
                 self.assertFalse([f for f in files.values() if "signalfd" in f])
         finally:
