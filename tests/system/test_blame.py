@@ -158,9 +158,7 @@ class Sessions(test_attach.TestCase):
         self.assertEqual(instance.stop(), 0)
 
     def test_who_comes_by_tcp_is_one_user_of_its_own(self):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = self.free_port()
         instance = self.instance()
         path = os.path.join(instance.scratch, "token")
         with open(path, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:

@@ -73,7 +73,7 @@ class Calls(harness.TestCase):
         with Client(self.start("--shards", "1"), window=1) as client:
             ends = {}
             for name in ("runs", "waits"):
-                client.submit("sys.sleep", b"2000", timeout_ns=SECOND // 20,
+                client.submit("sys.sleep", b"600000", timeout_ns=SECOND // 20,
                               done=lambda result, name=name: ends.update({name: result.end}))
             client.run()
             self.assertEqual(ends, {"runs": EXPIRED, "waits": EXPIRED})
@@ -81,7 +81,7 @@ class Calls(harness.TestCase):
     def test_a_request_is_cancelled_in_line_and_in_the_shard(self):
         with Client(self.start("--shards", "1"), window=1) as client:
             ends = {}
-            ids = {name: client.submit("sys.sleep", b"2000", done=lambda result, name=name:
+            ids = {name: client.submit("sys.sleep", b"600000", done=lambda result, name=name:
                                        ends.update({name: result.end}))
                    for name in ("runs", "waits")}
             client.process(0)
@@ -141,13 +141,14 @@ class Calls(harness.TestCase):
     def test_what_does_not_wait_ends_at_once_where_the_window_is_full(self):
         sherd = self.start()
         with Client(sherd, window=1) as client:
-            slow = client.queue("sys.sleep", b"100")
+            slow = client.queue("sys.sleep", b"600000")
             client.process(0)
             refused = client.queue("sys.ping", flags=REFUSE)
             result, = client.reap(1)
             self.assertEqual((result.id, result.end, result.error),
                              (refused, NOT_STARTED, -errno.EAGAIN))
             self.assertGreater(result.retry_us, 0)
+            client.cancel(slow)
             self.assertEqual([r.id for r in client.reap(1)], [slow])
 
     def test_another_thread_ends_a_wait(self):
@@ -219,8 +220,8 @@ class Deaths(harness.TestCase):
             try:
                 late = client.call("sys.ping", timeout_ns=SECOND // 20)
                 ends = []
-                client.cancel(client.submit("sys.sleep", b"1000", done=ends.append))
-                number = client.submit("sys.sleep", b"1000", done=ends.append)
+                client.cancel(client.submit("sys.sleep", b"600000", done=ends.append))
+                number = client.submit("sys.sleep", b"600000", done=ends.append)
                 client.process(0)
                 client.cancel(number)
                 client.run()
@@ -232,9 +233,9 @@ class Deaths(harness.TestCase):
 
     def test_when_the_instance_stays_away_every_request_ends_and_the_client_can_go_on_later(self):
         sherd = self.start("--shards", "1")
-        with Client(sherd, wait_ns=SECOND // 5, window=1) as client:
+        with Client(sherd, wait_ns=SECOND, window=1) as client:
             ends = []
-            client.submit("sys.sleep", b"20000", done=ends.append)
+            client.submit("sys.sleep", b"600000", done=ends.append)
             client.submit("sys.ping", done=ends.append)
             client.process(SECOND // 10)
             sherd.kill_all()

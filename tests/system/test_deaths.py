@@ -64,10 +64,10 @@ class Deaths(harness.TestCase):
         """The load's own count is right, each shard serves, nothing is under way, and the accounts balance."""
         self.wait_for_load()
         for number in range(shards):
-            self.assertDone(instance.command("submit", "--shard", str(number), "--timeout", "2", "sys.ping"))
+            self.assertDone(instance.command("submit", "--shard", str(number), "--timeout", "30", "sys.ping"))
         harness.wait_until(
             lambda: json.loads(instance.command("audit", "--json").stdout)["under_way"] == 0,
-            "nothing to be under way", 2)
+            "nothing to be under way")
         self.assertDone(instance.command("audit", "--count", "3"))
         self.assertEqual(instance.stop(), 0)
 
@@ -127,7 +127,7 @@ class Deaths(harness.TestCase):
         instance.kill(instance.supervisor.pid)
         instance.wait_exit()
         begin = time.monotonic()
-        harness.wait_until(lambda: not any(map(harness.is_alive, pids)), "the orphans to leave", 10)
+        harness.wait_until(lambda: not any(map(harness.is_alive, pids)), "the orphans to leave")
         self.end_load()
         print(f"orphans left within {time.monotonic() - begin:.1f} s")
         instance.start("--shards", "2")
@@ -155,7 +155,7 @@ class Deaths(harness.TestCase):
 
     def check_without_shard_0(self, instance):
         self.assertDone(instance.command("submit", "--shard", "1", "--count", "1000", "sys.ping"))
-        refused = instance.command("submit", "--shard", "0", "--timeout", "2", "sys.ping")
+        refused = instance.command("submit", "--shard", "0", "--timeout", "30", "sys.ping")
         self.assertEqual(refused.returncode, 1)
         self.assertIn("given up", refused.stderr)
         self.assertDone(instance.command("audit"))

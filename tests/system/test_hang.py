@@ -58,7 +58,9 @@ class Hang(harness.TestCase):
         self.begin(instance, "sys.spin", "--shard", "1", FOR_EVER)
         instance.wait_for_shard(1, incarnation=2)
         instance.wait_for_log("in one callback")
-        self.assertEqual(instance.shard(1)["crashes"], 1)
+        process = instance.shard(1)  # which may be on its way to the next: what hangs is run again
+        self.assertEqual(process["crashes"], process["deaths"])
+        self.assertGreaterEqual(process["crashes"], 1)
         self.assertEqual(instance.shard(0)["deaths"], 0)
         instance.kill_all()
 
@@ -218,11 +220,13 @@ class Report(harness.TestCase):
 
     def test_a_report_names_so_many_calls_and_counts_the_rest(self):
         instance = self.start("--shards", "2", "--enable-test-methods")
-        load = instance.popen("submit", "--unordered", "--shard", "1", "sys.sleep", *["1500"] * 200,
-                              stdout=subprocess.DEVNULL)
+        load = instance.popen("submit", "--unordered", "--shard", "1", "sys.sleep", *["600000"] * 200,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_until(lambda: instance.shard(1)["calls_in"] > 80, "them to be begun")
-        instance.kill(instance.shard(1))
-        self.assertEqual(load.wait(harness.DEADLINE), 0)
+        instance.kill_and_wait("shard", 1)
+        wait_until(lambda: instance.shard(1)["calls_in"] > 80, "them to be begun again")
+        load.send_signal(signal.SIGINT)
+        self.assertEqual(load.wait(harness.DEADLINE), 130)
         report = self.report(instance, 0)
         n_again = sum(peer["run_again"] for peer in report["peers"])
         self.assertGreater(n_again, 64)
@@ -241,13 +245,21 @@ class Report(harness.TestCase):
         self.assertGreater(len(record["registers"]), 16)
 
     def test_what_is_idempotent_is_reported_as_run_again_after_a_kill_that_is_no_crash(self):
-        instance = self.start("--shards", "1", "--enable-test-methods", "--stall-report", "0")
-        call = instance.popen("submit", "sys.block", "--shard", "0", "1500", stdout=subprocess.DEVNULL)
-        wait_until(lambda: (shard := instance.shard(0))["calls_in"] == 1 and
-                   shard["counters"]["co_alive"] and not shard["counters"]["asleep"], "the call to run")
-        instance.kill(instance.shard(0))
+        instance = self.start("--shards", "1", "--enable-test-methods", "--stall-report", "0", "--stall-limit", "0")
+        call = instance.popen("submit", "sys.block", "--shard", "0", FOR_EVER, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL)
+
+        def runs():
+            shard = instance.shard(0)
+            return (shard["state"] == "up" and shard["calls_in"] == 1 and shard["counters"]["co_alive"] and
+                    not shard["counters"]["asleep"] and shard)
+        first = wait_until(runs, "the call to run")
+        instance.kill(first)
+        wait_until(lambda: (shard := runs()) and shard["pid"] != first["pid"], "it to be run again")
         report = self.report(instance, 0)
-        self.assertEqual(call.wait(harness.DEADLINE), 0)
+        instance.kill_all()
+        call.kill()
+        call.wait()
         self.assertFalse(report["crash"])
         self.assertIsNone(report["running"])
         self.assertIsNone(report["record"])

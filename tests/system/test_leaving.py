@@ -152,7 +152,7 @@ class Leaving(harness.TestCase):
         pids = [p["pid"] for p in instance.processes()[1:]]
         self.begin_sleep(instance, 600000)
         instance.kill(instance.supervisor.pid)
-        wait_until(lambda: not any(map(harness.is_alive, pids)), "the orphans to leave", 5)
+        wait_until(lambda: not any(map(harness.is_alive, pids)), "the orphans to leave")
 
     def test_stop_right_after_the_start_ends_it_too(self):
         for _ in range(10):

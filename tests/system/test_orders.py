@@ -4,7 +4,6 @@ import errno
 import mmap
 import os
 import signal
-import socket
 import struct
 import unittest
 
@@ -42,9 +41,7 @@ class OrdersCase(harness.TestCase):
         return client
 
     def listen(self, *arguments):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = self.free_port()
         self.begin("--listen", f"tcp://127.0.0.1:{self.port}", "--token-file", self.file("guest"), *arguments)
 
     def file(self, secret):
@@ -83,9 +80,14 @@ class Drain(OrdersCase):
     def test_what_was_accepted_is_finished_before_the_instance_is_drained(self):
         self.begin()
         client, other = self.client(), self.client()
-        client.submit([Submission(1, "sys.sleep", harness.lasting_ms(300).encode())])
+        shards = [self.sherd.shard(number) for number in (0, 1)]
+        for shard in shards:
+            self.sherd.kill(shard, signal.SIGSTOP)
+        client.submit([Submission(1, "sys.ping")])
         other.drain()
         self.assertEqual(other.watch()["drain"], DRAINING)
+        for shard in shards:
+            self.sherd.kill(shard, signal.SIGCONT)
         end, = client.next()
         self.assertEqual(end.kind, DONE)
         client.next(wait_ms=0)  # which acknowledges it

@@ -89,8 +89,12 @@ class Calls(harness.TestCase):
         sherd = self.start("--shards", "1", "--enable-test-methods")
         with client_of(sherd) as client:
             client.call("sys.ping")
+            shard = sherd.shard(0)
+            sherd.kill(shard, signal.SIGSTOP)  # until all is in the rings
             work = [client.queue("sys.spin", b"2") for _ in range(60)]
             urgent = client.queue("sys.ping", flags=URGENT)
+            client.process(0)
+            sherd.kill(shard, signal.SIGCONT)
             ends = []
             while len(ends) < 61:
                 ends += [result.id for result in client.reap(64)]

@@ -279,7 +279,7 @@ class Built(CounterCase):
         with self.assertRaises(EOFError):
             silent.line()
         harness.wait_until(lambda: self.count(instance, "impatient.in.slow") == 2, "both to be let go")
-        self.assertEqual(self.count(instance, "impatient.in.open"), 0)
+        harness.wait_until(lambda: self.count(instance, "impatient.in.open") == 0, "their connections to be closed")
         self.assertIn("not connected", instance.command("submit", "impatient.none").stderr)
         self.assertEqual(instance.stop(), 0)
 
