@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "ipc/client/settle.h"
+#include "ipc/client/submissions.h"
 #include "ipc/client/talk_inside.h"
 #include "ipc/client/transport.h"
 #include "ipc/client/tls.h"
@@ -32,22 +33,11 @@
 
 #define NEXT_WAIT_MS 30000u
 #define RETRY_NS     (INT64_C(50) * 1000000)
-#define HOLD_NS      (INT64_C(10) * 1000000)
-#define CANCEL_BATCH 1024u
 
 /* How long messages may wait for a connection before the link dials anew: first, and at most, which
  * is longer than nng gives a greeting (10 s), so that one to a slow gateway comes to its end. */
 #define PATIENCE_MIN_NS (INT64_C(500) * 1000000)
 #define PATIENCE_MAX_NS (INT64_C(16) * 1000000000)
-
-/* What a message of submissions carried, and when. */
-struct sent_batch {
-    uint64_t session_number;
-    uint64_t connection_number;
-    uint32_t gateway;
-    size_t n;
-    uint64_t ids[];
-};
 
 int64_t talk_now_ns(void)
 {
@@ -68,7 +58,7 @@ static void drop_letter(const struct letter *letter)
 {
     nng_msg_free(letter->msg);
     if (letter->kind == LETTER_BATCH)
-        free(letter->opaque);
+        submissions_drop(letter->opaque);
 }
 
 void talk_deinit(struct talk *talk)
@@ -88,7 +78,7 @@ void talk_deinit(struct talk *talk)
     ticket_table_deinit(&talk->tickets);
     methods_deinit(&talk->methods);
     arena_deinit(&talk->arena);
-    free(talk->cancels);
+    cancels_deinit(&talk->cancels);
     free(talk->error_text);
     free(talk->instance);
 }
@@ -103,14 +93,8 @@ static bool has_work(const struct talk *talk)
 /* No gateway has seen that message. */
 static void take_back(uint32_t kind, void *opaque, void *user)
 {
-    const struct sent_batch *batch = opaque;
-    struct talk *talk = user;
-
-    for (size_t i = kind == LETTER_BATCH ? batch->n : 0; i > 0; i--) {
-        struct ticket *ticket = ticket_find(&talk->tickets, batch->ids[i - 1]);
-        if (ticket && ticket->state == TICKET_SENT)
-            ticket_back(&talk->tickets, ticket);
-    }
+    if (kind == LETTER_BATCH)
+        submissions_take_back(user, opaque);
 }
 
 __attribute__((format(printf, 3, 4))) static void give_up(
@@ -280,11 +264,15 @@ bool talk_is_stale(const Sherd__Wire__Reply *reply)
            reply->error->number == ESTALE;
 }
 
-/* A letter says that its connection is no longer good. */
 void talk_broken(struct talk *talk, uint64_t connection_number)
 {
     if (connection_number == talk->connection_number && talk->phase != TALK_HELLO)
         part(talk);
+}
+
+bool talk_is_of_this_connection(const struct talk *talk, const struct letter *letter)
+{
+    return (uint32_t)nng_pipe_id(nng_msg_get_pipe(letter->msg)) == talk->pipe;
 }
 
 static void on_methods(struct talk *talk, const Sherd__Wire__Reply *reply)
@@ -295,163 +283,6 @@ static void on_methods(struct talk *talk, const Sherd__Wire__Reply *reply)
         methods_learn(&talk->methods, reply->methods) < 0)
         methods_forget(&talk->methods);
     talk->phase = TALK_READY;
-}
-
-/* ---- submissions ---- */
-
-static void on_refused(struct talk *talk, const Sherd__Wire__Refused *refused)
-{
-    struct ticket *ticket = ticket_find(&talk->tickets, refused->id);
-
-    if (!ticket || ticket->state != TICKET_SENT)
-        return;
-    if (refused->number == EAGAIN && ticket->refuse) {
-        settle_behind(talk, ticket, refused->retry_us);
-    } else if (refused->number == EAGAIN) {
-        ticket_back(&talk->tickets, ticket);
-        talk->hold_ns = talk_now_ns() + HOLD_NS;
-    } else {
-        settle_refused(talk, ticket, refused);
-    }
-}
-
-static void queue_cancel(struct talk *talk, uint64_t id)
-{
-    if (talk->n_cancels == talk->cancels_capacity) {
-        size_t capacity = talk->cancels_capacity ? talk->cancels_capacity * 2 : 64;
-        uint64_t *cancels = realloc(talk->cancels, capacity * sizeof(*cancels));
-        if (!cancels)
-            return; /* a cancellation is a wish */
-        talk->cancels = cancels;
-        talk->cancels_capacity = capacity;
-    }
-    talk->cancels[talk->n_cancels++] = id;
-}
-
-static void on_accepted(struct talk *talk, struct ticket *ticket)
-{
-    ticket->state = TICKET_ACCEPTED;
-    if (ticket->cancel)
-        queue_cancel(talk, ticket->id);
-}
-
-/* It came by the connection of the latest hello that was answered. */
-static bool is_of_this_connection(const struct talk *talk, const struct letter *letter)
-{
-    return (uint32_t)nng_pipe_id(nng_msg_get_pipe(letter->msg)) == talk->pipe;
-}
-
-static void on_taken(struct talk *talk, const struct sent_batch *batch, const struct letter *letter,
-    const Sherd__Wire__SubmitReply *taken)
-{
-    /* From the last to the first: each goes to the head of its kind. */
-    for (size_t i = taken->n_refused; i > 0; i--)
-        on_refused(talk, taken->refused[i - 1]);
-    /* By a gateway that is gone: what it took and had not begun went with it. */
-    bool past = batch->gateway != talk->gateway && !is_of_this_connection(talk, letter);
-    for (size_t i = 0; i < batch->n; i++) {
-        struct ticket *ticket = ticket_find(&talk->tickets, batch->ids[i]);
-        if (!ticket && talk->ended_unheard)
-            queue_cancel(talk, batch->ids[i]); /* nobody waits for it */
-        if (!ticket || ticket->state != TICKET_SENT)
-            continue;
-        if (past && batch->session_number != talk->session_number)
-            settle_lost(talk, ticket);
-        else if (past)
-            settle_again(talk, ticket);
-        else
-            on_accepted(talk, ticket);
-    }
-}
-
-/* All of a batch, which is in state SENT, gets one fate. */
-static void on_batch_failed(
-    struct talk *talk, const struct sent_batch *batch, const Sherd__Wire__Error *error)
-{
-    bool settled = batch->connection_number != talk->connection_number &&
-                   (talk->phase == TALK_METHODS || talk->phase == TALK_READY);
-
-    for (size_t i = batch->n; i > 0; i--) {
-        struct ticket *ticket = ticket_find(&talk->tickets, batch->ids[i - 1]);
-        if (!ticket || ticket->state != TICKET_SENT)
-            continue;
-        if (error && (error->number == ESTALE || error->number == EAGAIN))
-            ticket_back(&talk->tickets, ticket); /* not taken, that is certain */
-        else if (error)
-            settle(talk, ticket, SHERD_END_NOT_STARTED, -(int)(error->number & 0xfff), error->text);
-        else if (!settled)
-            ticket->state = TICKET_UNSURE;
-        else if (batch->session_number == talk->session_number)
-            settle_again(talk, ticket);
-        else
-            settle_lost(talk, ticket);
-    }
-}
-
-static void on_batch(
-    struct talk *talk, const struct letter *letter, const Sherd__Wire__Reply *reply)
-{
-    struct sent_batch *batch = letter->opaque;
-
-    talk->n_batches--;
-    if (!reply || talk_is_stale(reply))
-        talk_broken(talk, batch->connection_number);
-    if (reply && reply->body_case == SHERD__WIRE__REPLY__BODY_SUBMIT)
-        on_taken(talk, batch, letter, reply->submit);
-    else
-        on_batch_failed(talk, batch,
-            reply && reply->body_case == SHERD__WIRE__REPLY__BODY_ERROR ? reply->error : NULL);
-    talk->ended_unheard &= talk->n_batches > 0;
-    free(batch);
-}
-
-/* Whether a ticket in line may go to the gateway, with n others. */
-static bool may_go(const struct talk *talk, const struct ticket *ticket, size_t n)
-{
-    uint64_t most;
-
-    if (!ticket)
-        return false;
-    most = (uint64_t)talk->window + (ticket->urgent ? TALK_URGENT_MORE : 0);
-    return talk->tickets.out.n + n < (most < talk->max_in_flight ? most : talk->max_in_flight);
-}
-
-static bool send_batch(struct talk *talk, int64_t now_ns)
-{
-    struct wire_batch *wire = &talk->batch;
-    struct ticket *ticket = talk->tickets.line.first;
-
-    wire_batch_start(wire);
-    while (may_go(talk, ticket, wire->n) && wire_batch_add(wire, ticket, now_ns))
-        ticket = ticket->next;
-    struct sent_batch *batch = malloc(sizeof(*batch) + wire->n * sizeof(batch->ids[0]));
-    nng_msg *msg = batch ? wire_batch_pack(wire) : NULL;
-    if (!msg) {
-        free(batch);
-        talk->hold_ns = now_ns + HOLD_NS;
-        return false;
-    }
-    *batch =
-        (struct sent_batch){talk->session_number, talk->connection_number, talk->gateway, wire->n};
-    for (size_t i = 0; i < batch->n; i++) {
-        batch->ids[i] = wire->submissions[i].id;
-        ticket_out(&talk->tickets, talk->tickets.line.first, TICKET_SENT);
-    }
-    /* There is room: the caller has looked. */
-    link_send(talk->link, LETTER_BATCH, batch, msg, -1);
-    talk->n_batches++;
-    return true;
-}
-
-static void send_batches(struct talk *talk, int64_t now_ns)
-{
-    if (talk->hold_ns > now_ns)
-        return;
-    talk->hold_ns = 0;
-    while (may_go(talk, talk->tickets.line.first, 0) && talk->n_batches < TALK_BATCHES_MAX &&
-           link_room(talk->link) > 0)
-        if (!send_batch(talk, now_ns))
-            return;
 }
 
 /* ---- ends ---- */
@@ -503,13 +334,14 @@ static void on_next(struct talk *talk, const struct letter *letter, const Sherd_
     }
     /* One said before hello may be heard after it, and acknowledges what the new session never
      * had. */
-    if (reply->body_case == SHERD__WIRE__REPLY__BODY_ERROR && is_of_this_connection(talk, letter) &&
+    if (reply->body_case == SHERD__WIRE__REPLY__BODY_ERROR &&
+        talk_is_of_this_connection(talk, letter) &&
         (uintptr_t)letter->opaque == talk->connection_number)
         on_next_error(talk, reply->error);
     if (reply->body_case != SHERD__WIRE__REPLY__BODY_NEXT || reply->next->n_ends == 0)
         return;
     uint64_t first = reply->next->first;
-    if (is_of_this_connection(talk, letter))
+    if (talk_is_of_this_connection(talk, letter))
         acked_note(&talk->acked, first, first + reply->next->n_ends - 1);
     talk->hold_ns = 0;
     for (size_t i = 0; i < reply->next->n_ends; i++)
@@ -543,29 +375,8 @@ int talk_cancel(struct talk *talk, uint64_t id)
     else
         ticket_end_by(&talk->tickets, ticket, talk_now_ns() + REQUEST_CANCEL_NS);
     if (ticket->state == TICKET_ACCEPTED)
-        queue_cancel(talk, id);
+        cancels_note(&talk->cancels, id);
     return 0;
-}
-
-static void send_cancels(struct talk *talk)
-{
-    while (talk->n_cancels > 0 && talk->n_cancel_messages == 0 && link_room(talk->link) > 0) {
-        size_t n = talk->n_cancels < CANCEL_BATCH ? talk->n_cancels : CANCEL_BATCH;
-        nng_msg *msg = wire_cancel(&talk->cancels[talk->n_cancels - n], n);
-        if (!msg)
-            return;
-        talk->n_cancels -= n;
-        link_send(talk->link, LETTER_CANCEL, (void *)(uintptr_t)talk->connection_number, msg, -1);
-        talk->n_cancel_messages++;
-    }
-}
-
-static void on_cancelled(
-    struct talk *talk, const struct letter *letter, const Sherd__Wire__Reply *reply)
-{
-    talk->n_cancel_messages--;
-    if (!reply || talk_is_stale(reply))
-        talk_broken(talk, (uintptr_t)letter->opaque);
 }
 
 /* ---- a step ---- */
@@ -593,13 +404,15 @@ static void on_letter(struct talk *talk, const struct letter *letter)
             talk_broken(talk, (uintptr_t)letter->opaque);
         break;
     case LETTER_BATCH:
-        on_batch(talk, letter, reply);
+        submissions_answered(talk, letter, reply);
         break;
     case LETTER_NEXT:
         on_next(talk, letter, reply);
         break;
     case LETTER_CANCEL:
-        on_cancelled(talk, letter, reply);
+        cancels_answered(&talk->cancels);
+        if (!reply || talk_is_stale(reply))
+            talk_broken(talk, (uintptr_t)letter->opaque);
         break;
     case LETTER_ASK:
         talk_take_answer(talk, letter, reply);
@@ -613,7 +426,7 @@ static bool is_early(const struct talk *talk, const struct letter *letter)
 {
     return (talk->phase == TALK_APART || talk->phase == TALK_HELLO) && talk->error == 0 &&
            letter->kind != LETTER_HELLO && letter->result == 0 &&
-           !is_of_this_connection(talk, letter);
+           !talk_is_of_this_connection(talk, letter);
 }
 
 static void take_letter(struct talk *talk, const struct letter *letter)
@@ -650,10 +463,10 @@ void talk_step(struct talk *talk)
     if (talk->phase == TALK_APART && talk->error == 0 && talk->retry_ns <= now_ns)
         say_hello(talk, now_ns);
     if (talk->phase == TALK_READY) {
-        send_batches(talk, now_ns);
+        submissions_send(talk, now_ns);
         settle_refuse(talk);
         send_nexts(talk);
-        send_cancels(talk);
+        cancels_send(&talk->cancels, talk->link, talk->connection_number);
         talk_send_question(talk);
     }
     watch_sending(talk, now_ns);

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "ipc/client/acked.h"
+#include "ipc/client/cancels.h"
 #include "ipc/client/link.h"
 #include "ipc/client/methods.h"
 #include "ipc/client/question.h"
@@ -46,8 +47,7 @@ struct talk {
     uint64_t last_id;
     bool cancels_in_line; /* some ticket in line is to be cancelled */
     bool ended_unheard;   /* some ticket ended here before the gateway said that it has it */
-    uint64_t *cancels;    /* accepted ones, to be told to the gateway */
-    size_t n_cancels, cancels_capacity;
+    struct cancels cancels;
 
     uint32_t phase; /* enum talk_phase */
     bool eager;     /* say hello also without a request */
@@ -67,8 +67,8 @@ struct talk {
     uint64_t question_connection;
     uint64_t n_questions; /* that were sent: an answer to an earlier one is nobody's */
 
-    uint32_t n_batches, n_nexts, n_cancel_messages; /* under way */
-    struct letter early[LINK_EXCHANGES];            /* until the answer to hello has come */
+    uint32_t n_batches, n_nexts;         /* under way */
+    struct letter early[LINK_EXCHANGES]; /* until the answer to hello has come */
     uint32_t n_early;
     int64_t give_up_ns;  /* when to stop waiting for the gateway; 0: it is there */
     int64_t retry_ns;    /* not to say hello before; 0: at once */

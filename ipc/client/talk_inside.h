@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 /*
- * talk_inside - what talk.c and talk_question.c know of each other
+ * talk_inside - what talk.c and the parts of a conversation know of each other: submissions.c,
+ *               cancels.c, talk_question.c
  *
  * Concurrency: one thread
  */
@@ -21,6 +22,9 @@ bool talk_is_stale(const Sherd__Wire__Reply *reply);
 
 /* A letter says that its connection is no longer good. */
 void talk_broken(struct talk *talk, uint64_t connection_number);
+
+/* It came by the connection of the latest hello that was answered. */
+bool talk_is_of_this_connection(const struct talk *talk, const struct letter *letter);
 
 /* Sends the question, where there is one that was not sent. Only in phase READY. */
 void talk_send_question(struct talk *talk);
