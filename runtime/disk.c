@@ -187,7 +187,10 @@ static INLINE void coroutine_fn submit_and_wait(AioContext *ctx, struct disk_req
 {
     PROBE3(io_submit, request, request->op, request->fd);
     counter_add(&counters(ctx)->io_submitted, 1);
-    ctx->engine->submit(ctx, request);
+    if (request->to_worker)
+        disk_submit_to_worker(ctx, request);
+    else
+        ctx->engine->submit(ctx, request);
     if (!request->done || must_go_round(ctx, request)) {
         request->waits = true;
         if (request->done)
@@ -251,9 +254,15 @@ static ssize_t coroutine_fn NOINLINE run_again(
     }
 }
 
-/* The file behind AIO_FIXED_FD(place). A path's folder goes by its fd on every engine. */
-static INLINE int resolve_fixed(AioContext *ctx, struct disk_request *request)
+/* The file behind AIO_WORKER_FD(fd), or AIO_FIXED_FD(place). A path's folder goes by its fd on every
+ * engine. */
+static int NOINLINE resolve_mark(AioContext *ctx, struct disk_request *request)
 {
+    if (!disk_fd_is_fixed(request->fd)) {
+        request->fd -= AIO_WORKER_FD(0);
+        request->to_worker = true;
+        return request->fd >= 0 || request->fd == AT_FDCWD ? 0 : -EBADF;
+    }
     int place = request->fd - AIO_FIXED_FD(0);
     int fd = disk_fixed_fd(&ctx->disk.fixed, request->fd);
 
@@ -271,8 +280,9 @@ static INLINE ssize_t coroutine_fn run(struct disk_request *request)
     assert(request->co && request->co->ctx);
     AioContext *ctx = request->co->ctx;
     request->fixed_file = -1;
-    if (disk_fd_is_fixed(request->fd)) {
-        int r = resolve_fixed(ctx, request);
+    request->to_worker = false;
+    if (disk_fd_is_marked(request->fd)) {
+        int r = resolve_mark(ctx, request);
         if (r < 0)
             return r;
     }
@@ -336,6 +346,12 @@ static ssize_t total_bytes(const struct iovec *iov, int n_iov, uint64_t offset)
     return (ssize_t)total;
 }
 
+/* The plain one: a registered file's place may be another's by now. */
+static int fd_to_go_on(const struct disk_request *request)
+{
+    return request->to_worker ? AIO_WORKER_FD(request->fd) : request->fd;
+}
+
 /* The rest of a transfer of total bytes, of which some were moved. At least one request is made, so
  * that an fd that is none is noticed with nothing to move too. */
 static ssize_t coroutine_fn transfer_rest(
@@ -352,7 +368,7 @@ static ssize_t coroutine_fn transfer_rest(
             return n;
         if (n == 0)
             break;
-        fd = request.fd; /* the plain one: the place may be another file's by now */
+        fd = fd_to_go_on(&request);
         moved += n;
         rest_advance(rest, (size_t)n);
     } while (moved < total);
@@ -401,7 +417,7 @@ static INLINE ssize_t coroutine_fn transfer_one(
         return n;
     if (n == 0)
         return write ? -ENOSPC : 0;
-    return transfer_more(request.fd, buf, len, offset, n, write);
+    return transfer_more(fd_to_go_on(&request), buf, len, offset, n, write);
 }
 
 ssize_t coroutine_fn co_pread(int fd, void *buf, size_t len, uint64_t offset)

@@ -13,7 +13,7 @@
  * Not here:    pipes and other fds without offsets (sherd/co_fd.h), which io_uring reads and writes
  *              all the same, where other engines say -ESPIPE; sockets (sherd/co_socket.h). Files
  *              and buffers that are used often can be registered (sherd/aio_register.h); then fd
- *              may be AIO_FIXED_FD(place).
+ *              may be AIO_FIXED_FD(place). Of a file system that may not answer: AIO_WORKER_FD(fd).
  *
  * All return a count or 0, or -errno as the system call would. A read returns its whole count,
  * short only at the end of the file; a write its whole count, or an error (-ENOSPC where the file
@@ -46,6 +46,14 @@ extern "C" {
 
 struct open_how;
 struct statx;
+
+/*
+ * In the place of fd, or dirfd: the call is made by a worker thread, whatever the engine, and nothing
+ * is tried in the loop. For files, and opens, of a file system that may not answer (FUSE, NFS): the
+ * kernel's interfaces take them for ones that do not wait, and so would hold the loop until it does.
+ * An fd is below 2^29.
+ */
+#define AIO_WORKER_FD(fd) ((fd) - (1 << 30))
 
 ssize_t coroutine_fn co_pread(int fd, void *buf, size_t len, uint64_t offset);
 ssize_t coroutine_fn co_pwrite(int fd, const void *buf, size_t len, uint64_t offset);

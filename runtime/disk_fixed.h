@@ -18,6 +18,7 @@
 #include <sys/uio.h>
 
 #include "runtime/aio_register.h"
+#include "runtime/disk.h"
 
 /* A registered buffer, in order of addresses. */
 struct fixed_region {
@@ -39,6 +40,12 @@ struct disk_fixed {
 static inline bool disk_fd_is_fixed(int fd)
 {
     return fd < AIO_FIXED_FD(AIO_MOST_FIXED_FILES);
+}
+
+/* AIO_FIXED_FD(…) or AIO_WORKER_FD(…). AT_FDCWD is neither. */
+static inline bool disk_fd_is_marked(int fd)
+{
+    return fd < AIO_WORKER_FD(1 << 29);
 }
 
 /* The fd behind AIO_FIXED_FD(place), or -EBADF. */

@@ -69,6 +69,7 @@ struct disk_request {
     bool waits;                /* co has yielded; else its end came inside submit() */
     bool was_asked;            /* by a scope, to end early */
     bool cancel_waits;         /* io_uring's: on its list of cancellations that found no entry */
+    bool to_worker;            /* AIO_WORKER_FD() */
     bool no_worker;            /* it ended with an error because no thread could be made */
     ssize_t result;            /* count, 0 or -errno, once done */
     struct disk_request *next; /* those that wait, engine's queue, then the completed list */

@@ -19,6 +19,10 @@
 #define IORING_FEAT_NO_IOWAIT  (1U << 17) /* io_uring_setup's answer: it is known */
 #endif
 
+#ifndef STATX_MNT_ID_UNIQUE
+#define STATX_MNT_ID_UNIQUE 0x4000U /* 6.8; stx_mnt_id is never used again */
+#endif
+
 /* Landlock since 6.1's headers: rights that may be taken away, and the first argument of
  * landlock_create_ruleset(), whose size tells the kernel how much of it is meant. */
 #define KERNEL_LANDLOCK_FS_TRUNCATE         (UINT64_C(1) << 14) /* ABI 3, 6.2 */

@@ -35,8 +35,8 @@ static int coroutine_fn sha256_co(struct file_job *job)
     if (r < 0)
         return r;
     struct file_to_hash file = {
-        .fd = job->fd,
-        .size = (uint64_t)job->st.st_size,
+        .fd = job->file.io_fd,
+        .size = job->file.size,
         .piece = job->piece,
         .may_go_on = file_job_may_go_on,
         .opaque = job->call,
@@ -89,7 +89,7 @@ static int check_range(struct file_job *job, uint64_t len)
  * say that they have nothing. */
 static size_t bytes_to_read(const struct file_job *job)
 {
-    uint64_t size = (uint64_t)job->st.st_size, offset = job->request->offset;
+    uint64_t size = job->file.size, offset = job->request->offset;
     uint64_t left = offset < size ? size - offset : 0;
 
     if (job->request->direct && job->request->length % SERVICE_ROOM_ALIGN == 0)
@@ -124,7 +124,7 @@ static ssize_t coroutine_fn read_steps_co(struct file_job *job, uint8_t *to, siz
         int r = done > 0 ? file_job_may_go_on(job->call) : 0;
         if (r < 0)
             return file_job_fail_io(job, r, "given up");
-        ssize_t n = co_pread(job->fd, to + done, step, job->request->offset + done);
+        ssize_t n = co_pread(job->file.io_fd, to + done, step, job->request->offset + done);
         if (n < 0)
             return file_job_fail_io(job, (int)n, "reading failed");
         done += (size_t)n;
@@ -156,7 +156,7 @@ static int coroutine_fn read_co(struct file_job *job)
     size_t wanted = bytes_to_read(job);
     if (wanted > SMALL_BYTES)
         return read_in_place_co(job, wanted);
-    ssize_t len = co_pread(job->fd, job->piece, wanted, job->request->offset);
+    ssize_t len = co_pread(job->file.io_fd, job->piece, wanted, job->request->offset);
     return len < 0 ? file_job_fail_io(job, (int)len, "reading failed")
                    : service_reply(job->call, job->piece, (size_t)len);
 }
@@ -176,7 +176,8 @@ static int coroutine_fn write_steps_co(struct file_job *job, size_t *ret_written
     while (r == 0 && written < job->data_len) {
         size_t left = job->data_len - written;
         size_t len = left < WRITE_STEP_BYTES ? left : WRITE_STEP_BYTES;
-        ssize_t n = co_pwrite(job->fd, job->data + written, len, job->request->offset + written);
+        ssize_t n =
+            co_pwrite(job->file.io_fd, job->data + written, len, job->request->offset + written);
         if (n < 0)
             r = (int)n;
         else
@@ -291,7 +292,7 @@ static int coroutine_fn open_co(struct file_job *job)
     if (r < 0)
         return r;
     Sherd__File__OpenReply reply = SHERD__FILE__OPEN_REPLY__INIT;
-    reply.size = (uint64_t)job->st.st_size;
+    reply.size = job->file.size;
     struct service_caller caller;
     int evicted;
     service_caller(job->call, &caller);
@@ -300,8 +301,11 @@ static int coroutine_fn open_co(struct file_job *job)
         return service_fail(job->call, r, "%s: %s: %s", job->method, job->path,
             r == -ECANCELED ? "its client is gone" : strerrordesc_np(-r));
     r = open_files_add(job->state->open,
-        &(struct open_file){
-            .fd = job->fd, .owner = caller.id, .is_writable = is_writable, .is_direct = is_direct},
+        &(struct open_file){.fd = job->fd,
+            .io_fd = job->file.io_fd,
+            .owner = caller.id,
+            .is_writable = is_writable,
+            .is_direct = is_direct},
         &reply.handle, &evicted);
     if (r == -EMFILE)
         return service_fail(job->call, r,

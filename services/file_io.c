@@ -98,7 +98,7 @@ static size_t read_cached(const struct open_file *file, void *to, size_t len, ui
     struct iovec iov = {to, len};
     ssize_t n;
 
-    if (file->is_direct || len > NOWAIT_BYTES)
+    if (file->is_direct || file->io_fd != file->fd || len > NOWAIT_BYTES)
         return 0;
     n = preadv2(file->fd, &iov, 1, (off_t)offset, RWF_NOWAIT);
     return n > 0 ? (size_t)n : 0;
@@ -114,7 +114,7 @@ static ssize_t coroutine_fn read_co(const struct service_call *call, const struc
         size_t step = len - done < STEP_BYTES ? len - done : STEP_BYTES;
         if (done > 0 && !service_is_wanted(call))
             return -ECANCELED;
-        ssize_t n = co_pread(file->fd, to + done, step, offset + done);
+        ssize_t n = co_pread(file->io_fd, to + done, step, offset + done);
         if (n < 0)
             return n;
         done += (size_t)n;
@@ -175,7 +175,7 @@ static int coroutine_fn write_co(
 
     while (span->len > 0) {
         uint64_t step = span->len < STEP_BYTES ? span->len : STEP_BYTES;
-        ssize_t n = co_pwrite(file->fd, from, step, span->offset);
+        ssize_t n = co_pwrite(file->io_fd, from, step, span->offset);
         if (n <= 0) {
             int error = n < 0 ? (int)n : -EIO;
             return service_fail(call, error, "file.pwrite: %s, after at least %llu of %llu bytes",

@@ -123,11 +123,11 @@ static int coroutine_fn file_job_init_co(
 int coroutine_fn file_job_open_regular_co(struct file_job *job, uint64_t flags)
 {
     char *error = NULL;
-    int fd =
-        file_open_regular_co(job->state->roots, job->path, flags, CREATE_MODE, &job->st, &error);
-    if (fd < 0)
-        return file_job_fail(job, fd, error);
-    job->fd = fd;
+    int r =
+        file_open_regular_co(job->state->roots, job->path, flags, CREATE_MODE, &job->file, &error);
+    if (r < 0)
+        return file_job_fail(job, r, error);
+    job->fd = job->file.fd;
     return 0;
 }
 

@@ -14,12 +14,12 @@
  */
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/stat.h>
 
 #include "proto/arena.h"
 #include "proto/file.pb-c.h"
 #include "services/buffer_pool.h"
 #include "services/file_hash.h"
+#include "services/file_open.h"
 #include "services/file_roots.h"
 #include "services/open_files.h"
 #include "shard/service.h"
@@ -44,10 +44,10 @@ struct file_job {
     Sherd__File__Request *request; /* in the arena, without its data */
     const uint8_t *data;           /* in the arguments */
     size_t data_len;
-    char *path;     /* the request's, as a string */
-    void *piece;    /* FILE_PIECE_BYTES; NULL: none */
-    int fd;         /* -1: none */
-    struct stat st; /* of the file that file_job_open_regular_co() opened */
+    char *path;              /* the request's, as a string */
+    void *piece;             /* FILE_PIECE_BYTES; NULL: none */
+    int fd;                  /* -1: none */
+    struct file_opened file; /* what file_job_open_regular_co() opened; closed by way of `fd` */
 };
 
 typedef int file_job_fn(struct file_job *job); /* coroutine_fn */

@@ -8,10 +8,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "runtime/disk.h"
 #include "runtime/thread_pool.h"
+#include "services/file_mounts.h"
 #include "services/file_walk.h"
 #include "shard/explain.h"
 
@@ -27,8 +29,11 @@
  * a regular file; what was exchanged in between is refused after all. The second time, all of the
  * path is in the kernel's cache; /proc/self/fd, which would lead to that very file, costs more.
  *
- * fstat() on a file just opened, fcntl(), and close() of what O_PATH opened are not worth a trip
- * through the engine: what they want is in memory.
+ * Opening asks the file system too, and one that does not answer would hold the loop, though all of
+ * the path is cached: so files of such a one, and those that are to be made, are opened by a worker.
+ *
+ * fcntl(), and close() of what O_PATH opened, are not worth a trip through the engine: what they want
+ * is in memory.
  */
 
 int file_explain(char **ret_error, int error, const char *path)
@@ -100,8 +105,8 @@ static bool root_settles(const struct file_root *root, uint64_t flags)
     return !file_walk_writes(flags) || (root->writable && !root->is_mixed);
 }
 
-int coroutine_fn file_open_co(const struct file_roots *roots, const char *path, uint64_t flags,
-    uint32_t mode, char **ret_error)
+static int coroutine_fn open_co(const struct file_roots *roots, const char *path, uint64_t flags,
+    uint32_t mode, bool in_worker, char **ret_error)
 {
     if (path[0] != '/')
         return explain(ret_error, -EINVAL, "\"%s\": a path must be absolute", path);
@@ -122,10 +127,16 @@ int coroutine_fn file_open_co(const struct file_roots *roots, const char *path, 
         .mode = flags & O_CREAT ? mode : 0, /* else it is an error */
         .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS,
     };
-    int fd = co_openat2(root->fd, *rest ? rest : ".", &how);
+    int fd = co_openat2(in_worker ? AIO_WORKER_FD(root->fd) : root->fd, *rest ? rest : ".", &how);
     if (fd == -EXDEV)
         return walk_co(roots, path, flags, mode, ret_error);
     return fd < 0 ? file_explain(ret_error, fd, path) : fd;
+}
+
+int coroutine_fn file_open_co(const struct file_roots *roots, const char *path, uint64_t flags,
+    uint32_t mode, char **ret_error)
+{
+    return open_co(roots, path, flags, mode, false, ret_error);
 }
 
 static int refuse_kind(char **ret_error, mode_t mode, const char *path)
@@ -149,45 +160,53 @@ static int use_blocking(int fd)
     return fcntl(fd, F_SETFL, 0) < 0 ? -errno : 0;
 }
 
-/* What path is, in *ret_stat, found out without opening it; it must be a regular file. */
+/* What path is, found out without opening it; it must be a regular file. */
 static int coroutine_fn look_up_co(const struct file_roots *roots, const char *path, uint64_t flags,
-    struct stat *ret_stat, char **ret_error)
+    struct file_look *ret, char **ret_error)
 {
     int fd = file_open_co(roots, path, O_PATH | (flags & O_ACCMODE), 0, ret_error);
     if (fd < 0)
         return fd;
-    int r = fstat(fd, ret_stat) < 0 ? file_explain(ret_error, -errno, path) : 0;
+    int r = file_mounts_look_co(roots->mounts, fd, ret);
     close(fd);
-    if (r == 0 && !S_ISREG(ret_stat->st_mode))
-        r = refuse_kind(ret_error, ret_stat->st_mode, path);
-    return r;
+    if (r < 0)
+        return file_explain(ret_error, r, path);
+    return S_ISREG(ret->mode) ? 0 : refuse_kind(ret_error, ret->mode, path);
+}
+
+/* The file that was opened, which may have been exchanged just now. */
+static int coroutine_fn look_again_co(const struct file_roots *roots, const char *path, int fd,
+    struct file_look *ret, char **ret_error)
+{
+    int r = file_mounts_look_co(roots->mounts, fd, ret);
+
+    if (r == 0 && !S_ISREG(ret->mode))
+        return refuse_kind(ret_error, ret->mode, path);
+    if (r == 0)
+        r = use_blocking(fd);
+    return r < 0 ? file_explain(ret_error, r, path) : 0;
 }
 
 int coroutine_fn file_open_regular_co(const struct file_roots *roots, const char *path,
-    uint64_t flags, uint32_t mode, struct stat *ret_stat, char **ret_error)
+    uint64_t flags, uint32_t mode, struct file_opened *ret, char **ret_error)
 {
-    struct stat st;
-    int r = look_up_co(roots, path, flags, &st, ret_error);
+    struct file_look look = {.is_quick = false};
+    int r = look_up_co(roots, path, flags, &look, ret_error);
     if (r == -ENOENT && (flags & O_CREAT)) {
         free(*ret_error);
         *ret_error = NULL;
     } else if (r < 0) {
         return r;
     }
-    int fd = file_open_co(roots, path, flags | O_NONBLOCK | O_NOCTTY, mode, ret_error);
+    int fd = open_co(roots, path, flags | O_NONBLOCK | O_NOCTTY, mode, !look.is_quick, ret_error);
     if (fd < 0)
         return fd;
-    r = fstat(fd, &st) < 0 ? -errno : 0;
-    if (r == 0 && !S_ISREG(st.st_mode)) /* exchanged just now */
-        r = refuse_kind(ret_error, st.st_mode, path);
-    else if (r == 0)
-        r = use_blocking(fd);
-    if (r == 0) {
-        *ret_stat = st;
-        return fd;
+    r = look_again_co(roots, path, fd, &look, ret_error);
+    if (r < 0) {
+        co_close(fd);
+        return r;
     }
-    if (!*ret_error)
-        file_explain(ret_error, r, path);
-    co_close(fd);
-    return r;
+    *ret = (struct file_opened){
+        .fd = fd, .io_fd = look.is_quick ? fd : AIO_WORKER_FD(fd), .size = look.size};
+    return 0;
 }

@@ -9,8 +9,6 @@
  * Concurrency: coroutine of a context.
  * Lifetime:    roots and path outlive the call.
  */
-#include <sys/stat.h>
-
 #include "runtime/coroutine.h"
 #include "services/file_roots.h"
 
@@ -26,11 +24,18 @@ int coroutine_fn file_open_co(const struct file_roots *roots, const char *path, 
 
 /*
  * As file_open_co(), for a regular file alone: anything else is refused with -EISDIR or -EINVAL
- * without being opened, so that neither a FIFO's other end nor a device notices. *ret_stat is the
- * file's.
+ * without being opened, so that neither a FIFO's other end nor a device notices.
+ *
+ * 0 or -errno, and a text as above.
  */
+struct file_opened {
+    int fd;
+    int io_fd; /* by which runtime/disk.h reads and writes it: AIO_WORKER_FD() where that may wait */
+    uint64_t size;
+};
+
 int coroutine_fn file_open_regular_co(const struct file_roots *roots, const char *path,
-    uint64_t flags, uint32_t mode, struct stat *ret_stat, char **ret_error);
+    uint64_t flags, uint32_t mode, struct file_opened *ret, char **ret_error);
 
 /* "PATH: what error means", and what to do where that is known. Returns error. */
 int file_explain(char **ret_error, int error, const char *path);

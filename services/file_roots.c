@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "services/file_mounts.h"
 #include "shard/explain.h"
 
 /*
@@ -37,6 +38,7 @@ void file_roots_free(struct file_roots *roots)
         root_deinit(&roots->roots[i]);
     if (roots->slash_fd >= 0)
         close(roots->slash_fd);
+    file_mounts_free(roots->mounts);
     free(roots->roots);
     free(roots);
 }
@@ -260,7 +262,8 @@ int file_roots_open(const struct file_roots *config, struct file_roots **ret_roo
     roots->slash_fd = open_folder("/");
     uint32_t n_roots = config ? config->n_roots : 0;
     roots->roots = n_roots > 0 ? calloc(n_roots, sizeof(*roots->roots)) : NULL;
-    int r = n_roots > 0 && !roots->roots ? -ENOMEM : 0;
+    roots->mounts = file_mounts_new();
+    int r = !roots->mounts || (n_roots > 0 && !roots->roots) ? -ENOMEM : 0;
     for (uint32_t i = 0; r == 0 && i < n_roots; i++) {
         r = copy_root(&config->roots[i], &roots->roots[i]);
         roots->n_roots += r == 0;

@@ -24,6 +24,7 @@ struct file_root {
 
 struct file_roots {
     struct file_root *roots;
+    struct file_mounts *mounts; /* what lies below them; NULL in the supervisor's set */
     uint32_t n_roots;
     int slash_fd; /* "/", to look for links that lead into a root; likewise */
 };

@@ -121,6 +121,7 @@ int open_files_add(
         .used = ++files->n_uses,
         .owner = made->owner,
         .fd = made->fd,
+        .io_fd = made->io_fd,
         .is_writable = made->is_writable,
         .is_direct = made->is_direct};
     *ret_handle = handle;

@@ -25,6 +25,7 @@ struct open_file {
     uint64_t used;   /* when, counted in uses */
     uint64_t owner;  /* service_caller.id; 0: nobody, as an owner like others */
     int fd;
+    int io_fd; /* by which runtime/disk.h reads and writes it */
     uint32_t n_users;
     bool is_writable;
     bool is_direct; /* O_DIRECT */
@@ -36,7 +37,7 @@ struct open_files;
 struct open_files *open_files_new(void); /* NULL: no memory */
 void open_files_free(struct open_files *files);
 
-/* Takes over file->fd; of file are read fd, owner and what may be done with it. *ret_evicted is the fd
+/* Takes over file->fd; of file are read fd, io_fd, owner and what may be done with it. *ret_evicted is the fd
  * to be closed instead, or -1. 0; -EMFILE: all that might be closed are in use; -errno: no handle can be
  * made. Where it fails fd is the caller's still. */
 int open_files_add(

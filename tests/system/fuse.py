@@ -7,10 +7,10 @@ Use:   with fuse.Stuck() as stuck:          # skips the case where it cannot be 
            stuck.folder + "/any name"        # whoever looks that up waits
            stuck.asked.wait(DEADLINE)
            stuck.let_go()                    # all who wait get ENOTCONN
-       with fuse.Slow() as slow:
+       with fuse.Slow() as slow:             # holds=fuse.OPEN: whoever opens it waits; likewise GETATTR
            slow.file                         # can be opened; whoever reads it waits, past any cache
-           slow.wait_for_reads(2)            # so many
-           slow.answer()                     # with zero bytes, all who wait and all later ones
+           slow.wait_for_asked(2)            # so many
+           slow.answer()                     # reads with zero bytes, all who wait and all later ones
 """
 import ctypes
 import os
@@ -94,6 +94,13 @@ class Stuck:
 
 
 class Slow(Stuck):
+    """holds: what waits for answer(). cached: its bytes go through the kernel's cache. valid_s: how long
+    the kernel need not ask again what the file is."""
+
+    def __init__(self, holds=READ, cached=False, valid_s=3600):
+        super().__init__()
+        self.holds, self.cached, self.valid_s = holds, cached, valid_s
+
     def __enter__(self):
         self.waiting, self.answers = [], False
         self.changed = threading.Condition()
@@ -102,33 +109,34 @@ class Slow(Stuck):
         return self
 
     def take(self, opcode, unique, message):
-        if opcode == LOOKUP:
-            self.reply(unique, struct.pack("<QQQQII", FILE, 0, 3600, 3600, 0, 0) + attributes(FILE, 0o100644, FILE_BYTES))
-        elif opcode == GETATTR:
-            self.reply(unique, struct.pack("<QII", 3600, 0, 0) + attributes(FILE, 0o100644, FILE_BYTES))
-        elif opcode == OPEN:
-            self.reply(unique, struct.pack("<QII", 0, FOPEN_DIRECT_IO, 0))
-        elif opcode == READ:
-            self.take_read(unique, struct.unpack_from("<I", message, HEADER.size + 16)[0])
-        elif opcode == RELEASE:
-            self.reply(unique, b"")
-        elif opcode != INTERRUPT:  # that, a disk does not know
-            self.reply(unique, b"", -ENOSYS)
-
-    def take_read(self, unique, n):
+        if opcode == INTERRUPT:  # that, a disk does not know
+            return
+        body = self.answer_to(opcode, message)
         with self.changed:
-            if self.answers:
-                self.reply(unique, bytes(n))
-            else:
-                self.waiting.append((unique, n))
-            self.changed.notify()
+            if opcode == self.holds and not self.answers:
+                self.waiting.append((unique, body))
+                self.changed.notify()
+                return
+        self.reply(unique, body or b"", -ENOSYS if body is None else 0)
 
-    def wait_for_reads(self, n, deadline=30):
+    def answer_to(self, opcode, message):
+        file = attributes(FILE, 0o100644, FILE_BYTES)
+        if opcode == LOOKUP:
+            return struct.pack("<QQQQII", FILE, 0, 3600, self.valid_s, 0, 0) + file
+        if opcode == GETATTR:
+            return struct.pack("<QII", self.valid_s, 0, 0) + file
+        if opcode == OPEN:
+            return struct.pack("<QII", 0, 0 if self.cached else FOPEN_DIRECT_IO, 0)
+        if opcode == READ:
+            return bytes(struct.unpack_from("<I", message, HEADER.size + 16)[0])
+        return b"" if opcode == RELEASE else None
+
+    def wait_for_asked(self, n, deadline=30):
         with self.changed:
             return self.changed.wait_for(lambda: len(self.waiting) >= n, deadline)
 
     def answer(self):
         with self.changed:
             self.answers = True
-            for unique, n in self.waiting:
-                self.reply(unique, bytes(n))
+            for unique, body in self.waiting:
+                self.reply(unique, body)

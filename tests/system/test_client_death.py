@@ -233,7 +233,7 @@ class Deaths(TestCase):
         with fuse.Slow() as slow:
             self.begin("--shards", "2", "--engine", "threads", file=slow.file)  # where fuse would hold a ring of the kernel
             with self.doomed("--rounds", "1") as client:
-                self.assertTrue(slow.wait_for_reads(2))
+                self.assertTrue(slow.wait_for_asked(2))
                 client.kill()
             number, = self.holdings.clients() - self.before["clients"]
             harness.wait_until(lambda: self.holdings.state(number) == ENDING, "its end to be seen")

@@ -6,11 +6,14 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import tempfile
 import unittest
 
+import fuse
 import harness
+from raw_client import DONE, RawClient, Submission, field
 
 ENGINES = ("threads",) if harness.THREADS else ("io_uring", "linux-aio", "threads")
 MIB = 1024 * 1024
@@ -55,6 +58,49 @@ class FileCase(harness.TestCase):
 
     def hash(self, instance, *arguments, **options):
         return instance.command("submit", "file.sha256", *arguments, text=False, **options)
+
+
+class Unanswered(FileCase):
+    """A file system that does not answer keeps those who ask it, and nobody else."""
+
+    WAYS = {"reads": {}, "cached reads": {"cached": True}, "opening": {"holds": fuse.OPEN},
+            "what a file is": {"holds": fuse.GETATTR, "valid_s": 0}}
+
+    def assertServes(self, instance):
+        self.assertDone(instance.command("submit", "--timeout", str(harness.DEADLINE), "sys.ping", "--shard", "0"))
+
+    def test_it_holds_no_shard(self):
+        for engine in ENGINES:
+            with contextlib.ExitStack() as stack:
+                slow = {what: stack.enter_context(fuse.Slow(**way)) for what, way in self.WAYS.items()}
+                roots = [word for one in slow.values() for word in ("--root", one.folder)]
+                with self.on(engine, *roots) as instance:
+                    asking = []
+                    for what, one in slow.items():
+                        with self.subTest(engine=engine, what=what):
+                            asking.append(instance.popen("submit", "--shard", "0", "file.sha256", one.file,
+                                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+                            self.assertTrue(one.wait_for_asked(1))
+                            self.assertServes(instance)
+                    for one in slow.values():
+                        one.answer()
+                    self.assertEqual([process.wait(harness.DEADLINE) for process in asking], [0] * len(asking))
+
+    def test_nor_does_a_read_by_handle(self):
+        for engine in ENGINES:
+            with fuse.Slow() as slow, self.on(engine, "--root", slow.folder) as instance, \
+                    RawClient(os.path.join(instance.runtime_dir, instance.name, "gateway")) as client:
+                client.hello()
+                client.submit([Submission(1, "file.open", field(1, slow.file), shard=0)])
+                opened, = client.fetch(1)
+                self.assertEqual(opened.kind, DONE, opened.data)
+                handle, = struct.unpack_from("<Q", opened.data, 1)
+                client.submit([Submission(2, "file.pread", struct.pack("<QQQ", handle, 0, 4096), shard=0)])
+                self.assertTrue(slow.wait_for_asked(1))
+                self.assertServes(instance)
+                slow.answer()
+                read, = client.fetch(1)
+                self.assertEqual((read.kind, read.data), (DONE, bytes(4096)))
 
 
 class Hashes(FileCase):

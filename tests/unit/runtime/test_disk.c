@@ -3,6 +3,7 @@
 
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -253,6 +254,77 @@ static void direct_io_reaches_the_file(void **state)
     if (!has_openat2())
         skip();
     on_each_engine(read_and_write_directly, NULL, false);
+}
+
+/* ---- by a worker ---- */
+
+static struct {
+    struct disk_kernel kernel;
+    pthread_t loop;
+    unsigned n_calls;
+} worker_seen;
+
+static void expect_worker(void)
+{
+    assert_false(pthread_equal(pthread_self(), worker_seen.loop));
+    worker_seen.n_calls++;
+}
+
+/* In two halves, as a file system may. */
+static ssize_t read_in_worker(
+    int fd, const struct iovec *iov, int n_iov, uint64_t offset, int flags)
+{
+    struct iovec half = {iov->iov_base, iov->iov_len > 1 ? iov->iov_len / 2 : iov->iov_len};
+
+    expect_worker();
+    return disk_kernel_real.preadv(fd, &half, 1, offset, flags);
+}
+
+static ssize_t write_in_worker(
+    int fd, const struct iovec *iov, int n_iov, uint64_t offset, int flags)
+{
+    expect_worker();
+    return disk_kernel_real.pwritev(fd, iov, n_iov, offset, flags);
+}
+
+static int open_in_worker(int dirfd, const char *path, const struct open_how *how)
+{
+    expect_worker();
+    return disk_kernel_real.openat2(dirfd, path, how);
+}
+
+static void use_worker(struct fixture *f)
+{
+    struct open_how how = {.flags = O_RDONLY | O_NONBLOCK | O_CLOEXEC};
+    struct statx stx;
+    uint8_t buf[100];
+
+    worker_seen.kernel = disk_kernel_real;
+    worker_seen.kernel.preadv = read_in_worker;
+    worker_seen.kernel.pwritev = write_in_worker;
+    worker_seen.kernel.openat2 = open_in_worker;
+    worker_seen.loop = pthread_self();
+    worker_seen.n_calls = 0;
+    f->ctx->disk.kernel = &worker_seen.kernel;
+    assert_int_equal(co_pread(AIO_WORKER_FD(f->fd), buf, sizeof buf, 1234), sizeof buf);
+    check_content(f, buf, 1234, sizeof buf);
+    assert_in_range(worker_seen.n_calls, 2, 20);
+    assert_int_equal(co_pwrite(AIO_WORKER_FD(f->fd), buf, sizeof buf, 1234), sizeof buf);
+    int fd = co_openat2(AIO_WORKER_FD(AT_FDCWD), f->path, &how);
+    assert_true(fd >= 0);
+    assert_int_equal(co_statx(AIO_WORKER_FD(fd), "", AT_EMPTY_PATH, STATX_SIZE, &stx), 0);
+    assert_int_equal(stx.stx_size, FILE_BYTES);
+    assert_int_equal(co_close(AIO_WORKER_FD(fd)), 0);
+    assert_int_equal(co_pread(AIO_WORKER_FD(fd), buf, 1, 0), -EBADF);
+    assert_int_equal(co_pread(AIO_WORKER_FD(-1), buf, 1, 0), -EBADF);
+    f->ctx->disk.kernel = &disk_kernel_real;
+}
+
+static void what_is_for_a_worker_is_never_tried_in_the_loop(void **state)
+{
+    if (!has_openat2())
+        skip();
+    on_each_engine(use_worker, NULL, false);
 }
 
 /* ---- many at once ---- */
@@ -523,6 +595,7 @@ int main(void)
         cmocka_unit_test(a_full_device_says_so),
         cmocka_unit_test(offsets_beyond_4_gib_are_kept_whole),
         cmocka_unit_test(direct_io_reaches_the_file),
+        cmocka_unit_test(what_is_for_a_worker_is_never_tried_in_the_loop),
         cmocka_unit_test(hundreds_of_coroutines_share_32_places),
         cmocka_unit_test(all_places_are_used_and_no_more),
         cmocka_unit_test(cached_reads_do_not_keep_the_loop_from_its_timers),

@@ -28,9 +28,15 @@ struct opened {
 static void open_body(void *opaque)
 {
     struct opened *o = opaque;
-    struct stat st;
-    o->fd = o->regular ? file_open_regular_co(o->roots, o->path, o->flags, 0644, &st, &o->error)
-                       : file_open_co(o->roots, o->path, o->flags, 0644, &o->error);
+    struct file_opened file;
+
+    if (!o->regular) {
+        o->fd = file_open_co(o->roots, o->path, o->flags, 0644, &o->error);
+        return;
+    }
+    o->fd = file_open_regular_co(o->roots, o->path, o->flags, 0644, &file, &o->error);
+    if (o->fd == 0)
+        o->fd = file.fd;
 }
 
 static void make_tree(struct fixture *f)
