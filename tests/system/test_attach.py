@@ -74,6 +74,17 @@ class TestCase(harness.TestCase):
     def state(self, instance, client):
         return self.field(instance, client, "word") & 0xff
 
+    def wait_ends_ns(self, instance):
+        """Until when what our user asks for is not begun, by the clock of time.monotonic_ns(); 0: never."""
+        with open(os.path.join(self.directory(instance), "segment"), "rb") as file:
+            memory = file.read()
+
+        def word(number, name):
+            off, size = segment.place(memory, "control", 0, "client_users", 0, number, name)
+            return int.from_bytes(memory[off:off + size], "little")
+        return max((word(number, "until_ns") for number in range(4)
+                    if word(number, "used") and word(number, "uid") == os.getuid()), default=0)
+
     def states(self, instance):
         """How many rows are not free."""
         with open(os.path.join(self.directory(instance), "segment"), "rb") as file:
@@ -426,14 +437,22 @@ class CutOff(TestCase):
         push(client, 0, 0, crash, args=b"segv")
         self.assertIn("three crashes", client.wait_for_the_end())
         self.assertEqual(instance.wait_for_shard(0, incarnation=4)["crashes"], 3)
-        refused = self.refused(instance, errno.EAGAIN, "crashed shards")
-        self.assertGreater(refused.retry_ms, 0)
-        self.assertLessEqual(refused.retry_ms, 1000)
+        wait_ends_ns = self.wait_ends_ns(instance)
+        self.assertGreater(wait_ends_ns, 0)
 
         def let_in():
-            with contextlib.suppress(Refused):
-                return self.client(instance)
-            return None
+            """While it waits, it is told so."""
+            began_ns = time.monotonic_ns()
+            try:
+                other = self.client(instance)
+            except Refused as refused:
+                self.assertLess(began_ns, wait_ends_ns)
+                self.assertEqual(refused.error, -errno.EAGAIN)
+                self.assertIn("crashed shards", refused.text)
+                self.assertTrue(0 < refused.retry_ms <= 1000, refused.retry_ms)
+                return None
+            self.assertGreater(time.monotonic_ns(), wait_ends_ns)
+            return other
         harness.wait_until(let_in, "the wait to be over").open(0)
         self.assertEqual(instance.stop(), 0)
 
