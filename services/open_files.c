@@ -15,9 +15,15 @@
 
 _Static_assert(OPEN_FILES == 1u << PLACE_BITS, "a place fits its bits");
 
+struct file_owner {
+    uint64_t owner;
+    uint32_t n_files; /* 0: free */
+};
+
 struct open_files {
     uint64_t n_uses;
     struct open_file files[OPEN_FILES];
+    struct file_owner owners[OPEN_FILES];
 };
 
 struct open_files *open_files_new(void)
@@ -41,13 +47,26 @@ void open_files_free(struct open_files *files)
     free(files);
 }
 
-static uint32_t count_of(const struct open_files *files, uint64_t owner)
+/* Who has files open, else a free account: there are as many as files. */
+static struct file_owner *account_of(struct open_files *files, uint64_t owner)
 {
-    uint32_t n = 0;
+    struct file_owner *unused = NULL;
 
-    for (uint32_t i = 0; i < OPEN_FILES; i++)
-        n += files->files[i].fd >= 0 && files->files[i].owner == owner;
-    return n;
+    for (uint32_t i = 0; i < OPEN_FILES; i++) {
+        struct file_owner *account = &files->owners[i];
+        if (account->n_files > 0 && account->owner == owner)
+            return account;
+        if (account->n_files == 0)
+            unused = account;
+    }
+    return unused;
+}
+
+static uint32_t count_of(struct open_files *files, uint64_t owner)
+{
+    const struct file_owner *account = account_of(files, owner);
+
+    return account ? account->n_files : 0;
 }
 
 /* The one of an owner that has not been used for longest; NULL: all are in use. */
@@ -64,20 +83,24 @@ static struct open_file *find_oldest(struct open_files *files, uint64_t owner)
     return found;
 }
 
+static bool goes_before(const struct open_file *file, const struct open_file *other)
+{
+    uint32_t n = file->account->n_files, n_other = other->account->n_files;
+
+    return n != n_other ? n > n_other : file->used < other->used;
+}
+
 /* Where no place is free: of whoever has most, which is the one who wants it where nobody has more. */
 static struct open_file *find_victim(struct open_files *files, uint64_t owner)
 {
-    uint32_t n_own = count_of(files, owner), most = 0;
+    uint32_t n_own = count_of(files, owner);
     struct open_file *found = NULL;
 
     for (uint32_t i = 0; i < OPEN_FILES; i++) {
-        uint64_t other = files->files[i].owner;
-        uint32_t n = count_of(files, other);
-        struct open_file *oldest = n > n_own && n >= most ? find_oldest(files, other) : NULL;
-        if (!oldest || (n == most && found->used <= oldest->used))
-            continue;
-        found = oldest;
-        most = n;
+        struct open_file *file = &files->files[i];
+        if (file->n_users == 0 && file->account->n_files > n_own &&
+            (!found || goes_before(file, found)))
+            found = file;
     }
     return found ? found : find_oldest(files, owner);
 }
@@ -104,6 +127,17 @@ static int make_handle(uint32_t place, uint64_t *ret_handle)
     return 0;
 }
 
+/* The fd that it had; -1: it was free. */
+static int let_go(struct open_file *file)
+{
+    int fd = file->fd;
+
+    if (fd >= 0)
+        file->account->n_files--;
+    *file = (struct open_file){.fd = -1};
+    return fd;
+}
+
 int open_files_add(
     struct open_files *files, const struct open_file *made, uint64_t *ret_handle, int *ret_evicted)
 {
@@ -116,10 +150,14 @@ int open_files_add(
     r = make_handle((uint32_t)(file - files->files), &handle);
     if (r < 0)
         return r;
-    *ret_evicted = file->fd;
+    *ret_evicted = let_go(file);
+    struct file_owner *account = account_of(files, made->owner);
+    account->owner = made->owner;
+    account->n_files++;
     *file = (struct open_file){.handle = handle,
         .used = ++files->n_uses,
         .owner = made->owner,
+        .account = account,
         .fd = made->fd,
         .io_fd = made->io_fd,
         .is_writable = made->is_writable,
@@ -146,14 +184,6 @@ struct open_file *open_files_take(struct open_files *files, uint64_t owner, uint
     file->n_users++;
     file->used = ++files->n_uses;
     return file;
-}
-
-static int let_go(struct open_file *file)
-{
-    int fd = file->fd;
-
-    *file = (struct open_file){.fd = -1};
-    return fd;
 }
 
 int open_files_give(struct open_file *file)

@@ -20,10 +20,13 @@
 #define OPEN_FILES      256u
 #define OPEN_FILES_EACH 64u
 
+struct file_owner;
+
 struct open_file {
-    uint64_t handle; /* 0: free */
-    uint64_t used;   /* when, counted in uses */
-    uint64_t owner;  /* service_caller.id; 0: nobody, as an owner like others */
+    uint64_t handle;            /* 0: free */
+    uint64_t used;              /* when, counted in uses */
+    uint64_t owner;             /* service_caller.id; 0: nobody, as an owner like others */
+    struct file_owner *account; /* of all that it has */
     int fd;
     int io_fd; /* by which runtime/disk.h reads and writes it */
     uint32_t n_users;

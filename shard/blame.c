@@ -2,7 +2,8 @@
 /*
  * The word in which a process says what it runs names a call's slot in its caller's part, or one of
  * its own ledger, and that has the origin. So nothing of the dead one's private memory is needed,
- * and what is read has been checked: it is of fixed size, and its indices lie within the tables.
+ * and what is read has been checked: it is of fixed size, its indices lie within the tables, and
+ * the slot is still that call's. A ledger's is, for its shard hears of the death after this.
  *
  * The supervisor reaps each death once, so each crash is charged once, whoever dies meanwhile.
  *
@@ -34,7 +35,9 @@ static uint64_t origin_of_crash(const struct segment *seg, const struct peer_con
         return 0;
     if (home == caller) {
         request = segment_ledger(seg, home, slot);
-        return origin_of_client(home, request->client, request->client_generation);
+        return request->word >> 8 == control->crashed_generation
+                   ? origin_of_client(home, request->client, request->client_generation)
+                   : 0;
     }
     call = segment_call(seg, caller, home, slot);
     return word_generation(call->word) == control->crashed_generation ? call->origin : 0;

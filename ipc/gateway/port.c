@@ -410,7 +410,8 @@ static uint32_t count_spare(struct port *port)
     return port->n_exchanges - port->n_held - n_sending;
 }
 
-/* Where no more can be opened, those there are go on: clients wait for their turn. */
+/* Where no more can be opened, those there are go on: clients wait for their turn. Who takes no answers
+ * is closed where there may be no more, and where memory is short only if nobody else can be heard. */
 static int open_spare(struct port *port)
 {
     uint32_t n_spare = count_spare(port);
@@ -418,7 +419,7 @@ static int open_spare(struct port *port)
 
     for (; r == 0 && port->n_exchanges < EXCHANGES_MAX && n_spare < EXCHANGES_SPARE; n_spare++)
         r = open_exchange(port);
-    if (n_spare < EXCHANGES_SPARE)
+    if (n_spare < EXCHANGES_SPARE && (r == 0 || n_spare == 0))
         close_who_reads_least(port);
     return r;
 }

@@ -184,13 +184,20 @@ void intake_pass(struct intake *in)
     atomic_store_release(in->row_head, in->head); /* HEAD */
 }
 
-/* Of one that was taken. */
-static void cancel(struct lane *lane, uint64_t id)
+static bool is_meant(const struct ledger_slot *slot, const struct lane *lane,
+    const struct intake *in, const struct plane_submission *cancel)
+{
+    return slot->position == cancel->route && entry_of(slot)->id == cancel->id &&
+           &lane->intakes[intake_of(slot)] == in;
+}
+
+/* Of one that was taken. Its id may be another's by now, its position in the ring is nobody else's. */
+static void cancel(struct lane *lane, const struct intake *in, const struct plane_submission *entry)
 {
     struct plane *plane = lane->plane;
     uint32_t n = lane->first;
 
-    while (n != NO_REQUEST && entry_of(&plane->ledger[n])->id != id)
+    while (n != NO_REQUEST && !is_meant(&plane->ledger[n], lane, in, entry))
         n = plane->requests[n].next;
     if (n != NO_REQUEST)
         ledger_cancel(plane, &plane->requests[n]);
@@ -201,7 +208,7 @@ static void cancel_ahead(
     struct lane *lane, struct intake *in, uint64_t position, const struct plane_submission *entry)
 {
     if (entry->route < in->head || entry->route >= position) {
-        cancel(lane, entry->id);
+        cancel(lane, in, entry);
     } else if (atomic_load_relaxed(&intake_at(in, entry->route)->id) == entry->id) {
         if (!has_mark(in, entry->route))
             flip_mark(in, entry->route, 1);
@@ -304,7 +311,7 @@ static bool take(struct lane *lane, enum mesh_lane which)
     }
     fetch_args(lane, entry);
     if (entry->flags & PLANE_CANCEL) {
-        cancel(lane, entry->id);
+        cancel(lane, in, entry);
         intake_pass(
             in); /* who dies before it leaves the cancel in the ring, to be taken once more */
         return lane->state == CLIENT_LANE_OPEN;

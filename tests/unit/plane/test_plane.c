@@ -303,6 +303,32 @@ static void a_deadline_ends_what_waits(void **state)
     assert_int_equal(await(b).end, CALL_END_EXPIRED);
 }
 
+static void a_cancel_of_what_has_ended_leaves_the_next_of_that_id_alone(void **state)
+{
+    struct plane_bench *b = *state;
+    uint64_t id = client_call(&b->client, ECHO), position = id;
+    struct plane_submission *entry;
+
+    await(b);
+    entry = client_next(&b->client);
+    uint64_t again = entry->id; /* which is its position, too */
+    entry->id = id;
+    entry->method = NAP;
+    entry->flags = PLANE_ARGS_INLINE;
+    client_push(&b->client);
+    for (uint64_t i = 0; i < 2; i++) {
+        entry = client_next(&b->client);
+        entry->id = id;
+        entry->route = i == 0 ? position : again;
+        entry->flags = PLANE_CANCEL;
+        client_push(&b->client);
+        client_call(&b->client, ECHO);
+        struct plane_completion c = await(b);
+        assert_int_equal(c.end, i == 0 ? CALL_END_DONE : CALL_END_CANCELLED);
+    }
+    assert_int_equal(await(b).end, CALL_END_DONE);
+}
+
 static void a_cancel_ends_the_request_of_that_id_and_has_no_end_of_its_own(void **state)
 {
     struct plane_bench *b = *state;
@@ -312,7 +338,7 @@ static void a_cancel_ends_the_request_of_that_id_and_has_no_end_of_its_own(void 
     client_call(&b->client, ECHO);
     await(b);
     entry = client_next(&b->client);
-    entry->id = id;
+    entry->id = entry->route = id;
     entry->flags = PLANE_CANCEL;
     client_push(&b->client);
     struct plane_completion c = await(b);
@@ -432,7 +458,7 @@ static void what_another_shard_serves_can_be_cancelled(void **state)
     client_call(&b->client, ECHO);
     await(b);
     entry = client_next(&b->client);
-    entry->id = id;
+    entry->id = entry->route = id;
     entry->flags = PLANE_CANCEL;
     client_push(&b->client);
     assert_int_equal(await(b).end, CALL_END_CANCELLED);
@@ -593,6 +619,7 @@ int main(void)
         CASE(a_method_that_is_none_ends_as_not_started),
         CASE(what_is_past_its_deadline_is_not_run),
         CASE(a_deadline_ends_what_waits),
+        CASE(a_cancel_of_what_has_ended_leaves_the_next_of_that_id_alone),
         CASE(a_cancel_ends_the_request_of_that_id_and_has_no_end_of_its_own),
         CASE(a_request_runs_where_its_route_says),
         CASE(what_runs_is_what_was_routed),

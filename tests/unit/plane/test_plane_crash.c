@@ -147,7 +147,7 @@ static void push_cancel(uint8_t id)
 {
     struct plane_submission *entry = client_next(&client);
 
-    entry->id = id;
+    entry->id = entry->route = id;
     entry->flags = PLANE_CANCEL;
     client_push(&client);
 }

@@ -416,7 +416,7 @@ static void to_cancel_it_before_does_not_help(void **state)
     call_afar(DIE_LATER);
     rig_wait_word(&rig, STARTED, 1);
     entry = client_next(&one);
-    entry->id = 0;
+    entry->id = entry->route = 0;
     entry->flags = PLANE_CANCEL;
     client_push(&one);
     assert_int_equal(await(&one).end, CALL_END_CANCELLED);

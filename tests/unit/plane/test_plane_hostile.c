@@ -339,7 +339,7 @@ static void push_cancel(struct client *client, uint64_t id)
 {
     struct plane_submission *entry = client_next(client);
 
-    entry->id = id;
+    entry->id = entry->route = id;
     entry->flags = PLANE_CANCEL;
     client_push(client);
 }

@@ -61,6 +61,7 @@ static void crash_by_client(uint32_t shard, uint32_t client, uint64_t generation
 {
     struct ledger_slot *request = segment_ledger(&seg, shard, 5);
 
+    request->word = UINT64_C(1) << 8;
     request->client = client;
     request->client_generation = generation;
     was_running(shard, shard, shard, 5, 1);
@@ -105,6 +106,21 @@ static void each_crash_doubles_the_wait_of_its_user_and_others_do_not_wait(void 
     }
     assert_int_equal(wait_ns, BLAME_WAIT_MOST_MS * MS);
     assert_int_equal(blame_until_ns(&seg, 8), 0);
+}
+
+static void a_slot_that_is_anothers_by_now_is_charged_to_nobody(void **state)
+{
+    struct ledger_slot *request = segment_ledger(&seg, 0, 5);
+
+    (void)state;
+    make_client(4, 9, 7);
+    request->word = UINT64_C(2) << 8;
+    request->client = 4;
+    request->client_generation = 9;
+    was_running(0, 0, 0, 5, 1);
+    blame_note(&seg, 0, NOW_NS);
+    assert_int_equal(blame_seen(&seg), 0);
+    assert_int_equal(blame_until_ns(&seg, 7), 0);
 }
 
 static void a_day_after_its_last_wait_a_user_begins_anew(void **state)
@@ -200,6 +216,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(each_crash_doubles_the_wait_of_its_user_and_others_do_not_wait),
+        CASE(a_slot_that_is_anothers_by_now_is_charged_to_nobody),
         CASE(a_day_after_its_last_wait_a_user_begins_anew),
         CASE(where_there_is_no_room_those_who_wait_longest_keep_theirs),
         CASE(a_client_is_charged_in_whichever_shard_it_asked),
