@@ -23,6 +23,7 @@ MIB = 1024 * 1024
 RECLAIM_NS = 10_000_000
 DEATHS = 100 if harness.LONG else 2 if harness.SANITIZED else 5  # at each point
 FEW = 20 if harness.LONG else 1
+TRIES = 20
 Point = collections.namedtuple("Point", "what at n_hits")
 
 
@@ -48,6 +49,7 @@ class TestCase(harness.TestCase):
         """An instance with memory for two clients at a time, one that lives on (steady), and a file to be read."""
         self.data = data
         self.times = collections.defaultdict(list)  # by point: what time_until_reclaimed() says
+        self.again = {}  # by point: dies there once more
         self.file = file or self.make_file()
         self.sherd = self.start("--root", os.path.dirname(self.file), "--client-memory", str(4 * MIB + data), *options)
         self.holdings = Holdings(self.sherd)
@@ -126,6 +128,7 @@ class TestCase(harness.TestCase):
             return False
         self.assertEqual(client.returncode, -signal.SIGKILL)
         self.times[point.at].append(times)
+        self.again[point.at] = lambda: self.dies_at(point, hit, *options)
         return True
 
     @contextlib.contextmanager
@@ -149,8 +152,20 @@ class TestCase(harness.TestCase):
             self.assertDone(self.sherd.command("audit"))
         self.assertGreaterEqual(n_met * 2, len(points))
 
+    def assert_soon(self, times, again):
+        """What can take so long only for other work of the machine, which it may have at any time, does not always:
+        judged is the best, of as many as it takes, again() being one more."""
+        for _ in range(TRIES):
+            if harness.SANITIZED or min(free for _, free in times) < RECLAIM_NS:
+                return
+            again()
+        self.assertLess(min(free for _, free in times), RECLAIM_NS)
+
     def finish(self):
         """Who lived on has not noticed; how long it took."""
+        for at, times in self.times.items():
+            with self.subTest(at):
+                self.assert_soon(times, self.again[at])
         n_answered, longest = self.end_steady()
         self.assertGreater(n_answered, 0)
         took = sorted(ns for times in self.times.values() for ns, _ in times)
@@ -159,8 +174,6 @@ class TestCase(harness.TestCase):
         print(f"\n{len(took)} deaths at {len(self.times)} points: reclaimed {statistics.median(took) / 1e6:.2f} ms after the "
               f"signal, at most {took[-1] / 1e6:.2f}; after its end, and without waits for a processor, at each point's best "
               f"within {best[slowest] / 1e6:.2f} ({slowest}); who lives on waited {longest / 1e6:.2f} ms at most")
-        if not harness.SANITIZED:
-            self.assertLess(best[slowest], RECLAIM_NS, slowest)
         self.assertEqual(self.sherd.stop(), 0)
 
 
@@ -191,13 +204,17 @@ class Deaths(TestCase):
         self.begin("--shards", "2")
         for point in self.points():
             for hit in spread(point.n_hits, FEW + 1):
-                with self.stopped_at(point, hit) as client:
-                    if client:
-                        killed = time.monotonic_ns()
-                        client.kill()
-                        client.stdout.read()
-                        self.times[point.at].append(self.time_until_reclaimed(f"stopped at {point.at}", killed))
+                self.is_killed_where_it_stopped(point, hit)
         self.finish()
+
+    def is_killed_where_it_stopped(self, point, hit):
+        with self.stopped_at(point, hit) as client:
+            if client:
+                killed = time.monotonic_ns()
+                client.kill()
+                client.stdout.read()
+                self.times[point.at].append(self.time_until_reclaimed(f"stopped at {point.at}", killed))
+                self.again[point.at] = lambda: self.is_killed_where_it_stopped(point, hit)
 
     def die_together(self, point, hit, shard, shard_first):
         with self.stopped_at(point, hit) as client:
@@ -230,6 +247,10 @@ class Deaths(TestCase):
         return self.holdings.memory_of(self.holdings.pids[process])[0] - self.before[process][0]
 
     def test_memory_that_a_disk_still_writes_to_stays_until_it_has_and_is_nobody_elses(self):
+        times = [self.time_after_the_disk()]
+        self.assert_soon(times, lambda: times.append(self.time_after_the_disk()))
+
+    def time_after_the_disk(self):
         with fuse.Slow() as slow:
             self.begin("--shards", "2", "--engine", "threads", file=slow.file)  # where fuse would hold a ring of the kernel
             with self.doomed("--rounds", "1") as client:
@@ -250,10 +271,12 @@ class Deaths(TestCase):
             slow.answer()
             took, free = self.time_until_reclaimed("what a disk wrote to")
             print(f"\nreclaimed {took / 1e6:.2f} ms after the disk's answer")
-            self.assertLess(free, RECLAIM_NS)
             n_answered, _ = self.end_steady()
             self.assertGreater(n_answered, 0)
             self.assertEqual(self.sherd.stop(), 0)
+        self.holdings.close()
+        self.holdings = None
+        return took, free
 
     def connect(self):
         client = attach_client.Client(os.path.join(self.sherd.runtime_dir, self.sherd.name), timeout=harness.DEADLINE)
@@ -268,21 +291,25 @@ class Deaths(TestCase):
     def test_who_has_asked_for_a_lot_and_dies_is_not_served_to_the_end(self):
         self.begin("--shards", "2")
         times = []
-        for _ in range(3):
+
+        def flood():
             client = self.connect().attach()
             client.socket.setblocking(False)
             with contextlib.suppress(OSError):
                 while True:
                     client.send(attach_client.head(attach_client.OPEN, client.serial) + attach_client.OPEN_BODY.pack(0, 0))
             times.append(self.time_of_end("a flood of requests", [client]))
+        for _ in range(3):
+            flood()
         print(f"\nafter a flood: reclaimed after {min(times)[0] / 1e6:.2f} ms at best")
-        self.assertLess(min(free for _, free in times), RECLAIM_NS)
+        self.assert_soon(times, flood)
         self.assertEqual(self.sherd.stop(), 0)
 
     def test_a_shard_that_stands_still_keeps_nothing_of_a_client_of_another(self):
         self.begin("--shards", "2", steady=False)
         times = []
-        for _ in range(3):
+
+        def die_meanwhile():
             client = self.connect().attach()
             client.open(0)
             self.sherd.kill(self.holdings.pids["shard1"], signal.SIGSTOP)
@@ -290,8 +317,10 @@ class Deaths(TestCase):
             harness.wait_until(lambda: self.holdings.requests_of(client.client) == [0], "its request to be on its way")
             times.append(self.time_of_end("a client whose request waits in another shard", [client]))
             self.sherd.kill(self.holdings.pids["shard1"], signal.SIGCONT)
+        for _ in range(3):
+            die_meanwhile()
         print(f"\nwith a request in a shard that stands still: reclaimed after {min(times)[0] / 1e6:.2f} ms at best")
-        self.assertLess(min(free for _, free in times), RECLAIM_NS)
+        self.assert_soon(times, die_meanwhile)
         self.assertDone(self.sherd.command("audit"))
         self.assertEqual(self.sherd.stop(), 0)
 

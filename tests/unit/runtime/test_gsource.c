@@ -327,7 +327,7 @@ static void idle_context_does_not_turn(void **state)
     uint64_t sleeps = counters->sleeps, polls = counters->polls;
 
     aio_timer_init(outer.ctx, &near, set_flag, &over);
-    timer_mod_ns(&near, aio_clock_ns() + 50 * LOOP_MS);
+    timer_mod_ns(&near, aio_clock_ns() + 200 * LOOP_MS);
     turn_until(&outer, &over);
     assert_in_range(counters->sleeps - sleeps, 1, 5);
     assert_in_range(counters->polls - polls, 1, 5);

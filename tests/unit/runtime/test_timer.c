@@ -192,7 +192,7 @@ static void timer_moved_by_another_of_the_same_turn_fires_when_it_says(void **st
     }
     t[0].again_ns = aio_clock_ns() + 3 * LOOP_MS;
     assert_true(aio_poll(loop->ctx, true));
-    assert_int_equal(log.n, 1);
+    assert_true(log.n == 1 || aio_clock_ns() >= t[0].again_ns);
     while (log.n < 2)
         aio_poll(loop->ctx, true);
     assert_true(aio_clock_ns() >= t[0].again_ns);
@@ -246,39 +246,46 @@ static void nested_poll_fires_what_the_outer_one_left(void **state)
     assert_false(aio_poll(loop->ctx, false));
 }
 
+/* How many turns until a timer of the loop's own fires had no sleep in them. One that is due before
+ * the loop comes to sleep says nothing, so it has longer each time. */
+static uint64_t n_sleepless_turns(struct loop *loop)
+{
+    const struct aio_counters *counters = loop->ctx->instruments.counters;
+    uint64_t n = 1;
+
+    for (int64_t length_ns = 2 * LOOP_MS; n > 0 && length_ns < 2000 * LOOP_MS; length_ns *= 2) {
+        uint64_t sleeps = counters->sleeps, polls = counters->polls;
+        AioTimer timer;
+        int calls = 0;
+
+        aio_timer_init(loop->ctx, &timer, count_call, &calls);
+        timer_mod_ns(&timer, aio_clock_ns() + length_ns);
+        assert_false(doorbell_is_rung(&loop->ctx->bell));
+        while (calls == 0)
+            aio_poll(loop->ctx, true);
+        n = (counters->polls - polls) - (counters->sleeps - sleeps);
+    }
+    return n;
+}
+
 static void timer_of_the_loop_itself_leaves_no_notification_behind(void **state)
 {
-    struct loop *loop = *state;
-    AioTimer timer;
-    int calls = 0;
-
-    aio_timer_init(loop->ctx, &timer, count_call, &calls);
-    timer_mod_ns(&timer, aio_clock_ns() + 3 * LOOP_MS);
-    assert_false(doorbell_is_rung(&loop->ctx->bell));
-    while (calls == 0)
-        aio_poll(loop->ctx, true);
-    assert_int_equal(
-        loop->ctx->instruments.counters->sleeps, loop->ctx->instruments.counters->polls);
+    assert_int_equal(n_sleepless_turns(*state), 0);
 }
 
 static void far_timer_neither_overflows_nor_spins(void **state)
 {
     struct loop *loop = *state;
-    AioTimer far, near;
+    AioTimer far;
     int calls = 0;
 
     aio_timer_init(loop->ctx, &far, count_call, &calls);
-    aio_timer_init(loop->ctx, &near, count_call, &calls);
     timer_mod_ns(&far, INT64_MAX - 1);
-    timer_mod_ns(&near, aio_clock_ns() + 2 * LOOP_MS);
-    while (calls == 0)
-        aio_poll(loop->ctx, true);
-    assert_int_equal(
-        loop->ctx->instruments.counters->sleeps, loop->ctx->instruments.counters->polls);
+    assert_int_equal(n_sleepless_turns(loop), 0);
     timer_mod_ns(&far, INT64_MAX);
     assert_false(aio_poll(loop->ctx, false));
     timer_del(&far);
-    assert_int_equal(calls, 1);
+    assert_int_equal(calls, 0);
 }
 
 /* Though another does. */

@@ -136,7 +136,7 @@ static void calling_body(struct rig_end *end)
 
 static void calling_with_deadlines_body(struct rig_end *end)
 {
-    start_all(end, aio_clock_ns() + INT64_C(300) * 1000000);
+    start_all(end, aio_clock_ns() + INT64_C(1000) * 1000000);
     rig_serve(end);
 }
 
