@@ -10,6 +10,8 @@ Needs: libatomic1 (by ctypes). The language has no fences, and without them anot
 
 Each request in flight has a place of its own in the data area: its arguments, and behind them room for its answer.
 """
+import collections
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -20,16 +22,17 @@ import struct
 import sys
 
 MAGIC, VERSION = 0x48435441, 1
-HELLO, WELCOME, OPEN, OPENED, REFUSED = range(1, 6)
+HELLO, WELCOME, OPEN, OPENED, REFUSED, CLOSED = range(1, 7)
 HEAD = struct.Struct("<IHHQ")
 HELLO_BODY = struct.Struct("<QQII64s")
 WELCOME_BODY = struct.Struct("<QQQIIIIQQQQ64s")
 REFUSED_BODY = struct.Struct("<iI160s")
+CLOSED_BODY = struct.Struct("<IiQ")
 
 ENTRIES = 64
 ARGS_MAX, ROOM = 64 * 1024, 64 * 1024
 PAGE = 4096
-DONE, ENDS = 1, ("", "done", "failed", "cancelled", "expired", "not started", "in doubt")
+DONE, IN_DOUBT, ENDS = 1, 6, ("", "done", "failed", "cancelled", "expired", "not started", "in doubt")
 NEED_WAKEUP, CLIENT_SLEEPS, RINGS = 0, 64, 128  # in a lane
 TABLE, ROUTE_HERE, ROUTE_METHOD = 0xffff, 0, 1
 RELEASE, SEQ_CST = 3, 5
@@ -41,6 +44,10 @@ class Gone(Exception):
     """the instance has ended, or cut us off"""
 
 
+class Down(Exception):
+    """a shard is given up"""
+
+
 class Attachment:
     """The connection that is the client's life, and the memory and doorbells that came by it."""
 
@@ -48,6 +55,7 @@ class Attachment:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.connect(path)
         self.serial = 0
+        self.closed = []  # (shard, the position of the first entry that it has not taken)
         body, memory = self.ask(HELLO, HELLO_BODY.pack(0, data_bytes, ENTRIES, 0, b"sherd_shm.py"), WELCOME)
         (_, self.data_bytes, total, self.n_entries, self.n_shards, _, self.max_in_flight, self.max_bytes,
          *_) = WELCOME_BODY.unpack(body)
@@ -69,20 +77,23 @@ class Attachment:
                 os.close(fd)
 
     def listen(self):
-        """What it says without having been asked: that this is the end, and maybe why."""
+        """What it says without having been asked: that a shard is given up; or that this is the end, and maybe why."""
         try:
             self.check(self.socket.recv(PAGE))
         except ConnectionResetError:
             raise Gone("the instance has ended") from None
 
-    @staticmethod
-    def check(message):
+    def check(self, message):
         if not message:
             raise Gone("the instance has ended")
-        if HEAD.unpack_from(message)[2] == REFUSED:
+        _, _, kind, serial = HEAD.unpack_from(message)
+        if kind == CLOSED:
+            shard, _, taken = CLOSED_BODY.unpack_from(message, HEAD.size)
+            self.closed.append((shard, taken))
+        if kind == REFUSED:
             error, retry_ms, text = REFUSED_BODY.unpack_from(message, HEAD.size)
             again = f" (again in {retry_ms} ms)" if error == -errno.EAGAIN else ""
-            raise Gone(text.split(b"\0")[0].decode() + again)
+            raise (Down if serial and error == -errno.EHOSTDOWN else Gone)(text.split(b"\0")[0].decode() + again)
 
     def open(self, shard):
         """The doorbell of a shard."""
@@ -93,6 +104,7 @@ class Lane:
     """The two rings that are shared with a shard."""
 
     def __init__(self, attachment, shard):
+        self.shard = shard
         self.memory = attachment.memory
         self.at = attachment.lane_bytes * shard
         self.n = attachment.n_entries
@@ -103,7 +115,7 @@ class Lane:
         return ctypes.c_uint32.from_buffer(self.memory, self.at + at)
 
     def push(self, number, method, route, args, room):
-        """args and room: where, and how long."""
+        """args and room: where, and how long. Returns the entry's position."""
         entry = RINGS + self.pushed % self.n * 64
         at = self.at + entry
         self.memory[at:at + 12] = struct.pack("<QHBB", number, method, 0, route)
@@ -114,6 +126,7 @@ class Lane:
         fence(SEQ_CST)
         if self.word(NEED_WAKEUP).value:
             self.ring()
+        return self.pushed - 1
 
     def ring(self):
         try:
@@ -151,27 +164,79 @@ class Lane:
             pass
 
 
+class Run:
+    """Arguments for one method, on their way."""
+
+    def __init__(self, method, arguments, route, may_repeat):
+        self.method, self.arguments, self.route, self.may_repeat = method, arguments, route, may_repeat
+        self.line = collections.deque(range(len(arguments)))  # to be submitted
+        self.under_way = {}  # by place: (which argument, lane, position)
+        self.ends = [None] * len(arguments)
+
+
 class Client:
     def __init__(self, path):
         self.attachment = Attachment(path, ENTRIES * (ARGS_MAX + ROOM))
-        self.lanes = [Lane(self.attachment, shard) for shard in range(self.attachment.n_shards)]
+        self.lanes = []
+        for shard in range(self.attachment.n_shards):
+            with contextlib.suppress(Down):  # the others do
+                self.lanes.append(Lane(self.attachment, shard))
         table = self.run(TABLE, [b""], ROUTE_HERE)[0][1].decode()
-        self.methods = {name: int(number) for name, _, number, *_ in
-                        (line.split("\t") for line in table.splitlines())}
+        lines = [line.split("\t") for line in table.splitlines()]
+        self.methods = {name: (int(number), kind.startswith("idempotent")) for name, kind, number, *_ in lines}
 
     def data(self, place, length):
         at = self.attachment.data_at + place
         return self.attachment.memory[at:at + length]
 
-    def submit(self, lane, place, method, route, args):
+    def submit(self, run, place):
+        number = run.line.popleft()
+        args, lane = run.arguments[number], self.lanes[number % len(self.lanes)]
         if len(args) > ARGS_MAX:
             raise ValueError(f"{len(args)} bytes of arguments: there is room for {ARGS_MAX}")
         at = self.attachment.data_at + place
         self.attachment.memory[at:at + len(args)] = args
-        lane.push(place, method, route, (place, len(args)), (place + ARGS_MAX, ROOM))
+        position = lane.push(place, run.method, run.route, (place, len(args)), (place + ARGS_MAX, ROOM))
+        run.under_way[place] = number, lane, position
+
+    def take(self, run, lane):
+        """The places of those that have ended in that lane."""
+        places = []
+        while popped := lane.pop():
+            place, length, error, end, inline = popped
+            data = inline[:length] if length <= len(inline) else self.data(place + ARGS_MAX, length)
+            run.ends[run.under_way.pop(place)[0]] = end, data or os.strerror(-error).encode() * (end != DONE)
+            places.append(place)
+        return places
+
+    def lose(self, run, lane, taken):
+        """A lane whose shard is given up: what stands in its ring has ended, and the rest nobody has any more."""
+        self.lanes.remove(lane)
+        if not self.lanes:
+            raise Gone("every shard is given up")
+        places = self.take(run, lane)
+        for place, (number, where, position) in list(run.under_way.items()):
+            if where is not lane:
+                continue
+            if position >= taken or run.may_repeat:
+                run.line.append(number)
+            else:
+                run.ends[number] = IN_DOUBT, b"its shard is given up, and with it whether it was done"
+            del run.under_way[place]
+            places.append(place)
+        os.close(lane.bell)
+        return places
+
+    def lose_closed(self, run):
+        places = []
+        while self.attachment.closed:
+            shard, taken = self.attachment.closed.pop()
+            for lane in [lane for lane in self.lanes if lane.shard == shard]:  # none: it was said twice
+                places += self.lose(run, lane, taken)
+        return places
 
     def wait(self):
-        """Until a shard has rung."""
+        """Until a shard has rung, or something was said of one."""
         if all([lane.may_sleep() for lane in self.lanes]):
             bells = {lane.bell for lane in self.lanes}
             ready, _, _ = select.select([*bells, self.attachment.socket], [], [])
@@ -180,26 +245,24 @@ class Client:
         for lane in self.lanes:
             lane.wake()
 
-    def run(self, method, arguments, route=ROUTE_METHOD):
+    def run(self, method, arguments, route=ROUTE_METHOD, may_repeat=True):
         """[(end, answer or text)] in the order of the arguments."""
+        if not self.lanes:
+            raise Gone("every shard is given up")
         room = ARGS_MAX + ROOM
         most = min(ENTRIES, self.attachment.max_in_flight // len(self.lanes), self.attachment.max_bytes // room)
         free = [place * room for place in range(most)]
-        ends, under_way, given = [None] * len(arguments), {}, 0
-        while given < len(arguments) or under_way:
-            while free and given < len(arguments):
-                place = free.pop()
-                under_way[place] = given
-                self.submit(self.lanes[given % len(self.lanes)], place, method, route, arguments[given])
-                given += 1
-            popped = [end for lane in self.lanes if (end := lane.pop())]
-            for place, length, error, end, inline in popped:
-                data = inline[:length] if length <= len(inline) else self.data(place + ARGS_MAX, length)
-                ends[under_way.pop(place)] = end, data or os.strerror(-error).encode() * (end != DONE)
-                free.append(place)
-            if not popped and under_way:
+        run = Run(method, arguments, route, may_repeat)
+        while run.line or run.under_way:
+            while free and run.line:
+                self.submit(run, free.pop())
+            ended = self.lose_closed(run)
+            for lane in self.lanes:
+                ended += self.take(run, lane)
+            free += ended
+            if not ended and run.under_way:
                 self.wait()
-        return ends
+        return run.ends
 
 
 def main():
@@ -209,7 +272,8 @@ def main():
     client = Client(path)
     if method not in client.methods:
         sys.exit(f"sherd_shm.py: no such method: {method}; there are {', '.join(client.methods)}")
-    ends = client.run(client.methods[method], [os.fsencode(argument) for argument in arguments or [""]])
+    number, may_repeat = client.methods[method]
+    ends = client.run(number, [os.fsencode(argument) for argument in arguments or [""]], may_repeat=may_repeat)
     for end, data in ends:
         if end == DONE:
             print(data.decode(errors="replace"))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """examples/python against a real instance, also while its processes die."""
+import contextlib
 import os
 import shutil
 import signal
@@ -149,6 +150,18 @@ class PythonClient(harness.TestCase):
 
 
 class PythonMemory(harness.TestCase):
+    def sherd_notes(self):
+        """A folder for notes."""
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.notes = os.path.join(folder.name, "notes")
+        return folder.name
+
+    def noted(self):
+        with contextlib.suppress(FileNotFoundError), open(self.notes) as file:
+            return list(map(int, file.read().split()))
+        return []
+
     def begin(self, *arguments):
         path = os.path.join(self.sherd.runtime_dir, self.sherd.name, "attach")
         return subprocess.Popen([PYTHON, MEMORY_EXAMPLE, path, *arguments], text=True,
@@ -165,6 +178,39 @@ class PythonMemory(harness.TestCase):
             harness.wait_until(lambda: self.sherd.shard(0)["calls_in"] != served or process.poll() is not None,
                                "it to go on")
         self.assertEqual(end_of(process), (0, "\n" * 1500, ""))
+
+    def give_up(self, shard):
+        """Of an instance that does so at the first crash."""
+        process = self.sherd.shard(shard)
+        for signum in signal.SIGSTOP, signal.SIGSEGV, signal.SIGCONT:
+            self.sherd.kill(process, signum)
+        self.sherd.wait_for_shard(shard, state="failed")
+
+    def test_what_a_shard_had_that_is_given_up_goes_to_another_or_is_in_doubt(self):
+        self.sherd = self.start("--shards", "2", "--crash-limit", "1", "--enable-test-methods",
+                                "--set", f"sys.notes={self.sherd_notes()}")
+        with self.subTest("what may run again is run by the other"):
+            process = self.begin("sys.sleep", *["300"] * 128)
+            harness.wait_until(lambda: "sherd_shm" in self.sherd.command("clients").stdout, "it to be attached")
+            self.give_up(1)
+            self.assertEqual(end_of(process), (0, "\n" * 128, ""))
+        with self.subTest("who attaches then uses those there are"):
+            self.assertEqual(end_of(self.begin("sys.echo", "a", "b")), (0, "a\nb\n", ""))
+        self.assertDone(self.sherd.command("restart", "1"))
+        self.sherd.wait_for_shard(1)
+        with self.subTest("what was not taken is run once"):
+            self.sherd.kill(self.sherd.shard(1), signal.SIGSTOP)
+            process = self.begin("sys.note", *[f"{self.notes} {i}" for i in range(40)])
+            harness.wait_until(lambda: len(self.noted()) == 20, "the other's half")
+            self.give_up(1)
+            self.assertEqual(end_of(process), (0, "".join(f"{i}\n" for i in range(40)), ""))
+            self.assertEqual(sorted(self.noted()), list(range(40)))
+        self.assertDone(self.sherd.command("restart", "1"))
+        self.sherd.wait_for_shard(1)
+        with self.subTest("what was, and may not be run twice, is in doubt"):
+            code, out, error = end_of(self.begin("sys.crash", "segv"))
+            self.assertEqual((code, out), (1, ""))
+            self.assertIn("in doubt: its shard is given up", error)
 
     def test_what_cannot_be_is_told(self):
         self.sherd = self.start("--shards", "1", "--client-memory", "64K")
