@@ -36,7 +36,8 @@
  * is in memory.
  */
 
-int file_explain(char **ret_error, int error, const char *path)
+/* "PATH: what error means", and what to do where that is known. Returns error. */
+static int explain_path(char **ret_error, int error, const char *path)
 {
     const char *meaning = strerrordesc_np(-error);
     switch (error) {
@@ -94,7 +95,7 @@ static int coroutine_fn walk_co(const struct file_roots *roots, const char *path
         fd = explain(ret_error, fd,
             "%s: the root %s is read-only; start sherd run with --root %s:rw", path, name, name);
     } else if (fd < 0) {
-        fd = file_explain(ret_error, fd, path);
+        fd = explain_path(ret_error, fd, path);
     }
     file_walk_deinit(&walk);
     return fd;
@@ -130,7 +131,7 @@ static int coroutine_fn open_co(const struct file_roots *roots, const char *path
     int fd = co_openat2(in_worker ? AIO_WORKER_FD(root->fd) : root->fd, *rest ? rest : ".", &how);
     if (fd == -EXDEV)
         return walk_co(roots, path, flags, mode, ret_error);
-    return fd < 0 ? file_explain(ret_error, fd, path) : fd;
+    return fd < 0 ? explain_path(ret_error, fd, path) : fd;
 }
 
 int coroutine_fn file_open_co(const struct file_roots *roots, const char *path, uint64_t flags,
@@ -170,7 +171,7 @@ static int coroutine_fn look_up_co(const struct file_roots *roots, const char *p
     int r = file_mounts_look_co(roots->mounts, fd, ret);
     close(fd);
     if (r < 0)
-        return file_explain(ret_error, r, path);
+        return explain_path(ret_error, r, path);
     return S_ISREG(ret->mode) ? 0 : refuse_kind(ret_error, ret->mode, path);
 }
 
@@ -184,7 +185,7 @@ static int coroutine_fn look_again_co(const struct file_roots *roots, const char
         return refuse_kind(ret_error, ret->mode, path);
     if (r == 0)
         r = use_blocking(fd);
-    return r < 0 ? file_explain(ret_error, r, path) : 0;
+    return r < 0 ? explain_path(ret_error, r, path) : 0;
 }
 
 int coroutine_fn file_open_regular_co(const struct file_roots *roots, const char *path,

@@ -36,6 +36,3 @@ struct file_opened {
 
 int coroutine_fn file_open_regular_co(const struct file_roots *roots, const char *path,
     uint64_t flags, uint32_t mode, struct file_opened *ret, char **ret_error);
-
-/* "PATH: what error means", and what to do where that is known. Returns error. */
-int file_explain(char **ret_error, int error, const char *path);

@@ -41,13 +41,13 @@ const char *audit_found_text(enum audit_account account)
 
 /* ---- for all accounts ---- */
 
-void audit_find(struct audit *a, const struct audit_finding *finding)
+static void found(struct audit *a, const struct audit_finding *finding)
 {
     a->result->n_findings++;
     a->on_finding(a->opaque, finding);
 }
 
-void audit_pause(void)
+static void pause_a_moment(void)
 {
     nanosleep(&(struct timespec){.tv_nsec = BETWEEN_LOOKS_NS}, NULL);
 }
@@ -58,10 +58,10 @@ void audit_look(struct audit *a, struct audit_subject subject, audit_look_fn *lo
 
     for (int looks = 1; !look(a, subject, &finding); looks++) {
         if (looks == AUDIT_LOOKS) {
-            audit_find(a, &finding);
+            found(a, &finding);
             return;
         }
-        audit_pause();
+        pause_a_moment();
     }
 }
 
@@ -200,10 +200,10 @@ static void audit_calls(struct audit *a, struct audit_subject of)
 
     while (!calls_can_balance(a, of, &finding, &counted, &held)) {
         if (looks++ == AUDIT_LOOKS) {
-            audit_find(a, &finding);
+            found(a, &finding);
             break;
         }
-        audit_pause();
+        pause_a_moment();
     }
     a->result->submitted += counted.submitted;
     a->result->under_way += held;
@@ -218,11 +218,11 @@ static void audit_started(struct audit *a, uint32_t from, uint32_t to)
     uint64_t submitted = read_counters(a, from, to).submitted;
 
     if (started > submitted)
-        audit_find(a, &(struct audit_finding){.account = AUDIT_STARTED,
-                          .from = from,
-                          .to = to,
-                          .expected = submitted,
-                          .found = started});
+        found(a, &(struct audit_finding){.account = AUDIT_STARTED,
+                     .from = from,
+                     .to = to,
+                     .expected = submitted,
+                     .found = started});
 }
 
 /* The tail first: what it counts stays in the ring until the head passes it. */
@@ -236,11 +236,11 @@ static void audit_ring(struct audit *a, uint32_t from, uint32_t to, enum mesh_la
     uint64_t head = AUDIT_LOAD(a, heads, to, from, lane, 0);
 
     if (tail > head && tail - head > n_slots)
-        audit_find(a, &(struct audit_finding){.account = AUDIT_RING,
-                          .from = from,
-                          .to = to,
-                          .expected = n_slots,
-                          .found = tail - head});
+        found(a, &(struct audit_finding){.account = AUDIT_RING,
+                     .from = from,
+                     .to = to,
+                     .expected = n_slots,
+                     .found = tail - head});
 }
 
 /* ---- clients' requests ---- */

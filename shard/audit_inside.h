@@ -137,9 +137,6 @@ typedef bool audit_look_fn(
     struct audit *a, struct audit_subject subject, struct audit_finding *ret);
 void audit_look(struct audit *a, struct audit_subject subject, audit_look_fn *look);
 
-void audit_find(struct audit *a, const struct audit_finding *finding);
-void audit_pause(void);
-
 /* How many call slots of caller's for callee there are. */
 uint32_t audit_call_slots(const struct audit *a, uint32_t caller, uint32_t callee);
 

@@ -40,11 +40,6 @@ static const char *const texts[] = {
 #undef X
 };
 
-const char *scan_mode_text(enum scan_mode mode)
-{
-    return texts[mode];
-}
-
 int scan_mode_parse(const char *text, enum scan_mode *ret_mode)
 {
     for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)

@@ -32,8 +32,6 @@ enum scan_mode {
 #undef X
 };
 
-const char *scan_mode_text(enum scan_mode mode);
-
 /* 0 with the mode of that text; -EINVAL. */
 int scan_mode_parse(const char *text, enum scan_mode *ret_mode);
 

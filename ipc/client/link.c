@@ -74,7 +74,8 @@ static void arrive(struct exchange *exchange, int result)
     *link->inbox_last = exchange;
     link->inbox_last = &exchange->next;
     pthread_mutex_unlock(&link->lock);
-    link_ring(link);
+    /* Fails only where the counter is full, and then it is readable. */
+    (void)!eventfd_write(link->fd, 1);
 }
 
 static void count_unsent(struct exchange *exchange)
@@ -343,12 +344,6 @@ void link_quiet(struct link *link)
 
     /* Fails only where it is quiet already. */
     (void)!eventfd_read(link->fd, &count);
-}
-
-void link_ring(struct link *link)
-{
-    /* Fails only where the counter is full, and then it is readable. */
-    (void)!eventfd_write(link->fd, 1);
 }
 
 bool link_take(struct link *link, struct letter *ret_letter)

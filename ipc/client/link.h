@@ -64,9 +64,8 @@ void link_redial(struct link *link);
  * Asks nng for all its figures. */
 int link_trouble(const struct link *link);
 
-/* An eventfd: readable when letters came since link_quiet(), or after link_ring(). */
+/* An eventfd: readable when letters came since link_quiet(). */
 int link_fd(const struct link *link);
 void link_quiet(struct link *link);
-void link_ring(struct link *link);
 
 bool link_take(struct link *link, struct letter *ret_letter);

@@ -87,7 +87,8 @@ void methods_forget(struct method_table *table)
         table->methods[i].is_known = table->methods[i].idempotent = false;
 }
 
-int methods_tell(struct method_table *table, const char *name, uint16_t number, bool idempotent)
+/* The instance has it. 0 or as methods_add(). */
+static int tell(struct method_table *table, const char *name, uint16_t number, bool idempotent)
 {
     int64_t i = methods_add(table, name);
 
@@ -105,7 +106,7 @@ int methods_learn(struct method_table *table, const Sherd__Wire__MethodsReply *r
 
     methods_forget(table);
     for (size_t i = 0; r == 0 && i < reply->n_methods; i++)
-        r = methods_tell(table, reply->methods[i]->name, (uint16_t)reply->methods[i]->number,
+        r = tell(table, reply->methods[i]->name, (uint16_t)reply->methods[i]->number,
             reply->methods[i]->idempotent);
     if (r < 0)
         methods_forget(table);
@@ -125,8 +126,7 @@ static int read_line(struct method_table *table, char *line)
     unsigned long number = strtoul(fields[2], &end, 10);
     if (*end != '\0' || end == fields[2] || number >= UINT16_MAX)
         return -EPROTO;
-    return methods_tell(
-        table, fields[0], (uint16_t)number, strncmp(fields[1], "idempotent", 10) == 0);
+    return tell(table, fields[0], (uint16_t)number, strncmp(fields[1], "idempotent", 10) == 0);
 }
 
 int methods_read(struct method_table *table, const char *text, size_t len)

@@ -5,8 +5,7 @@
  *
  * Why:         a handle is found once and then an index; and what an instance says of a method is
  *              forgotten with it, while the handle stays.
- * Use:         methods_add() for a handle; after each hello: methods_forget(), methods_tell() for
- *              each that the instance has
+ * Use:         methods_add() for a handle; after each hello: methods_learn(), or methods_read()
  * Concurrency: one thread. Zero bytes are an empty table.
  */
 #include <stdbool.h>
@@ -39,9 +38,6 @@ int64_t methods_add(struct method_table *table, const char *name);
 
 /* No instance says anything of any. */
 void methods_forget(struct method_table *table);
-
-/* The instance has it. 0 or as methods_add(). */
-int methods_tell(struct method_table *table, const char *name, uint16_t number, bool idempotent);
 
 /* Forgets, and takes what the gateway tells. 0; -errno: then it knows of none, and nothing is run
  * again. */

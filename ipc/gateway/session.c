@@ -30,7 +30,8 @@ void ended_free(struct ended *ended)
     free(ended);
 }
 
-uint64_t ended_cost(const struct ended *ended)
+/* While it is kept. */
+static uint64_t cost_of(const struct ended *ended)
 {
     return sizeof(*ended) + ended->len;
 }
@@ -183,7 +184,7 @@ void session_append(struct session *session, struct ended *ended)
         session->unsent = ended;
     session->n_ends++;
     session->sessions->n_ends++;
-    session_charge(session, (int64_t)ended_cost(ended));
+    session_charge(session, (int64_t)cost_of(ended));
     mark_dirty(session);
 }
 
@@ -201,7 +202,7 @@ static void drop_first_end(struct session *session)
     session->first_position++;
     session->n_ends--;
     session->sessions->n_ends--;
-    session_charge(session, -(int64_t)ended_cost(ended));
+    session_charge(session, -(int64_t)cost_of(ended));
     ended_free(ended);
 }
 

@@ -46,9 +46,6 @@ struct ended {
 
 void ended_free(struct ended *ended);
 
-/* What an end costs while it is kept. */
-uint64_t ended_cost(const struct ended *ended);
-
 struct waiting_next {
     struct session *session;
     struct exchange *exchange; /* NULL: free */

@@ -18,9 +18,8 @@
 #include "proto/attach.h"
 #include "proto/data_plane.h"
 
-#define FAKE_SHARDS  2u
-#define FAKE_HELD    4096u
-#define FAKE_CLIENTS 4u
+#define FAKE_SHARDS 2u
+#define FAKE_HELD   4096u
 
 /* X(name): what is done instead of what is right. */
 #define FAKE_MODES(X)                                                                     \

@@ -271,7 +271,6 @@ static void a_callback_may_wait_for_a_completion_harvested_with_its_own(void **s
 struct chain {
     AioCqeHandler handler;
     unsigned n_left;
-    uint64_t n_polls_before;
     AioContext *ctx;
     bool done;
 };
