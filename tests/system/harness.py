@@ -202,6 +202,7 @@ class Instance:
         self.name = name
         self.scratch = tempfile.mkdtemp(prefix="sherd-test-")
         self.runtime_dir = os.path.join(self.scratch, "run")
+        self.gateway_socket = os.path.join(self.runtime_dir, name, "gateway")
         self.environment = {**os.environ, "SHERD_RUNTIME_DIR": self.runtime_dir, **(environment or {})}
         for journal in ("JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_USEC"):
             if journal not in (environment or {}):

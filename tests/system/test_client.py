@@ -274,7 +274,7 @@ class Deaths(harness.TestCase):
                   "c = Client(url=sys.argv[2])\n"
                   "for _ in range(5000): c.submit('sys.sleep', b'20')\n"
                   "c.process(); print('going', flush=True); c.run()\n")
-        url = "ipc://" + os.path.join(sherd.runtime_dir, sherd.name, "gateway")
+        url = "ipc://" + sherd.gateway_socket
         with subprocess.Popen([sys.executable, "-c", script, HERE, url],
                               stdout=subprocess.PIPE, env=sherd.environment) as killed:
             self.assertEqual(killed.stdout.readline(), b"going\n")

@@ -4,7 +4,6 @@ The ways a request can end, as docs/crashes.md has them, each brought about in r
 kind of client: the bytes on the wire, the C library, and `sherd submit`.
 """
 import errno
-import os
 import signal
 import subprocess
 import unittest
@@ -53,7 +52,7 @@ class Ends(harness.TestCase):
 
     def by_wire(self, instance, own, cases):
         ids = dict(enumerate(cases, 1))
-        with RawClient(os.path.join(instance.runtime_dir, instance.name, "gateway")) as client:
+        with RawClient(instance.gateway_socket) as client:
             client.hello()
             for number, case in ids.items():
                 (method, args, shard, timeout), _ = CASES[case]

@@ -8,34 +8,16 @@ import signal
 import time
 
 import harness
-from raw_client import DONE, RawClient, Refusal, Submission
+from ipc_case import IpcCase
+from raw_client import DONE, Refusal, Submission
 
 
-class FatesCase(harness.TestCase):
-    def setUp(self):
-        super().setUp()
-        self.sockets = []
-
-    def tearDown(self):
-        for each in self.sockets:
-            each.close()
-        super().tearDown()
-
+class FatesCase(IpcCase):
     def begin(self, *arguments):
         self.sherd = self.instance()
         self.sherd.start("--shards", "2", "--enable-test-methods", "--set",
                          f"sys.notes={self.sherd.scratch}", *arguments)
         self.notes = os.path.join(self.sherd.scratch, "notes")
-
-    def client(self):
-        client = RawClient(os.path.join(self.sherd.runtime_dir, self.sherd.name, "gateway"))
-        self.sockets.append(client.socket)
-        return client
-
-    def session(self):
-        client = self.client()
-        client.token, _ = client.hello()
-        return client
 
     def again(self, old):
         """The same session, on a new connection, with what has come acknowledged."""

@@ -89,7 +89,7 @@ class Unanswered(FileCase):
     def test_nor_does_a_read_by_handle(self):
         for engine in ENGINES:
             with fuse.Slow() as slow, self.on(engine, "--root", slow.folder) as instance, \
-                    RawClient(os.path.join(instance.runtime_dir, instance.name, "gateway")) as client:
+                    RawClient(instance.gateway_socket) as client:
                 client.hello()
                 client.submit([Submission(1, "file.open", field(1, slow.file), shard=0)])
                 opened, = client.fetch(1)

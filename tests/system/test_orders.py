@@ -9,7 +9,8 @@ import unittest
 
 import harness
 import segment
-from raw_client import DONE, RawClient, Refusal, Submission, field
+from ipc_case import WireCase
+from raw_client import DONE, Refusal, Submission, field
 
 if not harness.SANITIZED:  # Python cannot load it with a sanitizer in it
     import client_library
@@ -18,25 +19,17 @@ NOT_DRAINED, DRAINING, DRAINED = range(3)
 WRONG = 8  # enum order_state
 
 
-class OrdersCase(harness.TestCase):
+class OrdersCase(WireCase):
     def setUp(self):
         super().setUp()
-        self.sockets = []
         self.sherd = self.instance()
-
-    def tearDown(self):
-        for each in self.sockets:
-            each.close()
-        super().tearDown()
 
     def begin(self, *arguments):
         self.sherd.start("--shards", "2", *arguments)
 
     def client(self, token=None):
         """By tcp where there is a token."""
-        path = os.path.join(self.sherd.runtime_dir, self.sherd.name, "gateway")
-        client = RawClient(path if token is None else ("127.0.0.1", self.port))
-        self.sockets.append(client.socket)
+        client = self.connect_raw(self.sherd.gateway_socket if token is None else ("127.0.0.1", self.port))
         client.hello(token=token or b"")
         return client
 
@@ -159,8 +152,7 @@ class Drain(OrdersCase):
 
     def test_an_order_needs_a_session(self):
         self.begin()
-        client = RawClient(os.path.join(self.sherd.runtime_dir, self.sherd.name, "gateway"))
-        self.sockets.append(client.socket)
+        client = self.connect_raw(self.sherd.gateway_socket)
         for body in (field(8, b""), field(9, b"")):
             with self.assertRaises(Refusal) as refusal:
                 client.ask(body)

@@ -39,7 +39,7 @@ class PythonClient(harness.TestCase):
                             "PYTHONDONTWRITEBYTECODE": "1"}
         self.sherd = self.instance()
         self.notes = os.path.join(self.sherd.scratch, "notes")
-        self.url = "ipc://" + os.path.join(self.sherd.runtime_dir, self.sherd.name, "gateway")
+        self.url = "ipc://" + self.sherd.gateway_socket
         self.start_instance()
 
     def start_instance(self, *arguments):

@@ -8,7 +8,6 @@ import signal
 import struct
 import subprocess
 import time
-import unittest
 
 import harness
 import segment
@@ -136,7 +135,7 @@ class Deaths(harness.TestCase):
         with open(os.path.join(instance.runtime_dir, "test", "segment"), "r+b") as file, \
                 mmap.mmap(file.fileno(), 0) as memory:
             bell, _ = segment.place(memory, "commons", 0, "bells", 0, 0, "words")
-            client = self.enterContext(RawClient(os.path.join(instance.runtime_dir, instance.name, "gateway")))
+            client = self.enterContext(RawClient(instance.gateway_socket))
             client.hello()
             for number in range(1, 101):  # a shard that takes a turn meanwhile makes it whole
                 before = instance.status()["knocks"]

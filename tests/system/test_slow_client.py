@@ -7,7 +7,6 @@ import struct
 import subprocess
 import sys
 import time
-import unittest
 
 import harness
 import segment

@@ -14,7 +14,6 @@ import struct
 import subprocess
 import tempfile
 import termios
-import unittest
 
 import harness
 from harness import sherd

@@ -13,7 +13,8 @@ import tempfile
 import unittest
 
 import harness
-from raw_client import DONE, GREETING_REQ, RawClient, Refusal, Submission
+from ipc_case import WireCase
+from raw_client import DONE, GREETING_REQ, Refusal, Submission
 
 HELLO = b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03"  # of a handshake, as far as it goes
 
@@ -59,7 +60,7 @@ class Authority:
 
 
 @unittest.skipUnless(shutil.which("openssl"), "openssl is not installed")
-class TlsCase(harness.TestCase):
+class TlsCase(WireCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
@@ -72,18 +73,12 @@ class TlsCase(harness.TestCase):
 
     def setUp(self):
         super().setUp()
-        self.sockets = []
         self.sherd = self.instance()
         self.port = self.free_port()
         self.token = os.path.join(self.sherd.scratch, "token")
         with open(self.token, "w") as file:
             file.write("open sesame\n")
         os.chmod(self.token, 0o600)
-
-    def tearDown(self):
-        for each in self.sockets:
-            each.close()
-        super().tearDown()
 
     def arguments(self, *more, certificate="server"):
         return ("--shards", "1", "--listen", f"tls+tcp://127.0.0.1:{self.port}", "--token-file", self.token,
@@ -104,9 +99,7 @@ class TlsCase(harness.TestCase):
 
     def raw(self):
         context = ssl.create_default_context(cafile=self.authority.path("ca.pem"))
-        client = RawClient(("127.0.0.1", self.port), tls=context)
-        self.sockets.append(client.socket)
-        return client
+        return self.connect_raw(("127.0.0.1", self.port), tls=context)
 
     def assert_still_serves(self):
         self.assertDone(self.submit())
