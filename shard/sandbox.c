@@ -242,8 +242,6 @@ int sandbox_enter(const struct sandbox *sandbox, enum sandbox_role role,
         what = "capabilities";
         r = capabilities_drop();
     }
-    if (r == 0)
-        prctl(PR_SET_DUMPABLE, 1); /* what of rights has gone may have taken it along */
     if (r == 0 && sandbox->landlock_abi) {
         what = "Landlock";
         r = close_files(sandbox->landlock_abi, sockets, paths);

@@ -21,6 +21,7 @@
 #include "shard/fd_list.h"
 #include "shard/firewall.h"
 #include "shard/image.h"
+#include "shard/orphan_alarm.h"
 #include "shard/process.h"
 
 pid_t spawn_fork(int *ret_pidfd, char **ret_error)
@@ -153,6 +154,9 @@ int spawn_settle(const struct spawn *spawn, struct log *log, char **ret_error)
     r = reset_signals();
     if (r < 0)
         return explain(ret_error, r, "can't reset signals: %s", strerror(-r));
+    r = orphan_alarm_set();
+    if (r < 0)
+        return explain(ret_error, r, "can't be told of the supervisor's death: %s", strerror(-r));
     r = keep_fds(spawn, ret_error);
     if (r < 0)
         return r;

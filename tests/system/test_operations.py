@@ -469,6 +469,8 @@ class User(harness.TestCase):
             self.assertEqual(self.ids(process["pid"], "Gid"), [str(nobody.pw_gid)] * 4)
             self.assertNotIn("0", self.ids(process["pid"], "Groups"))
             self.assertEqual(self.ids(process["pid"], "CapEff"), ["0" * 16])
+            owner = os.stat(f"/proc/{process['pid']}/maps").st_uid  # root, where it may not be traced nor dumped
+            self.assertEqual(owner, nobody.pw_uid)
         directory = os.path.join(instance.runtime_dir, instance.name)
         for path in (directory, os.path.realpath(os.path.join(directory, "segment"))):
             self.assertEqual(os.stat(path).st_uid, nobody.pw_uid)

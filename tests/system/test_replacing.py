@@ -173,6 +173,21 @@ class Deaths(harness.TestCase):
         instance.start("--shards", "2")
         self.assertEqual(instance.stop(), 0)
 
+    def test_an_orphan_that_hangs_is_ended_by_the_kernel(self):
+        user = ["--user", "nobody"] if os.geteuid() == 0 else []  # a change of user would undo it
+        instance = self.instance()
+        os.chmod(instance.scratch, 0o755)
+        instance.start("--shards", "1", "--enable-test-methods", "--stall-report", "0.2", "--stall-limit", "60", *user)
+        shard = instance.shard(0)
+        with instance.popen("submit", "sys.spin", "60000", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+            instance.wait_for("shard", 0, stall="spinning")
+            wait_until(lambda: re.search(r"hangs in one callback .*, at 0x", instance.log()), "where it is")
+            instance.kill(shard, signal.SIGALRM)  # which is nothing to it while its supervisor lives
+            instance.kill(instance.supervisor.pid)
+            instance.wait_exit()
+            wait_until(lambda: not harness.is_alive(shard["pid"]), "the one that hangs to be gone")
+        self.assertNotIn("shard 0: the supervisor is gone", instance.log())
+
     def test_a_start_waits_for_orphans_of_the_one_before(self):
         instance = self.start("--shards", "2")
         instance.kill(instance.supervisor.pid)
