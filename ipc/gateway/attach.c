@@ -261,8 +261,8 @@ static void look_at_lane(struct attach *attach, uint32_t shard, uint32_t client)
 
     if (atomic_load_acquire(&lane->generation) != client_generation(row->word)) /* LET_GO */
         return;
-    if (atomic_load_acquire(&lane->state) == CLIENT_LANE_CUT && attach->links[client]) /* CUT */
-        attach_cut_off(attach->links[client], shard, lane->reason);
+    if (atomic_load_acquire(&lane->state) == CLIENT_LANE_CUT && attach->links[client])    /* CUT */
+        attach_cut_off(attach->links[client], shard, atomic_load_relaxed(&lane->reason)); /* CUT */
 }
 
 static void look_at_shard(struct attach *attach, uint32_t shard)

@@ -83,7 +83,7 @@ static int send_closed(const struct attach_link *link, uint32_t shard)
         .head = {.magic = ATTACH_MAGIC, .version = ATTACH_VERSION, .kind = ATTACH_CLOSED},
         .shard = shard,
         .error = -EHOSTDOWN,
-        .taken = has_let_go(link, shard) ? 0 : lane->head,
+        .taken = has_let_go(link, shard) ? 0 : atomic_load_relaxed(&lane->head),
     };
 
     return attach_send(link->fd, &closed, sizeof(closed), -1);

@@ -165,13 +165,12 @@ static uint32_t most_in_flight(const struct clients *clients, uint32_t n_entries
     return n_entries < half ? n_entries : half;
 }
 
+/* The word itself stands as it is until they do: others look at it meanwhile. */
 static void fill_in(struct clients *clients, struct client_row *row, const struct client_wish *wish,
     uint64_t total_bytes, int64_t now_ns)
 {
     uint64_t word = row->word;
-
-    *row = (struct client_row){.word = word,
-        .uid = wish->uid,
+    struct client_row filled = {.uid = wish->uid,
         .pid = wish->pid,
         .n_entries = wish->n_entries,
         .max_in_flight = most_in_flight(clients, wish->n_entries),
@@ -181,7 +180,11 @@ static void fill_in(struct clients *clients, struct client_row *row, const struc
         .max_rate = wish->max_rate,
         .attached_ns = (uint64_t)now_ns,
         .serial = wish->serial};
-    copy_name(row->name, wish->name, sizeof(row->name));
+    const size_t from = sizeof(row->word);
+
+    _Static_assert(offsetof(struct client_row, word) == 0, "the fields follow the word");
+    copy_name(filled.name, wish->name, sizeof(filled.name));
+    memcpy((uint8_t *)row + from, (const uint8_t *)&filled + from, sizeof(filled) - from);
     atomic_store_release(
         &row->word, client_word(client_generation(word) + 1, CLIENT_ATTACHING)); /* ROW */
 }

@@ -106,15 +106,15 @@ bool heir_look(struct plane *plane)
 static void greet_or_let_go(struct plane *plane, uint32_t client)
 {
     const struct client_row *row = segment_client(&plane->seg, client);
-    uint64_t word = atomic_load_acquire(&row->word); /* ROW */
-    bool is_owed = bits_has(row->opened, plane->shard);
+    uint64_t word = atomic_load_acquire(&row->word);                        /* ROW */
+    uint64_t opened = atomic_load_relaxed(&row->opened[plane->shard / 64]); /* ROW */
 
     if (plane->lanes[client]) {
         lane_mark_dirty(plane->lanes[client]);
         return;
     }
     lane_let_go(plane, client, plane->rows[client].generation);
-    if (is_owed && client_state(word) == CLIENT_ENDING)
+    if (client_state(word) == CLIENT_ENDING && opened & bits_mask(plane->shard))
         lane_let_go(plane, client, client_generation(word));
 }
 

@@ -55,7 +55,7 @@ struct explorer_thread {
     const char *name;
     void (*run)(void);
     bool may_crash;         /* may stop for ever before any of its steps */
-    const char *crashes_in; /* only before accesses in this function; NULL: anywhere */
+    const char *crashes_in; /* only before accesses in this function or file; NULL: anywhere */
 };
 
 /* An array of them ends with a NULL name. */
@@ -84,6 +84,8 @@ void explorer_fail(const char *format, ...) __attribute__((noreturn, format(prin
 void explorer_fd_write(int fd);
 /* Waits until the counter is not 0. may_time_out: or for no reason. */
 void explorer_fd_wait(int fd, bool may_time_out);
+/* The same, or until nothing else goes on. */
+void explorer_fd_wait_or_idle(int fd);
 /* Sets the counter to 0; false where it was. */
 bool explorer_fd_read(int fd);
 

@@ -93,10 +93,11 @@ uint32_t run_self(void);
 const char *run_name(uint32_t fiber);
 /* Before each step: others may step first. */
 void run_point(void);
-void run_point_in(const char *function); /* the step is in that one */
+void run_point_at(const struct atomic_site *site); /* that is the step */
 /* Waits for run_wake() of this key. */
 void run_block(const void *key, const char *what);
 void run_block_for_time(const void *key, const char *what); /* or until it is over */
+void run_block_or_idle(const void *key, const char *what);  /* or until nothing else goes on */
 /* Wakes one of those that wait, or all; how many. */
 uint32_t run_wake(const void *key, uint32_t n);
 void run_pause(void);

@@ -349,7 +349,7 @@ static void before_access(const struct atomic_site *site, const volatile void *p
 {
     if (self()->held.site && self()->held.p == p)
         memory_settle();
-    run_point_in(site->function);
+    run_point_at(site);
 }
 
 /* ---- what the macros of atomic.h call ---- */
@@ -365,7 +365,9 @@ static bool names_no_interest(const struct atomic_site *site)
         "->calls_started", "part->heap_", "part->payload_", "part->served_ns",
         "instruments.running",
         /* What the plane counts, but for the requests of a lane. */
-        "part->requests_", "row->refused", "row->rings"};
+        "part->requests_", "row->refused", "row->rings",
+        /* And the gateway. */
+        "head->clients_cut", "row->opens", "row->cut_by"};
 
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         if (strstr(site->address, words[i]))
@@ -509,7 +511,7 @@ bool atomic_shim_cas(const struct atomic_site *site, volatile void *p, unsigned 
 
 void atomic_shim_fence(const struct atomic_site *site)
 {
-    run_point_in(site->function);
+    run_point_at(site);
     if (mutant_at(site) == MUTATION_drop) {
         run_note(0);
         trace_access(site, 0, "left out");

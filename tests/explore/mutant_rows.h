@@ -347,6 +347,14 @@ NOTICED("local_lane.h", local_lane_arm, store_relaxed, 1, swap,
 NOTICED("intake.c", intake_pass, store_release, 1, drop,
     "what_may_run_twice_is_done_whenever_its_shard_dies")
 
+NOTICED("lane.c", lane_cut, store_release, 1, drop,
+    "who_is_cut_off_comes_again_under_its_number")
+NOTICED("lane.c", tell_gateway, store_release, 1, drop,
+    "who_is_cut_off_comes_again_under_its_number")
+NOTICED("lane.c", lane_settle, store_release, 1, drop,
+    "who_is_cut_off_comes_again_under_its_number")
+NOTICED("lane.c", begin_row, store_release, 1, drop,
+    "who_is_cut_off_comes_again_under_its_number")
 NOTICED("lane.c", lane_let_go, store_release, 1, relax,
     "a_client_may_end_while_its_shard_dies")
 NOTICED("lane.c", begin_row, store_relaxed, 1, drop,
@@ -407,5 +415,14 @@ NOTICED("run.c", note_touch, store_release, 1, drop,
     "no_disk_writes_where_the_client_has_its_memory_back")
 NOTICED("run.c", note_touch, store_release, 1, swap,
     "no_disk_writes_where_the_client_has_its_memory_back")
+
+NOTICED("clients.c", set_state, store_release, 1, drop,
+    "and_where_the_gateway_dies")
+NOTICED("clients.c", fill_in, store_release, 1, drop,
+    "who_is_cut_off_comes_again_under_its_number")
+NOTICED("clients.c", fill_in, store_release, 1, swap,
+    "who_is_cut_off_comes_again_under_its_number")
+NOTICED("clients.c", clients_opened, store_release, 1, drop,
+    "the_number_of_one_that_dies_is_used_again")
 
 /* clang-format on */

@@ -22,7 +22,7 @@
 
 #define PARTS_MESH_BHS       4
 #define PARTS_MESH_SCHEDULED 4
-#define PARTS_MESH_HANDLERS  3
+#define PARTS_MESH_HANDLERS  4
 
 struct parts_mesh_bh {
     struct parts_mesh_loop *loop;

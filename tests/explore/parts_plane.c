@@ -143,6 +143,10 @@ void parts_plane_last_turn(struct parts_mesh_loop *loop)
 
 /* ---- what no scenario has ---- */
 
+void log_line(struct log *log, enum log_level level, const char *format, ...)
+{
+}
+
 /* A table of methods. */
 int registry_find(
     const struct registry *registry, const char *name, size_t len, uint32_t *ret_method)

@@ -31,6 +31,7 @@ long parts_plane_recv(int fd, void *bytes, size_t n);
 
 #define aio_set_fd_handler      parts_plane_set_fd_handler
 #define timer_mod_anticipate_ns parts_plane_timer_mod
+#define log_line                parts_plane_log_line
 #define registry_find           parts_plane_registry_find
 #define shard_call              parts_plane_shard_call
 #define co_cancel_init          parts_plane_co_cancel_init

@@ -48,7 +48,7 @@ static struct {
     char failure[512];
     void *locals;
     size_t locals_bytes;
-    const char *function; /* in which the next step is */
+    const struct atomic_site *site; /* where the next step is; NULL: at none */
 } r;
 
 static char stacks[MAX_FIBERS][STACK_BYTES] __attribute__((aligned(4096)));
@@ -241,6 +241,14 @@ static bool let_time_pass(void)
     return some;
 }
 
+static bool is_in(const struct atomic_site *site, const char *function_or_file)
+{
+    const char *slash = strrchr(site->file, '/');
+
+    return strcmp(function_or_file, site->function) == 0 ||
+           strcmp(function_or_file, slash ? slash + 1 : site->file) == 0;
+}
+
 /* Whether the running thread stops for ever, here. */
 static bool choose_crash(void)
 {
@@ -248,7 +256,7 @@ static bool choose_crash(void)
 
     if (!self->may_crash || r.left.crashes == 0)
         return false;
-    if (self->thread->crashes_in && strcmp(self->thread->crashes_in, r.function) != 0)
+    if (self->thread->crashes_in && !(r.site && is_in(r.site, self->thread->crashes_in)))
         return false;
     if (search_choose(2) == 0)
         return false;
@@ -286,11 +294,10 @@ static void go_on(void)
     switch_to(next);
 }
 
-void run_point_in(const char *function)
+void run_point_at(const struct atomic_site *site)
 {
-    r.function = function;
+    r.site = site;
     run_point();
-    r.function = "";
 }
 
 void run_point(void)
@@ -300,6 +307,7 @@ void run_point(void)
     if (++r.n_steps > MAX_STEPS)
         explorer_fail("no end after %d steps", MAX_STEPS);
     choose_crash();
+    r.site = NULL; /* others come in */
     go_on();
 }
 
@@ -339,6 +347,12 @@ static void block(const void *key, const char *what, bool for_time)
 void run_block(const void *key, const char *what)
 {
     block(key, what, false);
+}
+
+void run_block_or_idle(const void *key, const char *what)
+{
+    block(key, what, true);
+    run_note(5);
 }
 
 void run_block_for_time(const void *key, const char *what)
@@ -430,6 +444,8 @@ void explorer_wait_for_end_of(uint32_t thread)
 
 void explorer_may_crash(bool may)
 {
+    if (r.self == SETUP)
+        return;
     r.fibers[r.self].may_crash = may && r.fibers[r.self].thread->may_crash;
 }
 
@@ -465,7 +481,6 @@ static void prepare(const struct scenario *scenario, const struct explorer_bound
     memset(&r, 0, sizeof r);
     r.scenario = scenario;
     r.left = *bounds;
-    r.function = "";
     world_reset();
     plain_reset();
     for (uint32_t i = 0; i < EXPLORER_MAX_THREADS && scenario->threads[i].run; i++) {

@@ -416,7 +416,8 @@ static void end_once(void)
 /* The first one dies at rest, its heir when the disk has been asked. */
 #define DISK_AND_TWO_DEATHS                                                             \
     {                                                                                   \
-        {"client", call}, {"shard", serve, .may_crash = true, .crashes_in = "is_over"}, \
+        {"client", call},                                                               \
+            {"shard", serve, .may_crash = true, .crashes_in = "plane_stage_has_ended"}, \
             {"heir", replace, .may_crash = true, .crashes_in = "run_disk"},             \
             {"second heir", replace_again},                                             \
         {                                                                               \

@@ -15,6 +15,7 @@
     X(co_rwlock)           \
     X(co_semaphore)        \
     X(coroutine)           \
+    X(cut)                 \
     X(doorbell)            \
     X(ledger)              \
     X(lock)                \

@@ -18,7 +18,7 @@ static uint8_t fresh[SEGMENT_BYTES];
 static struct segment fresh_segment;
 static uint8_t clients[PLANE_STAGE_CLIENTS][MEMORY_BYTES] __attribute__((aligned(4096)));
 
-static const int bell_fds[] = {PARTS_SHARD_EVENTS, PARTS_GATEWAY_FD};
+const int plane_stage_bell_fds[] = {PARTS_SHARD_EVENTS, PARTS_GATEWAY_FD};
 
 /* ---- the segment ---- */
 
@@ -96,10 +96,10 @@ void plane_stage_begin(struct plane_stage *stage, const struct plane_stage_plan 
     parts_mesh_reset(plan->methods, plan->n_methods);
     parts_plane_reset();
     stage->n_to_end = plan->n_clients;
-    for (uint32_t client = 0; client < plan->n_clients; client++) {
-        parts_plane_memory((int)client, clients[client], MEMORY_BYTES);
+    for (uint32_t client = 0; client < plan->n_clients; client++)
         set_position(stage, client);
-    }
+    for (int memory_fd = 0; memory_fd < PLANE_STAGE_CLIENTS; memory_fd++)
+        parts_plane_memory(memory_fd, clients[memory_fd], MEMORY_BYTES);
     /* An heir writes once more what the dead one may have written. */
     explorer_stored_again(clients, sizeof(clients));
 }
@@ -134,6 +134,21 @@ static void open_client(struct plane_stage *stage, struct plane_end *end, uint32
     explorer_check(plane_open(end->plane, &grant, (int)client, PARTS_SHARD_FD(client)) == 0);
 }
 
+static void open_all(struct plane_stage *stage, struct plane_end *end, uint32_t incarnation)
+{
+    const struct plane_config config = {.mesh = end->mesh,
+        .ctx = (AioContext *)&end->loop,
+        .segment = &stage->seg,
+        .bell_fds = plane_stage_bell_fds,
+        .shard = SHARD,
+        .incarnation = incarnation};
+
+    explorer_check(plane_new(&config, &end->plane) == 0);
+    for (uint32_t client = 0; client < stage->plan.n_clients; client++)
+        open_client(stage, end, client);
+    plane_recover(end->plane);
+}
+
 void plane_stage_open(struct plane_stage *stage, struct plane_end *end)
 {
     const struct doorbell bell = {.fd = PARTS_SHARD_EVENTS};
@@ -142,16 +157,10 @@ void plane_stage_open(struct plane_stage *stage, struct plane_end *end)
 
     parts_mesh_loop_init(&end->loop, &bell);
     end->mesh = make_mesh(stage, end);
-    const struct plane_config config = {.mesh = end->mesh,
-        .ctx = (AioContext *)&end->loop,
-        .segment = &stage->seg,
-        .bell_fds = bell_fds,
-        .shard = SHARD,
-        .incarnation = incarnation};
-    explorer_check(plane_new(&config, &end->plane) == 0);
-    for (uint32_t client = 0; client < stage->plan.n_clients; client++)
-        open_client(stage, end, client);
-    plane_recover(end->plane);
+    if (stage->plan.start)
+        stage->plan.start(stage, end, incarnation);
+    else
+        open_all(stage, end, incarnation);
 }
 
 static void follow_gateway(struct plane_stage *stage, struct plane_end *end)
@@ -164,14 +173,19 @@ static void follow_gateway(struct plane_stage *stage, struct plane_end *end)
 }
 
 /* The newest value: whoever wrote it has woken us, and there is no fence in between. */
-static bool is_over(struct plane_stage *stage)
+bool plane_stage_has_ended(struct plane_stage *stage)
 {
     return atomic_or_seq(&stage->over, 0);
 }
 
+uint8_t *plane_stage_memory(uint32_t client)
+{
+    return clients[client];
+}
+
 void plane_stage_serve(struct plane_stage *stage, struct plane_end *end)
 {
-    while (!is_over(stage)) {
+    while (!plane_stage_has_ended(stage)) {
         if (stage->drops)
             follow_gateway(stage, end);
         while (!parts_plane_turn(&end->loop))
@@ -214,6 +228,8 @@ void plane_stage_is_over(struct plane_stage *stage)
         return;
     atomic_store_release(&stage->over, 1);
     parts_plane_knock();
+    if (stage->plan.start)
+        explorer_fd_write(PARTS_GATEWAY_FD);
 }
 
 /* ---- what holds in the end ---- */

@@ -16,25 +16,35 @@
  */
 #include "ipc/client/local_lane.h"
 #include "ipc/plane/plane_inside.h"
+#include "shard/member.h"
 #include "tests/explore/parts_plane.h"
 
 #define PLANE_STAGE_CLIENTS 2
 #define PLANE_STAGE_ENTRIES PLANE_ENTRIES_MIN
 #define PLANE_STAGE_DATA    PLANE_PAGE
 
+struct plane_stage;
+struct plane_end;
+
+/* Makes the plane of an end, and opens there what it has inherited (stage_gateway.h). */
+typedef void plane_stage_start_fn(
+    struct plane_stage *stage, struct plane_end *end, uint32_t incarnation);
+
 struct plane_stage_plan {
     const struct service_method *methods;
     uint32_t n_methods;
     uint32_t n_clients;
     uint32_t n_ledger;
-    uint64_t position;   /* where its rings stand; 0: at their beginning */
-    void (*woken)(void); /* called by the shard after each sleep; or NULL */
+    uint64_t position;           /* where its rings stand; 0: at their beginning */
+    void (*woken)(void);         /* called by the shard after each sleep; or NULL */
+    plane_stage_start_fn *start; /* NULL: it opens all clients by itself */
 };
 
 struct plane_end {
     struct parts_mesh_loop loop;
     struct mesh *mesh;
     struct plane *plane;
+    struct child_env env; /* with a gateway */
 };
 
 struct plane_stage {
@@ -60,6 +70,12 @@ struct plane_client {
 void plane_stage_begin(struct plane_stage *stage, const struct plane_stage_plan *plan);
 void plane_stage_open(struct plane_stage *stage, struct plane_end *end);
 
+/* Of peers, as in struct mesh_config. */
+extern const int plane_stage_bell_fds[];
+
+/* Of a client, by the number of its memory. */
+uint8_t *plane_stage_memory(uint32_t client);
+
 /* Turns until it is over; tells the plane which clients have been dropped meanwhile. */
 void plane_stage_serve(struct plane_stage *stage, struct plane_end *end);
 
@@ -69,6 +85,8 @@ void plane_stage_is_quiet(struct plane_stage *stage, uint32_t incarnation);
 
 /* The gateway's word to the shard that a client has ended. */
 void plane_stage_drop(struct plane_stage *stage, uint32_t client);
+
+bool plane_stage_has_ended(struct plane_stage *stage);
 
 /* The shard may leave. From here on the running thread does not crash. */
 void plane_stage_is_over(struct plane_stage *stage);

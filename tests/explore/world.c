@@ -63,6 +63,14 @@ void explorer_fd_wait(int fd, bool may_time_out)
     trace_note("sees eventfd %d", fd);
 }
 
+void explorer_fd_wait_or_idle(int fd)
+{
+    memory_settle();
+    run_point();
+    if (memory_kernel_add(&w.fds[fd], 0, false) == 0)
+        run_block_or_idle(&w.fds[fd], "an eventfd, or that nothing goes on");
+}
+
 bool explorer_fd_read(int fd)
 {
     memory_settle();
