@@ -209,7 +209,7 @@ static void what_was_pushed_is_rung_before_the_loop_sleeps(void **state)
     (void)state;
     alone_open(alone);
     aio_timer_init(alone->end.ctx, &timer, look_at_bit, alone);
-    timer_mod_ns(&timer, aio_clock_ns() + 2000000);
+    timer_mod_ns(&timer, aio_clock_ns() + 200000000); /* not due before it sleeps */
     call_many(alone, 1);
     while (alone->rung[1] == 0)
         aio_poll(alone->end.ctx, true);
