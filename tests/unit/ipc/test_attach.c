@@ -494,6 +494,7 @@ static void crash_over(struct fixture *f, uint32_t client)
 
     request->client = client;
     request->client_generation = client_generation(segment_client(seg, client)->word);
+    request->word = UINT64_C(1) << 8;
     control->crashed_generation = 1;
     blame_note(seg, 0, aio_clock_ns() + INT64_C(3600) * 1000 * 1000 * 1000);
 }
