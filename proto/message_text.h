@@ -3,6 +3,7 @@
 /*
  * message_text - a message's type as text, in the words of a .proto file
  *
+ * Why:         who finds a method in a list sees what to send it without its .proto file.
  * Use:         char *text = message_text(&sherd__file__request__descriptor);   free() it
  *              "message sherd.file.Request { bytes path = 1; uint64 offset = 2; }"
  * Concurrency: pure function

@@ -4,6 +4,7 @@
  * call - shard_call(): a method runs in another shard, the calling coroutine sleeps until the
  * answer
  *
+ * Why:         a method asks another shard as it would call a function, and no shard waits busily.
  * Use:         struct call_answer answer;
  *              int r = shard_call(mesh, &(struct call_request){.target = 1, .method = m}, &answer);
  *              …

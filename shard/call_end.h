@@ -3,8 +3,9 @@
 /*
  * call_end - what a person is told of an end that no method told
  *
+ * Why:         a client learns in words what became of a request, the same ones on either plane.
  * Concurrency: any
- * Not here:    which ends there are (shard/segment.h)
+ * Not here:    which ends there are (shard/call_records.h)
  */
 #include <stdbool.h>
 #include <stddef.h>

@@ -3,6 +3,7 @@
 /*
  * capabilities - root's rights, one by one, given up
  *
+ * Why:         whoever takes over a shard that serves for root shall not have root's rights.
  * Use:         capabilities_bound() while root, before becoming another user;
  *              capabilities_drop() in each child
  * Concurrency: the calling thread, which is the process's only one

@@ -3,6 +3,7 @@
 /*
  * heap_co - heap_get() for coroutines: waits for a shared buffer
  *
+ * Why:         who finds no room has its turn when others have given theirs back.
  * Concurrency: coroutine of the heap's loop.
  */
 #include <stddef.h>

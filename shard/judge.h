@@ -3,6 +3,9 @@
 /*
  * judge - what is done for the dead before the living are told
  *
+ * Why:         a death may come between two stores of one transition; who is told of it, and a
+ *              replacement, shall find slots and counters that agree.
+ * Use:         estate.c calls both, in this order
  * Concurrency: the supervisor, after it has reaped the peer and before it raises its incarnation.
  */
 #include <stdbool.h>

@@ -6,7 +6,7 @@
  * Why:         offsets and description come from one table, so that neither can lack a region.
  * Use:         for segment.c alone; a region more is one row more here, and an accessor there
  * Concurrency: pure functions, but regions_describe(), which writes where it is told to
- * Not here:    the records in them (segment.h)
+ * Not here:    the records in them (segment.h, *_records.h)
  */
 #include "shard/layout.h"
 #include "shard/segment.h"

@@ -3,6 +3,7 @@
 /*
  * service_home - a service in one shard: its counters and regions there
  *
+ * Why:         what a service counts and keeps lies in the segment, and outlives its shard.
  * Use:         service_home_init() for each service of the registry, before registry_start()
  * Concurrency: owner loop of the shard
  * Lifetime:    from before the service's start() to after its stop(); it holds nothing

@@ -142,8 +142,7 @@ static int refuse(const struct service *service, char **ret_error)
             list, "%s%s (%s)", i ? ", " : "", setting->name, setting->help ? setting->help : "");
     }
     int r = fclose(list) == 0 ? -EINVAL : -ENOMEM;
-    explain(
-        ret_error, r, "there is no such setting; it has %s", r == -EINVAL ? names : "others");
+    explain(ret_error, r, "there is no such setting; it has %s", r == -EINVAL ? names : "others");
     free(names);
     return r;
 }

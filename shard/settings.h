@@ -3,6 +3,8 @@
 /*
  * settings - what a person said of a service that has a table of settings
  *
+ * Why:         a value that makes no sense is told to a person, with the setting's name, before
+ *              anything starts.
  * Use:         settings_check() once; then a set of values: settings_new(), settings_set(),
  *              settings_free()
  * Concurrency: the supervisor, before the first fork; values are constant after

@@ -3,6 +3,7 @@
 /*
  * shard_block - what stands in front of each block of shard_alloc()
  *
+ * Why:         a block is given back, and looked into, by its address alone.
  * Concurrency: the coroutine's shard
  * Not here:    who hands them out (shard/shard_alloc.h), who looks into them (shard/private_scan.h)
  */

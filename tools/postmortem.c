@@ -157,7 +157,7 @@ static void set_hex(json_t *o, const char *key, uint64_t value)
     json_set_text(o, key, text);
 }
 
-/* What ran was a call: running_word() of segment.h. */
+/* What ran was a call: running_word() of call_records.h. */
 static json_t *running_json(const struct post *post, uint64_t word)
 {
     char name[LOOK_NAME];

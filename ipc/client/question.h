@@ -4,6 +4,7 @@
  * question - what a client asks the gateway itself, beside submitting: how the instance is, and that it
  *            drain
  *
+ * Why:         it is no request: no shard runs it, and it may be asked twice.
  * Use:         the transport's ask() with one; step and wait until it is answered; ask() with NULL
  * Concurrency: one thread; one question at a time
  * Lifetime:    the asker's, who takes it back before it goes. Its answer may come over another

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 /*
- * attach_inside - what attach.c and attach_serve.c share
+ * attach_inside - what attach.c, attach_serve.c and attach_closed.c share
  *
  * Concurrency: owner loop; each connection's requests in a coroutine of its own
  * Lifetime:    a connection lives until it is over and no coroutine serves it

@@ -3,6 +3,8 @@
 /*
  * orders - a client's order to drain, or to end that, from its message to the supervisor's word on it
  *
+ * Why:         the supervisor takes orders from the segment alone (shard/order.h), and says there,
+ *              later, what became of them; until then the exchange waits.
  * Use:         orders_ask() where the client may; the exchange is answered when the supervisor has
  *              taken the order, or has not
  * Concurrency: owner loop

@@ -3,6 +3,7 @@
 /*
  * reply - answers to clients, packed
  *
+ * Why:         what answers look like on the wire is known here alone.
  * Use:         each function ends the exchange. Where there is no memory for an answer, the
  *              connection is closed: the client starts again with what it knows.
  * Concurrency: owner loop
