@@ -16,13 +16,14 @@
  */
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
 struct bytes {
-    char *data; /* NULL: nothing was put yet */
+    char *data; /* with a NUL behind it, which is not of it; NULL: nothing was put yet */
     size_t len;
     size_t capacity;
     bool failed; /* there was no memory for something: that is missing, and all that came after */
@@ -35,6 +36,8 @@ void bytes_clear(struct bytes *bytes);
 
 /* Puts that behind what is there. data may not lie in it, and may be NULL where len is 0. */
 void bytes_put(struct bytes *bytes, const void *data, size_t len);
+void bytes_put_text(struct bytes *bytes, const char *text); /* without its NUL */
+void bytes_put_decimal(struct bytes *bytes, int64_t n);
 void bytes_printf(struct bytes *bytes, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 

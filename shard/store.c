@@ -18,6 +18,8 @@
 #include "shard/store.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -315,6 +317,37 @@ int store_set(struct store *s, const void *key, size_t len, const void *value, s
     return 0;
 }
 
+/* As it would be written, without a zero or a sign too many. */
+static bool is_number(const char *text, size_t len, int64_t *ret)
+{
+    bool negative = len > 1 && text[0] == '-';
+    size_t i = negative;
+    if (len == 0 || (text[i] == '0' && len > 1))
+        return false;
+    for (*ret = 0; i < len; i++) /* towards the least, which has no opposite */
+        if (text[i] < '0' || text[i] > '9' || __builtin_mul_overflow(*ret, 10, ret) ||
+            __builtin_sub_overflow(*ret, text[i] - '0', ret))
+            return false;
+    return negative || !__builtin_sub_overflow(0, *ret, ret);
+}
+
+int store_add(struct store *s, const void *key, size_t len, int64_t n, int64_t *ret)
+{
+    char text[24];
+    size_t old_len = 1;
+    const char *old = store_get(s, key, len, &old_len);
+    int64_t value;
+    if (!is_number(old ? old : "0", old_len, &value))
+        return -EINVAL;
+    if (__builtin_add_overflow(value, n, &value))
+        return -ERANGE;
+    int text_len = snprintf(text, sizeof(text), "%" PRId64, value);
+    int r = store_set(s, key, len, text, (size_t)text_len);
+    if (r == 0)
+        *ret = value;
+    return r;
+}
+
 bool store_delete(struct store *s, const void *key, size_t len)
 {
     uint32_t *link = find(s, hash_of(s, key, len), key, len);
@@ -408,7 +441,7 @@ int store_open(const struct service_region *region, struct store **ret)
     return 0;
 }
 
-void store_close(struct store *s)
+void store_close(void *store)
 {
-    free(s);
+    free(store);
 }

@@ -10,7 +10,7 @@
  *                         r = store_open(&region, &store);
  *              a method:  r = store_set(store, "key", 3, "value", 5);
  *                         value = store_get(store, "key", 3, &len);
- *              stop():    store_close(store);
+ *              in struct service: .stop = store_close, where the store is all of its state
  *              The region is the store's alone, its mark included.
  * Concurrency: owner loop of the shard; nothing here waits
  * Lifetime:    store_open() to store_close(). What is stored is the region's: a replacement of the
@@ -39,8 +39,8 @@ struct store;
  * it; -ENOMEM; whatever else getrandom(2) says. After a death in the middle of a change it looks through all keys once. */
 int store_open(const struct service_region *region, struct store **ret);
 
-/* Which may be NULL. */
-void store_close(struct store *store);
+/* store, a struct store, may be NULL. It may be a service's stop() as it is. */
+void store_close(void *store);
 
 /* The key is going to be asked for or set soon: what it takes is fetched from memory, while others are
  * announced or served. Of use where some keys or more are known before the first is served. */
@@ -54,6 +54,11 @@ const void *store_get(struct store *store, const void *key, size_t len, size_t *
  * and nothing has changed. May evict others. */
 int store_set(
     struct store *store, const void *key, size_t len, const void *value, size_t value_len);
+
+/* Adds to the value, which is a whole number as it is written; to 0 where there is no such key. 0 with
+ * what that makes; as store_set(), and -EINVAL: it is no number, -ERANGE: it would become less or more
+ * than fits: nothing has changed. */
+int store_add(struct store *store, const void *key, size_t len, int64_t n, int64_t *ret);
 
 /* Whether it was there. */
 bool store_delete(struct store *store, const void *key, size_t len);

@@ -1,60 +1,56 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What a client of examples/kv may send, as its parser sees it: as it comes, in pieces of any size.
- * Nothing outside of what has come is read; a command that is whole is the same however much comes
+ * Nothing outside of what has come is read; a request that is whole is the same however much comes
  * behind it, and is none while its last byte is missing; what is refused stays so.
  *
  * Input: bytes of a connection.
  */
-#include <stdlib.h>
+#include "examples/kv/kv.c"
 
-#include "examples/kv/resp.h"
 #include "tests/fuzz/fuzz.h"
 
 /* Parses a copy that a sanitizer watches the end of. */
-static int parse(const uint8_t *data, size_t len, struct resp_command *ret)
+static int parse_copy(const uint8_t *data, size_t len, struct request *ret)
 {
     char *copy = malloc(len + 1);
     int r;
 
     assert(copy);
     memcpy(copy + 1, data, len);
-    r = resp_parse(copy + 1, len, ret);
+    r = parse(copy + 1, len, ret);
     for (uint32_t i = 0; r > 0 && i < ret->n; i++) {
-        const struct resp_arg *arg = &ret->args[i];
-        assert(arg->data > copy && arg->data + arg->len <= copy + 1 + ret->bytes);
-        assert(!resp_is(arg, "NO COMMAND") || arg->len == 10);
+        const struct word *word = &ret->words[i];
+        assert(word->data > copy && word->data + word->len <= copy + 1 + ret->bytes);
     }
+    if (r > 0 && ret->n > 0)
+        assert(find_command(ret));
     free(copy);
     return r;
 }
 
-static void check_whole(const uint8_t *data, const struct resp_command *c)
+static void check_whole(const uint8_t *data, const struct request *q)
 {
-    struct resp_command again;
+    struct request again;
 
-    assert(c->n <= RESP_ARGS_MAX);
-    assert(parse(data, c->bytes, &again) == 1 && again.bytes == c->bytes && again.n == c->n);
-    assert(parse(data, c->bytes - 1, &again) == 0 && again.bytes <= c->bytes);
-    assert(parse(data, c->bytes / 2, &again) == 0);
+    assert(q->n <= WORDS_MAX);
+    assert(parse_copy(data, q->bytes, &again) == 1 && again.bytes == q->bytes && again.n == q->n);
+    assert(parse_copy(data, q->bytes - 1, &again) == 0);
+    assert(parse_copy(data, q->bytes / 2, &again) == 0);
 }
 
 void fuzz_one(const uint8_t *data, size_t len)
 {
-    struct resp_command c;
-    int64_t number;
+    struct request q = {.n = 0};
     int r = 1;
 
-    for (size_t at = 0; at <= len && r > 0; at += c.bytes) {
-        r = parse(data + at, len - at, &c);
+    for (size_t at = 0; at <= len && r > 0; at += q.bytes) {
+        r = parse_copy(data + at, len - at, &q);
         if (r > 0) {
-            assert(c.bytes > 0 && c.bytes <= len - at);
-            check_whole(data + at, &c);
-        } else if (r == 0) {
-            assert(c.bytes > len - at && c.bytes <= RESP_BYTES_MAX);
+            assert(q.bytes > 0 && q.bytes <= len - at);
+            check_whole(data + at, &q);
         } else {
-            assert(parse(data + at, len - at, &c) == r);
+            assert(parse_copy(data + at, len - at, &q) == r);
         }
     }
-    resp_int64(&(struct resp_arg){(const char *)data, len < 24 ? len : 24}, &number);
 }

@@ -14,7 +14,7 @@ static void expect(const struct bytes *b, const char *text)
 {
     assert_false(b->failed);
     assert_int_equal(b->len, strlen(text));
-    assert_memory_equal(b->data, text, b->len);
+    assert_string_equal(b->data, text);
 }
 
 static void pieces_stand_one_behind_the_other(void **state)
@@ -25,8 +25,20 @@ static void pieces_stand_one_behind_the_other(void **state)
     bytes_put(&b, NULL, 0);
     bytes_printf(&b, ", %s and %d", "two", 3);
     bytes_printf(&b, "%s", "");
-    bytes_put(&b, ".", 1);
+    bytes_put_text(&b, ".");
     expect(&b, "one, two and 3.");
+    bytes_deinit(&b);
+}
+
+static void numbers_are_put_as_they_are_written(void **state)
+{
+    struct bytes b = {0};
+
+    bytes_put_decimal(&b, 0);
+    bytes_put_decimal(&b, -1);
+    bytes_put_decimal(&b, INT64_MAX);
+    bytes_put_decimal(&b, INT64_MIN);
+    expect(&b, "0-19223372036854775807-9223372036854775808");
     bytes_deinit(&b);
 }
 
@@ -44,6 +56,7 @@ static void it_becomes_as_long_as_what_is_put(void **state)
     for (int n = 0; n < TIMES; n++)
         assert_true(
             b.data[n * PIECE] == 'a' + n % 26 && b.data[(n + 1) * PIECE - 1] == 'a' + n % 26);
+    assert_int_equal(b.data[b.len], '\0');
     bytes_printf(&b, "%0*d", 100000, 7);
     assert_int_equal(b.len, PIECE * TIMES + 100000);
     assert_int_equal(b.data[b.len - 1], '7');
@@ -86,6 +99,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pieces_stand_one_behind_the_other),
+        cmocka_unit_test(numbers_are_put_as_they_are_written),
         cmocka_unit_test(it_becomes_as_long_as_what_is_put),
         cmocka_unit_test(without_memory_it_says_so_and_takes_nothing_more_until_it_is_cleared),
         cmocka_unit_test(cleared_it_keeps_little_memory),

@@ -133,6 +133,34 @@ static void keys_of_any_bytes_and_lengths_are_told_apart(void **state)
     rig_deinit(&rig);
 }
 
+static void numbers_are_added_to_as_they_are_written(void **state)
+{
+    static const char *const wrong[] = {"", "-", "+1", "01", "-0", " 1", "1 ", "1x", "0x1",
+        "9223372036854775808", "-9223372036854775809", "99999999999999999999"};
+    struct rig rig;
+    int64_t n = 7;
+
+    rig_init(&rig);
+    assert_int_equal(store_add(rig.store, "n", 1, 5, &n), 0);
+    assert_int_equal(n, 5);
+    assert_int_equal(store_add(rig.store, "n", 1, -15, &n), 0);
+    expect(rig.store, "n", "-10");
+    assert_int_equal(set(rig.store, "n", "-9223372036854775808"), 0);
+    assert_int_equal(store_add(rig.store, "n", 1, -1, &n), -ERANGE);
+    assert_int_equal(store_add(rig.store, "n", 1, INT64_MAX, &n), 0);
+    assert_int_equal(n, -1);
+    assert_int_equal(set(rig.store, "n", "9223372036854775807"), 0);
+    assert_int_equal(store_add(rig.store, "n", 1, 1, &n), -ERANGE);
+    expect(rig.store, "n", "9223372036854775807");
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        assert_int_equal(set(rig.store, "n", wrong[i]), 0);
+        assert_int_equal(store_add(rig.store, "n", 1, 1, &n), -EINVAL);
+        expect(rig.store, "n", wrong[i]);
+    }
+    assert_int_equal(n, -1);
+    rig_deinit(&rig);
+}
+
 static void what_is_too_large_is_refused_and_changes_nothing(void **state)
 {
     char value[BYTES];
@@ -441,6 +469,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values_are_set_replaced_and_deleted),
         cmocka_unit_test(keys_of_any_bytes_and_lengths_are_told_apart),
+        cmocka_unit_test(numbers_are_added_to_as_they_are_written),
         cmocka_unit_test(what_is_too_large_is_refused_and_changes_nothing),
         cmocka_unit_test(a_key_too_long_is_refused_where_there_is_room_for_it),
         cmocka_unit_test(a_pair_is_as_large_as_it_may_be_and_no_larger),
