@@ -222,9 +222,13 @@ class Report(harness.TestCase):
         instance = self.start("--shards", "2", "--enable-test-methods")
         load = instance.popen("submit", "--unordered", "--shard", "1", "sys.sleep", *["600000"] * 200,
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_until(lambda: instance.shard(1)["calls_in"] > 80, "them to be begun")
+
+        def n_begun():
+            pairs = json.loads(self.assertDone(instance.command("queues", "--json")).stdout)["pairs"]
+            return next(pair["calls_started"] for pair in pairs if (pair["from"], pair["to"]) == ("gateway", "shard 1"))
+        wait_until(lambda: n_begun() == 200, "them to be begun")
         instance.kill_and_wait("shard", 1)
-        wait_until(lambda: instance.shard(1)["calls_in"] > 80, "them to be begun again")
+        wait_until(lambda: n_begun() == 400, "them to be begun again")
         load.send_signal(signal.SIGINT)
         self.assertEqual(load.wait(harness.DEADLINE), 130)
         report = self.report(instance, 0)
