@@ -351,6 +351,12 @@ NOTICED("lane.c", lane_cut, store_release, 1, drop,
     "who_is_cut_off_comes_again_under_its_number")
 NOTICED("lane.c", tell_gateway, store_release, 1, drop,
     "who_is_cut_off_comes_again_under_its_number")
+NOTICED("lane.c", lane_say_closed, store_relaxed, 1, drop,
+    "what_a_shard_that_leaves_did_not_take_has_not_run")
+NOTICED("lane.c", lane_say_closed, store_release, 1, relax,
+    "what_a_shard_that_leaves_did_not_take_has_not_run")
+NOTICED("lane.c", begin, store_relaxed, 1, drop,
+    "what_it_leaves_in_the_ring_its_replacement_runs")
 NOTICED("lane.c", lane_settle, store_release, 1, drop,
     "who_is_cut_off_comes_again_under_its_number")
 NOTICED("lane.c", begin_row, store_release, 1, drop,
@@ -415,6 +421,11 @@ NOTICED("run.c", note_touch, store_release, 1, drop,
     "no_disk_writes_where_the_client_has_its_memory_back")
 NOTICED("run.c", note_touch, store_release, 1, swap,
     "no_disk_writes_where_the_client_has_its_memory_back")
+
+NOTICED("attach_closed.c", close_lane, store_release, 1, drop,
+    "what_a_shard_that_is_given_up_did_not_take_runs_once")
+NOTICED("plane_shard.c", plane_shard_start, full_fence, 1, drop,
+    "a_lane_that_is_over_is_served_by_nobody")
 
 NOTICED("clients.c", set_state, store_release, 1, drop,
     "and_where_the_gateway_dies")

@@ -17,6 +17,7 @@
     X(coroutine)           \
     X(cut)                 \
     X(doorbell)            \
+    X(leave)               \
     X(ledger)              \
     X(lock)                \
     X(lockcnt)             \
