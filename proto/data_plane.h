@@ -45,7 +45,8 @@
 /* Where a submission is to run. */
 enum plane_route {
     PLANE_ROUTE_HERE,   /* in the shard whose lane it is */
-    PLANE_ROUTE_METHOD, /* as the method's own rule says; HERE where it has none */
+    PLANE_ROUTE_METHOD, /* as the method's own rule says; HERE where it has none, or where the
+                           method may run anywhere and much of the data area is the request's */
     PLANE_ROUTE_KEY,    /* `route` is the hash of a key: in the shard that has its slot */
     PLANE_ROUTE_SHARD,  /* `route` is a shard */
     N_PLANE_ROUTES

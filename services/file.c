@@ -434,8 +434,9 @@ static int start(struct service_home *home, const void *config, void **ret_state
     return 0;
 }
 
-/* By path, for all methods alike that have one, so that what is written and read of a file meets in
- * one shard. Who has a handle says the shard. */
+/* By path, for all methods alike that have one, so that small requests about a file meet in one shard.
+ * Nothing is kept by path there, so large reads and writes stay where their client's memory is. Who
+ * has a handle says the shard. */
 static int hash(uint32_t method, const void *args, size_t len, uint64_t *ret_hash)
 {
     if (method >= FIRST_OF_HANDLES)
@@ -457,16 +458,17 @@ static int hash(uint32_t method, const void *args, size_t len, uint64_t *ret_has
 static const struct service_method methods[] = {
     {"sha256", run_sha256, SERVICE_IDEMPOTENT, "path: SHA-256 and size of a file",
         MESSAGES(sha256_reply)},
-    {"read", run_read, SERVICE_IDEMPOTENT, "path, offset, length (at most 1 MiB): the bytes",
+    {"read", run_read, SERVICE_IDEMPOTENT | SERVICE_STAYS,
+        "path, offset, length (at most 1 MiB): the bytes",
         .args = &sherd__file__request__descriptor},
-    {"write", run_write, SERVICE_IN_PLACE,
+    {"write", run_write, SERVICE_IN_PLACE | SERVICE_STAYS,
         "path, offset, data: writes in pieces, not atomic, not synced", MESSAGES(write_reply)},
     {"stat", run_stat, SERVICE_IDEMPOTENT, "path: size, mode, owner, times", MESSAGES(stat_reply)},
     {"open", run_open, SERVICE_IDEMPOTENT, "path, writable, direct: a handle, good in this shard",
         MESSAGES(open_reply)},
-    [FIRST_OF_HANDLES] = {"pread", run_pread, SERVICE_IDEMPOTENT,
+    [FIRST_OF_HANDLES] = {"pread", run_pread, SERVICE_IDEMPOTENT | SERVICE_STAYS,
         "handle, offset, length, 8 bytes each: the bytes"},
-    {"pwrite", run_pwrite, SERVICE_IN_PLACE,
+    {"pwrite", run_pwrite, SERVICE_IN_PLACE | SERVICE_STAYS,
         "data, then handle, offset, length: writes it, not atomic, not synced"},
     {"close", run_close, 0, "handle, 8 bytes: nobody reads or writes by it any more"},
 };

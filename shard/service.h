@@ -58,6 +58,10 @@ enum service_flags {
     /* A call from another peer runs in a portable coroutine, as long as there is one and its
      * arguments are no longer than 64 KiB - 16: it may service_move(). */
     SERVICE_PORTABLE = 1u << 9,
+    /* hash() only brings together what is about the same thing: any shard can do it. A request of a
+     * local client, with arguments or room for an answer in its memory that are not small, runs in
+     * the shard that it was given to, without hash(): another one would get copies of both. */
+    SERVICE_STAYS = 1u << 10,
 };
 
 /* Whose request a call is, or is made for, however deep within other calls. */

@@ -6,6 +6,10 @@
  * Arguments within the entry are read where the ledger has them: no other process can write there.
  * Those in the client's memory are copied first, but for methods that say they take them in place
  * and are not routed by them: the client may change them at any time, so they are read once.
+ * What has much in the client's memory and may run anywhere (SERVICE_STAYS) runs here, where that
+ * memory is mapped: in another shard it would be a call, whose arguments and answer are copied and
+ * have 1 MiB. All that concerns it is then this shard's, as of any request that runs here: its
+ * urgency, deadline, cancel and quota, and after a death the entry says the same to the heir.
  * An answer goes straight to the client: into the completion where it is small, else into the room
  * that the entry names, which the method fills by itself where that is aligned as a room has to be.
  *
@@ -174,16 +178,35 @@ static int take_args(struct run *run)
 
 /* ---- where ---- */
 
-static int hash_of_method(struct run *run, uint64_t *ret_hash)
+static bool stays(const struct run *run)
 {
-    int r = copy_args(run);
+    const struct plane_submission *entry = run->entry;
+    bool in_memory = !(entry->flags & PLANE_ARGS_INLINE);
 
-    return r < 0 ? r
-                 : registry_hash(run->plane->registry, run->entry->method, run->call.args,
-                       run->entry->args_len, ret_hash);
+    return run->call.method->flags & SERVICE_STAYS &&
+           ((in_memory && entry->args_len > SEGMENT_INLINE_BYTES) ||
+               entry->room_len > SEGMENT_INLINE_BYTES);
 }
 
-/* -ENODEV: there is no such shard. */
+/* Where the method's rule says nothing of such arguments, here. */
+static int find_by_method(struct run *run, uint32_t *ret_shard)
+{
+    const struct plane *plane = run->plane;
+    uint64_t hash;
+    int r;
+
+    if (stays(run))
+        return 0;
+    r = copy_args(run);
+    if (r < 0)
+        return r;
+    if (registry_hash(
+            plane->registry, run->entry->method, run->call.args, run->entry->args_len, &hash) == 0)
+        *ret_shard = keymap_shard(keymap_slot(hash), plane->seg.geometry.n_shards);
+    return 0;
+}
+
+/* -ENODEV: there is no such shard; -EMSGSIZE, -ENOMEM: of the arguments no copy can be made. */
 static int find_shard(struct run *run, uint32_t *ret_shard)
 {
     uint32_t n_shards = run->plane->seg.geometry.n_shards;
@@ -197,10 +220,7 @@ static int find_shard(struct run *run, uint32_t *ret_shard)
         *ret_shard = (uint32_t)hash;
         return 0;
     case PLANE_ROUTE_METHOD:
-        if (hash_of_method(run, &hash) < 0)
-            return 0;
-        *ret_shard = keymap_shard(keymap_slot(hash), n_shards);
-        return 0;
+        return find_by_method(run, ret_shard);
     case PLANE_ROUTE_KEY:
         *ret_shard = keymap_shard(keymap_slot(hash), n_shards);
         return 0;
@@ -248,13 +268,23 @@ static void finish(struct run *run, int status)
     ledger_end(run->plane, run->request, &outcome);
 }
 
+/* It is not run, nowhere: -errno of a step before that. */
+static void refuse(struct run *run, int error)
+{
+    const char *text = error == -ENOENT     ? "no method of that number"
+                       : error == -ENODEV   ? "no such shard"
+                       : error == -EMSGSIZE ? "arguments above 1 MiB"
+                                            : NULL;
+
+    ledger_refuse(run->plane, run->request, CALL_END_NOT_STARTED, error, text, 0);
+}
+
 static void coroutine_fn run_here(struct run *run)
 {
     int r = take_args(run);
 
     if (r < 0) {
-        ledger_refuse(run->plane, run->request, CALL_END_NOT_STARTED, r,
-            r == -EMSGSIZE ? "arguments above 1 MiB" : NULL, 0);
+        refuse(run, r);
         return;
     }
     run->call.deadline_ns = deadline_of(run->entry);
@@ -343,6 +373,7 @@ static void coroutine_fn run_entry(void *opaque)
     struct ledger_slot *slot = slot_of(plane, request);
     struct run run;
     uint32_t shard;
+    int r;
 
     run.plane = plane;
     run.request = request;
@@ -352,9 +383,9 @@ static void coroutine_fn run_entry(void *opaque)
     run.has_args = false;
     if (!serve_outside_init(&run.call, &client, plane->mesh, run.entry->method,
             (uint32_t)(request - plane->requests), ledger_generation(slot->word)))
-        ledger_refuse(plane, request, CALL_END_NOT_STARTED, -ENOENT, "no method of that number", 0);
-    else if (find_shard(&run, &shard) < 0)
-        ledger_refuse(plane, request, CALL_END_NOT_STARTED, -ENODEV, "no such shard", 0);
+        refuse(&run, -ENOENT);
+    else if ((r = find_shard(&run, &shard)) < 0)
+        refuse(&run, r);
     else if (shard == plane->shard)
         run_here(&run);
     else if (!is_refused(&run, shard))

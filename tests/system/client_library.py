@@ -156,9 +156,10 @@ class Client:
         return self.lib.sherd_client_process(self.handle, timeout_ns)
 
     def queue(self, method, args=b"", flags=0, timeout_ns=0, room=None):
-        """Its end is fetched by reap()."""
+        """Its end is fetched by reap(). args may be what buffer() gave."""
         number = ctypes.c_uint64()
-        request = Request(method=method.encode(), args=args, args_len=len(args), flags=flags,
+        where = args if isinstance(args, bytes) else ctypes.addressof(args)
+        request = Request(method=method.encode(), args=where, args_len=len(args), flags=flags,
                           timeout_ns=timeout_ns, room=ctypes.addressof(room) if room else None,
                           room_len=len(room) if room else 0)
         error = self.lib.sherd_client_submit(self.handle, request, DoneFunction(), None, number)

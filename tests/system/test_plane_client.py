@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """libsherd-client.so over shared memory, against a real instance: what comes through, who dies."""
 import contextlib
+import ctypes
 import errno
+import itertools
 import os
 import select
 import signal
@@ -21,6 +23,34 @@ def client_of(instance, **options):
     options.setdefault("plane", DATA)
     options.setdefault("wait_ns", 20 * SECOND)
     return Client(instance, **options)
+
+
+def varint(number):
+    return bytes([number]) if number < 128 else bytes([number & 127 | 128]) + varint(number >> 7)
+
+
+def file_request(path, length=0, data_len=None):
+    """As in proto/file.proto; with data_len all but the data, which is to follow."""
+    name = path.encode()
+    return b"\x0a" + varint(len(name)) + name + (
+        b"\x18" + varint(length) if data_len is None else b"\x22" + varint(data_len))
+
+
+def names_of_all_shards(client, path, n_shards):
+    """Links to a file, by the shard that what is small about each goes to."""
+    owned = {}
+    for i in itertools.count(1):
+        name = f"{path}-{n_shards}-{i}"
+        os.link(path, name)
+        owned.setdefault(client.call("file.stat", file_request(name)).shard, name)
+        if len(owned) == n_shards:
+            return owned
+
+
+def payloads(sherd, n_shards):
+    """Bytes that its shards have copied, and that they have not."""
+    heaps = [sherd.shard(shard)["heap"] for shard in range(n_shards)]
+    return [sum(heap[name] for heap in heaps) for name in ("copied_bytes", "in_place_bytes")]
 
 
 class Calls(harness.TestCase):
@@ -48,22 +78,35 @@ class Calls(harness.TestCase):
             result = client.call("sys.echo", b"x" * 5000)
             self.assertEqual((result.end, result.error), (FAILED, -errno.ENOBUFS))
 
-    def test_a_file_s_bytes_come_into_a_buffer(self):
+    def test_large_reads_and_writes_of_any_file_are_copied_by_no_shard(self):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
-        path = os.path.join(folder.name, "bytes")
+        first = os.path.join(folder.name, "0")
         data = os.urandom(MIB) * 64
-        with open(path, "wb") as file:
+        with open(first, "wb") as file:
             file.write(data)
-        sherd = self.start("--shards", "1", "--root", folder.name)
-        with client_of(sherd, data_bytes=65 * MIB) as client:
-            room = client.buffer(64 * MIB)
-            name = path.encode()
-            # Field 1, the path; field 3, the length: proto/file.proto.
-            client.queue("file.read", bytes([0x0a, len(name)]) + name + b"\x18\x80\x80\x80\x20", room=room)
-            result, = client.reap(1)
-            self.assertEqual((result.end, len(result.data)), (DONE, 64 * MIB))
-            self.assertTrue(room.raw == data)
+        for n_shards in 2, 3, 4:
+            sherd = self.start("--shards", str(n_shards), "--root", folder.name + ":rw")
+            with client_of(sherd, data_bytes=65 * MIB) as client:
+                owned = names_of_all_shards(client, first, n_shards)
+                before = payloads(sherd, n_shards)
+                buffer = client.buffer(64 * MIB)
+                for shard, name in owned.items():
+                    client.queue("file.read", file_request(name, length=64 * MIB), room=buffer)
+                    result, = client.reap(1)
+                    self.assertEqual((result.end, len(result.data)), (DONE, 64 * MIB))
+                    self.assertTrue(buffer.raw == data)
+                    head = file_request(name, data_len=64 * MIB - len(file_request(name, data_len=64 * MIB)))
+                    data = head + bytes([shard]) * (64 * MIB - len(head))
+                    ctypes.memmove(buffer, data, len(data))
+                    client.queue("file.write", buffer)
+                    self.assertEqual([r.end for r in client.reap(1)], [DONE])
+                    with open(first, "rb") as file:
+                        written, data = data[len(head):], file.read()
+                    self.assertTrue(data.startswith(written))
+                after = payloads(sherd, n_shards)
+                self.assertEqual([now - then for now, then in zip(after, before)], [0, n_shards * 128 * MIB])
+            sherd.stop()
 
     def test_fifty_thousand_pings_end_once_each(self):
         sherd = self.start("--shards", "2")

@@ -19,7 +19,7 @@
 
 /* ---- what the shards can do ---- */
 
-enum { ECHO, SHARD, LARGE, NAP, ROOM, IN_PLACE, FAILING, HASHED, HASHED_IN_PLACE };
+enum { ECHO, SHARD, LARGE, NAP, ROOM, IN_PLACE, FAILING, HASHED, HASHED_IN_PLACE, STAYING };
 
 static int coroutine_fn run_echo(struct service_call *call)
 {
@@ -27,6 +27,14 @@ static int coroutine_fn run_echo(struct service_call *call)
     const void *args = service_args(call, &len);
 
     return service_reply(call, args, len);
+}
+
+static int coroutine_fn run_first_byte(struct service_call *call)
+{
+    size_t len;
+    const void *args = service_args(call, &len);
+
+    return service_reply(call, args, len > 0);
 }
 
 static int coroutine_fn run_shard(struct service_call *call)
@@ -78,11 +86,17 @@ static int coroutine_fn run_failing(struct service_call *call)
 
 static uint8_t *changed_when_hashed; /* as a client may do it at any time */
 
+/* All bytes together are in all shards. */
+static uint64_t hash_of(uint8_t byte)
+{
+    return byte * UINT64_C(64);
+}
+
 static int by_first_byte(uint32_t method, const void *args, size_t len, uint64_t *ret_hash)
 {
-    if ((method != SHARD && method != HASHED && method != HASHED_IN_PLACE) || !len)
+    if ((method != SHARD && method < HASHED) || !len)
         return -EINVAL;
-    *ret_hash = (uint64_t) * (const uint8_t *)args << 56;
+    *ret_hash = hash_of(*(const uint8_t *)args);
     if (changed_when_hashed)
         *changed_when_hashed ^= 0xff;
     return 0;
@@ -96,8 +110,9 @@ static const struct service_method methods[] = {
     [ROOM] = {"room", run_room, 0, ""},
     [IN_PLACE] = {"in_place", run_in_place, SERVICE_IN_PLACE, ""},
     [FAILING] = {"failing", run_failing, 0, ""},
-    [HASHED] = {"hashed", run_echo, 0, ""},
-    [HASHED_IN_PLACE] = {"hashed_in_place", run_echo, SERVICE_IN_PLACE, ""},
+    [HASHED] = {"hashed", run_first_byte, 0, ""},
+    [HASHED_IN_PLACE] = {"hashed_in_place", run_first_byte, SERVICE_IN_PLACE, ""},
+    [STAYING] = {"staying", run_in_place, SERVICE_IN_PLACE | SERVICE_STAYS, ""},
 };
 static const struct service service = {.abi = SERVICE_ABI,
     .name = "test",
@@ -359,7 +374,7 @@ static uint32_t shard_that_answered(struct plane_bench *b, enum plane_route kind
     entry->method = SHARD;
     entry->flags = PLANE_ARGS_INLINE;
     entry->args_len = 1;
-    entry->inline_args[0] = (uint8_t)(route >> 56);
+    entry->inline_args[0] = (uint8_t)(route / 64);
     entry->route_kind = (uint8_t)kind;
     entry->route = route;
     client_push(&b->client);
@@ -374,13 +389,17 @@ static void a_request_runs_where_its_route_says(void **state)
 {
     struct plane_bench *b = *state;
 
-    for (uint64_t byte = 0; byte < 256; byte += 17) {
-        uint64_t hash = byte << 56;
+    uint32_t homes = 0;
+
+    for (uint32_t byte = 0; byte < 256; byte += 17) {
+        uint64_t hash = hash_of((uint8_t)byte);
         uint32_t home = keymap_shard(keymap_slot(hash), 2);
+        homes |= 1u << home;
         assert_int_equal(shard_that_answered(b, PLANE_ROUTE_KEY, hash), home);
         assert_int_equal(shard_that_answered(b, PLANE_ROUTE_METHOD, hash), home);
         assert_int_equal(shard_that_answered(b, PLANE_ROUTE_HERE, hash), 0);
     }
+    assert_int_equal(homes, 3);
     assert_int_equal(shard_that_answered(b, PLANE_ROUTE_SHARD, 1), 1);
 }
 
@@ -399,18 +418,67 @@ static void what_runs_is_what_was_routed(void **state)
         entry->method = i % 2 ? HASHED : HASHED_IN_PLACE;
         entry->route_kind = PLANE_ROUTE_METHOD;
         entry->args_len = lens[i / 2 % 3];
-        entry->room_off = 8192;
-        entry->room_len = 4096;
         client_push(&b->client);
         c = await(b);
         assert_int_equal(c.end, CALL_END_DONE);
-        assert_int_equal(c.shard, keymap_shard(keymap_slot((uint64_t)byte << 56), 2));
-        assert_int_equal(c.len, entry->args_len);
-        assert_int_equal(
-            c.len <= PLANE_INLINE_ANSWER ? c.inline_answer[0] : *client_data(&b->client, 8192),
-            byte);
+        assert_int_equal(c.shard, keymap_shard(keymap_slot(hash_of(byte)), 2));
+        assert_int_equal(c.len, 1);
+        assert_int_equal(c.inline_answer[0], byte);
     }
     changed_when_hashed = NULL;
+}
+
+/* Who ran it; its hash is in shard 1. */
+static uint32_t shard_that_stayed(struct plane_bench *b, uint32_t args_len, uint32_t room_len)
+{
+    struct plane_submission *entry = client_next(&b->client);
+
+    memset(client_data(&b->client, 0), 0xff, 4096);
+    entry->method = STAYING;
+    entry->route_kind = PLANE_ROUTE_METHOD;
+    entry->args_len = args_len;
+    entry->room_off = 8192;
+    entry->room_len = room_len;
+    client_push(&b->client);
+    struct plane_completion c = await(b);
+    assert_int_equal(c.end, CALL_END_DONE);
+    return c.shard;
+}
+
+static void what_can_run_anywhere_and_is_not_small_runs_where_its_client_s_memory_is(void **state)
+{
+    struct plane_bench *b = *state;
+    const struct part_head *part = segment_part(&b->rig.seg, 0);
+    uint32_t small = SEGMENT_INLINE_BYTES;
+
+    assert_int_equal(shard_that_stayed(b, small, small), 1);
+    assert_int_equal(part->payload_in_place_bytes, 0);
+    assert_int_equal(shard_that_stayed(b, 1, small + 1), 0);
+    assert_int_equal(shard_that_stayed(b, small + 1, 0), 0);
+    *(uint8_t *)seen = 'Z';
+    assert_int_equal(*client_data(&b->client, 0), 'Z');
+    assert_int_equal(part->payload_in_place_bytes, 1 + small + 1);
+    assert_int_equal(part->payload_copied_bytes, 0);
+}
+
+static void arguments_too_long_to_be_routed_by_run_nowhere_rather_than_anywhere(void **state)
+{
+    struct plane_bench *b = *state;
+    struct client large;
+    struct plane_submission *entry;
+
+    client_make(&large, &b->rig, 0, 50, 16, 2u << 20);
+    assert_int_equal(client_open(&large, b->plane), 0);
+    entry = client_next(&large);
+    entry->method = HASHED_IN_PLACE;
+    entry->route_kind = PLANE_ROUTE_METHOD;
+    entry->args_len = (1u << 20) + 1;
+    client_push(&large);
+    struct plane_completion c = plane_bench_await(b, &large);
+    assert_int_equal(c.end, CALL_END_NOT_STARTED);
+    assert_int_equal(c.error, -EMSGSIZE);
+    plane_drop(b->plane, 50, 1);
+    client_free(&large);
 }
 
 static void a_route_to_no_shard_ends_as_not_started(void **state)
@@ -626,6 +694,8 @@ int main(void)
         CASE(a_cancel_ends_the_request_of_that_id_and_has_no_end_of_its_own),
         CASE(a_request_runs_where_its_route_says),
         CASE(what_runs_is_what_was_routed),
+        CASE(what_can_run_anywhere_and_is_not_small_runs_where_its_client_s_memory_is),
+        CASE(arguments_too_long_to_be_routed_by_run_nowhere_rather_than_anywhere),
         CASE(a_route_to_no_shard_ends_as_not_started),
         CASE(a_large_answer_of_another_shard_comes_into_the_room),
         CASE(what_another_shard_serves_can_be_cancelled),
