@@ -221,7 +221,8 @@ int segment_attach(struct segment *seg, void *base, uint64_t bytes, const char *
     return compare_description(seg, ret_why);
 }
 
-int segment_open(struct segment *seg, const char *path, const char **ret_why)
+int segment_map(
+    const char *path, uint64_t least, void **ret_base, uint64_t *ret_bytes, const char **ret_why)
 {
     struct stat st;
     void *base;
@@ -232,7 +233,7 @@ int segment_open(struct segment *seg, const char *path, const char **ret_why)
     if (fd < 0)
         return -errno;
     r = fstat(fd, &st) < 0 ? -errno : 0;
-    if (r == 0 && st.st_size < (off_t)SEGMENT_PAGE) {
+    if (r == 0 && st.st_size < (off_t)least) {
         *ret_why = "it is too short";
         r = -EPROTO;
     }
@@ -242,12 +243,25 @@ int segment_open(struct segment *seg, const char *path, const char **ret_why)
     close(fd);
     if (r < 0)
         return r;
-    r = segment_attach(seg, base, (uint64_t)st.st_size, ret_why);
+    *ret_base = base;
+    *ret_bytes = (uint64_t)st.st_size;
+    return 0;
+}
+
+int segment_open(struct segment *seg, const char *path, const char **ret_why)
+{
+    void *base;
+    uint64_t bytes;
+    int r = segment_map(path, SEGMENT_PAGE, &base, &bytes, ret_why);
+
+    if (r < 0)
+        return r;
+    r = segment_attach(seg, base, bytes, ret_why);
     if (r < 0) {
-        munmap(base, (size_t)st.st_size);
+        munmap(base, bytes);
         return r;
     }
-    seg->mapped_bytes = (uint64_t)st.st_size;
+    seg->mapped_bytes = bytes;
     return 0;
 }
 

@@ -417,6 +417,11 @@ int segment_init(struct segment *seg, void *base, uint64_t bytes,
  * what does not fit. 0 or -EPROTO. The mapping stays the caller's. */
 int segment_attach(struct segment *seg, void *base, uint64_t bytes, const char **ret_why);
 
+/* Maps a whole file of `least` bytes at the least, read-only. 0, -EPROTO where it has fewer, or
+ * -errno. The mapping is the caller's. */
+int segment_map(
+    const char *path, uint64_t least, void **ret_base, uint64_t *ret_bytes, const char **ret_why);
+
 /* Maps the file read-only and attaches. 0 or -errno; segment_close() unmaps. Context: a tool. */
 int segment_open(struct segment *seg, const char *path, const char **ret_why);
 void segment_close(struct segment *seg);

@@ -10,12 +10,9 @@
  * being torn.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "runtime/atomic.h"
 #include "shard/segment.h"
@@ -192,28 +189,15 @@ int segment_view_on(
 
 int segment_view_open(const char *path, struct segment_view *ret, const char **ret_why)
 {
-    struct stat st;
     void *base;
-    int r, fd;
+    uint64_t bytes;
+    int r = segment_map(path, sizeof(struct segment_super), &base, &bytes, ret_why);
 
-    *ret_why = "it can't be opened";
-    fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    r = fstat(fd, &st) < 0 ? -errno : 0;
-    if (r == 0 && st.st_size < (off_t)sizeof(struct segment_super)) {
-        *ret_why = "it is too short";
-        r = -EPROTO;
-    }
-    base = r == 0 ? mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0) : MAP_FAILED;
-    if (r == 0 && base == MAP_FAILED)
-        r = -errno;
-    close(fd);
     if (r < 0)
         return r;
-    r = segment_view_on(base, (uint64_t)st.st_size, ret, ret_why);
+    r = segment_view_on(base, bytes, ret, ret_why);
     if (r < 0)
-        munmap(base, (size_t)st.st_size);
+        munmap(base, bytes);
     else
         ret->mapped = true;
     return r;

@@ -310,7 +310,7 @@ class Config(harness.TestCase):
         self.assertIsNone(instance.shard(0)["core"])
         self.assertIn("Hello Ada", self.assertDone(instance.command("submit", "greeter.hello")).stdout)
         self.write(f"service = {GREETER}\n[greeter]\nnme = Ada\n")
-        self.assertRefused(self.instance("other").command("run", "--config", self.path), "greeter.nme=Ada: the only")
+        self.assertRefused(self.instance("other").command("run", "--config", self.path), "greeter.nme=Ada: there is no such setting")
         self.write("[nobody]\nkey = value\n")
         self.assertRefused(self.instance("other").command("run", "--config", self.path), "no service named nobody")
 

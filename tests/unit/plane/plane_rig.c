@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -12,11 +13,13 @@
 
 #define DEADLINE_NS (INT64_C(60) * 1000000000)
 
-void plane_bench_open(struct plane_bench *bench, const struct service *service)
+struct plane_bench *plane_bench_new(const struct service *service, uint32_t n_ledger)
 {
+    struct plane_bench *bench = calloc(1, sizeof(*bench));
+
     rig_open(&bench->rig, 2, service);
-    if (bench->n_ledger)
-        bench->rig.seg.geometry.n_ledger = bench->n_ledger; /* the rest is left alone */
+    if (n_ledger)
+        bench->rig.seg.geometry.n_ledger = n_ledger; /* the rest is left alone */
     rig_thread(&bench->rig, 1, rig_serve);
     rig_begin(&bench->rig, 0, &bench->end);
     aio_context_set_current(bench->end.ctx);
@@ -24,10 +27,13 @@ void plane_bench_open(struct plane_bench *bench, const struct service *service)
     client_make(&bench->client, &bench->rig, 0, 3, 16, 64u * 1024);
     assert(client_open(&bench->client, bench->plane) == 0);
     plane_recover(bench->plane);
+    return bench;
 }
 
-void plane_bench_close(struct plane_bench *bench)
+int plane_bench_tear_down(void **state)
 {
+    struct plane_bench *bench = *state;
+
     plane_drop(bench->plane, 3, bench->client.grant.generation);
     while (!plane_is_idle(bench->plane))
         aio_poll(bench->end.ctx, false);
@@ -38,6 +44,13 @@ void plane_bench_close(struct plane_bench *bench)
     rig_stop_all(&bench->rig);
     rig_close(&bench->rig);
     client_free(&bench->client);
+    free(bench);
+    return 0;
+}
+
+struct client_lane *plane_bench_row(struct plane_bench *bench, const struct client *client)
+{
+    return segment_client_lane(&bench->rig.seg, 0, client->grant.client);
 }
 
 struct plane_completion plane_bench_await(struct plane_bench *bench, struct client *client)

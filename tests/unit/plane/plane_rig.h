@@ -31,11 +31,16 @@ struct plane_bench {
     struct rig_end end;
     struct plane *plane;
     struct client client;
-    uint32_t n_ledger; /* slots; 0: as many as there are */
 };
 
-void plane_bench_open(struct plane_bench *bench, const struct service *service);
-void plane_bench_close(struct plane_bench *bench);
+/* n_ledger: slots; 0: as many as there are. */
+struct plane_bench *plane_bench_new(const struct service *service, uint32_t n_ledger);
+
+/* For cmocka: frees *state. */
+int plane_bench_tear_down(void **state);
+
+/* What shard 0 has of a client. */
+struct client_lane *plane_bench_row(struct plane_bench *bench, const struct client *client);
 
 /* Turns the loop until a completion has come, a minute at most. */
 struct plane_completion plane_bench_await(struct plane_bench *bench, struct client *client);

@@ -125,17 +125,7 @@ static const struct service service = {.abi = SERVICE_ABI,
 
 static int set_up(void **state)
 {
-    struct plane_bench *b = calloc(1, sizeof(*b));
-
-    plane_bench_open(b, &service);
-    *state = b;
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    plane_bench_close(*state);
-    free(*state);
+    *state = plane_bench_new(&service, 0);
     return 0;
 }
 
@@ -675,7 +665,7 @@ static void what_is_refused_in_a_drain_was_never_accepted(void **state)
     assert_int_equal(part->requests_accepted, 2);
 }
 
-#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, plane_bench_tear_down)
 
 int main(void)
 {

@@ -59,33 +59,14 @@ static const struct service service = {
 
 static int set_up(void **state)
 {
-    struct plane_bench *b = calloc(1, sizeof(*b));
-
-    plane_bench_open(b, &service);
-    *state = b;
+    *state = plane_bench_new(&service, 0);
     return 0;
 }
 
 static int set_up_small(void **state)
 {
-    struct plane_bench *b = calloc(1, sizeof(*b));
-
-    b->n_ledger = 4;
-    plane_bench_open(b, &service);
-    *state = b;
+    *state = plane_bench_new(&service, 4);
     return 0;
-}
-
-static int tear_down(void **state)
-{
-    plane_bench_close(*state);
-    free(*state);
-    return 0;
-}
-
-static struct client_lane *row_of(struct plane_bench *b, const struct client *client)
-{
-    return segment_client_lane(&b->rig.seg, 0, client->grant.client);
 }
 
 /* ---- what is another's ---- */
@@ -224,15 +205,15 @@ static void who_breaks_the_protocol_is_cut_off_with_a_reason_and_harms_nobody(vo
         if (!breaches[i].has_turn)
             client_push(&bad);
         plane_bench_turn(b, 3);
-        assert_int_equal(row_of(b, &bad)->state, CLIENT_LANE_CUT);
-        assert_int_equal(row_of(b, &bad)->reason, breaches[i].reason);
+        assert_int_equal(plane_bench_row(b, &bad)->state, CLIENT_LANE_CUT);
+        assert_int_equal(plane_bench_row(b, &bad)->reason, breaches[i].reason);
         assert_int_equal(*n_cut, i + 1);
         assert_true(plane_is_idle(b->plane)); /* what it had under way is over */
         client_call(&b->client, ECHO);
         assert_int_equal(plane_bench_await(b, &b->client).end, CALL_END_DONE);
         plane_drop(b->plane, 10 + i, 1);
         plane_bench_turn(b, 2);
-        assert_int_equal(row_of(b, &bad)->state, CLIENT_LANE_NONE);
+        assert_int_equal(plane_bench_row(b, &bad)->state, CLIENT_LANE_NONE);
         client_free(&bad);
     }
 }
@@ -249,11 +230,11 @@ static void more_in_flight_than_the_ring_has_entries_is_a_breach(void **state)
     for (int i = 0; i < 16; i++)
         client_call(&b->client, NAP);
     plane_bench_turn(b, 5);
-    assert_int_equal(row_of(b, &b->client)->state, CLIENT_LANE_OPEN);
+    assert_int_equal(plane_bench_row(b, &b->client)->state, CLIENT_LANE_OPEN);
     client_call(&b->client, NAP);
     plane_bench_turn(b, 5);
-    assert_int_equal(row_of(b, &b->client)->state, CLIENT_LANE_CUT);
-    assert_int_equal(row_of(b, &b->client)->reason, CUT_OVERRUN);
+    assert_int_equal(plane_bench_row(b, &b->client)->state, CLIENT_LANE_CUT);
+    assert_int_equal(plane_bench_row(b, &b->client)->reason, CUT_OVERRUN);
 }
 
 /* What is served is the copy: bytes that change after that, the ones that were checked among them,
@@ -290,8 +271,8 @@ static void noise_over_all_that_the_server_writes_harms_only_its_client(void **s
         memset(words, i * 91, sizeof(*words));
     }
     plane_bench_turn(b, 4);
-    assert_int_equal(row_of(b, &b->client)->tail, 64);
-    assert_int_equal(row_of(b, &b->client)->requests, 64);
+    assert_int_equal(plane_bench_row(b, &b->client)->tail, 64);
+    assert_int_equal(plane_bench_row(b, &b->client)->requests, 64);
     words->client_sleeps = 0;
     client_call(&b->client, ECHO);
     b->client.popped = 64;
@@ -311,7 +292,7 @@ static void a_bell_that_is_rung_without_end_wakes_and_does_no_more(void **state)
     close(b->client.bells[0]);
     b->client.bells[0] = dup(1);
     plane_bench_turn(b, 400);
-    assert_int_equal(row_of(b, &b->client)->state, CLIENT_LANE_OPEN);
+    assert_int_equal(plane_bench_row(b, &b->client)->state, CLIENT_LANE_OPEN);
 }
 
 /* ---- quotas ---- */
@@ -358,7 +339,7 @@ static void what_is_beyond_the_quota_waits_or_is_refused_as_asked(void **state)
     assert_int_equal(c.end, CALL_END_NOT_STARTED);
     assert_int_equal(c.error, -EAGAIN);
     assert_true(c.retry_us > 0);
-    assert_int_equal(row_of(b, &b->client)->refused, 1);
+    assert_int_equal(plane_bench_row(b, &b->client)->refused, 1);
 
     push_cancel(&b->client, 2);
     client_call(&b->client, ECHO);
@@ -367,8 +348,8 @@ static void what_is_beyond_the_quota_waits_or_is_refused_as_asked(void **state)
     assert_int_equal(plane_bench_await(b, &b->client).id, 2);
     assert_int_equal(plane_bench_await(b, &b->client).end, CALL_END_DONE);
     plane_bench_turn(b, 20);
-    assert_int_equal(row_of(b, &b->client)->head, 8); /* the last one waits */
-    assert_int_equal(row_of(b, &b->client)->state, CLIENT_LANE_OPEN);
+    assert_int_equal(plane_bench_row(b, &b->client)->head, 8); /* the last one waits */
+    assert_int_equal(plane_bench_row(b, &b->client)->state, CLIENT_LANE_OPEN);
 }
 
 static void bytes_in_flight_are_bounded_and_one_request_alone_is_not_larger(void **state)
@@ -387,7 +368,7 @@ static void bytes_in_flight_are_bounded_and_one_request_alone_is_not_larger(void
     struct plane_completion c = plane_bench_await(b, &b->client);
     assert_int_equal(c.error, -EMSGSIZE);
     plane_bench_turn(b, 20);
-    assert_int_equal(row_of(b, &b->client)->head, 2);
+    assert_int_equal(plane_bench_row(b, &b->client)->head, 2);
 }
 
 static void a_payload_is_at_most_what_it_may_be_whatever_the_quota(void **state)
@@ -411,7 +392,7 @@ static void a_payload_is_at_most_what_it_may_be_whatever_the_quota(void **state)
         assert_int_equal(c.end, CALL_END_NOT_STARTED);
         assert_int_equal(c.error, -EMSGSIZE);
     }
-    assert_int_equal(row_of(b, &large)->head, 3);
+    assert_int_equal(plane_bench_row(b, &large)->head, 3);
     plane_drop(b->plane, 50, large.grant.generation);
     client_free(&large);
 }
@@ -483,10 +464,10 @@ static void a_shard_that_is_behind_refuses_who_would_rather_not_wait(void **stat
     uint32_t n_refused, before;
 
     assert_quick_ones_are_served(b);
-    before = row_of(b, &b->client)->refused;
+    before = plane_bench_row(b, &b->client)->refused;
     n_refused = count_refused(b, SPIN);
     assert_in_range(n_refused, 1, 15);
-    assert_int_equal(row_of(b, &b->client)->refused, before + n_refused);
+    assert_int_equal(plane_bench_row(b, &b->client)->refused, before + n_refused);
     plane_bench_turn(b, 2);
     assert_quick_ones_are_served(b); /* it has caught up */
 }
@@ -513,9 +494,9 @@ static void a_full_ledger_leaves_room_for_who_has_little(void **state)
     }
     push_flags(&hogs[0], ECHO, 0);
     for (uint32_t i = 0; i < n_hogs; i++) {
-        assert_int_equal(row_of(b, &hogs[i])->state, CLIENT_LANE_OPEN);
-        assert_true(row_of(b, &hogs[i])->requests < 1024); /* the rest waits */
-        assert_true(row_of(b, &hogs[i])->requests > 100);
+        assert_int_equal(plane_bench_row(b, &hogs[i])->state, CLIENT_LANE_OPEN);
+        assert_true(plane_bench_row(b, &hogs[i])->requests < 1024); /* the rest waits */
+        assert_true(plane_bench_row(b, &hogs[i])->requests > 100);
         plane_drop(b->plane, 100 + i, 1);
     }
     plane_bench_turn(b, 10);
@@ -553,7 +534,7 @@ static void many_refusals_at_once_need_no_more_than_the_slot_that_is_kept(void *
         push_flags(&b->client, ECHO, PLANE_REFUSE);
     for (int i = 0; i < 12; i++)
         assert_int_equal(plane_bench_await(b, &b->client).error, -EAGAIN);
-    assert_int_equal(row_of(b, &b->client)->state, CLIENT_LANE_OPEN);
+    assert_int_equal(plane_bench_row(b, &b->client)->state, CLIENT_LANE_OPEN);
 }
 
 static void a_full_ring_of_one_does_not_keep_others_waiting(void **state)
@@ -568,9 +549,9 @@ static void a_full_ring_of_one_does_not_keep_others_waiting(void **state)
     for (int i = 0; i < 4096; i++)
         client_call(&greedy, ECHO);
     client_call(&b->client, ECHO);
-    before = row_of(b, &greedy)->head;
+    before = plane_bench_row(b, &greedy)->head;
     plane_bench_await(b, &b->client);
-    assert_true(row_of(b, &greedy)->head - before <= 128);
+    assert_true(plane_bench_row(b, &greedy)->head - before <= 128);
     plane_drop(b->plane, 50, 1);
     plane_bench_turn(b, 2);
     client_free(&greedy);
@@ -614,11 +595,11 @@ static void all_that_a_dead_client_had_under_way_is_cancelled(void **state)
     do {
         plane_bench_turn(d.b, 1);
         assert_true(aio_clock_ns() < until_ns);
-    } while (row_of(d.b, &d.client)->state != CLIENT_LANE_NONE);
+    } while (plane_bench_row(d.b, &d.client)->state != CLIENT_LANE_NONE);
     client_free(&d.client);
 }
 
-#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, plane_bench_tear_down)
 
 int main(void)
 {
@@ -638,9 +619,10 @@ int main(void)
         CASE(a_shard_that_is_behind_refuses_who_would_rather_not_wait),
         CASE(a_full_ledger_leaves_room_for_who_has_little),
         cmocka_unit_test_setup_teardown(
-            a_ledger_without_room_still_refuses_and_goes_on, set_up_small, tear_down),
+            a_ledger_without_room_still_refuses_and_goes_on, set_up_small, plane_bench_tear_down),
         cmocka_unit_test_setup_teardown(
-            many_refusals_at_once_need_no_more_than_the_slot_that_is_kept, set_up_small, tear_down),
+            many_refusals_at_once_need_no_more_than_the_slot_that_is_kept, set_up_small,
+            plane_bench_tear_down),
         CASE(a_full_ring_of_one_does_not_keep_others_waiting),
         CASE(all_that_a_dead_client_had_under_way_is_cancelled),
     };

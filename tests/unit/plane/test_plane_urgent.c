@@ -61,24 +61,9 @@ static const struct service service = {
 
 static int set_up(void **state)
 {
-    struct plane_bench *b = calloc(1, sizeof(*b));
-
-    plane_bench_open(b, &service);
     n_run = 0;
-    *state = b;
+    *state = plane_bench_new(&service, 0);
     return 0;
-}
-
-static int tear_down(void **state)
-{
-    plane_bench_close(*state);
-    free(*state);
-    return 0;
-}
-
-static struct client_lane *row_of(struct plane_bench *b, const struct client *client)
-{
-    return segment_client_lane(&b->rig.seg, 0, client->grant.client);
 }
 
 static uint64_t push(struct client *client, uint32_t method, uint8_t what, bool urgent)
@@ -126,7 +111,7 @@ static void open_other(struct plane_bench *b, struct client *other)
 static void close_other(struct plane_bench *b, struct client *other)
 {
     plane_drop(b->plane, 50, 1);
-    while (row_of(b, other)->state != CLIENT_LANE_NONE)
+    while (plane_bench_row(b, other)->state != CLIENT_LANE_NONE)
         plane_bench_turn(b, 1);
     client_free(other);
 }
@@ -144,9 +129,9 @@ static void what_is_urgent_is_begun_before_what_was_pushed_earlier(void **state)
     for (int i = 0; i < 10; i++)
         plane_bench_await(b, &b->client);
     assert_memory_equal(order, "\x64\x65\0\1\2\3\4\5\6\7", 10);
-    assert_int_equal(row_of(b, &b->client)->head, 8);
-    assert_int_equal(row_of(b, &b->client)->urgent_head, 2);
-    assert_int_equal(row_of(b, &b->client)->requests, 10);
+    assert_int_equal(plane_bench_row(b, &b->client)->head, 8);
+    assert_int_equal(plane_bench_row(b, &b->client)->urgent_head, 2);
+    assert_int_equal(plane_bench_row(b, &b->client)->requests, 10);
 }
 
 static void what_is_urgent_does_not_wait_for_the_work_that_stands_in_the_ring(void **state)
@@ -218,8 +203,8 @@ static void the_urgent_ring_is_for_what_is_urgent(void **state)
     entry->flags = PLANE_ARGS_INLINE;
     client_push_urgent(&b->client);
     plane_bench_turn(b, 2);
-    assert_int_equal(row_of(b, &b->client)->state, CLIENT_LANE_CUT);
-    assert_int_equal(row_of(b, &b->client)->reason, CUT_FLAGS);
+    assert_int_equal(plane_bench_row(b, &b->client)->state, CLIENT_LANE_CUT);
+    assert_int_equal(plane_bench_row(b, &b->client)->reason, CUT_FLAGS);
     assert_int_equal(n_run, 0);
 }
 
@@ -251,7 +236,7 @@ static void a_cancel_of_what_runs_does_not_wait_behind_what_a_quota_keeps(void *
     push(&b->client, NOTE, 1, false);
     push(&b->client, NOTE, 2, false);
     plane_bench_turn(b, 20);
-    assert_int_equal(row_of(b, &b->client)->head, 1);
+    assert_int_equal(plane_bench_row(b, &b->client)->head, 1);
     push_cancel(&b->client, first, 0);
     struct plane_completion c = plane_bench_await(b, &b->client);
     assert_int_equal(c.id, first);
@@ -260,7 +245,7 @@ static void a_cancel_of_what_runs_does_not_wait_behind_what_a_quota_keeps(void *
     assert_int_equal(plane_bench_await(b, &b->client).end, CALL_END_DONE);
     assert_memory_equal(order, "\1\2", 2);
     plane_bench_turn(b, 2);
-    assert_int_equal(row_of(b, &b->client)->head, 4);
+    assert_int_equal(plane_bench_row(b, &b->client)->head, 4);
 }
 
 static void a_cancel_ends_what_a_quota_keeps_and_what_waits_behind_it(void **state)
@@ -281,7 +266,7 @@ static void a_cancel_ends_what_a_quota_keeps_and_what_waits_behind_it(void **sta
         assert_int_equal(c.shard, UINT32_MAX);
     }
     plane_bench_turn(b, 20);
-    assert_int_equal(row_of(b, &b->client)->head, 3);
+    assert_int_equal(plane_bench_row(b, &b->client)->head, 3);
     push_cancel(&b->client, first, 0);
     assert_int_equal(plane_bench_await(b, &b->client).id, first);
     assert_int_equal(plane_bench_await(b, &b->client).end, CALL_END_DONE);
@@ -300,7 +285,7 @@ static void a_mark_is_for_one_lap_and_for_the_request_of_that_id(void **state)
     push_cancel(&b->client, 77, UINT64_MAX);
     push_cancel(&b->client, 77, 1000);
     plane_bench_turn(b, 20);
-    assert_int_equal(row_of(b, &b->client)->head, 1);
+    assert_int_equal(plane_bench_row(b, &b->client)->head, 1);
     push_cancel(&b->client, first, 0);
     assert_int_equal(plane_bench_await(b, &b->client).id, first);
     assert_int_equal(plane_bench_await(b, &b->client).end, CALL_END_DONE);
@@ -338,7 +323,7 @@ static void a_client_whose_ring_waits_rings_for_a_cancel(void **state)
     assert_int_equal(plane_bench_await(b, &b->client).end, CALL_END_DONE);
 }
 
-#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, plane_bench_tear_down)
 
 int main(void)
 {

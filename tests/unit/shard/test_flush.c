@@ -18,18 +18,6 @@
 #define N_SHARDS 3
 #define MANY     50 /* fewer than there are slots */
 
-static int coroutine_fn run_nothing(struct service_call *call)
-{
-    (void)call;
-    return 0;
-}
-
-static const struct service_method methods[] = {
-    {.name = "nothing", .run = run_nothing, .help = "does nothing"},
-};
-static const struct service test_service = {
-    .abi = SERVICE_ABI, .name = "test", .help = "for tests", .methods = methods, .n_methods = 1};
-
 struct alone {
     struct rig rig;
     struct rig_end end; /* shard 0 */
@@ -78,7 +66,7 @@ static bool bit_is_set(const struct alone *alone, uint32_t target)
 
 static void alone_open(struct alone *alone)
 {
-    rig_open(&alone->rig, N_SHARDS, &test_service);
+    rig_open(&alone->rig, N_SHARDS, &rig_nothing);
     alone->n_calls = 0;
     rig_begin(&alone->rig, 0, &alone->end);
     aio_context_set_current(alone->end.ctx);

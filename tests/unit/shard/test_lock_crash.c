@@ -56,21 +56,6 @@ void atomic_hook(
         kill(getpid(), SIGKILL);
 }
 
-static int coroutine_fn run_nothing(struct service_call *call)
-{
-    (void)call;
-    return 0;
-}
-
-static const struct service_method methods[] = {
-    {.name = "nothing", .run = run_nothing, .help = "does nothing"}};
-
-static const struct service service = {.abi = SERVICE_ABI,
-    .name = "lock-crash",
-    .help = "for tests",
-    .methods = methods,
-    .n_methods = 1};
-
 /* ---- rounds ---- */
 
 struct maker {
@@ -154,7 +139,7 @@ static bool dies_at(uint32_t doomed, uint64_t stores)
     struct rig rig;
 
     test_pid = getpid();
-    rig_open(&rig, N_SHARDS, &service);
+    rig_open(&rig, N_SHARDS, &rig_nothing);
     fuse.base = rig.seg.base;
     fuse.bytes = rig.seg.bytes;
     fuse.left = stores;

@@ -16,18 +16,6 @@
 #include "shard/remote_bh.h"
 #include "tests/unit/shard/mesh_rig.h"
 
-static int coroutine_fn run_nothing(struct service_call *call)
-{
-    (void)call;
-    return 0;
-}
-
-static const struct service_method methods[] = {
-    {.name = "nothing", .run = run_nothing, .help = "does nothing"},
-};
-static const struct service test_service = {
-    .abi = SERVICE_ABI, .name = "test", .help = "for tests", .methods = methods, .n_methods = 1};
-
 enum word { WORD_RUNS, WORD_SUM, WORD_PEER, WORD_BEGUN, WORD_RELEASED };
 
 static struct rig_board *board; /* one test at a time; inherited by fork */
@@ -93,7 +81,7 @@ static void run_pair(rig_body_fn *body)
 {
     struct rig rig;
 
-    rig_open(&rig, 2, &test_service);
+    rig_open(&rig, 2, &rig_nothing);
     board = rig.board;
     rig_thread(&rig, 1, rig_serve);
     rig_thread(&rig, 0, body);
@@ -232,7 +220,7 @@ static void one_that_was_begun_is_in_doubt_and_one_that_was_not_runs_in_the_repl
     struct rig rig;
 
     (void)state;
-    rig_open(&rig, 2, &test_service);
+    rig_open(&rig, 2, &rig_nothing);
     board = rig.board;
     rig_fork(&rig, 1, rig_serve);
     rig_thread(&rig, 0, two_bodies);

@@ -14,18 +14,6 @@
 
 #define N_BLOCKS 200
 
-static int coroutine_fn run_nothing(struct service_call *call)
-{
-    (void)call;
-    return 0;
-}
-
-static const struct service_method methods[] = {
-    {.name = "nothing", .run = run_nothing, .help = "does nothing"},
-};
-static const struct service service = {
-    .abi = SERVICE_ABI, .name = "alloc", .help = "for tests", .methods = methods, .n_methods = 1};
-
 enum { WORD_DONE, WORD_BAD };
 
 static struct rig rig;
@@ -35,7 +23,7 @@ static portable_fn *entry;
 static int setup(void **state)
 {
     (void)state;
-    rig_open(&rig, 2, &service);
+    rig_open(&rig, 2, &rig_nothing);
     board = rig.board;
     return 0;
 }
