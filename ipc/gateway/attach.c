@@ -151,16 +151,21 @@ static void on_reap_timer(void *opaque)
         if (clients->held[client])
             tell_end(attach, client);
     }
-    if (clients_reap(clients, on_freed, attach) == 0)
+    uint32_t n_before = clients->n_ending;
+    uint32_t n = clients_reap(clients, on_freed, attach);
+    if (n == 0)
         return;
-    attach->reap_ns = attach->reap_ns * 2 < REAP_MOST_NS ? attach->reap_ns * 2 : REAP_MOST_NS;
+    if (n < n_before)
+        attach->reap_ns = REAP_FIRST_NS; /* the others are on their way, too */
+    else
+        attach->reap_ns = attach->reap_ns * 2 < REAP_MOST_NS ? attach->reap_ns * 2 : REAP_MOST_NS;
     timer_mod_ns(&attach->reap_timer, aio_clock_ns() + attach->reap_ns);
 }
 
 static void reap_soon(struct attach *attach)
 {
     attach->reap_ns = REAP_FIRST_NS;
-    timer_mod_ns(&attach->reap_timer, aio_clock_ns() + attach->reap_ns);
+    timer_mod_anticipate_ns(&attach->reap_timer, aio_clock_ns() + attach->reap_ns);
 }
 
 /* A row that was in use, ATTACHING or ATTACHED, ends. */

@@ -202,6 +202,11 @@ void timer_mod_ns(AioTimer *timer, int64_t expire_ns)
     p.timers[i] = timer;
 }
 
+void timer_mod_anticipate_ns(AioTimer *timer, int64_t expire_ns)
+{
+    timer_mod_ns(timer, expire_ns);
+}
+
 void timer_del(AioTimer *timer)
 {
     for (uint32_t i = 0; i < N_TIMERS; i++)
