@@ -442,6 +442,19 @@ static int take_over_client(struct attach *attach, const struct fd_kept *connect
     return attach_watch(link);
 }
 
+/* No client lives under that key. Its row's shards are owed its end, also one that nothing was kept
+ * for yet: the supervisor tells it now or never. */
+static void drop_key(struct attach *attach, uint32_t key, uint64_t generation)
+{
+    const struct segment *seg = attach->config.segment;
+    const struct client_row *row = key < seg->geometry.n_clients ? segment_client(seg, key) : NULL;
+
+    if (row && client_generation(row->word) == generation)
+        keeper_drop(&attach->keeper, key, generation, row->opened, sizeof(row->opened));
+    else
+        keeper_drop(&attach->keeper, key, generation, NULL, 0);
+}
+
 /* The rows of one key: its connection, and its memory. Fds that nobody takes are closed. */
 static int take_over_key(struct attach *attach, const struct fd_kept *rows, uint32_t n)
 {
@@ -459,7 +472,7 @@ static int take_over_key(struct attach *attach, const struct fd_kept *rows, uint
         shutdown(rows[i].fd, SHUT_RDWR); /* of a memfd: nothing */
         close(rows[i].fd);
     }
-    keeper_drop(&attach->keeper, rows[0].key, rows[0].generation, NULL, 0);
+    drop_key(attach, rows[0].key, rows[0].generation);
     return 0;
 }
 

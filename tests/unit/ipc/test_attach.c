@@ -19,6 +19,7 @@
 #include "ipc/gateway/clients.h"
 #include "proto/data_plane.h"
 #include "runtime/atomic.h"
+#include "shard/bits.h"
 #include "shard/blame.h"
 #include "shard/fd_list.h"
 #include "tests/unit/ipc/attach_rig.h"
@@ -365,6 +366,20 @@ static void a_row_that_was_about_to_attach_when_its_gateway_died_is_free_again(v
     assert_int_equal(client_generation(row->word), 3);
 }
 
+/* The gateway died when it had noted both, and told the supervisor of neither. */
+static void a_shard_hears_of_an_end_also_before_it_was_handed_anything(void **state)
+{
+    struct fixture *f = *state;
+    struct client client = attach_client(f);
+    struct client_row *row = segment_client(&f->rig.seg, client.welcome.client);
+
+    bits_set(row->opened, 0);
+    row->word = client_word(client_generation(row->word), CLIENT_ENDING);
+    rig_replace_gateway(&f->rig);
+    rig_wait_for_none(&f->rig);
+    close_client(&client);
+}
+
 #define TURNS_MOST 40u /* more than an attach takes, and the opening of two shards */
 
 static uint32_t count_answers(const struct client *client)
@@ -586,6 +601,7 @@ int main(void)
         CASE(memory_that_has_been_given_out_is_not_to_be_had_until_all_have_let_go),
         CASE(a_gateways_replacement_goes_on_with_each_client_and_each_request),
         CASE(a_row_that_was_about_to_attach_when_its_gateway_died_is_free_again),
+        CASE(a_shard_hears_of_an_end_also_before_it_was_handed_anything),
         CASE(a_client_that_is_gone_after_any_turn_of_the_gateway_leaves_nothing),
         CASE(nor_does_one_whose_gateway_dies_at_the_same_moment),
         cmocka_unit_test_setup_teardown(
