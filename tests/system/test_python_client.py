@@ -14,6 +14,18 @@ import test_tls
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 EXAMPLE = os.path.join(ROOT, "examples", "python", "sherd_nng.py")
 MEMORY_EXAMPLE = os.path.join(ROOT, "examples", "python", "sherd_shm.py")
+# The same program, but it says when it has submitted all, and looks for ends when it is told to.
+PAUSED = """
+import sys, sherd_nng
+fetch = sherd_nng.Client.fetch
+def fetch_when_told(self):
+    sherd_nng.Client.fetch = fetch
+    print("submitted", flush=True)
+    sys.stdin.readline()
+    return fetch(self)
+sherd_nng.Client.fetch = fetch_when_told
+sys.exit(sherd_nng.main())
+"""
 PYTHON = "/usr/bin/python3"  # the one that Debian's python3-protobuf is for
 
 
@@ -46,9 +58,9 @@ class PythonClient(harness.TestCase):
         self.sherd.start("--shards", "2", "--enable-test-methods", "--set", f"sys.notes={self.sherd.scratch}",
                          *arguments)
 
-    def run_python(self, *arguments):
+    def run_python(self, *arguments, **more):
         return subprocess.Popen([PYTHON, *arguments], env=self.environment, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
 
     def begin(self, *arguments):
         return self.run_python(EXAMPLE, self.url, *arguments)
@@ -57,12 +69,10 @@ class PythonClient(harness.TestCase):
         for number in range(2):
             self.sherd.kill(self.sherd.shard(number), signum)
 
-    def begin_and_stop(self, n, *arguments):
-        """A client that stands still, with n requests that shards which stand still have."""
-        self.signal_shards(signal.SIGSTOP)
-        process = self.begin(*arguments)
-        harness.wait_until(lambda: self.sherd.gateway()["clients"]["requests_in_flight"] == n, f"{n} requests")
-        harness.send_signal(process.pid, signal.SIGSTOP)
+    def begin_and_pause(self, *arguments):
+        """A client that has submitted all, and asks for no end before it may go on."""
+        process = self.run_python("-c", PAUSED, self.url, *arguments, stdin=subprocess.PIPE)
+        self.assertEqual(process.stdout.readline(), "submitted\n")
         return process
 
     def test_answers_come_in_the_order_of_the_arguments(self):
@@ -126,12 +136,10 @@ class PythonClient(harness.TestCase):
 
     def test_an_answer_that_went_with_a_gateway_is_had_again_or_said_to_be_gone(self):
         for method, begin in (("sys.echo", ""), ("sys.note", f"{self.notes} ")):
-            process = self.begin_and_stop(2, method, begin + "short", begin + "x" * 300)
-            self.signal_shards(signal.SIGCONT)
+            process = self.begin_and_pause(method, begin + "short", begin + "x" * 300)
             harness.wait_until(lambda: self.sherd.gateway()["clients"]["requests_in_flight"] == 0, "both to end")
             self.sherd.kill_and_wait("gateway")
-            harness.send_signal(process.pid, signal.SIGCONT)
-            code, out, error = end_of(process)
+            code, out, error = end_of(process)  # which lets it go on
             if method == "sys.echo":
                 self.assertEqual((code, out, error), (0, f"short\n{'x' * 300}\n", ""))
             else:
@@ -140,10 +148,10 @@ class PythonClient(harness.TestCase):
 
     def test_when_the_instance_is_another_one_what_may_not_run_twice_is_in_doubt(self):
         for method, begin in (("sys.echo", ""), ("sys.note", f"{self.notes} ")):
-            process = self.begin_and_stop(1, method, begin + "text")
+            self.signal_shards(signal.SIGSTOP)
+            process = self.begin_and_pause(method, begin + "text")
             self.sherd.kill_all()
             self.start_instance()
-            harness.send_signal(process.pid, signal.SIGCONT)
             code, out, error = end_of(process)
             self.assertEqual((code, out) if method == "sys.echo" else (code, error[:8]),
                              (0, "text\n") if method == "sys.echo" else (1, "IN_DOUBT"))
