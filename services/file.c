@@ -456,17 +456,17 @@ static int hash(uint32_t method, const void *args, size_t len, uint64_t *ret_has
     .args = &sherd__file__request__descriptor, .reply = &sherd__file__##reply_##__descriptor
 
 static const struct service_method methods[] = {
-    {"sha256", run_sha256, SERVICE_IDEMPOTENT, "path: SHA-256 and size of a file",
+    {"sha256", run_sha256, SERVICE_READ_ONLY, "path: SHA-256 and size of a file",
         MESSAGES(sha256_reply)},
-    {"read", run_read, SERVICE_IDEMPOTENT | SERVICE_STAYS,
+    {"read", run_read, SERVICE_READ_ONLY | SERVICE_STAYS,
         "path, offset, length (at most 1 MiB): the bytes",
         .args = &sherd__file__request__descriptor},
     {"write", run_write, SERVICE_IN_PLACE | SERVICE_STAYS,
         "path, offset, data: writes in pieces, not atomic, not synced", MESSAGES(write_reply)},
-    {"stat", run_stat, SERVICE_IDEMPOTENT, "path: size, mode, owner, times", MESSAGES(stat_reply)},
+    {"stat", run_stat, SERVICE_READ_ONLY, "path: size, mode, owner, times", MESSAGES(stat_reply)},
     {"open", run_open, SERVICE_IDEMPOTENT, "path, writable, direct: a handle, good in this shard",
         MESSAGES(open_reply)},
-    [FIRST_OF_HANDLES] = {"pread", run_pread, SERVICE_IDEMPOTENT | SERVICE_STAYS,
+    [FIRST_OF_HANDLES] = {"pread", run_pread, SERVICE_READ_ONLY | SERVICE_STAYS,
         "handle, offset, length, 8 bytes each: the bytes"},
     {"pwrite", run_pwrite, SERVICE_IN_PLACE | SERVICE_STAYS,
         "data, then handle, offset, length: writes it, not atomic, not synced"},

@@ -77,8 +77,9 @@ static int coroutine_fn run_sleep(struct service_call *call)
 static void print_method(
     FILE *out, const char *service, uint32_t number, const struct service_method *method)
 {
-    fprintf(out, "%s.%s\t%s%s\t%" PRIu32 "\t%s\n", service, method->name,
+    fprintf(out, "%s.%s\t%s%s%s\t%" PRIu32 "\t%s\n", service, method->name,
         method->flags & SERVICE_IDEMPOTENT ? "idempotent" : "once",
+        (method->flags & SERVICE_READ_ONLY) == SERVICE_READ_ONLY ? ",read-only" : "",
         method->flags & SERVICE_TEST ? ",test" : "", number, method->help ? method->help : "");
 }
 
@@ -388,13 +389,13 @@ static int reach(const void *config, struct service_reach *reach)
 }
 
 static const struct service_method methods[] = {
-    {"ping", run_ping, SERVICE_IDEMPOTENT, "answers with nothing"},
-    {"echo", run_echo, SERVICE_IDEMPOTENT, "answers with its arguments"},
-    {"sleep", run_sleep, SERVICE_IDEMPOTENT, "MS: answers after MS milliseconds"},
+    {"ping", run_ping, SERVICE_READ_ONLY, "answers with nothing"},
+    {"echo", run_echo, SERVICE_READ_ONLY, "answers with its arguments"},
+    {"sleep", run_sleep, SERVICE_READ_ONLY, "MS: answers after MS milliseconds"},
     {"relay", run_relay, SERVICE_IDEMPOTENT, "SHARD BYTES: answers with what that shard echoes"},
     {"wander", run_wander, SERVICE_IDEMPOTENT | SERVICE_PORTABLE,
         "[ROUNDS [MS]]: goes on in one shard after the other, and answers with how often it moved"},
-    {"methods", run_methods, SERVICE_IDEMPOTENT, "lists the methods: name, kind, number, help"},
+    {"methods", run_methods, SERVICE_READ_ONLY, "lists the methods: name, kind, number, help"},
     {"crash", run_crash, SERVICE_TEST | SERVICE_PORTABLE,
         "[abort|segv|fault|...]: ends the shard so"},
     {"crash_again", run_crash, SERVICE_TEST | SERVICE_IDEMPOTENT,

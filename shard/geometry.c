@@ -154,8 +154,10 @@ int segment_geometry_plan_fates(uint32_t n_shards, uint64_t max_bytes, uint64_t 
 
     g.n_fates = plan_fates(fates_bytes);
     least_fates = fates_bytes ? g.n_fates : MIN_FATES;
-    if (n_shards < 1 || n_shards > SEGMENT_MAX_SHARDS || !g.n_fates)
+    if (n_shards < 1 || n_shards > SEGMENT_MAX_SHARDS)
         return -EINVAL;
+    if (!g.n_fates)
+        return -ERANGE;
     if (!max_bytes)
         max_bytes = default_bytes(n_shards, g.n_fates);
     heaps_bytes = (uint64_t)(n_shards + 1) * whole_heap_bytes(MIN_HEAP_BYTES);

@@ -20,8 +20,8 @@
 int segment_geometry_plan(
     uint32_t n_shards, uint64_t max_bytes, struct segment_geometry *ret, uint64_t *ret_bytes);
 
-/* The same with as many fates as fates_bytes have room for; 0: the default. Also -EINVAL: fewer
- * than SEGMENT_FATES_EACH, or more than 4 GiB. */
+/* The same with as many fates as fates_bytes have room for; 0: the default. -ERANGE: fewer than
+ * SEGMENT_FATES_EACH, or more than 4 GiB. */
 int segment_geometry_plan_fates(uint32_t n_shards, uint64_t max_bytes, uint64_t fates_bytes,
     struct segment_geometry *ret, uint64_t *ret_bytes);
 

@@ -51,6 +51,8 @@ enum service_flags {
     SERVICE_IDEMPOTENT =
         1u << 0,            /* with all it calls: may be run again after its shard died half-way */
     SERVICE_TEST = 1u << 1, /* refused unless `sherd run --enable-test-methods` */
+    /* Changes nothing that outlives it, and is idempotent for that. `methods` tells clients so. */
+    SERVICE_READ_ONLY = 1u << 2 | SERVICE_IDEMPOTENT,
     /* Arguments that are not small are no copy: they lie in the caller's memory, which only that
      * process can write to, but it at any time. What is parsed is copied first. Until the method
      * returns it takes no room, makes no large reply (-EDEADLK) and calls no shard. */

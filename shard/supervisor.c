@@ -90,6 +90,11 @@ static int plan_segment(struct supervisor *s, struct segment_geometry *ret_geome
             "a segment of %llu bytes is too small for %u shards; --segment-size has to be %llu "
             "at the least",
             (unsigned long long)most, config->n_shards, (unsigned long long)*ret_bytes);
+    if (r == -ERANGE)
+        return explain(ret_error, r,
+            "--fates-memory: %llu bytes are not %zu, for the fates of %u requests, to 4 GiB",
+            (unsigned long long)config->fates_bytes, SEGMENT_FATES_EACH * sizeof(struct fate),
+            SEGMENT_FATES_EACH);
     if (r < 0)
         return explain(
             ret_error, r, "%u shards: 1 to %u are possible", config->n_shards, SEGMENT_MAX_SHARDS);

@@ -246,6 +246,24 @@ static void print_sessions(const struct look *look)
     print_below(&t);
 }
 
+/* Clients that were cut off, since the instance began. */
+static uint64_t n_cut_off(const struct look *look)
+{
+    struct view_record part;
+
+    return segment_view_of_peer(&look->view, look->view.n_shards, "head", 0, 0, &part)
+               ? look_word(&part, "clients_cut")
+               : 0;
+}
+
+static void print_cut_off(const struct look *look)
+{
+    uint64_t n = n_cut_off(look);
+
+    if (n > 0)
+        printf("\n%" PRIu64 " cut off since the start; the log says why\n", n);
+}
+
 static int print_people(const struct look *look)
 {
     static const char *const heads[] = {"CLIENT", "STATE", "UID", "PID", "MEMORY", "SHARDS",
@@ -265,6 +283,7 @@ static int print_people(const struct look *look)
     table_deinit(&t);
     print_users(look);
     print_sessions(look);
+    print_cut_off(look);
     return command_finish_output();
 }
 
@@ -365,6 +384,7 @@ static int print_json(const struct look *look)
         if (state != CLIENT_FREE)
             json_array_append_new(clients, client_json(look, n, &row));
     json_object_set_new(o, "clients", clients);
+    json_set_u64(o, "cut_off", n_cut_off(look));
     json_object_set_new(o, "users", users_json(look));
     json_object_set_new(o, "sessions", sessions_json(look));
     return json_print(o);

@@ -400,10 +400,20 @@ static int check_tls(const struct run_options *options)
     return 0;
 }
 
+/* nng knows others, which nobody has thought through here. */
+static bool is_address(const char *url)
+{
+    return strncmp(url, "tcp://", 6) == 0 || strncmp(url, "tls+tcp://", 10) == 0;
+}
+
 static int check(const struct run_options *options, int n_operands, char **operands)
 {
     if (n_operands > 0)
         return command_usage(&command, "unexpected argument: %s", operands[0]);
+    if (options->listen && !is_address(options->listen))
+        return command_usage(&command,
+            "--listen %s: it has to be tcp://ADDRESS:PORT or tls+tcp://ADDRESS:PORT",
+            options->listen);
     if (options->listen && !options->token_file)
         return command_usage(
             &command, "--listen needs --token-file FILE: whoever reaches the port could submit");

@@ -149,7 +149,7 @@ static bool raw_ended(
     FILE *out = job->submit->pump.out.stream;
     if (result->len)
         fwrite(result->data, 1, result->len, out);
-    if (job->has_lines && result->len)
+    if (job->has_lines)
         putc('\n', out);
     return true;
 }

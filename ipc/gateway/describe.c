@@ -160,6 +160,7 @@ static Sherd__Wire__Method *describe_method(
     described->reply = answer;
     described->number = number;
     described->portable = (method->flags & SERVICE_PORTABLE) != 0;
+    described->read_only = (method->flags & SERVICE_READ_ONLY) == SERVICE_READ_ONLY;
     described->in_place = (method->flags & SERVICE_IN_PLACE) != 0;
     return described;
 }

@@ -306,6 +306,9 @@ class Requests(IpcCase):
         self.assertTrue(methods["sys.ping"])
         self.assertFalse(methods["file.write"])
         self.assertNotIn("sys.crash", methods)
+        read_only = {name for name, method in client.described_methods().items() if one(method, 10)}
+        self.assertLess({"file.read", "file.stat", "sys.ping"}, read_only)
+        self.assertFalse({"file.write", "file.open", "sys.wander"} & read_only)
 
     def test_a_method_tells_which_messages_it_takes_and_gives(self):
         self.begin()

@@ -301,7 +301,7 @@ class Submitting(harness.TestCase):
     def test_several_answers_are_a_line_each(self):
         instance = self.serve()
         for arguments, expected in ((["abc"], b"abc"), (["--count", "3", "abc"], b"abc\nabc\nabc\n"),
-                                    (["a", "b"], b"a\nb\n")):
+                                    (["a", "", "b"], b"a\n\nb\n")):
             result = self.assertDone(instance.command("submit", "sys.echo", *arguments, text=False))
             self.assertEqual(result.stdout, expected)
 

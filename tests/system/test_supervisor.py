@@ -217,6 +217,8 @@ class Refusals(harness.TestCase):
                 (["--log-level", "loud"], "debug"),
                 (["--set", "nonsense"], "SERVICE.KEY=VALUE"),
                 (["--listen", "tcp://127.0.0.1:1"], "--token-file"),
+                (["--listen", "ws://127.0.0.1:1/"], "tls+tcp://ADDRESS:PORT"),
+                (["--listen", "inproc://x"], "tls+tcp://ADDRESS:PORT"),
                 (["surplus"], "surplus"),
                 (["--no-such-option"], "no-such-option")):
             with self.subTest(arguments):
@@ -227,6 +229,8 @@ class Refusals(harness.TestCase):
                 (["--root", "/nonexistent"], "sherd: --root /nonexistent: "),
                 (["--service", "/nonexistent.so"], "/nonexistent.so"),
                 (["--set", "nobody.key=value"], "nobody"),
+                (["--fates-memory", "1"], "--fates-memory: 1 bytes"),
+                (["--fates-memory", "100G"], "--fates-memory: 107374182400 bytes"),
                 (["--segment-size", "64K"], "--segment-size")):
             with self.subTest(arguments):
                 self.assertIn(text, self.refused(*arguments, status=1))

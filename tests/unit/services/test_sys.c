@@ -177,7 +177,8 @@ static void methods_lists_all_that_are_enabled(void **state)
     struct registry *registry = new_registry(false);
     struct service_call call = run(*state, registry, "sys.methods", "");
     assert_int_equal(call.status, 0);
-    assert_non_null(strstr((char *)call.reply, "sys.ping\tidempotent\t0\tanswers with nothing\n"));
+    assert_non_null(
+        strstr((char *)call.reply, "sys.ping\tidempotent,read-only\t0\tanswers with nothing\n"));
     assert_null(strstr((char *)call.reply, "sys.crash"));
     call_deinit(&call);
     registry_enable_test_methods(registry);
