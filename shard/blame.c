@@ -182,6 +182,18 @@ uint32_t blame_crashes(const struct segment *seg, uint64_t origin)
     return culprit ? atomic_load_relaxed(&culprit->crashes) : 0;
 }
 
+bool blame_is_settled(const struct segment *seg, uint64_t origin)
+{
+    const struct culprit *culprit = find_culprit(seg, culprit_of(origin));
+    const struct peer_control *control;
+
+    if (!culprit)
+        return true;
+    control = segment_control(seg, atomic_load_relaxed(&culprit->shard));
+    return atomic_load_relaxed(&control->incarnation) !=
+           atomic_load_relaxed(&control->crashed_incarnation);
+}
+
 /* ---- a crash ---- */
 
 void blame_note(const struct segment *seg, uint32_t dead, int64_t now_ns)

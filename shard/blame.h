@@ -35,5 +35,8 @@ uint64_t blame_seen(const struct segment *seg);
 /* In how many of them a request of who made this one was on the CPU; origin 0: none. */
 uint32_t blame_crashes(const struct segment *seg, uint64_t origin);
 
+/* Whether the last of these is over: others know of the death, and judge what it did to calls. */
+bool blame_is_settled(const struct segment *seg, uint64_t origin);
+
 /* Until when nothing of that user's is begun, in CLOCK_MONOTONIC; one that is past, or 0: it is. */
 int64_t blame_until_ns(const struct segment *seg, uint32_t uid);

@@ -3,9 +3,10 @@
  * Who is charged with a crash, and how long its user waits, is the supervisor's word; it knocks at
  * each death, so this loop has turned by the time that a replacement lives.
  *
- * A session that is to end takes nothing more. What it has under way may end within GRACE_NS, and
- * is cancelled then; its connection is closed when its client has acknowledged all ends, after
- * SESSION_DRAIN_NS at the latest. Its token is refused as long as it is known: for SESSION_KEEP_NS.
+ * A session that is to end takes nothing more. What it has under way may end within GRACE_NS, which
+ * begin when its last crash may be judged, for else that would be told as a cancel, and is cancelled
+ * then; its connection is closed when its client has acknowledged all ends, after SESSION_DRAIN_NS at
+ * the latest. Its token is refused as long as it is known: for SESSION_KEEP_NS.
  */
 #include <errno.h>
 
@@ -42,6 +43,7 @@ static int64_t look_at(struct gateway *gateway, struct session *session, int64_t
 {
     const struct segment *seg = gateway->env->segment;
     int64_t until_ns = blame_until_ns(seg, session->uid), next_ns = INT64_MAX;
+    uint64_t origin = origin_of_session(session->number, 0);
     bool was_barred = session->barred_ns != 0;
 
     session->barred_ns = until_ns > now_ns ? until_ns : 0;
@@ -49,9 +51,11 @@ static int64_t look_at(struct gateway *gateway, struct session *session, int64_t
         next_ns = until_ns;
     else if (was_barred)
         requests_room(&gateway->requests, session);
-    if (!session->condemned_ns &&
-        blame_crashes(seg, origin_of_session(session->number, 0)) >= BLAME_CRASHES_MAX)
+    if (!session->condemned_ns && blame_crashes(seg, origin) >= BLAME_CRASHES_MAX) {
+        if (!blame_is_settled(seg, origin))
+            return now_ns + LOOK_NS;
         condemn(gateway, session, now_ns);
+    }
     if (session->condemned_ns) {
         int64_t end_ns = end(gateway, session, now_ns);
         next_ns = end_ns < next_ns ? end_ns : next_ns;

@@ -108,6 +108,20 @@ static void each_crash_doubles_the_wait_of_its_user_and_others_do_not_wait(void 
     assert_int_equal(blame_until_ns(&seg, 8), 0);
 }
 
+static void a_crash_is_settled_once_its_incarnation_is_over(void **state)
+{
+    struct peer_control *control = segment_control(&seg, 1);
+
+    (void)state;
+    make_session(2, 77, 7);
+    assert_true(blame_is_settled(&seg, origin_of_session(77, 1)));
+    control->incarnation = control->crashed_incarnation = 5;
+    crash_by_call(1, 1, segment_gateway(&seg), origin_of_session(77, 1), 7);
+    assert_false(blame_is_settled(&seg, origin_of_session(77, 1)));
+    control->incarnation = 6;
+    assert_true(blame_is_settled(&seg, origin_of_session(77, 1)));
+}
+
 static void a_slot_that_is_anothers_by_now_is_charged_to_nobody(void **state)
 {
     struct ledger_slot *request = segment_ledger(&seg, 0, 5);
@@ -216,6 +230,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(each_crash_doubles_the_wait_of_its_user_and_others_do_not_wait),
+        CASE(a_crash_is_settled_once_its_incarnation_is_over),
         CASE(a_slot_that_is_anothers_by_now_is_charged_to_nobody),
         CASE(a_day_after_its_last_wait_a_user_begins_anew),
         CASE(where_there_is_no_room_those_who_wait_longest_keep_theirs),
