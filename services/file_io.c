@@ -70,6 +70,16 @@ static int fail_io(struct service_call *call, const char *method, int error)
     return service_fail(call, error, "%s: %s", method, strerrordesc_np(-error));
 }
 
+static int fail_read(struct service_call *call, const struct open_file *file, int error)
+{
+    if (error == -EINVAL && file->is_direct)
+        return service_fail(call, error,
+            "file.pread: past the cache (direct) offset, length and the address of the room are to "
+            "be multiples of the disk's blocks: %zu does for all",
+            SERVICE_ROOM_ALIGN);
+    return fail_io(call, "file.pread", error);
+}
+
 /* 0 with the open file, to be given back; or what the call fails with. */
 static int take_file(struct service_call *call, struct open_files *files, const char *method,
     const struct span *span, struct open_file **ret_file)
@@ -143,7 +153,7 @@ static int coroutine_fn read_room_co(
     if (r < 0)
         return fail_io(call, "file.pread", r);
     n = read_co(call, file, room, span->len, span->offset);
-    return n < 0 ? fail_io(call, "file.pread", (int)n) : service_reply_done(call, (size_t)n);
+    return n < 0 ? fail_read(call, file, (int)n) : service_reply_done(call, (size_t)n);
 }
 
 int coroutine_fn file_pread_co(struct service_call *call, struct open_files *files)

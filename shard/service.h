@@ -380,7 +380,8 @@ int coroutine_fn service_reply(struct service_call *call, const void *data, size
 /*
  * Room for an answer of up to len bytes, filled in place: by a disk read (sherd/disk.h), or by any
  * other means, and then sent without a copy. It begins at a multiple of SERVICE_ROOM_ALIGN bytes,
- * as O_DIRECT asks. Its bytes are whatever was there before. Until it is answered with, or the
+ * as O_DIRECT asks, unless it has 32 bytes or less, or is a local client's memory, which begins where
+ * the client said: who reads past the cache looks at that first. Its bytes are whatever was there before. Until it is answered with, or the
  * method returns, the method may wait for disks and time, but calls no shard. No I/O is under way
  * on it any more when service_reply_done() is called, and none when the method returns, which gives
  * back what is not answered with.

@@ -10,9 +10,9 @@
  * again when its turn comes, which is as if it had been said twice. What it names stands in the
  * ledger, or in the ring before it: then its place is marked, and it ends when it is taken, at once
  * where it is the one for which the ring waits. The marks are not needed after a death: the cancel
- * is still in the ring. A lane may have twice
- * as many slots of the ledger as are free: so one client alone has most of them, and however many
- * there are, the next one finds some.
+ * is still in the ring. A lane may have twice as many slots of the ledger as are free: so one
+ * client alone has most of them, and however many there are, the next one finds some. It is the same
+ * with the bytes of arguments that a shard has copies of.
  *
  * Nobody has written into an entry when it came, so how long the next one has waited is told from
  * outside: so many stand in the ring (looked for in doubling steps), and each takes so long.
@@ -70,9 +70,20 @@ static bool has_token(struct lane *lane)
     return lane->tokens >= 1;
 }
 
-static enum lane_wait find_wait(struct lane *lane, uint64_t bytes)
+static bool may_copy(const struct lane *lane, const struct plane_submission *entry)
 {
     const struct plane *plane = lane->plane;
+    uint64_t len = run_copies(plane, entry);
+    /* There may be more than that where a dead one's are run again. */
+    uint64_t left = plane->copied_bytes < COPIES_MAX ? COPIES_MAX - plane->copied_bytes : 0;
+
+    return len == 0 || (len <= left && lane->copied_bytes < 2 * left);
+}
+
+static enum lane_wait find_wait(struct lane *lane, const struct plane_submission *entry)
+{
+    const struct plane *plane = lane->plane;
+    uint64_t bytes = entry_bytes(entry);
 
     if (lane->barred_ns && charge_bars(lane))
         return WAIT_USER;
@@ -80,7 +91,7 @@ static enum lane_wait find_wait(struct lane *lane, uint64_t bytes)
         return WAIT_OWN;
     if (lane->n_in_flight && lane->bytes_in_flight + bytes > lane->grant.max_bytes)
         return WAIT_OWN;
-    if (plane->n_free <= 1 || lane->n_in_flight >= 2 * plane->n_free)
+    if (plane->n_free <= 1 || lane->n_in_flight >= 2 * plane->n_free || !may_copy(lane, entry))
         return WAIT_SLOT;
     if (lane->grant.max_rate && !has_token(lane))
         return WAIT_RATE;
@@ -320,7 +331,7 @@ static bool take(struct lane *lane, enum mesh_lane which)
         ledger_refuse(lane->plane, ledger_commit(lane, which, entry_bytes(entry)),
             CALL_END_CANCELLED, -ECANCELED, NULL, 0);
     } else {
-        wait = find_wait(lane, entry_bytes(entry));
+        wait = find_wait(lane, entry);
         if (wait && !(entry->flags & PLANE_REFUSE)) {
             begin_wait(lane, in, wait);
             return false;

@@ -18,8 +18,9 @@
 #include "shard/serve_local.h"
 
 #define NO_REQUEST  UINT32_MAX
-#define BUDGET      32u /* entries of a lane at a time */
-#define WRITE_BATCH 8u  /* completions of a lane, likewise */
+#define BUDGET      32u                        /* entries of a lane at a time */
+#define WRITE_BATCH 8u                         /* completions of a lane, likewise */
+#define COPIES_MAX  ((size_t)16 * 1024 * 1024) /* bytes of arguments, of all clients of a shard */
 
 struct lane;
 
@@ -37,7 +38,7 @@ struct request {
 enum lane_wait {
     WAIT_NONE,
     WAIT_OWN,  /* for an end of its own: its quotas are used up */
-    WAIT_SLOT, /* for any end: the ledger is full */
+    WAIT_SLOT, /* for any end: the ledger is full, or there are too many copies of arguments */
     WAIT_RATE, /* for time */
     WAIT_USER, /* for the end of its user's wait: requests of that have crashed shards */
     WAIT_END,  /* for what is under way to end: then it is cut off */
@@ -77,9 +78,10 @@ struct lane {
     uint32_t unwritten[WRITE_BATCH]; /* requests whose completions are noted, in order */
     uint32_t first;                  /* of its requests, the newest */
     uint64_t bytes_in_flight;
-    uint32_t n_parked;   /* requests that are being kept as dead letters */
-    uint64_t blame_seen; /* as of when the next is known */
-    int64_t barred_ns;   /* nothing of its user's is begun before; 0: nothing keeps it */
+    uint64_t copied_bytes; /* of arguments, as the plane's */
+    uint32_t n_parked;     /* requests that are being kept as dead letters */
+    uint64_t blame_seen;   /* as of when the next is known */
+    int64_t barred_ns;     /* nothing of its user's is begun before; 0: nothing keeps it */
 
     /* ---- the rest ---- */
     struct plane *plane;
@@ -123,11 +125,12 @@ struct plane {
     bool is_closed;   /* nothing is taken any more */
     bool unblocked;   /* a ring has stopped waiting */
     uint64_t n_accepted, n_ended;
-    uint64_t blame_seen; /* crashes that were charged to somebody, as of the last look */
-    struct lane *hot;    /* the next to look at; NULL: none */
-    struct lane *dirty;  /* those to ring */
-    struct lane **lanes; /* by client */
-    AioTimer heir_timer; /* when a request that was inherited may be begun */
+    uint64_t copied_bytes; /* of arguments of what is under way */
+    uint64_t blame_seen;   /* crashes that were charged to somebody, as of the last look */
+    struct lane *hot;      /* the next to look at; NULL: none */
+    struct lane *dirty;    /* those to ring */
+    struct lane **lanes;   /* by client */
+    AioTimer heir_timer;   /* when a request that was inherited may be begun */
     struct aio_source source;
 };
 
@@ -348,6 +351,9 @@ void ledger_cancel(struct plane *plane, struct request *request);
 
 /* Begins it in a coroutine of its own. */
 void run_begin(struct plane *plane, struct request *request);
+
+/* Bytes of arguments that may be copied for as long as it is under way; 0: none of any size. */
+uint32_t run_copies(const struct plane *plane, const struct plane_submission *entry);
 
 /* ---- heir.c ---- */
 

@@ -10,8 +10,9 @@
  * memory is mapped: in another shard it would be a call, whose arguments and answer are copied and
  * have 1 MiB. All that concerns it is then this shard's, as of any request that runs here: its
  * urgency, deadline, cancel and quota, and after a death the entry says the same to the heir.
+ * The copies of all requests together are bounded: what would be more waits in its ring (intake.c).
  * An answer goes straight to the client: into the completion where it is small, else into the room
- * that the entry names, which the method fills by itself where that is aligned as a room has to be.
+ * that the entry names, wherever that begins; so no memory of the shard is needed for it.
  *
  * Orderings  first  then           ordered by            if broken
  *   TOUCH    flag   I/O submitted  store release, the    the heir tells an end while
@@ -34,9 +35,10 @@ struct run {
     struct plane *plane;
     struct request *request;
     const struct plane_submission *entry; /* in the ledger */
-    void *bounce;                         /* room for an answer that is copied; or NULL */
+    void *room;                           /* the method has it; or NULL */
     uint64_t too_long;                    /* bytes of an answer that had no room */
     bool has_args;                        /* a copy: call.args */
+    uint8_t tiny[PLANE_INLINE_ANSWER];    /* room for an answer of that size */
     uint8_t small[SEGMENT_INLINE_BYTES];
 };
 
@@ -91,28 +93,25 @@ static int put_reply(struct service_call *call, const void *data, size_t len)
 static int take_room(struct service_call *call, size_t len, void **ret_room)
 {
     struct run *run = run_of(call);
-    size_t whole = (len + SERVICE_ROOM_ALIGN - 1) / SERVICE_ROOM_ALIGN * SERVICE_ROOM_ALIGN;
-    uint8_t *room = len <= PLANE_INLINE_ANSWER ? NULL : find_room(run, len);
 
-    if (!room && len > PLANE_INLINE_ANSWER)
-        return -ENOBUFS;
-    if (room && (uintptr_t)room % SERVICE_ROOM_ALIGN == 0) {
+    if (len <= PLANE_INLINE_ANSWER) {
+        run->room = run->tiny;
+    } else {
+        run->room = find_room(run, len);
+        if (!run->room)
+            return -ENOBUFS;
         note_touch(run);
-        *ret_room = room;
-        return 0;
     }
-    run->bounce = aligned_alloc(SERVICE_ROOM_ALIGN, whole);
-    *ret_room = run->bounce;
-    return run->bounce ? 0 : -ENOMEM;
+    *ret_room = run->room;
+    return 0;
 }
 
 static int put_room(struct service_call *call, size_t len)
 {
     struct run *run = run_of(call);
-    const uint8_t *from = run->bounce ? run->bounce : find_room(run, len);
 
-    if (run->bounce || len <= PLANE_INLINE_ANSWER)
-        return put_reply(call, from, len);
+    if (len <= PLANE_INLINE_ANSWER)
+        return put_reply(call, run->room, len);
     count_payload(run, false, len);
     call->reply_len = len;
     return 0;
@@ -155,10 +154,39 @@ static int copy_args(struct run *run)
         if (!call->args_copy)
             return -ENOMEM;
         call->args = memcpy(call->args_copy, from, len);
+        run->request->lane->copied_bytes += len;
+        run->plane->copied_bytes += len;
         count_payload(run, true, len);
     }
     run->has_args = true;
     return 0;
+}
+
+/* Before its end is told, as there may be no lane after that. */
+static void drop_args(struct run *run)
+{
+    if (!run->call.args_copy)
+        return;
+    run->request->lane->copied_bytes -= run->entry->args_len;
+    run->plane->copied_bytes -= run->entry->args_len;
+    free(run->call.args_copy);
+    run->call.args_copy = NULL;
+}
+
+uint32_t run_copies(const struct plane *plane, const struct plane_submission *entry)
+{
+    const struct service_method *method;
+    bool in_place;
+
+    if (entry->flags & PLANE_ARGS_INLINE || entry->args_len <= SEGMENT_INLINE_BYTES ||
+        entry->args_len > SERVICE_REPLY_MAX)
+        return 0;
+    method = registry_method(plane->registry, entry->method, NULL);
+    if (!method)
+        return 0;
+    in_place = method->flags & SERVICE_IN_PLACE &&
+               (entry->route_kind != PLANE_ROUTE_METHOD || method->flags & SERVICE_STAYS);
+    return in_place ? 0 : entry->args_len;
 }
 
 static int take_args(struct run *run)
@@ -265,6 +293,7 @@ static void finish(struct run *run, int status)
                           ? put_too_long(run)
                           : ledger_put_text(run->plane, run->request, run->call.error_text);
     }
+    drop_args(run);
     ledger_end(run->plane, run->request, &outcome);
 }
 
@@ -276,6 +305,7 @@ static void refuse(struct run *run, int error)
                        : error == -EMSGSIZE ? "arguments above 1 MiB"
                                             : NULL;
 
+    drop_args(run);
     ledger_refuse(run->plane, run->request, CALL_END_NOT_STARTED, error, text, 0);
 }
 
@@ -293,8 +323,6 @@ static void coroutine_fn run_here(struct run *run)
     r = serve_outside_run(&run->call);
     finish(run, r);
     serve_outside_deinit(&run->call);
-    free(run->call.args_copy);
-    free(run->bounce);
 }
 
 /* ---- in another shard ---- */
@@ -314,6 +342,7 @@ static void finish_forward(
     } else {
         outcome.len = (uint32_t)run->call.reply_len;
     }
+    drop_args(run);
     ledger_end(run->plane, run->request, &outcome);
 }
 
@@ -346,7 +375,6 @@ static void coroutine_fn run_elsewhere(struct run *run, uint32_t shard)
     finish_forward(run, shard, r, &answer);
     call_answer_deinit(&answer);
     co_cancel_deinit(&token);
-    free(run->call.args_copy);
 }
 
 /* ---- beginning ---- */
@@ -362,6 +390,7 @@ static bool is_refused(struct run *run, uint32_t shard)
     waits_ns = mesh_waits_ns(mesh, shard, lane_of(run->entry));
     if (waits_ns <= PACE_WAIT_NS)
         return false;
+    drop_args(run);
     ledger_refuse_behind(run->plane, run->request, waits_ns);
     return true;
 }
@@ -378,7 +407,7 @@ static void coroutine_fn run_entry(void *opaque)
     run.plane = plane;
     run.request = request;
     run.entry = entry_of(slot);
-    run.bounce = NULL;
+    run.room = NULL;
     run.too_long = 0;
     run.has_args = false;
     if (!serve_outside_init(&run.call, &client, plane->mesh, run.entry->method,

@@ -155,12 +155,12 @@ class Client:
         """How many ended; negative: -errno."""
         return self.lib.sherd_client_process(self.handle, timeout_ns)
 
-    def queue(self, method, args=b"", flags=0, timeout_ns=0, room=None):
+    def queue(self, method, args=b"", flags=0, timeout_ns=0, room=None, shard=0):
         """Its end is fetched by reap(). args may be what buffer() gave."""
         number = ctypes.c_uint64()
         where = args if isinstance(args, bytes) else ctypes.addressof(args)
         request = Request(method=method.encode(), args=where, args_len=len(args), flags=flags,
-                          timeout_ns=timeout_ns, room=ctypes.addressof(room) if room else None,
+                          timeout_ns=timeout_ns, shard=shard, room=ctypes.addressof(room) if room else None,
                           room_len=len(room) if room else 0)
         error = self.lib.sherd_client_submit(self.handle, request, DoneFunction(), None, number)
         if error < 0:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """How much memory each process takes at most, against the bounds in sherd-run(1), under MEMORY."""
+import ctypes
 import os
 import re
 import subprocess
@@ -7,6 +8,10 @@ import tempfile
 import unittest
 
 import harness
+
+if not harness.SANITIZED:  # Python cannot load the client library with a sanitizer in it
+    from client_library import DATA, DONE, TO_SHARD, Client
+    from test_plane_client import file_request
 
 MIB = 1 << 20
 # Two shards' segment is 20 MiB, and counts in each process as far as that one has touched it.
@@ -84,6 +89,27 @@ class Memory(harness.TestCase):
         self.assertDone(instance.command("submit", "--window", "1024", "file.read", path,
                                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
         self.check(instance, gateway_mib=ANSWERS_MIB, shard_mib=FILE_BUFFERS_MIB + CALLS_MIB)
+
+    def read_into(self, client, path, room):
+        """Both shards read the whole file to there."""
+        args = file_request(path, len(room))
+        for shard in 0, 1:
+            client.queue("file.read", args, flags=TO_SHARD, shard=shard, room=room)
+
+    def test_answers_that_begin_at_no_page_take_nothing_of_a_shard(self):
+        instance = self.begin("--shards", "2", "--root", self.folder)
+        path = os.path.join(self.folder, "large")
+        with open(path, "wb") as file:
+            file.truncate(26 * MIB)
+        with Client(instance, plane=DATA, data_bytes=80 * MIB) as client:
+            buffers = [client.buffer(26 * MIB + 1) for _ in range(3)]
+            for buffer in buffers:
+                self.read_into(client, path, (ctypes.c_char * (26 * MIB)).from_address(ctypes.addressof(buffer) + 1))
+            ends = []
+            while len(ends) < 2 * len(buffers):
+                ends += [result.end for result in client.reap(16)]
+            self.assertEqual(ends, 6 * [DONE])
+            self.check(instance, shard_mib=FILE_BUFFERS_MIB + 80)  # its client's memory counts there too
 
 
 if harness.SANITIZED:

@@ -18,7 +18,19 @@
 
 #define DEADLINE_NS (INT64_C(60) * 1000000000)
 
-enum { ECHO, DIE, ROOM, ROOM_ONCE, NAP, DIE_ONCE, DIE_LATER, ASK_TO_DIE, DIE_LATER_AGAIN };
+enum {
+    ECHO,
+    DIE,
+    ROOM,
+    ROOM_ONCE,
+    NAP,
+    DIE_ONCE,
+    DIE_LATER,
+    ASK_TO_DIE,
+    DIE_LATER_AGAIN,
+    SENT,
+    SENT_ONCE
+};
 
 /* Words of the board. */
 enum { OPENED, STARTED, MAY_DIE };
@@ -51,6 +63,14 @@ static int coroutine_fn run_room(struct service_call *call)
         return service_sleep_ns(call, INT64_MAX);
     memset(room, 'r', 4096);
     return service_reply_done(call, 4096);
+}
+
+/* As if a disk were reading what the arguments are. */
+static int coroutine_fn run_sent(struct service_call *call)
+{
+    if (atomic_fetch_add(&rig.board->words[STARTED], 1) == 0)
+        return service_sleep_ns(call, INT64_MAX);
+    return 0;
 }
 
 static int coroutine_fn run_nap(struct service_call *call)
@@ -86,9 +106,11 @@ static const struct service_method methods[] = {
     [DIE_LATER] = {"die_later", run_die_later, 0, ""},
     [ASK_TO_DIE] = {"ask_to_die", run_ask_to_die, 0, ""},
     [DIE_LATER_AGAIN] = {"die_later_again", run_die_later, SERVICE_IDEMPOTENT, ""},
+    [SENT] = {"sent", run_sent, SERVICE_IDEMPOTENT | SERVICE_IN_PLACE, ""},
+    [SENT_ONCE] = {"sent_once", run_sent, SERVICE_IN_PLACE, ""},
 };
 static const struct service service = {
-    .abi = SERVICE_ABI, .name = "test", .help = "", .methods = methods, .n_methods = 9};
+    .abi = SERVICE_ABI, .name = "test", .help = "", .methods = methods, .n_methods = SENT_ONCE + 1};
 
 static void serve(struct rig_end *end)
 {
@@ -154,13 +176,19 @@ static struct plane_completion await(struct client *client)
     return c;
 }
 
-static void call_room(uint32_t method)
+/* With memory that a disk is then at, which a method takes where it lies. */
+static void call_with_memory(uint32_t method)
 {
     struct plane_submission *entry = client_next(&one);
 
     entry->method = (uint16_t)method;
-    entry->room_off = 4096;
-    entry->room_len = 4096;
+    if (method == SENT || method == SENT_ONCE) {
+        entry->args_off = 8192;
+        entry->args_len = 4096;
+    } else {
+        entry->room_off = 4096;
+        entry->room_len = 4096;
+    }
     client_push(&one);
 }
 
@@ -175,13 +203,14 @@ static void no_end_is_told_before_the_dead_ones_io_is_over(void **state)
 {
     static const struct {
         uint32_t method, end;
-    } cases[] = {{ROOM, CALL_END_DONE}, {ROOM_ONCE, CALL_END_IN_DOUBT}};
+    } cases[] = {{ROOM, CALL_END_DONE}, {ROOM_ONCE, CALL_END_IN_DOUBT}, {SENT, CALL_END_DONE},
+        {SENT_ONCE, CALL_END_IN_DOUBT}};
     struct plane_completion c;
 
     (void)state;
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 4; i++) {
         atomic_store(&rig.board->words[STARTED], 0);
-        call_room(cases[i].method);
+        call_with_memory(cases[i].method);
         rig_wait_word(&rig, STARTED, 1);
         rig_kill(&rig, 0, false);
         start();
@@ -193,7 +222,7 @@ static void no_end_is_told_before_the_dead_ones_io_is_over(void **state)
         rig_quiet(&rig, 0);
         c = await(&one);
         assert_int_equal(c.end, cases[i].end);
-        assert_int_equal(c.error, i == 0 ? 0 : -EOWNERDEAD);
+        assert_int_equal(c.error, cases[i].end == CALL_END_DONE ? 0 : -EOWNERDEAD);
     }
 }
 

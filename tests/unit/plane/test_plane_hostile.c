@@ -505,6 +505,53 @@ static void a_full_ledger_leaves_room_for_who_has_little(void **state)
     assert_true(plane_is_idle(b->plane));
 }
 
+static void push_copied(struct client *client, uint32_t method)
+{
+    struct plane_submission *entry = client_next(client);
+
+    entry->method = (uint16_t)method;
+    entry->args_len = 1u << 20;
+    entry->room_len = 1u << 20;
+    client_push(client);
+}
+
+/* How many requests with a mebibyte of arguments each one that wants more has under way. */
+static uint64_t hoard(struct plane_bench *b, struct client *client)
+{
+    for (int i = 0; i < 40; i++)
+        push_copied(client, NAP);
+    plane_bench_turn(b, 20);
+    return plane_bench_row(b, client)->head;
+}
+
+static void copies_of_arguments_are_bounded_for_all_clients_together(void **state)
+{
+    struct plane_bench *b = *state;
+    struct plane_completion c;
+    struct client clients[3];
+    uint64_t n;
+
+    for (uint32_t i = 0; i < 3; i++) {
+        client_make(&clients[i], &b->rig, 0, 50 + i, 64, 1u << 20);
+        clients[i].grant.max_bytes = UINT64_C(1) << 30;
+        assert_int_equal(client_open(&clients[i], b->plane), 0);
+    }
+    n = hoard(b, &clients[0]);
+    assert_in_range(n, 1, 15);
+    assert_in_range(n + hoard(b, &clients[1]), n + 1, 16);
+    push_copied(&clients[2], ECHO); /* the next one finds some */
+    c = plane_bench_await(b, &clients[2]);
+    assert_int_equal(c.end, CALL_END_DONE);
+    for (uint32_t i = 0; i < 2; i++)
+        plane_drop(b->plane, 50 + i, 1);
+    plane_bench_turn(b, 20);
+    assert_int_equal(hoard(b, &clients[2]), n + 1); /* and the echo */
+    plane_drop(b->plane, 52, 1);
+    plane_bench_turn(b, 20);
+    for (uint32_t i = 0; i < 3; i++)
+        client_free(&clients[i]);
+}
+
 static void a_ledger_without_room_still_refuses_and_goes_on(void **state)
 {
     struct plane_bench *b = *state;
@@ -618,6 +665,7 @@ int main(void)
         CASE(one_who_waits_for_its_rate_costs_nothing_until_then),
         CASE(a_shard_that_is_behind_refuses_who_would_rather_not_wait),
         CASE(a_full_ledger_leaves_room_for_who_has_little),
+        CASE(copies_of_arguments_are_bounded_for_all_clients_together),
         cmocka_unit_test_setup_teardown(
             a_ledger_without_room_still_refuses_and_goes_on, set_up_small, plane_bench_tear_down),
         cmocka_unit_test_setup_teardown(

@@ -25,6 +25,7 @@ struct service_call {
     uint64_t caller;   /* service_caller.id */
     bool caller_gone;  /* it is over */
     bool is_abandoned; /* may be set at any time: nobody waits for the answer any more */
+    bool *saw_direct;  /* set where a file is open past the cache while it is served; or NULL */
     CoQueue *no_room;  /* room for an answer is waited for here; NULL: there is some */
 
     /* Results. */
@@ -137,8 +138,17 @@ int64_t service_deadline_ns(const struct service_call *call)
     return call->deadline_ns ? call->deadline_ns : INT64_MAX;
 }
 
+static inline void look_for_direct(const struct service_call *call)
+{
+    for (int fd = 0; call->saw_direct && fd < 1024; fd++) {
+        int flags = fcntl(fd, F_GETFL);
+        *call->saw_direct |= flags >= 0 && flags & O_DIRECT;
+    }
+}
+
 bool service_is_wanted(const struct service_call *call)
 {
+    look_for_direct(call);
     return !call->is_abandoned && aio_clock_ns() < service_deadline_ns(call);
 }
 
@@ -194,6 +204,7 @@ int service_reply_done(struct service_call *call, size_t len)
 {
     assert_non_null(call->room);
     assert_true(len <= call->room_len);
+    look_for_direct(call);
     return service_reply(call, call->room, len);
 }
 

@@ -190,6 +190,66 @@ static void read_answers_with_the_bytes_that_are_there(void **state)
     stop_service(&s);
 }
 
+/* Some file systems have nothing but the cache. */
+static bool may_be_direct(const struct fixture *f, const char *name)
+{
+    char *path = in_dir(f, name);
+    int fd = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+    free(path);
+    if (fd >= 0)
+        close(fd);
+    return fd >= 0;
+}
+
+/* Whether file.read, or file.write from memory that begins there, went past the cache. */
+static bool is_direct(
+    struct service_fixture *s, const char *method, struct request request, size_t data_at)
+{
+    bool saw = false;
+    struct service_call call = new_call(s, method, request);
+    const uint8_t *data =
+        request.data ? memmem(call.args, call.args_len, request.data, request.data_len) : call.args;
+    size_t head = (size_t)(data - (const uint8_t *)call.args);
+    uint8_t *memory;
+
+    memory = aligned_alloc(4096, 4096 + (call.args_len + 8191) / 4096 * 4096);
+    assert_non_null(memory);
+    memcpy(memory + 4096 + data_at - head % 4096, call.args, call.args_len);
+    free((void *)call.args);
+    call.args = memory + 4096 + data_at - head % 4096;
+    call.saw_direct = &saw;
+    run_co(s->f, call_body, &call);
+    assert_int_equal(call.status, 0);
+    free(memory);
+    call_deinit(&call);
+    return saw;
+}
+
+static void direct_goes_past_the_cache_where_all_is_aligned_and_else_not(void **state)
+{
+    enum { BYTES = 256 * 1024 };
+    struct service_fixture s = start_service(*state, ":rw");
+    char *bytes = malloc(BYTES);
+    memset(bytes, 'd', BYTES);
+    make_file(s.f, "file", bytes, BYTES);
+    struct request read = {.name = "file", .length = BYTES, .direct = true};
+    struct request write = {.name = "file", .data = bytes, .data_len = BYTES, .direct = true};
+    bool can = may_be_direct(s.f, "file");
+
+    assert_int_equal(is_direct(&s, "file.read", read, 0), can);
+    assert_int_equal(is_direct(&s, "file.write", write, 0), can);
+    assert_false(is_direct(&s, "file.write", write, 1));
+    read.offset = write.offset = 1;
+    assert_false(is_direct(&s, "file.read", read, 0));
+    assert_false(is_direct(&s, "file.write", write, 0));
+    read.offset = write.offset = 0;
+    read.direct = write.direct = false;
+    assert_false(is_direct(&s, "file.read", read, 0));
+    assert_false(is_direct(&s, "file.write", write, 0));
+    free(bytes);
+    stop_service(&s);
+}
+
 static void ranges_beyond_the_limits_are_refused(void **state)
 {
     struct service_fixture s = start_service(*state, ":rw");
@@ -507,6 +567,7 @@ int main(void)
         FIXTURE_CASE(what_can_not_be_read_is_named_with_the_reason),
         FIXTURE_CASE(file_without_permission_is_refused_with_the_user),
         FIXTURE_CASE(read_answers_with_the_bytes_that_are_there),
+        FIXTURE_CASE(direct_goes_past_the_cache_where_all_is_aligned_and_else_not),
         FIXTURE_CASE(ranges_beyond_the_limits_are_refused),
         FIXTURE_CASE(write_changes_its_range_and_nothing_else),
         FIXTURE_CASE(write_makes_a_missing_file_that_its_owner_writes),
