@@ -192,7 +192,7 @@ class Restart(OrderCase):
         with instance.popen("submit", "--shard", "0", "sys.sleep", "600000", stdout=subprocess.DEVNULL,
                             stderr=subprocess.DEVNULL) as sleeper:
             wait_until(lambda: instance.shard(0)["calls_in"], "the sleep to begin")
-            with instance.popen("restart", stderr=subprocess.PIPE) as restart:
+            with instance.popen("restart", "--limit", "600", stderr=subprocess.PIPE) as restart:
                 instance.wait_for_shard(0, state="restarting")
                 self.assertRefused(instance.command("restart", "1"), "another order")
                 self.assertEqual(instance.stop(), 0)  # a stop goes first
