@@ -32,7 +32,7 @@ static uint64_t generation;
 
 /* ---- what is called ---- */
 
-enum { ECHO, HOLD, LOOK, ROOM, STAY, N_METHODS };
+enum { ECHO, HOLD, LOOK, ROOM, STAY, NAP, N_METHODS };
 
 static int coroutine_fn run_echo(struct service_call *call)
 {
@@ -85,6 +85,12 @@ static int coroutine_fn run_room(struct service_call *call)
     return service_reply_done(call, wanted);
 }
 
+/* Until it is cancelled, or its client is gone: so that others wait for sure. */
+static int coroutine_fn run_nap(struct service_call *call)
+{
+    return service_sleep_ns(call, INT64_C(3600) * 1000000000);
+}
+
 /* By the first byte, to both shards. */
 static int by_first_byte(uint32_t method, const void *args, size_t len, uint64_t *ret_hash)
 {
@@ -101,6 +107,7 @@ static const struct service_method methods[] = {
     [LOOK] = {"look", run_look, SERVICE_IN_PLACE, ""},
     [ROOM] = {"room", run_room, 0, ""},
     [STAY] = {"stay", run_look, SERVICE_IN_PLACE | SERVICE_STAYS, ""},
+    [NAP] = {"nap", run_nap, 0, ""},
 };
 static const struct service service = {.abi = SERVICE_ABI,
     .name = "fuzz",
@@ -233,7 +240,7 @@ static void ask(struct client *hostile, struct fuzz_bytes *bytes, bool urgent)
         fuzz_number(bytes, 2) % (entry->route_kind == PLANE_ROUTE_SHARD ? SHARDS : 16384);
     entry->args_len = (uint32_t)(fuzz_number(bytes, 2) % (DATA_BYTES / 2));
     entry->room_off = DATA_BYTES / 2;
-    entry->room_len = DATA_BYTES / 2;
+    entry->room_len = PLANE_PAGE;
     urgent ? client_push_urgent(hostile) : client_push(hostile);
 }
 
