@@ -200,12 +200,22 @@ static const struct transport_ops control_ops = {
     .buffer_free = control_buffer_free,
 };
 
+/* nng knows other ways, by which no gateway is reached. */
+static bool is_known(const char *url)
+{
+    return strncmp(url, "ipc://", 6) == 0 || strncmp(url, "tcp://", 6) == 0 || tls_is_url(url);
+}
+
 static int find_url(const struct sherd_client_options *options, char **ret_url, char **ret_error)
 {
     char *path;
     const char *name = options->instance ? options->instance : "default";
 
     if (options->url) {
+        if (!is_known(options->url))
+            return transport_explain(ret_error, -EINVAL,
+                "the URL %s is none of ipc://PATH, tcp://HOST:PORT and tls+tcp://HOST:PORT",
+                options->url);
         *ret_url = strdup(options->url);
         return *ret_url ? 0 : transport_explain(ret_error, -ENOMEM, "no memory");
     }
@@ -233,6 +243,8 @@ static int explain_dial(
     if (error == -ECONNRESET)
         return transport_explain(ret_error, error,
             "%s hung up before it said anything: the instance begins or ends; try again", url);
+    if (error == -EADDRNOTAVAIL)
+        return transport_explain(ret_error, error, "%s: there is no such host or port", url);
     return transport_explain(ret_error, error, "connecting to %s: %s", url, strerror(-error));
 }
 

@@ -254,16 +254,26 @@ static uint64_t dialer_count(nng_stat *dialer, const char *name)
 
 int link_trouble(const struct link *link)
 {
+    const int gone = link->tls ? -ECONNRESET : -EADDRNOTAVAIL;
+    const struct {
+        const char *counter;
+        int error;
+    } troubles[] = {
+        {"auth", -EKEYREJECTED},
+        {"proto", -EPROTO},
+        {"refused", -ECONNREFUSED},
+        {"other", gone},
+        {"disconnect", gone},
+    };
     nng_stat *all;
     int r = 0;
 
-    if (!link->tls || nng_stats_get(&all) != 0)
+    if (nng_stats_get(&all) != 0)
         return 0;
     nng_stat *dialer = nng_stat_find_dialer(all, link->dialer);
-    if (dialer && dialer_count(dialer, "auth") > 0)
-        r = -EKEYREJECTED;
-    else if (dialer && dialer_count(dialer, "other") > 0)
-        r = -ECONNRESET;
+    for (size_t i = 0; dialer && r == 0 && i < sizeof(troubles) / sizeof(troubles[0]); i++)
+        if (dialer_count(dialer, troubles[i].counter) > 0)
+            r = troubles[i].error;
     nng_stats_free(all);
     return r;
 }

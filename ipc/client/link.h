@@ -59,9 +59,10 @@ void link_take_back(struct link *link, link_unsent_fn *fn, void *user);
 /* Where a message waits for a connection: begins to connect anew, in the background. */
 void link_redial(struct link *link);
 
-/* How connecting has failed since the link was opened, or dialed anew: 0: not with TLS;
- * -EKEYREJECTED: the other side is not believed, or no TLS is spoken there; -ECONNRESET: it hung up.
- * Asks nng for all its figures. */
+/* How connecting has failed since the link was opened, or dialed anew: 0: not, or nobody knows;
+ * -EKEYREJECTED: the other side is not believed, or no TLS is spoken there; -EPROTO: nng is not;
+ * -ECONNREFUSED: nobody listens; -EADDRNOTAVAIL: there is no such name or port, or it hung up, which
+ * nng does not tell apart; with TLS -ECONNRESET. Asks nng for all its figures. */
 int link_trouble(const struct link *link);
 
 /* An eventfd: readable when letters came since link_quiet(). */

@@ -151,16 +151,31 @@ static void note_trouble(struct talk *talk)
         talk->trouble = trouble;
 }
 
+/* For people: why there was no connection. */
+static const char *text_of(const struct talk *talk)
+{
+    switch (talk->trouble) {
+    case -ECONNRESET:
+        return ": " TLS_TEXT_HUNG_UP;
+    case -ECONNREFUSED:
+        return ": nobody listens there";
+    case -EADDRNOTAVAIL:
+        return ": there is no such host or port, or it hangs up (it may want tls+tcp://)";
+    case -EPROTO:
+        return ": what listens there is no gateway";
+    default:
+        return "";
+    }
+}
+
 /* The wait for a gateway is over, without one. */
 static void give_up_waiting(struct talk *talk)
 {
     note_trouble(talk);
     if (talk->trouble == -EKEYREJECTED)
         give_up(talk, -EKEYREJECTED, "the gateway: %s", TLS_TEXT_REJECTED);
-    else if (talk->trouble < 0)
-        give_up(talk, -ENOTCONN, "the gateway: %s", TLS_TEXT_HUNG_UP);
     else
-        give_up(talk, -ENOTCONN, "the gateway did not answer in time");
+        give_up(talk, -ENOTCONN, "the gateway did not answer in time%s", text_of(talk));
 }
 
 /* Who is not believed at the opening will not be by waiting. One that was before may get its right

@@ -6,10 +6,12 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -20,6 +22,8 @@
 #include "ipc/client/ticket.h"
 #include "ipc/client/token.h"
 #include "proto/protocol.h"
+
+#define MS INT64_C(1000000)
 
 /* nng_close() for the library, which can be made to hang. */
 static struct {
@@ -103,6 +107,57 @@ static void waiting_for_an_instance_ends_in_time(void **state)
         -ETIMEDOUT);
 }
 
+/* As long as it takes: within a short wait nng need not have tried at all. */
+static void fails_in_the_end(const char *url, const char *expected_words)
+{
+    char *error = NULL;
+    bool said = false;
+
+    for (int64_t wait_ns = 20 * MS; !said && wait_ns < 60000 * MS; wait_ns *= 2) {
+        const struct sherd_client_options options = {.url = url, .wait_ns = wait_ns};
+        struct sherd_client *client;
+        free(error);
+        assert_int_equal(sherd_client_open(&options, &client, &error), -ETIMEDOUT);
+        said = strstr(error, expected_words);
+    }
+    if (!said)
+        fail_msg("'%s' does not say '%s'", error, expected_words);
+    free(error);
+}
+
+/* Accepts on *opaque until that is shut down, and greets as nng never does. */
+static void *speak_otherwise(void *opaque)
+{
+    int fd;
+
+    while ((fd = accept4(*(int *)opaque, NULL, NULL, SOCK_CLOEXEC)) >= 0) {
+        send(fd, "-ERR unknown command\r\n", 22, MSG_NOSIGNAL);
+        close(fd);
+    }
+    return NULL;
+}
+
+static void why_there_is_no_connection_is_said(void **state)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(address);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    char url[40];
+    pthread_t other;
+
+    assert_int_equal(bind(fd, (struct sockaddr *)&address, len), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &len), 0);
+    snprintf(url, sizeof(url), "tcp://127.0.0.1:%u", ntohs(address.sin_port));
+    fails_in_the_end(url, "nobody listens there");
+    assert_int_equal(listen(fd, 8), 0);
+    assert_int_equal(pthread_create(&other, NULL, speak_otherwise, &fd), 0);
+    fails_in_the_end(url, "what listens there is no gateway");
+    shutdown(fd, SHUT_RDWR);
+    pthread_join(other, NULL);
+    close(fd);
+    fails_in_the_end("tcp://127.0.0.1:no-port", "no such host or port");
+}
+
 static void closing_ends_also_where_nng_s_own_does_not(void **state)
 {
     struct sherd_client *client;
@@ -132,7 +187,12 @@ static void wrong_options_are_refused_by_name(void **state)
         open_with(&(struct sherd_client_options){.instance = ""}, "no name of an instance"),
         -EINVAL);
     assert_int_equal(open_with(&(struct sherd_client_options){.wait_ns = -1}, "negative"), -EINVAL);
-    assert_true(open_with(&(struct sherd_client_options){.url = "smoke://signal"}, "smoke") < 0);
+    assert_int_equal(
+        open_with(&(struct sherd_client_options){.url = "smoke://signal"}, "tls+tcp://HOST"),
+        -EINVAL);
+    assert_int_equal(
+        open_with(&(struct sherd_client_options){.url = "tcp://"}, "no such host or port"),
+        -EADDRNOTAVAIL);
     assert_int_equal(open_with(&(struct sherd_client_options){.token_file = "/nonexistent/token"},
                          "/nonexistent"),
         -ENOENT);
@@ -268,6 +328,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_instance_that_is_not_there_is_said_to_be_missing),
         cmocka_unit_test(waiting_for_an_instance_ends_in_time),
+        cmocka_unit_test(why_there_is_no_connection_is_said),
         cmocka_unit_test(closing_ends_also_where_nng_s_own_does_not),
         cmocka_unit_test(wrong_options_are_refused_by_name),
         cmocka_unit_test(a_runtime_directory_too_long_for_a_socket_is_refused),
