@@ -407,6 +407,7 @@ static void coroutine_fn run_entry(void *opaque)
     run.plane = plane;
     run.request = request;
     run.entry = entry_of(slot);
+    run.call.args_copy = NULL; /* also where there is no such method, and so no call */
     run.room = NULL;
     run.too_long = 0;
     run.has_args = false;
