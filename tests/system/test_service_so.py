@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Services from shared objects, and the programs in examples/."""
+import json
 import os
 import shutil
 import subprocess
@@ -57,6 +58,52 @@ static int coroutine_fn who(struct service_call *call)
 }
 static const struct service_method methods[] = {{"ask", ask, 0, ""}, {"who", who, 0, ""}};
 const struct service sherd_service = {SERVICE_ABI, "asker", "", methods, 2};
+"""
+
+# Its shard dies where it is to leave, and was not told so before.
+IS_DRAINED = HEADER + """
+#include <stdlib.h>
+struct state { struct service_home *home; int is_draining; };
+static int coroutine_fn is_draining(struct service_call *call)
+{
+    const struct state *state = service_state(call);
+    return service_reply(call, state->is_draining ? "yes" : "no", state->is_draining ? 3 : 2);
+}
+static int start(struct service_home *home, const void *config, void **ret_state)
+{
+    struct state *state = calloc(1, sizeof(*state));
+    (void)config;
+    if (!state)
+        return -1;
+    state->home = home;
+    *ret_state = state;
+    return 0;
+}
+static void drain(void *opaque)
+{
+    struct state *state = opaque;
+    state->is_draining = 1;
+    service_count(state->home, 0, 1);
+}
+static void resume(void *opaque)
+{
+    struct state *state = opaque;
+    state->is_draining = 0;
+    service_count(state->home, 1, 1);
+}
+static void stop(void *opaque)
+{
+    struct state *state = opaque;
+    if (!state->is_draining)
+        abort();
+    free(state);
+}
+static const struct service_counter counters[] = {
+    {"drains", SERVICE_COUNTER, ""}, {"resumes", SERVICE_COUNTER, ""}};
+static const struct service_method methods[] = {{"is_draining", is_draining, 0, ""}};
+const struct service sherd_service = {.abi = SERVICE_ABI, .name = "drained", .help = "", .methods = methods,
+    .n_methods = 1, .start = start, .stop = stop, .drain = drain, .resume = resume, .counters = counters,
+    .n_counters = 2};
 """
 
 
@@ -146,6 +193,28 @@ class Built(harness.TestCase):
             answer = self.assertDone(instance.command("submit", "asker.ask", "--shard", str(shard)))
             self.assertEqual(answer.stdout.strip(), str((shard + 1) % 3))
         self.assertEqual(instance.stop(), 0)
+
+    def wait_for_hooks(self, instance, drains, resumes):
+        def have_run():
+            services = json.loads(self.assertDone(instance.command("services", "--json")).stdout)
+            found = [(counters["drained.drains"], counters["drained.resumes"])
+                     for counters in (shard["counters"] for shard in services["shards"])]
+            return found == 2 * [(drains, resumes)]
+        harness.wait_until(have_run, f"{drains} drains and {resumes} ends of one in each shard")
+
+    def test_a_service_hears_of_a_drain_of_its_end_and_before_its_shard_leaves(self):
+        instance = self.start("--shards", "2", "--service", self.build("drained", IS_DRAINED))
+        for n in 1, 2:
+            self.assertDone(instance.command("drain"))
+            self.wait_for_hooks(instance, n, n - 1)
+            self.assertDone(instance.command("drain", "--off"))
+            self.wait_for_hooks(instance, n, n)
+            for shard in "0", "1":
+                answer = self.assertDone(instance.command("submit", "drained.is_draining", "--shard", shard))
+                self.assertEqual(answer.stdout.strip(), "no")
+        self.assertDone(instance.command("restart"))
+        self.assertEqual(instance.stop(), 0)
+        self.assertNotIn("SIGABRT", instance.log())
 
 
 if __name__ == "__main__":
