@@ -100,7 +100,7 @@ class ClientError(OSError):
 def begin_nng():
     """nng keeps two fds of its own from its first use on: before a case counts its fds."""
     client = ctypes.c_void_p()
-    assert load().sherd_client_open(Options(url=b"none://"), client, None) < 0
+    assert load().sherd_client_open(Options(url=b"tcp://"), client, None) < 0
 
 
 begin_nng()
