@@ -332,6 +332,12 @@ static void past_the_cache_blocks_are_read_and_anything_else_is_refused(void **s
     assert_int_equal(error, 0);
     expect_bytes(&s, handle, 0, 2 * BLOCK, bytes, 2 * BLOCK);
     expect_bytes(&s, handle, BLOCK, 2 * BLOCK, bytes, BLOCK + 10);
+    struct service_call call = read_at(&s, handle, 1, BLOCK);
+    if (call.status < 0) { /* and not every disk refuses it */
+        assert_int_equal(call.status, -EINVAL);
+        assert_non_null(strstr(call.text, "4096 does for all"));
+    }
+    call_deinit(&call);
     free(bytes);
     stop_service(&s);
 }
