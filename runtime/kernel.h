@@ -29,6 +29,7 @@
 #define KERNEL_LANDLOCK_FS_IOCTL_DEV        (UINT64_C(1) << 15) /* ABI 5, 6.10 */
 #define KERNEL_LANDLOCK_NET_BIND_TCP        (UINT64_C(1) << 0)  /* ABI 4, 6.7 */
 #define KERNEL_LANDLOCK_NET_CONNECT_TCP     (UINT64_C(1) << 1)
+#define KERNEL_LANDLOCK_RULE_NET_PORT       2
 #define KERNEL_LANDLOCK_SCOPE_ABSTRACT_UNIX (UINT64_C(1) << 0) /* ABI 6, 6.12 */
 #define KERNEL_LANDLOCK_SCOPE_SIGNAL        (UINT64_C(1) << 1)
 
@@ -36,6 +37,12 @@ struct kernel_landlock_ruleset {
     uint64_t handled_access_fs;
     uint64_t handled_access_net; /* ABI 4 */
     uint64_t scoped;             /* ABI 6 */
+};
+
+/* What a rule of KERNEL_LANDLOCK_RULE_NET_PORT says. */
+struct kernel_landlock_port {
+    uint64_t allowed_access;
+    uint64_t port; /* 0: whichever is free */
 };
 
 #ifndef SYS_SECCOMP

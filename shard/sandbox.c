@@ -57,7 +57,7 @@ static int probe_landlock(void)
 }
 
 /* What this kernel can take away, of all that should be. */
-static struct kernel_landlock_ruleset rights_of(int abi, bool sockets)
+static struct kernel_landlock_ruleset rights_of(int abi, bool any_socket)
 {
     struct kernel_landlock_ruleset all = {
         .handled_access_fs = READ_RIGHTS | WRITE_RIGHTS | OTHER_RIGHTS};
@@ -68,11 +68,11 @@ static struct kernel_landlock_ruleset rights_of(int abi, bool sockets)
         all.handled_access_fs &= ~KERNEL_LANDLOCK_FS_TRUNCATE;
     if (abi < 5)
         all.handled_access_fs &= ~KERNEL_LANDLOCK_FS_IOCTL_DEV;
-    if (abi >= 4 && !sockets)
+    if (abi >= 4 && !any_socket)
         all.handled_access_net = KERNEL_LANDLOCK_NET_BIND_TCP | KERNEL_LANDLOCK_NET_CONNECT_TCP;
     if (abi >= 6)
         all.scoped =
-            KERNEL_LANDLOCK_SCOPE_SIGNAL | (sockets ? 0 : KERNEL_LANDLOCK_SCOPE_ABSTRACT_UNIX);
+            KERNEL_LANDLOCK_SCOPE_SIGNAL | (any_socket ? 0 : KERNEL_LANDLOCK_SCOPE_ABSTRACT_UNIX);
     return all;
 }
 
@@ -148,6 +148,20 @@ static int allow_core(int ruleset, uint64_t handled)
     return r;
 }
 
+/* A kernel without TCP takes no rule of it, and binds nothing. */
+static int allow_port(int ruleset, uint64_t handled, const struct sandbox_paths *paths)
+{
+    struct kernel_landlock_port rule = {
+        .allowed_access = KERNEL_LANDLOCK_NET_BIND_TCP & handled, .port = paths->port};
+
+    if (!paths->binds_port || !rule.allowed_access)
+        return 0;
+    if (syscall(SYS_landlock_add_rule, ruleset, KERNEL_LANDLOCK_RULE_NET_PORT, &rule, 0) < 0 &&
+        errno != EAFNOSUPPORT)
+        return -errno;
+    return 0;
+}
+
 static int fill_ruleset(int ruleset, uint64_t handled, const struct sandbox_paths *paths)
 {
     int r = allow_own(ruleset, handled);
@@ -160,14 +174,16 @@ static int fill_ruleset(int ruleset, uint64_t handled, const struct sandbox_path
     return r;
 }
 
-static int close_files(int abi, bool sockets, const struct sandbox_paths *paths)
+static int close_files_and_ports(int abi, const struct sandbox_paths *paths)
 {
-    struct kernel_landlock_ruleset all = rights_of(abi, sockets);
+    struct kernel_landlock_ruleset all = rights_of(abi, paths->needs_sockets);
     int r, ruleset = (int)syscall(SYS_landlock_create_ruleset, &all, ruleset_bytes(abi), 0);
 
     if (ruleset < 0)
         return -errno;
     r = fill_ruleset(ruleset, all.handled_access_fs, paths);
+    if (r == 0)
+        r = allow_port(ruleset, all.handled_access_net, paths);
     if (r == 0 && syscall(SYS_landlock_restrict_self, ruleset, 0) < 0)
         r = -errno;
     close(ruleset);
@@ -228,9 +244,8 @@ static int close_calls(const struct sandbox_program *of_role)
 int sandbox_enter(const struct sandbox *sandbox, enum sandbox_role role,
     const struct sandbox_paths *paths, char **ret_error)
 {
-    bool sockets = role == SANDBOX_GATEWAY || paths->needs_sockets;
     enum sandbox_list list = role == SANDBOX_GATEWAY ? SANDBOX_LIST_GATEWAY
-                             : sockets               ? SANDBOX_LIST_SHARD_SOCKETS
+                             : paths->needs_sockets  ? SANDBOX_LIST_SHARD_SOCKETS
                                                      : SANDBOX_LIST_SHARD;
     const char *what = "no new privileges";
     int r;
@@ -244,7 +259,7 @@ int sandbox_enter(const struct sandbox *sandbox, enum sandbox_role role,
     }
     if (r == 0 && sandbox->landlock_abi) {
         what = "Landlock";
-        r = close_files(sandbox->landlock_abi, sockets, paths);
+        r = close_files_and_ports(sandbox->landlock_abi, paths);
     }
     if (r == 0 && sandbox->has_calls) {
         what = "seccomp";

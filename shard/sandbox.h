@@ -14,8 +14,8 @@
  *              (runtime/uring_ops.h), another user's rights (user.h)
  *
  * In this order: no new privileges by exec; all capabilities, those that exec could give back too;
- * by Landlock all files but those named, signals to and tracing of whoever is outside; by seccomp
- * all system calls but those of its role. What the kernel lacks, or a container forbids, is left
+ * by Landlock all files but those named, TCP but for the port named, signals to, abstract sockets
+ * and tracing of whoever is outside; by seccomp all system calls but those of its role. What the kernel lacks, or a container forbids, is left
  * out, and said once.
  */
 #include <stdbool.h>
@@ -33,7 +33,9 @@ struct sandbox_paths {
         bool writable; /* made and removed, too */
     } * all;
     size_t n;
-    bool needs_sockets; /* new ones may be made, connected, bound */
+    bool needs_sockets; /* a service's: new ones may be made, connected, bound */
+    bool binds_port;    /* the gateway's: to this one of TCP, and it connects to none */
+    uint16_t port;      /* 0: any */
 };
 
 /* path may be gone, or NULL, which is no path. 0 or -ENOMEM. */

@@ -11,6 +11,7 @@
 
 #include "ipc/gateway/certificate.h"
 #include "ipc/gateway/core.h"
+#include "ipc/gateway/reach.h"
 
 /*
  * Draining: submissions are refused, what was accepted goes on. When nothing is under way any more,
@@ -210,30 +211,12 @@ static int load_tokens(struct gateway *gateway)
     return r < 0 ? r : load_token(env, env->operator_token_file, &gateway->operator_token);
 }
 
-/* What nng reads to find the address of a name, where it listens on one. */
-static int add_resolver(struct sandbox_paths *paths)
-{
-    static const char *const files[] = {"/etc/hosts", "/etc/host.conf", "/etc/resolv.conf",
-        "/run/systemd/resolve", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/services"};
-    int r = 0;
-
-    for (size_t i = 0; r == 0 && i < sizeof(files) / sizeof(files[0]); i++)
-        r = sandbox_paths_add(paths, files[i], false);
-    return r;
-}
-
 static int give_up_rights(const struct child_env *env)
 {
     struct sandbox_paths paths = {0};
     char *error = NULL;
-    int r = sandbox_paths_add(&paths, env->runtime_dir, true); /* its socket */
+    int r = gateway_reach(env, &paths);
 
-    if (r == 0)
-        r = sandbox_paths_add(&paths, env->token_file, false);
-    if (r == 0)
-        r = sandbox_paths_add(&paths, env->operator_token_file, false);
-    if (r == 0 && env->listen_url)
-        r = add_resolver(&paths);
     if (r == 0)
         r = sandbox_enter(env->sandbox, SANDBOX_GATEWAY, &paths, &error);
     if (r < 0)
