@@ -128,21 +128,23 @@ class Sessions(test_attach.TestCase):
 
     def test_until_its_wait_is_over_nothing_of_a_user_is_begun(self):
         instance = self.start("--shards", "2", "--enable-test-methods")
-        client, other = self.raw(instance), self.raw(instance)
-        client.hello()
-        other.hello()
-        for n in range(2):
-            self.crash(instance, client, n + 1, n + 2)
-            client.fetch(1)
-        died = time.monotonic()
-        accepted, _ = other.submit([Submission(1, "sys.ping", shard=1, refuse=True)])
-        if accepted == 0:  # else this test was held up for the 200 ms
-            self.assertTrue(0 < other.retry_us <= 200000, other.retry_us)
-        self.assertEqual(other.submit([Submission(2, "sys.ping", shard=1)])[0], 1)  # waits in line
-        last = [end for end in other.fetch(1 + accepted) if end.id == 2]
-        self.assertEqual([end.kind for end in last], [1])
-        if accepted == 0:
-            self.assertGreater(time.monotonic() - died, other.retry_us / 1e6)
+        *doomed, other = [self.raw(instance) for _ in range(4)]
+        for session in *doomed, other:
+            session.hello()
+        for turn, client in enumerate(doomed):  # who was held up for 200 ms tries 800 ms, then 3.2 s
+            for n in range(2):
+                self.crash(instance, client, n + 1, 2 * turn + n + 2)
+                client.fetch(1)
+            accepted, _ = other.submit([Submission(turn + 1, "sys.ping", shard=1, refuse=True)])
+            asked = time.monotonic()
+            if accepted == 0:
+                break
+            other.fetch(1)
+        self.assertEqual(accepted, 0)
+        self.assertTrue(0 < other.retry_us <= 200000 * 4 ** turn, other.retry_us)
+        self.assertEqual(other.submit([Submission(9, "sys.ping", shard=1)])[0], 1)  # waits in line
+        self.assertEqual([(end.id, end.kind) for end in other.fetch(1)], [(9, 1)])
+        self.assertGreater(time.monotonic() - asked, (other.retry_us - 50000) / 1e6)
         self.client(instance).open(0)
         self.assertEqual(instance.stop(), 0)
 

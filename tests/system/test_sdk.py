@@ -13,6 +13,7 @@ import harness
 
 BUILD = os.path.dirname(os.path.realpath(harness.program()))
 COUNTER = os.path.join(BUILD, "examples", "counter", "counter.so")
+TORN = os.path.join(BUILD, "tests", "system", "torn_counter.so")
 
 
 class Client:
@@ -82,7 +83,7 @@ class Regions(CounterCase):
         self.assertEqual(sum(sums), 24)
         self.assertEqual(instance.stop(), 0)
 
-    def test_killed_in_the_middle_of_changes_sum_and_counters_agree(self):
+    def test_killed_while_it_changes_sum_and_counters_agree(self):
         instance = self.listening()
         total = 0
         for turn in range(12):
@@ -95,6 +96,20 @@ class Regions(CounterCase):
             self.assertGreater(sum_now, total)
             self.assertIn(parts, (None, sum_now))
             total = sum_now
+        self.assertEqual(instance.stop(), 0)
+
+    @unittest.skipIf(harness.THREADS, "nobody dies alone")
+    def test_killed_between_the_two_stores_of_a_change_the_sum_is_mended_by_the_mark(self):
+        instance = self.start("--shards", "1", "--service", TORN, name="torn")
+        add = lambda text: instance.command("submit", "counter.add", text)
+        self.assertDone(add("a 5"))
+        for deaths in (1, 2):
+            self.assertEqual(add("b 7777").returncode, 1)
+            instance.wait_for_shard(0, deaths=deaths, state="up")
+            parts = [int(self.assertDone(add(f"{name} 0")).stdout) for name in "ab"]
+            self.assertEqual(parts, [5, deaths * 7777])
+            self.assertEqual(int(self.assertDone(instance.command("submit", "counter.sum")).stdout), sum(parts))
+            self.assertEqual(self.count(instance, "counter.mended"), deaths)
         self.assertEqual(instance.stop(), 0)
 
     def test_a_new_instance_begins_with_nothing(self):

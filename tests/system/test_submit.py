@@ -131,6 +131,20 @@ class Submitting(harness.TestCase):
         result = self.assertDone(instance.command("submit", "--unordered", "file.sha256", *names))
         self.assertEqual(sorted(result.stdout.splitlines()), sorted(self.sha256sum(names).splitlines()))
 
+    def test_unordered_an_end_is_told_while_the_one_before_is_still_to_come(self):
+        instance = self.serve()
+        with tempfile.TemporaryFile() as errors:
+            submit = instance.popen("submit", "--unordered", "sys.sleep", "60000", "no number", stderr=errors,
+                                    stdout=subprocess.DEVNULL)
+            try:
+                harness.wait_until(lambda: os.fstat(errors.fileno()).st_size > 0, "what became of the second")
+                self.assertIsNone(submit.poll())
+            finally:
+                submit.send_signal(signal.SIGINT)
+                submit.wait(harness.DEADLINE)
+            errors.seek(0)
+            self.assertIn(b"the argument is the time in milliseconds", errors.readline())
+
     def test_files_are_read_in_pieces_of_any_size(self):
         data = os.urandom(3 * 1024 * 1024 + 17)
         path = self.write("big", data)
@@ -367,6 +381,27 @@ class Submitting(harness.TestCase):
         shown = self.shown(self.serve(), 0)
         self.assertRegex(shown, rb" 90% \[=+> *\] 9 calls, [0-9,]+/s, [0-9.]+ [mu]?s left")
         self.assertRegex(shown, rb"\r\x1b\[K10 calls, [0-9,]+/s in [0-9.]+ s")
+
+    def test_a_terminal_shows_how_many_bytes_it_were(self):
+        names = [self.write(f"file {n}", b"x" * 2048) for n in range(3)]
+        instance = self.serve()
+        master, slave = pty.openpty()
+        submit = instance.popen("submit", "file.sha256", "-", stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                                stderr=slave)
+        os.close(slave)
+        submit.stdin.write(b"".join(name + b"\n" for name in names))
+        submit.stdin.flush()
+        shown = b""
+        while b"3 files" not in shown:  # it waits for more names, and shows where it is
+            self.assertTrue(select.select([master], [], [], harness.DEADLINE)[0], shown)
+            shown += os.read(master, 65536)
+        submit.stdin.close()
+        with contextlib.suppress(OSError):
+            while chunk := os.read(master, 65536):
+                shown += chunk
+        os.close(master)
+        self.assertEqual(submit.wait(harness.DEADLINE), 0)
+        self.assertRegex(shown, rb"3 files, [0-9,]+/s, 6\.0 KiB, [0-9.]+ [KMG]?i?B/s in [0-9.]+ m?s")
 
     def test_a_narrow_terminal_shows_what_fits(self):
         shown = self.shown(self.serve(), 12)

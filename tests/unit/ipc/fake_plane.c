@@ -52,8 +52,10 @@ static void complete(struct fake_plane *fake, uint32_t shard, const struct plane
     atomic_full_fence();
     uint32_t sleeps =
         atomic_load_relaxed(&plane_words_of(&c->layout, c->base, shard)->client_sleeps);
-    if (sleeps != 0 && sleeps != c->rung[shard])
+    if (sleeps != 0 && sleeps != c->rung[shard]) {
         send(c->bells[shard], "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+        atomic_add_seq(&fake->n_woken, 1);
+    }
     c->rung[shard] = sleeps;
     atomic_add_seq(&fake->n_served, 1);
 }

@@ -78,6 +78,7 @@ struct fake_plane {
     uint32_t sleeps; /* asks to be rung for */
     /* Read by the test. */
     uint32_t n_served, n_hellos, n_opens, n_rung, n_closed;
+    uint32_t n_woken;    /* how often it rang for a client that slept */
     uint32_t n_taken;    /* of t.hold */
     uint32_t n_urgent;   /* entries taken from urgent rings */
     uint32_t is_stalled; /* it has seen that it is to be */

@@ -396,18 +396,30 @@ static void another_thread_ends_a_wait(void **state)
     pthread_join(thread, NULL);
 }
 
-static void who_spins_gets_the_same(void **state)
+/* The other side sleeps between two pings, so whoever did not look that long would sleep too. */
+static uint32_t wakes_of_pings(struct fixture *f, int64_t spin_ns, unsigned n)
 {
-    struct fixture *f = *state;
     struct sherd_client_options options = options_with(LONG);
 
     sherd_client_close(f->client);
-    options.spin_ns = SECOND / 1000;
+    f->n_ended = 0;
+    set(&f->fake.sleeps, 1);
+    options.spin_ns = spin_ns;
     assert_int_equal(sherd_client_open(&options, &f->client, NULL), 0);
-    for (unsigned i = 1; i <= 1000; i++) {
+    submit(f, &(struct sherd_request){.method = "t.ping"});
+    process_until(f, 1);
+    uint32_t before = atomic_load_relaxed(&f->fake.n_woken);
+    for (unsigned i = 2; i <= n; i++) {
         submit(f, &(struct sherd_request){.method = "t.ping"});
         process_until(f, i);
     }
+    return atomic_load_relaxed(&f->fake.n_woken) - before;
+}
+
+static void who_spins_gets_the_same_and_sleeps_over_nothing(void **state)
+{
+    assert_true(wakes_of_pings(*state, 0, 1000) > 0);
+    assert_int_equal(wakes_of_pings(*state, 1000 * SECOND, 1000), 0);
 }
 
 /* ---- ends of connections ---- */
@@ -568,7 +580,7 @@ int main(void)
         OPENED(the_fd_is_readable_when_an_end_has_come),
         OPENED(a_shard_that_sleeps_is_rung_for_each_batch_once),
         OPENED(another_thread_ends_a_wait),
-        OPENED(who_spins_gets_the_same),
+        OPENED(who_spins_gets_the_same_and_sleeps_over_nothing),
         OPENED(what_was_out_is_in_doubt_and_what_was_in_line_goes_on_elsewhere),
         OPENED(where_nobody_comes_back_all_ends_and_later_it_goes_on),
         cmocka_unit_test_setup_teardown(
