@@ -5,6 +5,7 @@ import mmap
 import os
 import signal
 import struct
+import time
 import unittest
 
 import harness
@@ -149,6 +150,15 @@ class Drain(OrdersCase):
         client.next()
         client.next(wait_ms=0)
         self.await_drain(other, DRAINED)
+
+    def test_more_orders_than_ten_a_second_wait(self):
+        self.begin()
+        client = self.client()
+        begun = time.monotonic()
+        for n in range(6):
+            client.drain(off=n % 2 == 1)
+        self.assertGreater(time.monotonic() - begun, 0.45)  # five waits of 100 ms, however slow all else is
+        self.await_drain(client, NOT_DRAINED)
 
     def test_an_order_needs_a_session(self):
         self.begin()

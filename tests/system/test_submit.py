@@ -134,7 +134,7 @@ class Submitting(harness.TestCase):
     def test_unordered_an_end_is_told_while_the_one_before_is_still_to_come(self):
         instance = self.serve()
         with tempfile.TemporaryFile() as errors:
-            submit = instance.popen("submit", "--unordered", "sys.sleep", "60000", "no number", stderr=errors,
+            submit = instance.popen("submit", "--unordered", "sys.sleep", "3600000", "no number", stderr=errors,
                                     stdout=subprocess.DEVNULL)
             try:
                 harness.wait_until(lambda: os.fstat(errors.fileno()).st_size > 0, "what became of the second")

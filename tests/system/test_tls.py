@@ -304,6 +304,17 @@ class Starts(TlsCase):
         self.assertRefused(self.run_with(path("server.pem"), path("server.key"), "--tls-client-ca", self.token),
                            "--tls-client-ca", "holds no certificate")
 
+    def test_a_file_as_long_as_may_be_is_read_and_a_longer_one_refused(self):
+        server = [self.authority.path(name) for name in ("server.pem", "server.key")]
+        for option, place, holds in ("--tls-cert", 0, "certificate"), ("--tls-key", 1, "private key"):
+            for more, why in (0, f"holds no {holds}"), (1, "is longer than 256 KiB"):
+                files = list(server)
+                files[place] = os.path.join(self.authority.folder, "long")
+                with open(files[place], "w") as file:
+                    os.fchmod(file.fileno(), 0o600)
+                    file.write("x" * (256 * 1024 + more))
+                self.assertRefused(self.run_with(*files), option, why)
+
     def test_options_that_do_not_go_together_are_refused(self):
         certificate = self.authority.server()
         listen = ("run", "--token-file", self.token, "--listen")

@@ -157,6 +157,9 @@ static void wander_goes_round_and_passes_over_the_dead(void **state)
     call = run(*state, registry, "sys.wander", "0 1");
     assert_string_equal((char *)call.reply, "1");
     call_deinit(&call);
+    call = run(*state, registry, "sys.wander", "1000");
+    assert_string_equal((char *)call.reply, "2000");
+    call_deinit(&call);
     static const char *const wrong[] = {"1001", "x", "1 ", " 1", "1 2 3"};
     for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
         call = run(*state, registry, "sys.wander", wrong[i]);
