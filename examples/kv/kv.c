@@ -91,8 +91,7 @@ static int parse(const char *data, size_t len, struct request *ret)
     struct word line;
     if (!take_line(&at, end, &line))
         return 0;
-    bool is_array = line.len && *line.data == '*';
-    int r = is_array ? take_array(line, &at, end, ret) : split(line, ret);
+    int r = line.len && *line.data == '*' ? take_array(line, &at, end, ret) : split(line, ret);
     ret->bytes = (size_t)(at - data);
     return r;
 }
@@ -162,7 +161,8 @@ static void show(struct service_home *home, const struct store *store)
     service_count_set(home, EVICTED, store_n_evicted(store));
 }
 
-/* Runs a request in a shard that has keys of it, for these. */
+/* Runs a request in a shard that has keys of it, for these. Whoever calls kv.run by hand may have
+ * asked a shard that has none. */
 static int answer(struct service_call *call, const void *data, size_t len, struct bytes *out)
 {
     struct store *store = service_state(call);
@@ -172,10 +172,10 @@ static int answer(struct service_call *call, const void *data, size_t len, struc
         return r;
     const struct command *c = find_command(&q);
     struct word value = c->what == PING && q.n == 2 ? q.words[1] : (struct word){0};
-    int64_t n = 0;
+    int64_t n = 0, n_elsewhere = 0;
     for (const struct word *key = &q.words[1]; key <= &q.words[count_keys(c, &q)]; key++)
         if (service_shard_of_key(call, key->data, key->len) != service_shard(call))
-            continue;
+            n_elsewhere++;
         else if (c->what == SET)
             r = store_set(store, key->data, key->len, key[1].data, key[1].len);
         else if (c->what == INCR)
@@ -187,10 +187,11 @@ static int answer(struct service_call *call, const void *data, size_t len, struc
         else
             value.data = store_get(store, key->data, key->len, &value.len);
 
-    if (r == -EMSGSIZE)
-        bytes_put_text(out, "-ERR key and value are too large for kv.memory\r\n");
+    if (n_elsewhere > 0 && n_elsewhere == count_keys(c, &q))
+        bytes_put_text(out, "-ERR another shard has what this is about\r\n");
     else if (r < 0)
-        bytes_put_text(out, "-ERR value is not an integer or out of range\r\n");
+        bytes_put_text(out, r == -EMSGSIZE ? "-ERR key and value are too large for kv.memory\r\n"
+                                           : "-ERR value is not an integer or out of range\r\n");
     else if (value.data)
         put_string(out, &value);
     else if (c->answer)

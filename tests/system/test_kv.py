@@ -6,11 +6,13 @@ import resource
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import unittest
 
 import harness
+from raw_client import DONE, RawClient, Submission
 
 BUILD = os.path.dirname(os.path.realpath(harness.program()))
 KV = os.path.join(BUILD, "examples", "kv", "kv.so")
@@ -152,6 +154,30 @@ class Commands(KvCase):
             else:
                 self.assertEqual(reply, answer, command)
         self.assertEqual([connection.ask("GET", f"n{n}") for n in range(12)], [b"1"] * 12)
+        self.assertEqual(instance.stop(), 0)
+
+    def test_a_client_that_asks_the_wrong_shard_is_told_so(self):
+        instance = self.begin(shards=2)
+        with RawClient(instance.gateway_socket) as client:
+            client.hello()
+            numbers = iter(range(1, 100))
+
+            def run(shard, *words):
+                asked = request(*words)
+                args = struct.pack("=I", len(asked)) + asked
+                self.assertEqual(client.submit([Submission(next(numbers), "kv.run", args, shard=shard)]), (1, {}))
+                end, = client.fetch(1)
+                self.assertEqual(end.kind, DONE, end.data)
+                self.assertEqual(struct.unpack("=I", end.data[:4])[0], len(end.data) - 4)
+                return end.data[4:]
+
+            first = [run(shard, "SET", "k", "1") for shard in range(2)]
+            self.assertEqual(first.count(b"+OK\r\n"), 1, first)
+            other = first.index(b"+OK\r\n") ^ 1
+            for words in (("SET", "k", "2"), ("GET", "k"), ("INCR", "k"), ("DEL", "k", "k"), ("EXISTS", "k")):
+                self.assertIn(b"-ERR another shard", run(other, *words), words)
+            self.assertEqual(run(other, "PING"), b"+PONG\r\n")
+        self.assertEqual(self.connect(instance).ask("GET", "k"), b"1")
         self.assertEqual(instance.stop(), 0)
 
     def test_info_is_text(self):
