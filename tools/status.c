@@ -90,6 +90,7 @@ struct view {
     bool is_orphaned;               /* the supervisor is dead */
     struct view_record super, head; /* of the segment, of the supervisor */
     uint32_t state;                 /* the supervisor's */
+    bool is_drained;                /* by order, and that is carried out everywhere */
     struct process_view *processes; /* the supervisor, then by peer, the gateway first */
     size_t n_processes;
 };
@@ -167,6 +168,19 @@ static uint64_t busy_ns(const struct look *look, uint32_t peer)
                : 0;
 }
 
+/* As clients that watch are told: each process says so of itself. */
+static bool find_drained(const struct view *view)
+{
+    const struct segment_view *seg = &view->look->view;
+    struct view_record part;
+    bool is_drained = view->state == PEER_DRAINING;
+
+    for (uint32_t peer = 0; is_drained && peer <= seg->n_shards; peer++)
+        is_drained = segment_view_of_peer(seg, peer, "head", 0, 0, &part) &&
+                     look_word(&part, "drained") == 1;
+    return is_drained;
+}
+
 /* What every instance has, whatever its version. */
 static bool find_heads(struct view *view)
 {
@@ -196,6 +210,7 @@ static int read_view(const struct look *look, int64_t window_ns, struct view *re
     int64_t measured_ns = clock_now_ns() - since_ns;
 
     read_supervisor(ret);
+    ret->is_drained = find_drained(ret);
     queue_reader_init(&reader, look);
     for (uint32_t n = 0; n < n_peers; n++) {
         uint32_t peer = look_listed_peer(look, n);
@@ -209,13 +224,18 @@ static int read_view(const struct look *look, int64_t window_ns, struct view *re
     return 0;
 }
 
+static const char *instance_state(const struct view *view)
+{
+    return view->is_orphaned ? "dead" : view->is_drained ? "drained" : peer_state_text(view->state);
+}
+
 /* ---- for people ---- */
 
 static const char *summary_state(const struct view *view)
 {
     if (view->is_orphaned)
         return "its supervisor is dead, its processes leave within 5 s";
-    return peer_state_text(view->state);
+    return instance_state(view);
 }
 
 static void print_header(const struct view *view)
@@ -365,7 +385,7 @@ static json_t *view_json(const struct view *view)
     json_t *o = json_object();
     json_set_text(o, "instance", look->name);
     json_set_text(o, "version", SHERD_VERSION);
-    json_set_text(o, "state", view->processes[0].state);
+    json_set_text(o, "state", instance_state(view));
     json_set_u64(o, "shards", look->view.n_shards);
     json_set_u64(o, "segment_bytes", look->view.bytes);
     json_set_text(o, "directory", look->dir ? look->dir : "");

@@ -213,7 +213,8 @@ class Drain(OrderCase):
             wait_until(lambda: instance.status()["state"] == "draining", "the drain to begin")
             self.assertIsNone(drain.poll())
         self.assertEqual((drain.wait(harness.DEADLINE), request.wait(harness.DEADLINE)), (0, 0))
-        self.assertEqual(instance.status()["state"], "draining")
+        wait_until(lambda: instance.status()["state"] == "drained", "each process to be drained")
+        self.assertIn("drained;", self.assertDone(instance.command("status")).stdout)
         self.assertRefused(instance.command("submit", "sys.ping"), "draining")
         for role, shard in (("shard", 0), ("gateway", None)):  # a replacement knows of it
             old = instance.process(role, shard)

@@ -65,7 +65,7 @@ class Drain(OrdersCase):
             client.submit([Submission(1, "sys.ping")])
         self.assertEqual(refusal.exception.number, errno.ESHUTDOWN)
         self.await_drain(client, DRAINED)
-        self.assertEqual(self.sherd.status()["state"], "draining")
+        self.assertEqual(self.sherd.status()["state"], "drained")
         client.drain(off=True)
         client.submit([Submission(2, "sys.ping")])
         self.assertEqual(client.next()[0].kind, DONE)
