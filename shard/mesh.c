@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Each turn of the loop the mesh takes its bitmap of senders, empties the urgent ring of each that
- * had its bit set, then takes at most NORMAL_A_TURN messages from the normal ring of each, looking
- * in between whether something urgent has come. A sender whose ring was not emptied is noted in
+ * had its bit set, then takes at most NORMAL_A_TURN messages from the normal ring of each, and no more
+ * once these have taken SLICE_NS, looking in between whether something urgent has come. A sender whose ring was not emptied is noted in
  * to_look, which counts as pending, so that nobody sleeps on it. Once both rings of a sender were
  * found empty and its incarnation has changed, what its death means is judged (judge.c). What the
  * turn pushes is rung once for each target by flush().
@@ -36,7 +36,8 @@
 #include "shard/mesh_inside.h"
 #include "shard/portable_inside.h"
 
-#define NORMAL_A_TURN 64 /* messages of one sender */
+#define NORMAL_A_TURN 64               /* messages of one sender */
+#define SLICE_NS      INT64_C(1000000) /* that they may take, where there are more */
 
 /* ---- sending ---- */
 
@@ -225,43 +226,81 @@ static void note_high_water(
         counter_set(high_water, n_taken + left);
 }
 
-/*
- * Takes at most `most` messages of a lane. False where there may be more. An answer's done() may
- * turn the loop, and so empty the ring further than we know: what was looked at ahead holds as long
- * as the ring stands where we left it.
- */
-static bool drain_lane(struct mesh *mesh, uint32_t peer, enum mesh_lane lane, uint64_t most)
+/* Takes what was looked at ahead: at most n. An answer's done() may turn the loop, and so empty the
+ * ring further than we know: it holds as long as the ring stands where we left it. */
+static uint32_t take_ahead(struct mesh *mesh, uint32_t peer, enum mesh_lane lane,
+    const struct message *messages, uint32_t n)
 {
     struct link *link = &mesh->links[peer];
     struct ring_rx *rx = &link->rx[lane];
+    uint64_t begin = rx->next;
+    uint32_t i = 0;
+
+    while (i < n && rx->next == begin + i) {
+        uint32_t n_first = take_first(mesh, peer, rx, &messages[i], n - i);
+        counter_add(&link->stats->popped[lane], n_first);
+        i += n_first;
+    }
+    return i;
+}
+
+/* All there is. */
+static void drain_lane(struct mesh *mesh, uint32_t peer, enum mesh_lane lane)
+{
+    struct link *link = &mesh->links[peer];
     struct message messages[SERVE_BATCH];
     uint64_t n_taken = 0;
     uint32_t n;
 
-    while (n_taken < most && (n = look_ahead(link, rx, messages, most - n_taken)) > 0) {
-        uint64_t begin = rx->next;
+    while ((n = look_ahead(link, &link->rx[lane], messages, UINT64_MAX)) > 0)
+        n_taken += take_ahead(mesh, peer, lane, messages, n);
+    if (n_taken > 0)
+        note_high_water(mesh, peer, lane, n_taken, false);
+}
 
-        for (uint32_t i = 0; i < n && rx->next == begin + i;) {
-            uint32_t n_first = take_first(mesh, peer, rx, &messages[i], n - i);
-            counter_add(&link->stats->popped[lane], n_first);
-            n_taken += n_first;
-            i += n_first;
+/*
+ * A turn of its normal ring: false where there may be more. The clock is read only where more than
+ * one message was found, and once a batch. After a turn in which a batch would have taken a slice
+ * (is_slow) each message is a batch of its own.
+ */
+static bool drain_a_turn(struct mesh *mesh, uint32_t peer)
+{
+    struct link *link = &mesh->links[peer];
+    const struct ring_rx *rx = &link->rx[LANE_NORMAL];
+    struct message messages[SERVE_BATCH];
+    uint64_t n_taken = 0, n_timed = 0;
+    int64_t begin_ns = 0, spent_ns = 0;
+    bool more;
+    uint32_t n;
+
+    while (n_taken < NORMAL_A_TURN && spent_ns < SLICE_NS &&
+           (n = look_ahead(link, rx, messages, link->is_slow ? 1 : NORMAL_A_TURN - n_taken)) > 0) {
+        if (!begin_ns && (n > 1 || n_taken > 0 || link->is_slow))
+            begin_ns = aio_clock_ns();
+        n = take_ahead(mesh, peer, LANE_NORMAL, messages, n);
+        n_taken += n;
+        if (begin_ns) {
+            n_timed += n;
+            spent_ns = aio_clock_ns() - begin_ns;
         }
     }
+    more = n_taken >= NORMAL_A_TURN || spent_ns >= SLICE_NS;
+    if (n_timed > 0)
+        link->is_slow = spent_ns >= SLICE_NS / SERVE_BATCH * (int64_t)n_timed;
     if (n_taken > 0)
-        note_high_water(mesh, peer, lane, n_taken, n_taken >= most);
-    return n_taken < most;
+        note_high_water(mesh, peer, LANE_NORMAL, n_taken, more);
+    return !more;
 }
 
 static void drain_urgent(struct mesh *mesh, uint32_t peer)
 {
-    drain_lane(mesh, peer, LANE_URGENT, UINT64_MAX);
+    drain_lane(mesh, peer, LANE_URGENT);
 }
 
 void mesh_drain(struct mesh *mesh, uint32_t peer)
 {
     drain_urgent(mesh, peer);
-    drain_lane(mesh, peer, LANE_NORMAL, UINT64_MAX);
+    drain_lane(mesh, peer, LANE_NORMAL);
 }
 
 /* What a predecessor may have left to be done, once what it had not read is read. */
@@ -285,7 +324,7 @@ static bool drain(struct mesh *mesh, uint32_t peer)
     bool failed = atomic_load_acquire(&control->state) == PEER_FAILED; /* DEAD */
 
     drain_urgent(mesh, peer);
-    if (!drain_lane(mesh, peer, LANE_NORMAL, NORMAL_A_TURN))
+    if (!drain_a_turn(mesh, peer))
         return false;
     if (!link->met)
         meet(mesh, peer);

@@ -63,6 +63,7 @@ struct link {
     bool failed;                /* given up for good, and judged */
     bool met;                   /* its rings were empty once */
     bool dirty;                 /* pushed to since the last flush */
+    bool is_slow;               /* its messages are taken one by one, by the clock */
     struct call_class classes[N_LANES][SEGMENT_SLOT_CLASSES];
 };
 

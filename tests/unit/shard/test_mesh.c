@@ -13,7 +13,7 @@
 #include "shard/mesh_inside.h"
 #include "tests/unit/shard/mesh_rig.h"
 
-enum { M_ECHO, M_FAIL, M_FORWARD, M_GATE, M_NAP, M_COMPLAIN, M_COUNT };
+enum { M_ECHO, M_FAIL, M_FORWARD, M_GATE, M_NAP, M_COMPLAIN, M_BURN, M_COUNT };
 
 static int coroutine_fn run_echo(struct service_call *call)
 {
@@ -81,6 +81,29 @@ static int coroutine_fn run_complain(struct service_call *call)
     return r;
 }
 
+static struct {
+    uint64_t n; /* that have begun */
+    uint64_t n_before_others;
+} burnt; /* the callee's, until it is joined */
+
+static void others_have_their_turn(void *opaque)
+{
+    (void)opaque;
+    burnt.n_before_others = burnt.n;
+}
+
+/* Holds the loop for a millisecond, of whatever processor time it gets in that. */
+static int coroutine_fn run_burn(struct service_call *call)
+{
+    int64_t until_ns = aio_clock_ns() + 1000000;
+
+    if (burnt.n++ == 0)
+        aio_bh_schedule_oneshot(aio_context_current(), others_have_their_turn, NULL);
+    while (aio_clock_ns() < until_ns)
+        continue;
+    return service_reply(call, NULL, 0);
+}
+
 static const struct service_method methods[] = {
     [M_ECHO] = {.name = "echo", .run = run_echo, .flags = SERVICE_IDEMPOTENT, .help = "args back"},
     [M_FAIL] = {.name = "fail", .run = run_fail, .help = "fails"},
@@ -88,6 +111,7 @@ static const struct service_method methods[] = {
     [M_GATE] = {.name = "gate", .run = run_gate, .help = "waits for the gate"},
     [M_NAP] = {.name = "nap", .run = run_nap, .help = "sleeps for a day"},
     [M_COMPLAIN] = {.name = "complain", .run = run_complain, .help = "fails with a long text"},
+    [M_BURN] = {.name = "burn", .run = run_burn, .flags = SERVICE_IDEMPOTENT, .help = "takes 1 ms"},
 };
 
 static const struct service test_service = {.abi = SERVICE_ABI,
@@ -294,7 +318,7 @@ static bool storm_is_over(void *opaque)
     return storm->ended == storm->n;
 }
 
-static void run_storm(struct rig_end *end, uint64_t n, size_t args_len)
+static void run_storm(struct rig_end *end, uint32_t method, uint64_t n, size_t args_len)
 {
     struct storm storm = {.end = end, .n = n, .args_len = args_len};
 
@@ -305,7 +329,7 @@ static void run_storm(struct rig_end *end, uint64_t n, size_t args_len)
         storm.args[at] = (uint8_t)(at * 31);
     for (uint64_t i = 0; i < n; i++) {
         storm.calls[i] = (struct mesh_call){.target = 1,
-            .method = M_ECHO,
+            .method = method,
             .args = storm.args + i % 256,
             .args_len = args_len,
             .deadline_ns = INT64_MAX,
@@ -320,12 +344,12 @@ static void run_storm(struct rig_end *end, uint64_t n, size_t args_len)
 
 static void small_storm_body(struct rig_end *end)
 {
-    run_storm(end, 5000, 16);
+    run_storm(end, M_ECHO, 5000, 16);
 }
 
 static void large_storm_body(struct rig_end *end)
 {
-    run_storm(end, 200, 300000);
+    run_storm(end, M_ECHO, 200, 300000);
     assert_true(end->mesh != NULL);
 }
 
@@ -343,6 +367,23 @@ static void calls_beyond_the_heap_wait_for_buffers_and_all_end(void **state)
 
     (void)state;
     rig_pair(&rig, large_storm_body);
+}
+
+static void burning_body(struct rig_end *end)
+{
+    run_storm(end, M_BURN, 100, 0);
+}
+
+/* Before it is known how long they take, a batch of them is begun at once. */
+static void calls_that_take_long_let_others_have_their_turn_after_a_few(void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    memset(&burnt, 0, sizeof(burnt));
+    rig_pair(&rig, burning_body);
+    assert_int_equal(burnt.n, 100);
+    assert_in_range(burnt.n_before_others, 1, 2 * SERVE_BATCH);
 }
 
 /* ---- deadlines and cancelling ---- */
@@ -644,6 +685,7 @@ int main(void)
         cmocka_unit_test(calls_nest_to_the_depth_limit_and_no_further),
         cmocka_unit_test(calls_beyond_the_slots_wait_in_line_and_all_end),
         cmocka_unit_test(calls_beyond_the_heap_wait_for_buffers_and_all_end),
+        cmocka_unit_test(calls_that_take_long_let_others_have_their_turn_after_a_few),
         cmocka_unit_test(a_call_past_its_deadline_ends_and_its_slot_comes_back_later),
         cmocka_unit_test(a_cancelled_call_ends_once_and_its_slot_comes_back),
         cmocka_unit_test(a_method_that_sleeps_for_nobody_is_woken_and_its_slot_comes_back),
