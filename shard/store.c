@@ -374,18 +374,28 @@ uint64_t store_n_evicted(const struct store *s)
 
 /* ---- opening ---- */
 
-/* After a death between a chain's change and its figures. */
-static void count_again(struct store *s)
+static bool is_within(const struct store *s, uint32_t ref)
+{
+    uint64_t at = (uint64_t)(ref - 1) * ALIGN;
+    return at + sizeof(struct record) <= s->log_bytes &&
+           at + record_bytes(record_of(s, ref)) <= s->log_bytes;
+}
+
+/* After a death between a chain's change and its figures. -EINVAL: a chain leads out of the log, or
+ * to no end, as what died may have written anywhere before. */
+static int count_again(struct store *s)
 {
     uint64_t n = 0, bytes = 0;
     for (uint32_t b = 0; b < s->n_buckets; b++)
         for (uint32_t ref = s->buckets[b]; ref; ref = record_of(s, ref)->next) {
-            n++;
+            if (!is_within(s, ref) || ++n > s->log_bytes / ALIGN)
+                return -EINVAL;
             bytes += record_bytes(record_of(s, ref));
         }
     s->head->n_keys = n;
     s->head->live_bytes = bytes;
     service_region_end(&s->region);
+    return 0;
 }
 
 /* Where all lies follows from the region's size alone. */
@@ -431,14 +441,13 @@ int store_open(const struct service_region *region, struct store **ret)
     int r = s->head->magic == 0 && s->head->head == 0 ? make(s) : 0;
     if (r == 0 && !is_store(s))
         r = -EINVAL;
-    if (r < 0) {
+    if (r == 0 && region->mark)
+        r = count_again(s);
+    if (r < 0)
         free(s);
-        return r;
-    }
-    if (region->mark)
-        count_again(s);
-    *ret = s;
-    return 0;
+    else
+        *ret = s;
+    return r;
 }
 
 void store_close(void *store)

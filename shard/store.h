@@ -36,7 +36,8 @@ extern "C" {
 struct store;
 
 /* 0; -EINVAL: the region is smaller or larger than the limits above, or something else was kept in
- * it; -ENOMEM; whatever else getrandom(2) says. After a death in the middle of a change it looks through all keys once. */
+ * it; -ENOMEM; whatever else getrandom(2) says. After a death in the middle of a change it looks
+ * through all keys once: -EINVAL if what died had written where it had no right to. */
 int store_open(const struct service_region *region, struct store **ret);
 
 /* store, a struct store, may be NULL. It may be a service's stop() as it is. */

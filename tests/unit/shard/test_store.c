@@ -237,6 +237,31 @@ static void a_region_in_which_something_else_was_kept_is_refused_and_left_alone(
     assert_int_equal(store_open(&region, &store), -EINVAL);
 }
 
+static void a_region_whose_chains_lead_out_of_it_or_to_no_end_is_refused_after_a_death(void **state)
+{
+    static uint64_t memory[STORE_BYTES_MIN / sizeof(uint64_t)], word;
+    struct service_region region = {.data = memory, .bytes = sizeof(memory), .word = &word};
+    uint32_t *bucket = (uint32_t *)memory + 16, first;
+    struct store *store;
+
+    assert_int_equal(store_open(&region, &store), 0);
+    assert_int_equal(set(store, "k", "value"), 0);
+    store_close(store);
+    while (!*bucket)
+        bucket++;
+    first = *bucket;
+    region.mark = 1;
+    assert_int_equal(store_open(&region, &store), 0);
+    store_close(store);
+    for (uint32_t ref = UINT32_MAX; ref > sizeof(memory) / 16; ref -= UINT32_MAX / 16) {
+        *bucket = ref;
+        assert_int_equal(store_open(&region, &store), -EINVAL);
+    }
+    *bucket = first; /* the first record, at the log's begin: its next is itself */
+    bucket[256 - (bucket - ((uint32_t *)memory + 16))] = first;
+    assert_int_equal(store_open(&region, &store), -EINVAL);
+}
+
 static void what_was_stored_is_there_when_it_is_opened_again(void **state)
 {
     struct rig rig;
@@ -475,6 +500,8 @@ int main(void)
         cmocka_unit_test(a_pair_is_as_large_as_it_may_be_and_no_larger),
         cmocka_unit_test(regions_of_no_possible_size_are_refused),
         cmocka_unit_test(a_region_in_which_something_else_was_kept_is_refused_and_left_alone),
+        cmocka_unit_test(
+            a_region_whose_chains_lead_out_of_it_or_to_no_end_is_refused_after_a_death),
         cmocka_unit_test(what_was_stored_is_there_when_it_is_opened_again),
         cmocka_unit_test(what_is_half_full_evicts_nothing_however_often_it_is_written),
         cmocka_unit_test(a_full_one_evicts_what_was_not_read_for_longest),
