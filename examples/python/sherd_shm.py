@@ -66,10 +66,12 @@ class Attachment:
 
     def ask(self, kind, body, wanted):
         self.serial += 1
-        self.socket.send(HEAD.pack(MAGIC, VERSION, kind, self.serial) + body)
+        try:
+            self.socket.send(HEAD.pack(MAGIC, VERSION, kind, self.serial) + body)
+        except BrokenPipeError:
+            pass  # it may have said why
         while True:
-            message, fds, _, _ = socket.recv_fds(self.socket, PAGE, 1)
-            self.check(message)
+            message, fds = self.receive()
             _, _, kind, serial = HEAD.unpack_from(message)
             if kind == wanted and serial == self.serial:
                 return message[HEAD.size:], fds[0]
@@ -78,14 +80,20 @@ class Attachment:
 
     def listen(self):
         """What it says without having been asked: that a shard is given up; or that this is the end, and maybe why."""
-        try:
-            self.check(self.socket.recv(PAGE))
-        except ConnectionResetError:
-            raise Gone("the instance has ended") from None
+        for fd in self.receive()[1]:
+            os.close(fd)
 
-    def check(self, message):
+    def receive(self):
+        try:
+            message, fds, _, _ = socket.recv_fds(self.socket, PAGE, 1)
+        except ConnectionResetError:
+            message = b""
         if not message:
             raise Gone("the instance has ended")
+        self.check(message)
+        return message, fds
+
+    def check(self, message):
         _, _, kind, serial = HEAD.unpack_from(message)
         if kind == CLOSED:
             shard, _, taken = CLOSED_BODY.unpack_from(message, HEAD.size)
@@ -131,8 +139,8 @@ class Lane:
     def ring(self):
         try:
             os.write(self.bell, b"\0")
-        except (BlockingIOError, BrokenPipeError):  # full: it has been rung; or the shard is between two lives
-            pass
+        except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+            pass  # full: it has been rung; or the shard is between two lives
 
     def has_more(self):
         entry = RINGS + self.n * 64 + self.popped % self.n * 64
