@@ -12,14 +12,14 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-static _Thread_local pid_t supervisor;
+static _Thread_local pid_t supervisor; /* 0: another thread took what somebody sent */
 
 static void on_alarm(int signum)
 {
     static const struct itimerval limit = {.it_value.tv_sec = ORPHAN_ALARM_S};
     int saved_errno = errno;
 
-    if (getppid() != supervisor) {
+    if (supervisor && getppid() != supervisor) {
         signal(signum, SIG_DFL);
         setitimer(ITIMER_REAL, &limit, NULL);
     }

@@ -17,6 +17,7 @@
 #include <sherd/store.h>
 
 #define WORDS_MAX   64u /* of a request */
+#define LINE_BYTES  (64 * 1024)
 #define WORD_MAX    ((size_t)512 * 1024)
 #define REQUEST_MAX ((size_t)640 * 1024)
 
@@ -58,7 +59,7 @@ static int take_array(struct word line, const char **at, const char *end, struct
     ssize_t n = length_in(&line, '*', WORDS_MAX);
     for (ret->n = 0; ret->n < n; ret->n++) {
         if (!take_line(at, end, &line))
-            return 0;
+            return end - *at > LINE_BYTES ? -EPROTO : 0;
         ssize_t len = length_in(&line, '$', WORD_MAX);
         if (len >= 0 && end - *at < len + 2)
             return 0;
@@ -90,7 +91,7 @@ static int parse(const char *data, size_t len, struct request *ret)
     const char *at = data, *end = data + len;
     struct word line;
     if (!take_line(&at, end, &line))
-        return 0;
+        return end - at > LINE_BYTES ? -EPROTO : 0;
     int r = line.len && *line.data == '*' ? take_array(line, &at, end, ret) : split(line, ret);
     ret->bytes = (size_t)(at - data);
     return r;
@@ -290,8 +291,7 @@ static int start(struct service_home *home, const void *config, void **ret_state
     struct service_region region;
     struct store *store;
     int r = service_region(home, "store", &region);
-    r = r < 0 ? r : store_open(&region, &store);
-    if (r == 0)
+    if (r == 0 && (r = store_open(&region, &store)) == 0)
         show(home, *ret_state = store);
     return r;
 }

@@ -82,6 +82,19 @@ static void what_is_no_request_is_refused(void **state)
     assert_int_equal(parse_text(line + 2, &q), 1);
 }
 
+static void a_line_without_an_end_is_refused(void **state)
+{
+    static char line[LINE_BYTES + 9];
+    struct request q;
+
+    memset(line, 'x', sizeof(line));
+    assert_int_equal(parse(line, LINE_BYTES, &q), 0);
+    assert_int_equal(parse(line, LINE_BYTES + 1, &q), -EPROTO);
+    memcpy(line, "*1\r\n$", 5);
+    assert_int_equal(parse(line, 4 + LINE_BYTES, &q), 0);
+    assert_int_equal(parse(line, 5 + LINE_BYTES, &q), -EPROTO);
+}
+
 static const char *name_of(const char *text)
 {
     struct request q;
@@ -125,6 +138,7 @@ int main(void)
         cmocka_unit_test(a_request_is_an_array_of_bulk_strings_or_a_line_of_words),
         cmocka_unit_test(each_beginning_of_a_request_waits_for_more),
         cmocka_unit_test(what_is_no_request_is_refused),
+        cmocka_unit_test(a_line_without_an_end_is_refused),
         cmocka_unit_test(a_command_is_told_however_it_is_spelled_with_as_many_words_as_it_has),
         cmocka_unit_test(what_shards_counted_is_added_and_a_failure_stands_for_all),
     };
