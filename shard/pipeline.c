@@ -136,6 +136,10 @@ static int coroutine_fn answer_all(struct pipeline *p)
     size_t taken;
     int r = 0, wrong = take_all(p, &taken);
 
+    if (wrong == -ENOMEM) { /* some shards' questions may be there in part */
+        batch_clear(p->batch);
+        p->n_steps = 0;
+    }
     batch_run(p->batch, p->once ? p->rules->method_once : p->rules->method);
     for (uint32_t step = 0; r == 0 && step < p->n_steps;) {
         step = put_answers(p, step);

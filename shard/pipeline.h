@@ -53,7 +53,8 @@ struct pipeline_rules {
      * NULL: it stays so. */
     void (*join)(struct bytes *out, size_t begin);
     /* Says that a shard did not answer, with what service_call_shard() returns; or, of
-     * PIPELINE_NOBODY, that there was no request: what take() returned, or -EMSGSIZE. */
+     * PIPELINE_NOBODY, that there was no request: what take() returned, or -EMSGSIZE; or -ENOMEM:
+     * nothing of what came with it was asked either. */
     void (*fail)(struct bytes *out, uint32_t shard, int error);
 };
 

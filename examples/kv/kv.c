@@ -245,7 +245,7 @@ static void join(struct bytes *out, size_t begin)
 static void explain(struct bytes *out, uint32_t shard, int error)
 {
     if (shard == PIPELINE_NOBODY)
-        bytes_put_text(out, "-ERR Protocol error\r\n");
+        bytes_put_text(out, error == -ENOMEM ? "-ERR no memory\r\n" : "-ERR Protocol error\r\n");
     else
         bytes_printf(out, "-ERR shard %u: %s\r\n", shard,
             error == -EOWNERDEAD ? "it died meanwhile; whether this was done is in doubt"
