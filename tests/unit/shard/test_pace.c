@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include "shard/pace.h"
+#include "shard/serve.h"
 #include "tests/unit/shard/mesh_rig.h"
 
 #define MS INT64_C(1000000)
@@ -184,6 +185,36 @@ static void calls_that_became_late_while_others_of_their_batch_ran_are_not_begun
     rig_close(&rig);
 }
 
+/* Its method is known to take an hour, and there is a minute. */
+static void a_call_that_would_end_too_late_is_not_begun(void **state)
+{
+    const int64_t hour_ns = 3600 * 1000 * MS;
+    struct rig rig;
+    struct rig_end ends[2];
+    struct mesh_call call;
+
+    (void)state;
+    n_runs = n_ended = n_expired = 0;
+    rig_open(&rig, 2, &hogs);
+    for (uint32_t peer = 0; peer < 2; peer++) {
+        rig_begin(&rig, peer, &ends[peer]);
+        turn(&ends[peer]);
+    }
+    serve_pace(ends[1].mesh)->held_ns[0] = hour_ns;
+    serve_pace(ends[1].mesh)->late_ns = aio_clock_ns() + hour_ns; /* behind, and so it stays */
+    call = (struct mesh_call){.target = 1, .deadline_ns = in_ms(60 * 1000), .done = on_done};
+    assert_int_equal(mesh_call_start(ends[0].mesh, &call), 0);
+    while (n_ended == 0) {
+        turn(&ends[0]);
+        turn(&ends[1]);
+    }
+    assert_int_equal(n_runs, 0);
+    assert_int_equal(n_expired, 1);
+    for (uint32_t peer = 0; peer < 2; peer++)
+        rig_finish(&ends[peer]);
+    rig_close(&rig);
+}
+
 int main(void)
 {
 #define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -197,6 +228,7 @@ int main(void)
         CASE(who_is_no_longer_behind_gives_each_its_chance_again),
         CASE(methods_that_are_none_are_left_alone),
         cmocka_unit_test(calls_that_became_late_while_others_of_their_batch_ran_are_not_begun),
+        cmocka_unit_test(a_call_that_would_end_too_late_is_not_begun),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
