@@ -111,7 +111,7 @@ static const struct command command = {
         "ping: round trips to all shards in turn. file-read, file-write: blocks of a file. "
         "mixed: pings,\ncalls from all shards to all, coroutines that move round all shards, "
         "and, with --file, reads.\nIt goes on when shards or the gateway die. Exit status 1 "
-        "says that a request did not end\nexactly once.",
+        "says that a request did not end\nexactly once, or that not one was done.",
     .options = options,
     .examples = examples,
 };
@@ -317,6 +317,9 @@ static int bench(const struct values *values, const char *kind, struct bench_pla
         bench_print_people(plan, totals);
     if (totals->n_twice || totals->n_lost)
         status = EXIT_WORK_FAILED;
+    if (totals->took.n == 0 && totals->why_not)
+        status = command_error("bench: not one was done: %s", totals->why_not);
+    free(totals->why_not);
     free(totals);
     int written = command_finish_output();
     return status ? status : written;

@@ -75,6 +75,15 @@ static void restart_later(struct place *place)
     run->figures->n_restarts++;
 }
 
+static void note_failure(struct bench_client *figures, const struct sherd_result *result)
+{
+    bool is_wrong = result->end == SHERD_END_FAILED || result->end == SHERD_END_NOT_STARTED;
+    if (!is_wrong || result->error == -EAGAIN || figures->why_not)
+        return;
+    figures->why_not = result->len ? strndup((const char *)result->data, result->len)
+                                   : strdup(strerror(-result->error));
+}
+
 static void on_end(const struct sherd_result *result, void *opaque)
 {
     struct place *place = opaque;
@@ -96,6 +105,7 @@ static void on_end(const struct sherd_result *result, void *opaque)
     run->free[run->n_free++] = place;
     figures->ended[place->work][(uint32_t)result->end % BENCH_END_MAX]++;
     figures->n_behind += result->error == -EAGAIN;
+    note_failure(figures, result);
     if (result->end == SHERD_END_DONE)
         histogram_add(&figures->took[place->work], (uint64_t)(clock_now_ns() - place->begun_ns));
 }
@@ -349,5 +359,6 @@ void bench_client_free(struct bench_client *client)
         return;
     run_free(client->run);
     free(client->error);
+    free(client->why_not);
     free(client);
 }

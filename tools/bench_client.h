@@ -35,6 +35,7 @@ struct bench_client {
     uint64_t n_lost;        /* requests that had not ended when it gave up waiting */
     uint64_t n_left; /* requests that were due and never submitted: all of depth was in flight */
     char *error;     /* why it could not go on; NULL: it could */
+    char *why_not;   /* the first failed, or could not be begun; NULL: none, but for n_behind */
     struct bench_run *run;
 };
 

@@ -9,7 +9,7 @@
 #include "tools/table.h"
 #include "tools/text.h"
 
-void bench_totals_add(struct bench_totals *t, const struct bench_client *client)
+void bench_totals_add(struct bench_totals *t, struct bench_client *client)
 {
     for (int work = 0; work < N_BENCH_WORK; work++) {
         histogram_merge(&t->took, &client->took[work]);
@@ -24,6 +24,10 @@ void bench_totals_add(struct bench_totals *t, const struct bench_client *client)
     t->n_behind += client->n_behind;
     t->n_restarts += client->n_restarts;
     t->plane = client->plane;
+    if (!t->why_not) {
+        t->why_not = client->why_not;
+        client->why_not = NULL;
+    }
 }
 
 static uint64_t all_submitted(const struct bench_totals *t)

@@ -15,9 +15,11 @@ struct bench_totals {
     uint64_t n_twice, n_lost, n_left, n_behind, n_restarts;
     enum sherd_plane plane;
     int64_t ran_ns;
+    char *why_not; /* as the first client has it that has one */
 };
 
-void bench_totals_add(struct bench_totals *totals, const struct bench_client *client);
+/* Takes the client's text over. */
+void bench_totals_add(struct bench_totals *totals, struct bench_client *client);
 
 void bench_print_people(const struct bench_plan *plan, const struct bench_totals *totals);
 void bench_print_json(

@@ -87,6 +87,15 @@ class Bench(harness.TestCase):
         told = self.bench(instance, "sys.sleep", "--args", "600000", "--timeout", "0.01", "--seconds", "0.1")
         self.assertEqual(told["ends"]["expired"], told["submitted"])
 
+    def test_where_not_one_was_done_it_says_why(self):
+        instance = self.start("--shards", "1")
+        for method, why in (("no.such", "no such method"), ("sys.sleep", "sys.sleep: the argument is")):
+            for plane in ("data", "control"):
+                with self.subTest(method=method, plane=plane):
+                    result = instance.command("bench", method, "--args", "x", "--seconds", "0.1", "--plane", plane)
+                    self.assertRefused(result, f"bench: not one was done: {why}")
+        self.assertEqual(instance.stop(), 0)
+
     def test_blocks_of_a_file_are_read_at_random_or_in_order(self):
         with open(self.file, "wb") as file:
             file.write(os.urandom(20 * BLOCK + 1))
