@@ -156,6 +156,23 @@ static void turn(struct rig_end *end)
     aio_context_set_current(NULL);
 }
 
+static void open_two(struct rig *rig, struct rig_end ends[2])
+{
+    n_runs = n_ended = n_expired = 0;
+    rig_open(rig, 2, &hogs);
+    for (uint32_t peer = 0; peer < 2; peer++) {
+        rig_begin(rig, peer, &ends[peer]);
+        turn(&ends[peer]);
+    }
+}
+
+static void close_two(struct rig *rig, struct rig_end ends[2])
+{
+    for (uint32_t peer = 0; peer < 2; peer++)
+        rig_finish(&ends[peer]);
+    rig_close(rig);
+}
+
 /* All of them come in one batch, and have 20 ms. */
 static void calls_that_became_late_while_others_of_their_batch_ran_are_not_begun(void **state)
 {
@@ -164,12 +181,7 @@ static void calls_that_became_late_while_others_of_their_batch_ran_are_not_begun
     struct mesh_call calls[N_CALLS];
 
     (void)state;
-    n_runs = n_ended = n_expired = 0;
-    rig_open(&rig, 2, &hogs);
-    for (uint32_t peer = 0; peer < 2; peer++) {
-        rig_begin(&rig, peer, &ends[peer]);
-        turn(&ends[peer]);
-    }
+    open_two(&rig, ends);
     for (uint32_t i = 0; i < N_CALLS; i++) {
         calls[i] = (struct mesh_call){.target = 1, .deadline_ns = in_ms(20), .done = on_done};
         assert_int_equal(mesh_call_start(ends[0].mesh, &calls[i]), 0);
@@ -180,9 +192,7 @@ static void calls_that_became_late_while_others_of_their_batch_ran_are_not_begun
     }
     assert_in_range(n_runs, 0, 1); /* 0: this test stood still for 20 ms */
     assert_true(n_expired >= N_CALLS - 1);
-    for (uint32_t peer = 0; peer < 2; peer++)
-        rig_finish(&ends[peer]);
-    rig_close(&rig);
+    close_two(&rig, ends);
 }
 
 /* Its method is known to take an hour, and there is a minute. */
@@ -194,12 +204,7 @@ static void a_call_that_would_end_too_late_is_not_begun(void **state)
     struct mesh_call call;
 
     (void)state;
-    n_runs = n_ended = n_expired = 0;
-    rig_open(&rig, 2, &hogs);
-    for (uint32_t peer = 0; peer < 2; peer++) {
-        rig_begin(&rig, peer, &ends[peer]);
-        turn(&ends[peer]);
-    }
+    open_two(&rig, ends);
     serve_pace(ends[1].mesh)->held_ns[0] = hour_ns;
     serve_pace(ends[1].mesh)->late_ns = aio_clock_ns() + hour_ns; /* behind, and so it stays */
     call = (struct mesh_call){.target = 1, .deadline_ns = in_ms(60 * 1000), .done = on_done};
@@ -210,9 +215,7 @@ static void a_call_that_would_end_too_late_is_not_begun(void **state)
     }
     assert_int_equal(n_runs, 0);
     assert_int_equal(n_expired, 1);
-    for (uint32_t peer = 0; peer < 2; peer++)
-        rig_finish(&ends[peer]);
-    rig_close(&rig);
+    close_two(&rig, ends);
 }
 
 int main(void)

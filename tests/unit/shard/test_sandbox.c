@@ -1,15 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * Each attempt is made by a child of its own that has entered the sandbox of a role: it ends with
- * the errno it got, with 0 where it was let through, or by SIGSYS.
- */
+/* What is tried from within a sandbox, and what still works there. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
 #include <linux/io_uring.h>
-#include <linux/landlock.h>
 #include <linux/sockios.h>
-#include <netinet/in.h>
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -29,122 +24,14 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "runtime/aio.h"
-#include "shard/sandbox.h"
 #include "shard/sandbox_calls.h"
-
-#define DIED_OF(signum) (1000 + (signum))
-
-struct fixture {
-    struct sandbox *sandbox;
-    char *missing;
-    char dir[64]; /* with "ro", "rw" and "out", a file in each */
-};
-
-static struct fixture fixture;
-
-static const char *in_dir(const char *name)
-{
-    static char path[128];
-
-    snprintf(path, sizeof(path), "%s/%s", fixture.dir, name);
-    return path;
-}
-
-static void make_file(const char *name)
-{
-    int fd = open(in_dir(name), O_CREAT | O_WRONLY | O_CLOEXEC, 0666);
-
-    assert_true(fd >= 0);
-    assert_int_equal(write(fd, "x", 1), 1);
-    close(fd);
-}
-
-static int set_up(void **state)
-{
-    static const char *const folders[] = {"ro", "rw", "out"};
-    static const char *const files[] = {"ro/file", "rw/file", "out/file"};
-    char *error = NULL;
-
-    (void)state;
-    strcpy(fixture.dir, "/tmp/test-sandbox-XXXXXX");
-    assert_non_null(mkdtemp(fixture.dir));
-    for (size_t i = 0; i < 3; i++)
-        assert_int_equal(mkdir(in_dir(folders[i]), 0700), 0);
-    for (size_t i = 0; i < 3; i++)
-        make_file(files[i]);
-    assert_int_equal(sandbox_new(&fixture.sandbox, &fixture.missing, &error), 0);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    static const char *const paths[] = {
-        "ro/file", "rw/file", "out/file", "rw/new", "ro", "rw", "out", ""};
-
-    (void)state;
-    sandbox_free(fixture.sandbox);
-    free(fixture.missing);
-    for (size_t i = 0; i < sizeof(paths) / sizeof(*paths); i++)
-        remove(in_dir(paths[i]));
-    return 0;
-}
-
-/* ---- attempts ---- */
-
-typedef long attempt_fn(void); /* as a system call: negative, and errno */
-
-static uint16_t port; /* 0: none that may be bound */
-
-static void enter(enum sandbox_role role, bool sockets)
-{
-    struct sandbox_paths paths = {.needs_sockets = sockets, .binds_port = port != 0, .port = port};
-    char *error = NULL;
-
-    if (sandbox_paths_add(&paths, in_dir("ro"), false) < 0 ||
-        sandbox_paths_add(&paths, in_dir("rw"), true) < 0 ||
-        sandbox_paths_add(&paths, in_dir("is not there"), true) < 0 ||
-        sandbox_enter(fixture.sandbox, role, &paths, &error) < 0) {
-        fprintf(stderr, "%s\n", error ? error : "no memory");
-        _exit(255);
-    }
-    sandbox_paths_deinit(&paths);
-}
-
-static int try_in(enum sandbox_role role, bool sockets, attempt_fn *attempt)
-{
-    const struct rlimit no_core = {0, 0};
-    int status;
-    pid_t pid = fork();
-
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        setrlimit(RLIMIT_CORE, &no_core);
-        for (int signum = 1; signum < SIGRTMIN; signum++)
-            signal(signum, SIG_DFL); /* not cmocka's handlers */
-        enter(role, sockets);
-        _exit(attempt() < 0 ? errno : 0);
-    }
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    return WIFSIGNALED(status) ? DIED_OF(WTERMSIG(status)) : WEXITSTATUS(status);
-}
-
-static int try_as_shard(attempt_fn *attempt)
-{
-    return try_in(SANDBOX_SHARD, false, attempt);
-}
-
-#define NEEDS(what)                                           \
-    do {                                                      \
-        if (fixture.missing && strstr(fixture.missing, what)) \
-            skip(); /* this kernel or container has none */   \
-    } while (0)
+#include "tests/unit/shard/sandbox_fixture.h"
 
 static char *const no_args[] = {(char *)"/bin/true", NULL};
 
@@ -303,133 +190,6 @@ static void sockets_are_made_by_who_says_that_it_needs_them(void **state)
     assert_int_equal(try_in(SANDBOX_GATEWAY, false, make_socket), 0);
     assert_int_equal(try_in(SANDBOX_GATEWAY, false, make_packet_socket), DIED_OF(SIGSYS));
     assert_int_equal(try_as_shard(use_a_pair), 0);
-}
-
-/* ---- TCP and abstract sockets ---- */
-
-/* Of this process, and outside of every sandbox. */
-struct listeners {
-    int tcp, abstract;
-    struct sockaddr_in tcp_address;
-    struct sockaddr_un abstract_address;
-    socklen_t abstract_len;
-};
-
-static struct listeners listeners;
-
-static int landlock_abi(void)
-{
-    return (int)syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
-}
-
-static int set_up_listeners(void **state)
-{
-    struct sockaddr_in *tcp = &listeners.tcp_address;
-    struct sockaddr_un *abstract = &listeners.abstract_address;
-    socklen_t len = sizeof(*tcp);
-
-    (void)state;
-    *tcp = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    listeners.tcp = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_int_equal(bind(listeners.tcp, (struct sockaddr *)tcp, len), 0);
-    assert_int_equal(listen(listeners.tcp, 8), 0);
-    assert_int_equal(getsockname(listeners.tcp, (struct sockaddr *)tcp, &len), 0);
-
-    /* The kernel picks its name. */
-    *abstract = (struct sockaddr_un){.sun_family = AF_UNIX};
-    listeners.abstract = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    len = sizeof(abstract->sun_family);
-    assert_int_equal(bind(listeners.abstract, (struct sockaddr *)abstract, len), 0);
-    assert_int_equal(listen(listeners.abstract, 8), 0);
-    listeners.abstract_len = sizeof(*abstract);
-    assert_int_equal(
-        getsockname(listeners.abstract, (struct sockaddr *)abstract, &listeners.abstract_len), 0);
-    return 0;
-}
-
-static int tear_down_listeners(void **state)
-{
-    (void)state;
-    close(listeners.tcp);
-    close(listeners.abstract);
-    return 0;
-}
-
-static long connect_tcp(void)
-{
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    const struct sockaddr_in *to = &listeners.tcp_address;
-
-    return fd < 0 ? -1 : connect(fd, (const struct sockaddr *)to, sizeof(*to));
-}
-
-/* EADDRINUSE is what only who may bind is told. */
-static long bind_tcp(void)
-{
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    const struct sockaddr_in *to = &listeners.tcp_address;
-
-    return fd < 0 ? -1 : bind(fd, (const struct sockaddr *)to, sizeof(*to));
-}
-
-static long bind_any_tcp(void)
-{
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    struct sockaddr_in to = listeners.tcp_address;
-
-    to.sin_port = 0;
-    return fd < 0 ? -1 : bind(fd, (const struct sockaddr *)&to, sizeof(to));
-}
-
-static long connect_abstract(void)
-{
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    const struct sockaddr_un *to = &listeners.abstract_address;
-
-    return fd < 0 ? -1 : connect(fd, (const struct sockaddr *)to, listeners.abstract_len);
-}
-
-static int try_as_gateway(attempt_fn *attempt)
-{
-    return try_in(SANDBOX_GATEWAY, false, attempt);
-}
-
-static void who_may_make_sockets_reaches_no_port_but_a_service_that_says_so(void **state)
-{
-    (void)state;
-    NEEDS("Landlock");
-    if (landlock_abi() < 4)
-        skip();
-    assert_int_equal(try_as_gateway(connect_tcp), EACCES);
-    assert_int_equal(try_as_gateway(bind_tcp), EACCES);
-    assert_int_equal(try_as_gateway(bind_any_tcp), EACCES);
-    assert_int_equal(try_in(SANDBOX_SHARD, true, connect_tcp), 0);
-    assert_int_equal(try_in(SANDBOX_SHARD, true, bind_tcp), EADDRINUSE);
-}
-
-static void a_port_that_is_named_is_bound_and_no_other(void **state)
-{
-    (void)state;
-    NEEDS("Landlock");
-    if (landlock_abi() < 4)
-        skip();
-    port = ntohs(listeners.tcp_address.sin_port);
-    int named = try_as_gateway(bind_tcp), any = try_as_gateway(bind_any_tcp);
-    int connected = try_as_gateway(connect_tcp);
-    port = 0;
-    assert_int_equal(named, EADDRINUSE);
-    assert_int_equal(any, EACCES);
-    assert_int_equal(connected, EACCES);
-}
-
-static void abstract_sockets_of_others_are_out_of_reach(void **state)
-{
-    (void)state;
-    NEEDS("Landlock");
-    if (landlock_abi() < 6)
-        skip();
-    assert_int_equal(try_as_gateway(connect_abstract), EPERM);
-    assert_int_equal(try_in(SANDBOX_SHARD, true, connect_abstract), 0);
 }
 
 /* ---- files ---- */
@@ -733,13 +493,6 @@ int main(void)
         cmocka_unit_test(what_serves_no_shard_and_no_gateway_ends_them),
         cmocka_unit_test(no_memory_becomes_code),
         cmocka_unit_test(sockets_are_made_by_who_says_that_it_needs_them),
-        cmocka_unit_test_setup_teardown(
-            who_may_make_sockets_reaches_no_port_but_a_service_that_says_so, set_up_listeners,
-            tear_down_listeners),
-        cmocka_unit_test_setup_teardown(
-            a_port_that_is_named_is_bound_and_no_other, set_up_listeners, tear_down_listeners),
-        cmocka_unit_test_setup_teardown(
-            abstract_sockets_of_others_are_out_of_reach, set_up_listeners, tear_down_listeners),
         cmocka_unit_test(files_are_those_that_were_named),
         cmocka_unit_test(others_are_not_read),
         cmocka_unit_test(a_signal_goes_to_nobody_else_whatever_the_kernel_scopes),
