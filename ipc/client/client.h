@@ -129,7 +129,8 @@ SHERD_API uint32_t sherd_client_n_shards(const struct sherd_client *client);
 
 enum sherd_request_flags {
     SHERD_TO_SHARD = 1u << 0, /* to `shard`; else to the owner of the key, else where the method
-                                 belongs by its own rule, else anywhere */
+                                 belongs by its own rule, else anywhere: on the data plane always
+                                 to one shard, this client's home */
     SHERD_URGENT =
         1u << 1, /* overtakes what waits, here and there, of this client's and of others';
                                  but has no more of a shard's time, and of the quotas. For the few
