@@ -395,7 +395,7 @@ int registry_hash(const struct registry *registry, uint32_t method, const void *
     const struct entry *entry = &registry->services[registry->methods[method].service];
     if (!entry->service->hash)
         return -ENOENT;
-    return entry->service->hash(method - entry->first_method, args, len, ret_hash);
+    return entry->service->hash(method - entry->first_method, args ? args : "", len, ret_hash);
 }
 
 /* ---- a shard's life ---- */

@@ -145,7 +145,8 @@ struct service {
     void (*stop)(void *state);
     /* Which shard owns a call that names none: a hash of its key, of which the 16,384 slots are
      * taken. method is the place in methods. 0 with *ret_hash, or -errno: anywhere. Runs in the
-     * gateway; args are a private copy. NULL: anywhere. */
+     * gateway, and in shards for local clients; args are a private copy, and not NULL. NULL:
+     * anywhere. */
     int (*hash)(uint32_t method, const void *args, size_t len, uint64_t *ret_hash);
     /* In the supervisor, once, when all settings are known: service_plan_region() and
      * service_listen(). 0, or -errno with a text in ret_error (free() it): the instance does not

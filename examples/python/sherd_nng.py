@@ -25,6 +25,7 @@ import time
 import sherd_pb2 as wire
 
 NNG_FLAG_ALLOC = 1
+NNG_FLAG_NONBLOCK = 2
 NNG_DURATION_INFINITE = -1
 WAIT_MS = 5000
 PAUSE = 0.05  # seconds, where the gateway does not say
@@ -61,11 +62,19 @@ class Connection:
         self.check(nng.nng_socket_set_ms(self.socket, b"req:resend-time", NNG_DURATION_INFINITE))
         for limit in (b"recv-timeout", b"send-timeout"):
             self.check(nng.nng_socket_set_ms(self.socket, limit, 2 * WAIT_MS))
-        dialer = Dialer()
-        self.check(nng.nng_dialer_create(ctypes.byref(dialer), self.socket, url.encode()))
-        if url.startswith("tls+tcp:"):
-            self.check(nng.nng_dialer_set_string(dialer, b"tls-ca-file", os.environb[b"SHERD_TLS_CA"]))
-        self.check(nng.nng_dialer_start(dialer, 0))
+        self.url, self.dialer = url, Dialer()
+        self.dial(0)
+
+    def dial(self, flags):
+        self.check(nng.nng_dialer_create(ctypes.byref(self.dialer), self.socket, self.url.encode()))
+        if self.url.startswith("tls+tcp:"):
+            self.check(nng.nng_dialer_set_string(self.dialer, b"tls-ca-file", os.environb[b"SHERD_TLS_CA"]))
+        self.check(nng.nng_dialer_start(self.dialer, flags))
+
+    def redial(self):
+        """Where nothing came back: a dialer of nng 1.5.2 gives up for good if the other side dies as they meet."""
+        nng.nng_dialer_close(self.dialer)
+        self.dial(NNG_FLAG_NONBLOCK)
 
     @staticmethod
     def check(result):
@@ -114,6 +123,7 @@ class Client:
             except Broken:
                 if not self.session:
                     raise
+                self.connection.redial()
             except Refused as refused:
                 if refused.number != errno.EAGAIN:  # more sessions than there may be: some end
                     raise
@@ -141,7 +151,7 @@ class Client:
             try:
                 return action()
             except Broken:
-                pass
+                self.connection.redial()
             except Refused as refused:
                 if refused.number != errno.ESTALE:  # this connection has no session yet
                     raise

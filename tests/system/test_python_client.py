@@ -21,7 +21,9 @@ fetch = sherd_nng.Client.fetch
 def fetch_when_told(self):
     sherd_nng.Client.fetch = fetch
     print("submitted", flush=True)
-    sys.stdin.readline()
+    if sys.stdin.readline() == "lose the dialer\\n":
+        sherd_nng.nng.nng_dialer_close(self.connection.dialer)
+        sherd_nng.nng.nng_socket_set_ms(self.connection.socket, b"send-timeout", 500)
     return fetch(self)
 sherd_nng.Client.fetch = fetch_when_told
 sys.exit(sherd_nng.main())
@@ -133,6 +135,11 @@ class PythonClient(harness.TestCase):
         self.assertEqual(end_of(process), (0, "".join(f"{i}\n" for i in range(200)), ""))
         with open(self.notes) as file:
             self.assertEqual(sorted(map(int, file.read().split())), list(range(200)))
+
+    def test_a_dialer_that_has_given_up_is_made_anew(self):
+        process = self.begin_and_pause("sys.echo", "text")
+        process.stdin.write("lose the dialer\n")
+        self.assertEqual(end_of(process), (0, "text\n", ""))
 
     def test_an_answer_that_went_with_a_gateway_is_had_again_or_said_to_be_gone(self):
         for method, begin in (("sys.echo", ""), ("sys.note", f"{self.notes} ")):
