@@ -254,8 +254,8 @@ static ssize_t coroutine_fn NOINLINE run_again(
     }
 }
 
-/* The file behind AIO_WORKER_FD(fd), or AIO_FIXED_FD(place). A path's folder goes by its fd on every
- * engine. */
+/* The file behind AIO_WORKER_FD(fd), or AIO_FIXED_FD(place). A path's folder goes by its fd on
+ * every engine. */
 static int NOINLINE resolve_mark(AioContext *ctx, struct disk_request *request)
 {
     if (!disk_fd_is_fixed(request->fd)) {

@@ -48,10 +48,10 @@ struct open_how;
 struct statx;
 
 /*
- * In the place of fd, or dirfd: the call is made by a worker thread, whatever the engine, and nothing
- * is tried in the loop. For files, and opens, of a file system that may not answer (FUSE, NFS): the
- * kernel's interfaces take them for ones that do not wait, and so would hold the loop until it does.
- * An fd is below 2^29.
+ * In the place of fd, or dirfd: the call is made by a worker thread, whatever the engine, and
+ * nothing is tried in the loop. For files, and opens, of a file system that may not answer (FUSE,
+ * NFS): the kernel's interfaces take them for ones that do not wait, and so would hold the loop
+ * until it does. An fd is below 2^29.
  */
 #define AIO_WORKER_FD(fd) ((fd) - (1 << 30))
 

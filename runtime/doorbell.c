@@ -23,7 +23,8 @@
  *   KNOCK  notified = 1      write of the      seq_cst fence in knock,     woken, and asleep again
  *                            eventfd           and SLEEP's in prepare_     on work that it did not
  *                                              sleep, after the read       see (not on Linux, where
- *                                                                          the eventfd's lock orders)
+ *                                                                          the eventfd's lock
+ *                                                                          orders)
  *   TAKE   notified = 0      loads of work     seq_cst fence in accept     work is seen a turn late:
  *                                                                          the look behind SLEEP's
  *                                                                          fence finds it

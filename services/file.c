@@ -113,8 +113,8 @@ static int coroutine_fn take_room_co(struct file_job *job, size_t len, void **re
     return r == 0 && waits ? file_job_open_regular_co(job, O_RDONLY) : r;
 }
 
-/* In steps, so that a long one ends when nobody waits for it any more. Bytes read, fewer only at the
- * end of the file; or -errno, with a text. */
+/* In steps, so that a long one ends when nobody waits for it any more. Bytes read, fewer only at
+ * the end of the file; or -errno, with a text. */
 static ssize_t coroutine_fn read_steps_co(struct file_job *job, uint8_t *to, size_t len)
 {
     size_t done = 0;
@@ -434,9 +434,9 @@ static int start(struct service_home *home, const void *config, void **ret_state
     return 0;
 }
 
-/* By path, for all methods alike that have one, so that small requests about a file meet in one shard.
- * Nothing is kept by path there, so large reads and writes stay where their client's memory is. Who
- * has a handle says the shard. */
+/* By path, for all methods alike that have one, so that small requests about a file meet in one
+ * shard. Nothing is kept by path there, so large reads and writes stay where their client's memory
+ * is. Who has a handle says the shard. */
 static int hash(uint32_t method, const void *args, size_t len, uint64_t *ret_hash)
 {
     if (method >= FIRST_OF_HANDLES)

@@ -9,9 +9,9 @@
 #include "runtime/disk.h"
 
 /*
- * What is in the kernel's cache is copied by a call that never waits (RWF_NOWAIT), here in the loop:
- * that takes less than the way through the engine and back. The rest, and all of what is read past
- * the cache, goes through the engine.
+ * What is in the kernel's cache is copied by a call that never waits (RWF_NOWAIT), here in the
+ * loop: that takes less than the way through the engine and back. The rest, and all of what is read
+ * past the cache, goes through the engine.
  *
  * What file.pwrite writes may lie in the caller's memory: it is not looked at, and goes to the disk
  * from there. Of its span, which lies behind it, one copy is made, and that is used.

@@ -67,7 +67,8 @@ int coroutine_fn file_job_take_piece_co(struct file_job *job);
  * -errno with a text. */
 int coroutine_fn file_job_open_regular_co(struct file_job *job, uint64_t flags);
 
-/* 0, or why the answer to the struct service_call is not wanted any more: -ETIMEDOUT, -ECANCELED. */
+/* 0, or why the answer to the struct service_call is not wanted any more: -ETIMEDOUT,
+ * -ECANCELED. */
 int file_job_may_go_on(const void *call);
 
 /* Fail with "METHOD: text", consuming text, which may be NULL, and with "METHOD: PATH: doing: what

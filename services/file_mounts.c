@@ -13,13 +13,13 @@
 #include "runtime/thread_pool.h"
 
 /*
- * statfs(2) tells a file system's type, but asks the file system for it, as most calls do. Two things
- * can be had without: statx() with AT_STATX_DONT_SYNC answers from memory, and says by which mount a
- * file was reached. So a worker asks for the type, once for each mount.
+ * statfs(2) tells a file system's type, but asks the file system for it, as most calls do. Two
+ * things can be had without: statx() with AT_STATX_DONT_SYNC answers from memory, and says by which
+ * mount a file was reached. So a worker asks for the type, once for each mount.
  *
- * The number of a mount is used again after an unmount, but for Linux 6.8's, which is not. Where that
- * is not to be had what was learnt is believed for BELIEVED_NS: who mounts another file system in the
- * place of one, and it does not answer, holds a shard once at most.
+ * The number of a mount is used again after an unmount, but for Linux 6.8's, which is not. Where
+ * that is not to be had what was learnt is believed for BELIEVED_NS: who mounts another file system
+ * in the place of one, and it does not answer, holds a shard once at most.
  *
  * What is quick is a list of types, and all others are not: to be wrong there costs a wake-up of a
  * worker; to be wrong the other way, the shard. An overlay is as quick as what it lies over, which

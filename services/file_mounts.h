@@ -3,14 +3,14 @@
 /*
  * file_mounts - which file systems answer at once, and which may let one wait
  *
- * Why:         a file system in user space or across a network may not answer for long, or ever. Who
- *              asks it anything waits, and io_uring and linux-aio ask it in the thread that submits: a
- *              shard's loop must not.
+ * Why:         a file system in user space or across a network may not answer for long, or ever.
+ *              Who asks it anything waits, and io_uring and linux-aio ask it in the thread that
+ *              submits: a shard's loop must not.
  * Use:         r = file_mounts_look_co(mounts, fd, &look);
  *              co_pread(look.is_quick ? fd : AIO_WORKER_FD(fd), …)
  * Concurrency: coroutine of a context, always the same one.
- * Lifetime:    of the shard's struct file_roots; what is known of a mount is forgotten for another's
- *              sake at any time.
+ * Lifetime:    of the shard's struct file_roots; what is known of a mount is forgotten for
+ *              another's sake at any time.
  */
 #include <stdbool.h>
 #include <stdint.h>

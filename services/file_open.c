@@ -30,10 +30,11 @@
  * path is in the kernel's cache; /proc/self/fd, which would lead to that very file, costs more.
  *
  * Opening asks the file system too, and one that does not answer would hold the loop, though all of
- * the path is cached: so files of such a one, and those that are to be made, are opened by a worker.
+ * the path is cached: so files of such a one, and those that are to be made, are opened by a
+ * worker.
  *
- * fcntl(), and close() of what O_PATH opened, are not worth a trip through the engine: what they want
- * is in memory.
+ * fcntl(), and close() of what O_PATH opened, are not worth a trip through the engine: what they
+ * want is in memory.
  */
 
 /* "PATH: what error means", and what to do where that is known. Returns error. */

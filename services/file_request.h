@@ -32,7 +32,7 @@ struct file_request_split {
  * -ENAMETOOLONG: its path has PATH_MAX bytes or more, and ret->data is that path; -ENOMEM. */
 int file_request_split(const uint8_t *args, size_t len, struct file_request_split *ret);
 
-/* The same, and *ret_request, in arena, is the request without its data. Of ret_split, data alone is
- * of use then. */
+/* The same, and *ret_request, in arena, is the request without its data. Of ret_split, data alone
+ * is of use then. */
 int file_request_unpack(const void *args, size_t len, struct arena *arena,
     struct file_request_split *ret_split, Sherd__File__Request **ret_request);

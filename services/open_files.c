@@ -90,7 +90,8 @@ static bool goes_before(const struct open_file *file, const struct open_file *ot
     return n != n_other ? n > n_other : file->used < other->used;
 }
 
-/* Where no place is free: of whoever has most, which is the one who wants it where nobody has more. */
+/* Where no place is free: of whoever has most, which is the one who wants it where nobody has
+ * more. */
 static struct open_file *find_victim(struct open_files *files, uint64_t owner)
 {
     uint32_t n_own = count_of(files, owner);

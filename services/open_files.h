@@ -10,9 +10,10 @@
  * Lifetime:    of the shard: a handle means nothing to its replacement, and nothing any more once
  *              its file was closed, by order or to make room for another one.
  *
- * A file is its owner's (struct service_caller): to others there is none of that handle. There are at
- * most OPEN_FILES, and OPEN_FILES_EACH of an owner. One more closes one of its own, or, where there
- * are too many of all, one of whoever has most: of these the one that has not been used for longest.
+ * A file is its owner's (struct service_caller): to others there is none of that handle. There are
+ * at most OPEN_FILES, and OPEN_FILES_EACH of an owner. One more closes one of its own, or, where
+ * there are too many of all, one of whoever has most: of these the one that has not been used for
+ * longest.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -40,9 +41,9 @@ struct open_files;
 struct open_files *open_files_new(void); /* NULL: no memory */
 void open_files_free(struct open_files *files);
 
-/* Takes over file->fd; of file are read fd, io_fd, owner and what may be done with it. *ret_evicted is the fd
- * to be closed instead, or -1. 0; -EMFILE: all that might be closed are in use; -errno: no handle can be
- * made. Where it fails fd is the caller's still. */
+/* Takes over file->fd; of file are read fd, io_fd, owner and what may be done with it. *ret_evicted
+ * is the fd to be closed instead, or -1. 0; -EMFILE: all that might be closed are in use; -errno:
+ * no handle can be made. Where it fails fd is the caller's still. */
 int open_files_add(
     struct open_files *files, const struct open_file *file, uint64_t *ret_handle, int *ret_evicted);
 
@@ -55,6 +56,7 @@ int open_files_give(struct open_file *file);
 /* Nobody gets it any more. The fd to be closed, -1 where somebody uses it still, or -ESTALE. */
 int open_files_close(struct open_files *files, uint64_t owner, uint64_t handle);
 
-/* All of the owner's. Returns how many fds, of those nobody uses, are to be closed by the caller. */
+/* All of the owner's. Returns how many fds, of those nobody uses, are to be closed by the
+ * caller. */
 uint32_t open_files_close_all(
     struct open_files *files, uint64_t owner, int ret_fds[OPEN_FILES_EACH]);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Questions, and answers, lie one behind the other in a message, each with its length before it. A
- * shard answers as many as fit and leaves the rest, which it has not begun with; who asked keeps the
- * text of all questions, and passes each as its answer is taken, so that what has to be asked next
- * is what is left of that text.
+ * shard answers as many as fit and leaves the rest, which it has not begun with; who asked keeps
+ * the text of all questions, and passes each as its answer is taken, so that what has to be asked
+ * next is what is left of that text.
  */
 #include "shard/batch.h"
 

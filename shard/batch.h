@@ -17,8 +17,8 @@
  * Lifetime:    batch_open() to batch_close(), within the method or connection
  * Not here:    an order among shards: each answers its own questions in the order of asking
  *
- * Where not all questions fit into one message, or not all answers, the rest is asked as the answers
- * are taken. What was answered is never asked again.
+ * Where not all questions fit into one message, or not all answers, the rest is asked as the
+ * answers are taken. What was answered is never asked again.
  */
 #include "shard/bytes.h"
 #include "shard/service.h"
@@ -49,10 +49,10 @@ int batch_ask(struct batch *batch, uint32_t shard, const void *args, size_t len)
 void coroutine_fn batch_run(struct batch *batch, const char *method);
 
 /*
- * That shard's next answer, which lies in the batch until its next one is taken, or batch_clear(). 0;
- * -ENOENT: it was not asked so often; -errno of another shard, as service_call_shard(), or its
- * function's: each question of that call gets it, and each behind them; of this shard: its function's,
- * for this question alone. May wait. coroutine_fn.
+ * That shard's next answer, which lies in the batch until its next one is taken, or batch_clear().
+ * 0; -ENOENT: it was not asked so often; -errno of another shard, as service_call_shard(), or its
+ * function's: each question of that call gets it, and each behind them; of this shard: its
+ * function's, for this question alone. May wait. coroutine_fn.
  */
 int coroutine_fn batch_answer(
     struct batch *batch, uint32_t shard, const void **ret_data, size_t *ret_len);
@@ -60,6 +60,6 @@ int coroutine_fn batch_answer(
 void batch_clear(struct batch *batch);
 
 /* The method that other shards are asked by. What it returns, the method does. -EBADMSG: the
- * arguments are not those of a batch; -EMSGSIZE: an answer was longer than it may be; -ENOMEM; others
- * are the function's, or service_reply()'s. coroutine_fn. */
+ * arguments are not those of a batch; -EMSGSIZE: an answer was longer than it may be; -ENOMEM;
+ * others are the function's, or service_reply()'s. coroutine_fn. */
 int coroutine_fn batch_serve(struct service_call *call, batch_answer_fn *answer);

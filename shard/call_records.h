@@ -88,9 +88,9 @@ enum call_flags { CALL_IDEMPOTENT = 1u << 0 };
 SEGMENT_STRUCT(serve_slot, SERVE_SLOT_FIELDS);
 
 /* part_head.running: home(8) | caller(8) | slot(16) | the low 32 bits of the generation. A shard
- * does not call itself over the rings: where it is its own caller the slot is one of its ledger, and
- * generations begin at 1, so it is never 0. The generation's other bits are those of
- * the home's started word, which stays until this call has ended. */
+ * does not call itself over the rings: where it is its own caller the slot is one of its ledger,
+ * and generations begin at 1, so it is never 0. The generation's other bits are those of the home's
+ * started word, which stays until this call has ended. */
 static inline uint64_t running_word(
     uint32_t home, uint32_t caller, uint32_t slot, uint64_t generation)
 {

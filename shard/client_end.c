@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What is watched stands in the shard's private memory; whether it is over, in the rows of clients and
- * sessions in the gateway's part. The gateway only says "look", by a count of those that have ended, and
- * rings the shards that watch anything. So it costs the same however many end together, nothing where
- * nobody is watched, and waits for no slot of the mesh.
+ * What is watched stands in the shard's private memory; whether it is over, in the rows of clients
+ * and sessions in the gateway's part. The gateway only says "look", by a count of those that have
+ * ended, and rings the shards that watch anything. So it costs the same however many end together,
+ * nothing where nobody is watched, and waits for no slot of the mesh.
  *
  * Orderings    first             then               ordered by                   if broken
  *   OVER     row says: over    n_watched is read    full fence on both sides,    neither sees the other:

@@ -3,11 +3,11 @@
 /*
  * client_end - services learn that somebody for whom they keep something has ended
  *
- * Why:         what a client leaves in a shard, as open files, is to go with it, also in shards that
- *              it never opened and that its requests only came to.
- * Use:         shard: client_end_watch(mesh, culprit_of(origin), service); then the service's gone()
- *              gateway: client_end_tell() each time after the row of a client or a session says that
- *              it is over; once also for a start, for what its predecessor did not get to
+ * Why:         what a client leaves in a shard, as open files, is to go with it, also in shards
+ *              that it never opened and that its requests only came to.
+ * Use:         shard: client_end_watch(mesh, culprit_of(origin), service); then the service's
+ *              gone() gateway: client_end_tell() each time after the row of a client or a session
+ *              says that it is over; once also for a start, for what its predecessor did not get to
  * Concurrency: owner loop
  * Lifetime:    of what is watched: the shard's; its replacement begins with nothing, and so do the
  *              services there

@@ -141,7 +141,8 @@ static bool head_is_sane(const struct dead_letter_head *head)
            head->args_len <= SEGMENT_PAYLOAD_MAX;
 }
 
-/* The records as crash_record_read() has them: each is checked, and voided where it makes no sense. */
+/* The records as crash_record_read() has them: each is checked, and voided where it makes no
+ * sense. */
 static void check_crashes(struct dead_letter *letter)
 {
     for (uint32_t i = 0; i < DEAD_LETTER_CRASHES; i++) {

@@ -9,8 +9,8 @@
  * Use:         dead_letter_write(dir, &letter, name), in a thread that may block
  *              tool: dead_letter_list(), dead_letter_read(), dead_letter_free()
  * Concurrency: any process; a letter appears whole or not at all
- * Lifetime:    a letter stays, over restarts of the instance, until somebody removes the file. There
- *              is room for DEAD_LETTERS_MAX in a directory.
+ * Lifetime:    a letter stays, over restarts of the instance, until somebody removes the file.
+ *              There is room for DEAD_LETTERS_MAX in a directory.
  * Not here:    when a call becomes one (shard/poison.h)
  *
  * Files dead-letter-1 … in the instance's directory, 0600: struct dead_letter_head, then the crash

@@ -7,7 +7,8 @@
  * Use:         segment_init() writes it; whoever reads by name uses segment_view.h.
  * Concurrency: written before the first fork, constant after
  * Lifetime:    the segment's
- * Not here:    the fields (the tables in segment.h, *_records.h, message.h), the regions (the table in regions.h)
+ * Not here:    the fields (the tables in segment.h, *_records.h, message.h), the regions (the table
+ *              in regions.h)
  *
  *   super.layout_off  +--------------+
  *                     | layout_head  |  how many of each follow, and how large one is

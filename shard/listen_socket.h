@@ -3,8 +3,8 @@
 /*
  * listen_socket - listening sockets for an address that a person wrote
  *
- * Why:         all shards accept at one address, those that replace others too: its sockets are made
- *              before the first fork, and inherited.
+ * Why:         all shards accept at one address, those that replace others too: its sockets are
+ *              made before the first fork, and inherited.
  * Use:         struct listen_socket opened;
  *              r = listen_socket_open("tcp://127.0.0.1:0", n_shards, 0, &opened, &error);
  * Concurrency: one thread

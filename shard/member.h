@@ -49,9 +49,11 @@ typedef int child_main_fn(const struct child_env *env);
 
 struct member;
 
-/* What a program adds to each shard: shard/ knows nothing of it. In its loop, outside coroutines. */
+/* What a program adds to each shard: shard/ knows nothing of it. In its loop, outside
+ * coroutines. */
 struct shard_extra {
-    /* After the services' start(), before the first call. 0 or -errno: the shard does not come up. */
+    /* After the services' start(), before the first call. 0 or -errno: the shard does not come
+     * up. */
     int (*start)(const struct child_env *env, struct member *member, void **ret_extra);
     /* Takes nothing new; to_return: a replacement will, so what comes is left where it is. */
     void (*drain)(void *extra, bool to_return);

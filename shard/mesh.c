@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Each turn of the loop the mesh takes its bitmap of senders, empties the urgent ring of each that
- * had its bit set, then takes at most NORMAL_A_TURN messages from the normal ring of each, and no more
- * once these have taken SLICE_NS, looking in between whether something urgent has come. A sender whose ring was not emptied is noted in
- * to_look, which counts as pending, so that nobody sleeps on it. Once both rings of a sender were
- * found empty and its incarnation has changed, what its death means is judged (judge.c). What the
- * turn pushes is rung once for each target by flush().
+ * had its bit set, then takes at most NORMAL_A_TURN messages from the normal ring of each, and no
+ * more once these have taken SLICE_NS, looking in between whether something urgent has come. A
+ * sender whose ring was not emptied is noted in to_look, which counts as pending, so that nobody
+ * sleeps on it. Once both rings of a sender were found empty and its incarnation has changed, what
+ * its death means is judged (judge.c). What the turn pushes is rung once for each target by
+ * flush().
  *
- * Of the last few senders the rings are looked into in every turn, and those need not set their bits
- * (hot.c); so between two ends that are awake a message costs one cache line.
+ * Of the last few senders the rings are looked into in every turn, and those need not set their
+ * bits (hot.c); so between two ends that are awake a message costs one cache line.
  *
  * The bitmap is itself what a sleeper looks at between raising notify_me and its wait, so a ring is
  * a nudge of the doorbell: no notification is left behind, and the sender touches one line.
@@ -50,8 +51,8 @@ static enum mesh_lane lane_of(const struct link *link, const struct message *mes
     return segment_slot_lane(of_caller == to_peer ? link->n_out : link->n_in, message->slot);
 }
 
-/* Field by field, as the caller has stored them a moment ago: a load of several of these at once has
- * to wait until they have left the core. */
+/* Field by field, as the caller has stored them a moment ago: a load of several of these at once
+ * has to wait until they have left the core. */
 static void write_message(struct message *to, const struct message *from, const AioContext *ctx)
 {
     to->kind = from->kind;

@@ -170,8 +170,8 @@ static inline bool path_has(uint32_t path, uint32_t shard)
 
 /* ---- mesh.c ---- */
 
-/* Publishes a message in its slot's lane; the bell is rung at the next flush. False where the peer's
- * head makes no sense, and its ring looks full. */
+/* Publishes a message in its slot's lane; the bell is rung at the next flush. False where the
+ * peer's head makes no sense, and its ring looks full. */
 bool mesh_push(struct mesh *mesh, uint32_t peer, const struct message *message);
 
 /* Counts bytes of a call or answer that is not small. */
@@ -211,8 +211,8 @@ void caller_put_free(struct mesh *mesh, uint32_t peer, uint32_t slot);
 /* Frees a slot whose answer lay in the callee's heap, and gives that buffer back. */
 void caller_free_read_slot(struct mesh *mesh, uint32_t peer, uint32_t slot, enum call_end end);
 
-/* Nobody waits for the call in the slot any more; and the callee is told, so that a method that runs
- * for long need not go on for nobody. */
+/* Nobody waits for the call in the slot any more; and the callee is told, so that a method that
+ * runs for long need not go on for nobody. */
 void caller_abandon(struct mesh *mesh, uint32_t peer, uint32_t slot);
 
 /* why: -ECANCELED, or -EOWNERDEAD where an heir says so, which has read all answers before. */
@@ -250,7 +250,8 @@ void caller_end_line(struct mesh *mesh, uint32_t peer, enum call_end end, int st
 /* Starts who waits in line for peer, as far as there are slots. */
 void caller_pump(struct mesh *mesh, uint32_t peer);
 
-/* Calls to peer fail, unless they were begun: it is given up for good, or the supervisor is gone. */
+/* Calls to peer fail, unless they were begun: it is given up for good, or the supervisor is
+ * gone. */
 bool caller_is_given_up(const struct mesh *mesh, uint32_t peer);
 
 /* Sends a call that has a slot, or waits for a buffer for its arguments first. */
@@ -272,9 +273,9 @@ bool caller_args_in_place(const struct mesh *mesh, uint32_t peer, uint32_t slot)
 /* The slot names no buffer any more; its own, if it has one, is given back. */
 void caller_give_back_args(struct mesh *mesh, uint32_t peer, uint32_t slot);
 
-/* The slot's call was started by an incarnation of peer that has died since. Where its arguments lay
- * in our heap for the method to read, and so maybe for a disk, they will be out of use, once they
- * are given back, until that one is quiet. */
+/* The slot's call was started by an incarnation of peer that has died since. Where its arguments
+ * lay in our heap for the method to read, and so maybe for a disk, they will be out of use, once
+ * they are given back, until that one is quiet. */
 void caller_leave_args(struct mesh *mesh, uint32_t peer, uint32_t slot);
 
 /* The call, which is out, ends without an answer: its room, if it has one, is the slot's where the
@@ -320,5 +321,6 @@ void serve_reclaim(struct mesh *mesh, uint32_t peer);
 
 /* ---- judge.c ---- */
 
-/* After peer's rings were drained to their ends: what its deaths up to `incarnation` mean for this end. */
+/* After peer's rings were drained to their ends: what its deaths up to `incarnation` mean for this
+ * end. */
 void judge_peer(struct mesh *mesh, uint32_t peer, uint32_t incarnation, bool failed);

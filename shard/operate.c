@@ -14,8 +14,8 @@
  * replacement. A process that dies by itself meanwhile is replaced like any other, and counts as
  * restarted.
  *
- * A client of the gateway's may have asked for a drain (member_ask()); whether it may is the gateway's
- * to know. It has no other order, and no more than ten a second, whatever it writes.
+ * A client of the gateway's may have asked for a drain (member_ask()); whether it may is the
+ * gateway's to know. It has no other order, and no more than ten a second, whatever it writes.
  *
  * A gateway refuses what is new while it finishes; it has clients of its own, who may come again.
  *

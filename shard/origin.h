@@ -3,8 +3,8 @@
 /*
  * origin - a word that says whose request a call is, or is made for, however deep within it
  *
- * Why:         who is told of a call's end when the caller has died, and who is charged for a crash,
- *              is known from the segment alone.
+ * Why:         who is told of a call's end when the caller has died, and who is charged for a
+ *              crash, is known from the segment alone.
  * Concurrency: pure functions
  *
  *     63   62 ... 56        55 ... 40             39 ... 0

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The kernel sends SIGALRM when the parent ends (PR_SET_PDEATHSIG). The first one only starts the
- * clock, whatever the loop is doing; the second, the clock's, finds no handler and ends the process.
- * One that somebody else sends while the supervisor lives does nothing.
+ * clock, whatever the loop is doing; the second, the clock's, finds no handler and ends the
+ * process. One that somebody else sends while the supervisor lives does nothing.
  */
 #include "shard/orphan_alarm.h"
 

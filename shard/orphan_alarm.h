@@ -3,8 +3,8 @@
 /*
  * orphan_alarm - the end of a process that hangs while its supervisor is dead
  *
- * Why:         an orphan leaves by itself, but for one in a callback that does not return; nobody is
- *              left to see that, and the next start would wait for it for ever.
+ * Why:         an orphan leaves by itself, but for one in a callback that does not return; nobody
+ *              is left to see that, and the next start would wait for it for ever.
  * Use:         orphan_alarm_set() in a forked child, once signals are as they are to be
  * Concurrency: the child's first thread, whose parent is the supervisor's only one
  * Not here:    how an orphan leaves in order (member.c)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What has come whole is taken request by request: each is a step for each shard that is named. Then
- * all shards are asked, and the steps' answers put into the stream in their order.
+ * What has come whole is taken request by request: each is a step for each shard that is named.
+ * Then all shards are asked, and the steps' answers put into the stream in their order.
  */
 #include "shard/pipeline.h"
 

@@ -38,13 +38,13 @@ struct pipeline;
 
 struct pipeline_rules {
     size_t request_max; /* of those that are taken: at most PIPELINE_REQUEST_MAX */
-    /* A request begins at data: pipeline_ask() names each shard that has something to say to it; where
-     * none is named it is this one. How many bytes it has; 0: it has not come whole; -errno: it
-     * is none, and the connection ends with what fail() says to that. */
+    /* A request begins at data: pipeline_ask() names each shard that has something to say to it;
+     * where none is named it is this one. How many bytes it has; 0: it has not come whole; -errno:
+     * it is none, and the connection ends with what fail() says to that. */
     ssize_t (*take)(struct pipeline *pipeline, const char *data, size_t len);
-    /* In a shard that was named: puts what it has to say, PIPELINE_ANSWER_MAX bytes at most. request
-     * may come from anybody who can call the methods. -errno: neither this one nor others that go
-     * with it are answered. */
+    /* In a shard that was named: puts what it has to say, PIPELINE_ANSWER_MAX bytes at most.
+     * request may come from anybody who can call the methods. -errno: neither this one nor others
+     * that go with it are answered. */
     int (*answer)(struct service_call *call, const void *request, size_t len, struct bytes *answer);
     /* "service.method" by which other shards are asked; the second where pipeline_once() was called
      * for one of the requests that go together, and then it is not SERVICE_IDEMPOTENT. */
@@ -62,8 +62,8 @@ struct pipeline_rules {
  * ended it. coroutine_fn. */
 int coroutine_fn pipeline_serve(struct service_call *call, const struct pipeline_rules *rules);
 
-/* The methods. As service_reply(); -EBADMSG: the arguments are not a pipeline's; -EMSGSIZE: an answer
- * was longer than it may be; -ENOMEM; or what answer() returned. coroutine_fn. */
+/* The methods. As service_reply(); -EBADMSG: the arguments are not a pipeline's; -EMSGSIZE: an
+ * answer was longer than it may be; -ENOMEM; or what answer() returned. coroutine_fn. */
 int coroutine_fn pipeline_answer(struct service_call *call, const struct pipeline_rules *rules);
 
 /* ---- in take() ---- */

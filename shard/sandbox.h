@@ -15,8 +15,8 @@
  *
  * In this order: no new privileges by exec; all capabilities, those that exec could give back too;
  * by Landlock all files but those named, TCP but for the port named, signals to, abstract sockets
- * and tracing of whoever is outside; by seccomp all system calls but those of its role. What the kernel lacks, or a container forbids, is left
- * out, and said once.
+ * and tracing of whoever is outside; by seccomp all system calls but those of its role. What the
+ * kernel lacks, or a container forbids, is left out, and said once.
  */
 #include <stdbool.h>
 #include <stddef.h>

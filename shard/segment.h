@@ -328,8 +328,8 @@ SEGMENT_STRUCT(part_head, PART_HEAD_FIELDS);
     X(r, uint64_t, spare, [2], spare, "")
 SEGMENT_STRUCT(pair_stats, PAIR_STATS_FIELDS);
 
-/* Whose rings this peer looks into in each turn, told or not: those set no bit in its bitmap. A line
- * that its senders read at each flush, and that changes seldom. */
+/* Whose rings this peer looks into in each turn, told or not: those set no bit in its bitmap. A
+ * line that its senders read at each flush, and that changes seldom. */
 #define PART_HOT_FIELDS(X, r)                             \
     X(r, uint64_t, senders, [SEGMENT_BITMAP_WORDS], word, \
         "a bit a peer that need not set its bit")         \

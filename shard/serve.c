@@ -19,7 +19,8 @@
  *   START    started word          look at caller's slot  full fence, both sides   a call both runs and is
  *                                                                                  given back
  *   TAKEN    slot given up         withdrawals            caller's release, acquire  a call is run that was
- *                                                                                 taken back long ago
+ *                                                                                 taken back long
+ *                                                                                 ago
  *   SLOT     slot's fields, args   word = waiting         word release, acquire    half a call is run
  */
 #include "shard/serve.h"

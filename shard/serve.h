@@ -61,8 +61,8 @@ struct service_call {
     void *args_copy; /* to free, or NULL */
 };
 
-/* Fills in a call of method, which is callee of service; who asked, for what, is the caller's to fill
- * in. */
+/* Fills in a call of method, which is callee of service; who asked, for what, is the caller's to
+ * fill in. */
 void serve_call_init(struct service_call *call, struct mesh *mesh, uint32_t method,
     const struct service_method *callee, uint32_t service);
 

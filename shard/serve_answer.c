@@ -7,7 +7,8 @@
  * Orderings    first                 then                   ordered by               if broken
  *   ANSWER   bytes of the answer   its message            the ring's push and pop  an older answer is read
  *   KEPT     answer_off, _len      answer_generation      release store            the replacement marks a
- *                                                                                  buffer that is none
+ *                                                                                  buffer that is
+ *                                                                                  none
  *   SLOT     see serve.c
  */
 #include "shard/serve.h"

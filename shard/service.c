@@ -308,8 +308,8 @@ int service_fail(struct service_call *call, int error, const char *format, ...)
 /* ---- calls to shards ---- */
 
 /*
- * What a call asks of others ends when nobody waits for the call itself any more: its caller took it
- * back, or has died, or its client went. 0, or -ECANCELED where that is so already.
+ * What a call asks of others ends when nobody waits for the call itself any more: its caller took
+ * it back, or has died, or its client went. 0, or -ECANCELED where that is so already.
  */
 static int coroutine_fn begin_nested(struct service_call *call, CoScope *scope)
 {

@@ -10,7 +10,8 @@
  *                  return service_reply(call, "hello", 5);
  *              }
  *              static const struct service_method methods[] = {
- *                  {.name = "hello", .run = hello, .flags = SERVICE_IDEMPOTENT, .help = "says hello"},
+ *                  {.name = "hello", .run = hello, .flags = SERVICE_IDEMPOTENT, .help = "says
+ *                  hello"},
  *              };
  *              const struct service sherd_service = {
  *                  .abi = SERVICE_ABI, .name = "greeter", .help = "greets",
@@ -130,16 +131,17 @@ struct service {
     const char *help;
     const struct service_method *methods;
     uint32_t n_methods;
-    /* For settings that no table can say (settings, below), in the supervisor, before the first fork:
-     * for each --set NAME.KEY=VALUE and, for `file`, each --root (key "root"). *config is NULL the
-     * first time and the service's to fill; every shard inherits it. 0, or -errno with a text in
-     * ret_error (free() it) and *config as good as before. NULL: takes none of these. */
+    /* For settings that no table can say (settings, below), in the supervisor, before the first
+     * fork: for each --set NAME.KEY=VALUE and, for `file`, each --root (key "root"). *config is
+     * NULL the first time and the service's to fill; every shard inherits it. 0, or -errno with a
+     * text in ret_error (free() it) and *config as good as before. NULL: takes none of these. */
     int (*configure)(void **config, const char *key, const char *value, char **ret_error);
     /* Frees what configure() made, which may be NULL. NULL: nothing to do. */
     void (*discard)(void *config);
     /* In each new shard, in its loop, before its first call and connection. 0 or -errno: the shard
-     * does not come up. config, constant from here on, is that of settings, or what configure() made,
-     * NULL where it was never called. *ret_state is handed to each call. NULL: nothing to do. */
+     * does not come up. config, constant from here on, is that of settings, or what configure()
+     * made, NULL where it was never called. *ret_state is handed to each call. NULL: nothing to
+     * do. */
     int (*start)(struct service_home *home, const void *config, void **ret_state);
     /* In a shard that leaves in order, after its last call. NULL: nothing to do. */
     void (*stop)(void *state);
@@ -160,14 +162,14 @@ struct service {
      * NULL: nothing to do. */
     void (*drain)(void *state);
     void (*resume)(void *state);
-    /* In each new shard, before it gives up its rights and start() is called: names what it needs of
-     * the machine beyond memory, threads, its listeners and what it was handed, by
+    /* In each new shard, before it gives up its rights and start() is called: names what it needs
+     * of the machine beyond memory, threads, its listeners and what it was handed, by
      * service_reach_path() and service_reach_sockets(). All else fails in it from then on
      * (docs/security.md). 0 or -errno: the shard does not come up. NULL: nothing. */
     int (*reach)(const void *config, struct service_reach *reach);
     /* In a shard, in its loop and outside coroutines: a caller has ended for which
-     * service_watch_caller() was called here. What it has under way may end after that, and no later
-     * service_watch_caller() of it succeeds. NULL: nothing to do. */
+     * service_watch_caller() was called here. What it has under way may end after that, and no
+     * later service_watch_caller() of it succeeds. NULL: nothing to do. */
     void (*gone)(void *state, const struct service_caller *caller);
     /* Where there are any, configure() and discard() are NULL, and config is an array of union
      * service_value, one for each of them. */
@@ -175,8 +177,8 @@ struct service {
     uint32_t n_settings;
 };
 
-/* What a .so is known by: visible also where it is built with -fvisibility=hidden, as one of several
- * files is built best. */
+/* What a .so is known by: visible also where it is built with -fvisibility=hidden, as one of
+ * several files is built best. */
 extern const struct service sherd_service __attribute__((visibility("default")));
 
 /* ---- in the supervisor: prepare() ---- */
@@ -194,7 +196,8 @@ int service_plan_region(struct service_plan *plan, const char *name, uint64_t by
 
 enum service_listen_flags {
     /* One socket of which all shards accept, instead of one for each (SO_REUSEPORT), among which
-     * the kernel deals connections out: each comes to who looks first. Unix sockets are always so. */
+     * the kernel deals connections out: each comes to who looks first. Unix sockets are always
+     * so. */
     SERVICE_LISTEN_SHARED = 1u << 0,
 };
 
@@ -214,8 +217,8 @@ struct service_listener {
 };
 
 /*
- * Opens it, before the first fork: so it stays when a shard dies, with who waits in its backlog, and
- * the replacement accepts them. Connections that were accepted close with their shard. What
+ * Opens it, before the first fork: so it stays when a shard dies, with who waits in its backlog,
+ * and the replacement accepts them. Connections that were accepted close with their shard. What
  * listener points to is copied. 0, or -errno with a text: -EINVAL: the address, the name, no
  * serve(); -EADDRINUSE and whatever else socket(), bind() and listen() say; -EEXIST; -ENOSPC: more
  * than 16 of all services.
@@ -317,9 +320,9 @@ const struct service_method *service_method_at(
 /* Who wants it. In the shard where the call is now. */
 void service_caller(const struct service_call *call, struct service_caller *ret_caller);
 
-/* What this call is about to leave in the shard belongs to its caller: gone() is called here once that
- * has ended. What is left is lost with the shard, and so is this. 0, however often; -ENOENT: the
- * caller is nobody; -ECANCELED: it has ended already, so nothing is to be left; -ENOMEM. */
+/* What this call is about to leave in the shard belongs to its caller: gone() is called here once
+ * that has ended. What is left is lost with the shard, and so is this. 0, however often; -ENOENT:
+ * the caller is nobody; -ECANCELED: it has ended already, so nothing is to be left; -ENOMEM. */
 int service_watch_caller(const struct service_call *call);
 
 /* CLOCK_MONOTONIC ns by which the caller wants the answer; INT64_MAX where there is none. */
@@ -345,9 +348,9 @@ int coroutine_fn service_sleep_ns(struct service_call *call, int64_t ns);
  */
 int coroutine_fn service_move(struct service_call *call, uint32_t shard);
 
-/* Lets other calls run. A method that computes for long and may move (SERVICE_PORTABLE) then goes on in
- * a shard that sleeps, where others wait for their turn here. 0; errors as service_move(), and
- * it goes on where it was. coroutine_fn. */
+/* Lets other calls run. A method that computes for long and may move (SERVICE_PORTABLE) then goes
+ * on in a shard that sleeps, where others wait for their turn here. 0; errors as service_move(),
+ * and it goes on where it was. coroutine_fn. */
 int coroutine_fn service_yield(struct service_call *call);
 
 /*
@@ -374,18 +377,18 @@ int coroutine_fn service_lock_consistent(struct service_call *call, const char *
  * takes it. */
 size_t service_reply_max(const struct service_call *call);
 
-/* Answers with len bytes, copied. 0; -EMSGSIZE above service_reply_max(); -EALREADY the second time;
- * -ENOBUFS: a local client has less room for it. May wait for room. coroutine_fn. */
+/* Answers with len bytes, copied. 0; -EMSGSIZE above service_reply_max(); -EALREADY the second
+ * time; -ENOBUFS: a local client has less room for it. May wait for room. coroutine_fn. */
 int coroutine_fn service_reply(struct service_call *call, const void *data, size_t len);
 
 /*
  * Room for an answer of up to len bytes, filled in place: by a disk read (sherd/disk.h), or by any
  * other means, and then sent without a copy. It begins at a multiple of SERVICE_ROOM_ALIGN bytes,
- * as O_DIRECT asks, unless it has 32 bytes or less, or is a local client's memory, which begins where
- * the client said: who reads past the cache looks at that first. Its bytes are whatever was there before. Until it is answered with, or the
- * method returns, the method may wait for disks and time, but calls no shard. No I/O is under way
- * on it any more when service_reply_done() is called, and none when the method returns, which gives
- * back what is not answered with.
+ * as O_DIRECT asks, unless it has 32 bytes or less, or is a local client's memory, which begins
+ * where the client said: who reads past the cache looks at that first. Its bytes are whatever was
+ * there before. Until it is answered with, or the method returns, the method may wait for disks and
+ * time, but calls no shard. No I/O is under way on it any more when service_reply_done() is called,
+ * and none when the method returns, which gives back what is not answered with.
  *
  * 0; -EMSGSIZE: len is 0, or above service_reply_max(); -EALREADY: the second time, or after
  * service_reply(); -EDEADLK: the arguments lie in the caller's memory; -ENOBUFS: a local client has
@@ -413,21 +416,21 @@ int service_fail(struct service_call *call, int error, const char *format, ...)
  * which may be NULL. -ENOENT: no such method. -ENODEV: no such shard. -ELOOP: nested too deep.
  * -EMSGSIZE. -EOWNERDEAD: in doubt, the shard died while it ran and the method is not idempotent.
  * -EDEADLK: it has room for an answer that is not done, or for another call, or arguments in the
- * caller's memory. -ETIMEDOUT: the deadline of the call that is being served has passed. -ECANCELED:
- * nobody waits for that call any more, so this one was taken back too. -EHOSTDOWN: that shard is
- * given up. coroutine_fn. */
+ * caller's memory. -ETIMEDOUT: the deadline of the call that is being served has passed.
+ * -ECANCELED: nobody waits for that call any more, so this one was taken back too. -EHOSTDOWN: that
+ * shard is given up. coroutine_fn. */
 int coroutine_fn service_call_shard(struct service_call *call, uint32_t shard, const char *name,
     const void *args, size_t len, void **ret_data, size_t *ret_len);
 
 /*
- * The same with arguments that are filled in place, by a disk read or otherwise, and reach the other
- * shard without a copy: room for len bytes, of which service_call_filled() sends the first, and
- * waits. In between the method may wait for disks and time; it calls no shard, makes no large reply
- * and takes no other room (-EDEADLK). It begins at a multiple of SERVICE_ROOM_ALIGN bytes; its bytes
- * are whatever was there before. It is given back by service_call_drop(), and else when the method
- * returns: no I/O may be under way on it then, or when it is sent. Once sent it is not written to
- * any more. Where the shard dies while it has it, the method is run again with the same bytes, if it
- * is idempotent; where this one dies, nobody gets the room before its I/O is over.
+ * The same with arguments that are filled in place, by a disk read or otherwise, and reach the
+ * other shard without a copy: room for len bytes, of which service_call_filled() sends the first,
+ * and waits. In between the method may wait for disks and time; it calls no shard, makes no large
+ * reply and takes no other room (-EDEADLK). It begins at a multiple of SERVICE_ROOM_ALIGN bytes;
+ * its bytes are whatever was there before. It is given back by service_call_drop(), and else when
+ * the method returns: no I/O may be under way on it then, or when it is sent. Once sent it is not
+ * written to any more. Where the shard dies while it has it, the method is run again with the same
+ * bytes, if it is idempotent; where this one dies, nobody gets the room before its I/O is over.
  *
  * As service_call_shard(); -EMSGSIZE also where len is 0. service_call_filled() also -EINVAL: there
  * is no room, or not as large. Both may wait. coroutine_fn.
@@ -469,11 +472,12 @@ int coroutine_fn service_gather(struct service_call *call, const char *name,
  */
 ssize_t coroutine_fn service_recv(struct service_call *call, void *buf, size_t len);
 
-/* All of it: 0; -ETIMEDOUT: the other side took nothing for longer than its listener allows; -EPIPE,
- * -ECONNRESET and the like. One coroutine at a time. coroutine_fn. */
+/* All of it: 0; -ETIMEDOUT: the other side took nothing for longer than its listener allows;
+ * -EPIPE, -ECONNRESET and the like. One coroutine at a time. coroutine_fn. */
 int coroutine_fn service_send(struct service_call *call, const void *data, size_t len);
 
-/* The connection, for what else is to be done with it (sherd/co_socket.h); NULL: the call is none's. */
+/* The connection, for what else is to be done with it (sherd/co_socket.h); NULL: the call is
+ * none's. */
 CoFd *service_connection(const struct service_call *call);
 
 #ifdef __cplusplus

@@ -3,8 +3,8 @@
 /*
  * service_records - what the segment has of services: what they count, and what they keep
  *
- * Why:         a shard's replacement goes on counting, and finds what its predecessor kept; tools show
- *              both.
+ * Why:         a shard's replacement goes on counting, and finds what its predecessor kept; tools
+ *              show both.
  * Use:         segment_service_counts(), segment_service_regions() (segment.h) find them
  * Concurrency: named by the supervisor before the first fork, then written by the shard whose part
  *              they are in

@@ -37,8 +37,8 @@ pid_t spawn_fork(int *ret_pidfd, char **ret_error);
 /*
  * In the child: default signals but for those that are sent to whole groups of processes and are
  * the supervisor's to answer (INT, TERM, HUP), and PIPE and XFSZ, which are ignored, and ALRM
- * (orphan_alarm.h); no fds but those it keeps; name; core, if that can still be had; a look at whether it is the image that it
- * should be; and no right to write the segment but its own part and the commons. 0 or -errno, with
- * a text.
+ * (orphan_alarm.h); no fds but those it keeps; name; core, if that can still be had; a look at
+ * whether it is the image that it should be; and no right to write the segment but its own part and
+ * the commons. 0 or -errno, with a text.
  */
 int spawn_settle(const struct spawn *spawn, struct log *log, char **ret_error);

@@ -3,8 +3,8 @@
 /*
  * stack_guard - the value that the compiler's stack protector compares, and its like
  *
- * Why:         a portable coroutine returns, in another process, through frames that were guarded in
- *              this one: both must have the same (image.h checks).
+ * Why:         a portable coroutine returns, in another process, through frames that were guarded
+ *              in this one: both must have the same (image.h checks).
  * Concurrency: any thread; constant in a process
  * Not here:    machines that keep them in variables (stack_guard_none.c): that is data, which fork
  *              copies

@@ -19,8 +19,8 @@
  * Not here:    which shard has a key (service_shard_of_key()); a time after which a key goes
  *
  * Where it is full, keys are evicted that were not read for longest. What is written moves about in
- * the region as it is used, so that there is no fragment that nobody can use; a quarter of the region
- * is kept free for that.
+ * the region as it is used, so that there is no fragment that nobody can use; a quarter of the
+ * region is kept free for that.
  */
 #include "shard/service.h"
 
@@ -43,22 +43,22 @@ int store_open(const struct service_region *region, struct store **ret);
 /* store, a struct store, may be NULL. It may be a service's stop() as it is. */
 void store_close(void *store);
 
-/* The key is going to be asked for or set soon: what it takes is fetched from memory, while others are
- * announced or served. Of use where some keys or more are known before the first is served. */
+/* The key is going to be asked for or set soon: what it takes is fetched from memory, while others
+ * are announced or served. Of use where some keys or more are known before the first is served. */
 void store_prefetch(struct store *store, const void *key, size_t len);
 
 /* The value, in the store, with its length: until the next store_set() or store_delete(), so not
  * over anything that waits. NULL: there is no such key. */
 const void *store_get(struct store *store, const void *key, size_t len, size_t *ret_value_len);
 
-/* Makes it the key's value, which may not lie in the store. 0; -EMSGSIZE: more than the limits above,
- * and nothing has changed. May evict others. */
+/* Makes it the key's value, which may not lie in the store. 0; -EMSGSIZE: more than the limits
+ * above, and nothing has changed. May evict others. */
 int store_set(
     struct store *store, const void *key, size_t len, const void *value, size_t value_len);
 
-/* Adds to the value, which is a whole number as it is written; to 0 where there is no such key. 0 with
- * what that makes; as store_set(), and -EINVAL: it is no number, -ERANGE: it would become less or more
- * than fits: nothing has changed. */
+/* Adds to the value, which is a whole number as it is written; to 0 where there is no such key. 0
+ * with what that makes; as store_set(), and -EINVAL: it is no number, -ERANGE: it would become less
+ * or more than fits: nothing has changed. */
 int store_add(struct store *store, const void *key, size_t len, int64_t n, int64_t *ret);
 
 /* Whether it was there. */

@@ -21,7 +21,8 @@ static size_t larger(size_t a, size_t b)
     return a > b ? a : b;
 }
 
-/* For n unread bytes, and no more than usual where that will do. What is unread goes to the front. */
+/* For n unread bytes, and no more than usual where that will do. What is unread goes to the
+ * front. */
 static int make_room(struct stream *s, size_t n)
 {
     size_t capacity = USUAL_BYTES, max = larger(s->in_max, USUAL_BYTES);

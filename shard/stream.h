@@ -4,7 +4,8 @@
 /*
  * stream - what a connection sends and is sent, buffered
  *
- * Why:         requests come in pieces, or many at a time, and their answers leave best in one piece.
+ * Why:         requests come in pieces, or many at a time, and their answers leave best in one
+ *              piece.
  * Use:         in a listener's serve():
  *              struct stream *s;
  *              size_t len = 0;
@@ -13,7 +14,8 @@
  *                  return r;
  *              while ((r = stream_fill(s, len + 1)) > 0) {  sends what was put, then waits
  *                  const char *in = stream_in(s, &len);
- *                  … for each whole request: bytes_put(stream_out(s), …), stream_take(s, its length)
+ *                  … for each whole request: bytes_put(stream_out(s), …), stream_take(s, its
+ *                  length)
  *                  stream_in(s, &len);                      the beginning of one that is left
  *              }
  *              stream_close(s);
@@ -38,9 +40,9 @@ int stream_open(struct service_call *call, size_t in_max, struct stream **ret);
 void stream_close(struct stream *stream);
 
 /*
- * Waits until n bytes are unread, or more; where that is not so already, what was put is sent first.
- * 1; 0: the other side has ended before, and what is unread stays. -errno: -EMSGSIZE: n is above
- * in_max; -ENOMEM: also where there was none for what was put; others as service_recv() and
+ * Waits until n bytes are unread, or more; where that is not so already, what was put is sent
+ * first. 1; 0: the other side has ended before, and what is unread stays. -errno: -EMSGSIZE: n is
+ * above in_max; -ENOMEM: also where there was none for what was put; others as service_recv() and
  * service_send(). coroutine_fn.
  */
 int coroutine_fn stream_fill(struct stream *stream, size_t n);

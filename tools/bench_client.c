@@ -5,8 +5,8 @@
  * two looks for what has ended, never within one. A gateway that dies ends what it had, and the
  * next submission finds its replacement.
  *
- * Blocks of a file may be read and written twice: what a death left in doubt, or found with a file that
- * is open no more, is asked for again, and ends when that does. Its time goes on.
+ * Blocks of a file may be read and written twice: what a death left in doubt, or found with a file
+ * that is open no more, is asked for again, and ends when that does. Its time goes on.
  *
  * At a fixed rate each request has a time at which it is due, whatever became of those before it.
  * Where no place is free then, it is submitted late, and its time counts from when it was due: so a

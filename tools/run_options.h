@@ -73,6 +73,7 @@ typedef int run_options_roots_fn(void *opaque, const struct command_list *roots,
 
 /* Reads the file again for what may change while the instance runs: the log level, limits, roots.
  * *ret_refused (free() it; NULL: none) names what else is different there. False, and nothing is
- * changed, where the file has an error, or the roots are refused; ret_error (free() it) says which. */
+ * changed, where the file has an error, or the roots are refused; ret_error (free() it) says
+ * which. */
 bool run_options_reload(struct run_options *options, run_options_roots_fn *change_roots,
     void *opaque, char **ret_refused, char **ret_error);

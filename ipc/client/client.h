@@ -28,11 +28,12 @@
  * Each accepted request ends exactly once. Errors of the functions are negative errno values; what
  * became of a request is enum sherd_end:
  * - NOT_STARTED is certain: no shard has begun it, and none will.
- * - IN_DOUBT: nobody can tell. Where who had a request is gone, one that had certainly not been begun,
- *   or whose method may run twice (is idempotent), is submitted again as soon as there is somebody to
- *   take it, for as long as wait_ns and its own deadline let it; only what is left is in doubt.
- * - EXPIRED and CANCELLED come in time, whether or not who has the request answers: some ms behind its
- *   deadline, and 100 ms behind its cancellation. It may be running still. So a buffer
+ * - IN_DOUBT: nobody can tell. Where who had a request is gone, one that had certainly not been
+ *   begun, or whose method may run twice (is idempotent), is submitted again as soon as there is
+ *   somebody to take it, for as long as wait_ns and its own deadline let it; only what is left is
+ *   in doubt.
+ * - EXPIRED and CANCELLED come in time, whether or not who has the request answers: some ms behind
+ *   its deadline, and 100 ms behind its cancellation. It may be running still. So a buffer
  *   (sherd_buffer_alloc()) that it names may still be read or written: do not use it for something
  *   else, but free it; it is given to nobody before that is over. A request that names it waits.
  *
@@ -189,8 +190,8 @@ SHERD_API int sherd_client_method(
 
 /* Queues a request. 0 and its id, or -EMSGSIZE (limit SHERD_PAYLOAD_MAX; on the data plane what the
  * data area holds, SHERD_BUFFER_MAX at most), -EINVAL, -ENOMEM. After a 0 done is called exactly
- * once; without one (NULL) the end is fetched by sherd_client_reap(). Requests go out in batches: at
- * the next flush, process, reap or call. */
+ * once; without one (NULL) the end is fetched by sherd_client_reap(). Requests go out in batches:
+ * at the next flush, process, reap or call. */
 SHERD_API int sherd_client_submit(struct sherd_client *client, const struct sherd_request *request,
     sherd_done_fn *done, void *opaque, uint64_t *ret_id);
 
@@ -233,17 +234,17 @@ SHERD_API int sherd_client_reap(
 SHERD_API int sherd_client_call(struct sherd_client *client, const struct sherd_request *request,
     struct sherd_result *ret_result);
 
-/* Readable when sherd_client_process(client, 0) has something to do. One epoll fd: of the doorbells,
- * the connections and a timer. From the first call on each process and flush makes sure that it
- * rings, which costs a little. */
+/* Readable when sherd_client_process(client, 0) has something to do. One epoll fd: of the
+ * doorbells, the connections and a timer. From the first call on each process and flush makes sure
+ * that it rings, which costs a little. */
 SHERD_API int sherd_client_fd(struct sherd_client *client);
 
 /* Has sherd_client_process() or sherd_client_reap() return, or the next one not wait.
  * Context: any thread, signal handler; until sherd_client_close() begins. */
 SHERD_API void sherd_client_wake(struct sherd_client *client);
 
-/* What stands behind the latest -ENOTCONN, -EPROTO, or error of a drain, for people; "" where there was none. Good until
- * the next call. */
+/* What stands behind the latest -ENOTCONN, -EPROTO, or error of a drain, for people; "" where there
+ * was none. Good until the next call. */
 SHERD_API const char *sherd_client_error_text(const struct sherd_client *client);
 
 /* ---- the instance ---- */
@@ -268,17 +269,18 @@ struct sherd_status {
 };
 
 /* Control plane. How the instance is, as soon as it is another way than `seen`, the `change` of an
- * earlier status: a process died or is up again, it drains or is drained. 0: at once. After wait_ns,
- * a minute at most, it comes all the same. Callbacks of requests run meanwhile. -EINTR: a signal, or
- * sherd_client_wake(); -EOPNOTSUPP: the data plane; else as sherd_client_process(). */
+ * earlier status: a process died or is up again, it drains or is drained. 0: at once. After
+ * wait_ns, a minute at most, it comes all the same. Callbacks of requests run meanwhile. -EINTR: a
+ * signal, or sherd_client_wake(); -EOPNOTSUPP: the data plane; else as sherd_client_process(). */
 SHERD_API int sherd_client_watch(
     struct sherd_client *client, uint64_t seen, int64_t wait_ns, struct sherd_status *ret_status);
 
-/* Control plane. Has the instance take nothing new and finish what it has, or with `off` take what is
- * new again. Returns when that has begun: sherd_client_watch() tells the rest. limit_ns: how long the
- * instance sees to it; 0: as long as it is told to. -EACCES: this client may not: over the Unix socket
- * all do, over TCP who has the token for it; -EBUSY: it has another order just now; -ESHUTDOWN: it
- * begins or ends; -EOPNOTSUPP, and others, as above. sherd_client_error_text() has the words. */
+/* Control plane. Has the instance take nothing new and finish what it has, or with `off` take what
+ * is new again. Returns when that has begun: sherd_client_watch() tells the rest. limit_ns: how
+ * long the instance sees to it; 0: as long as it is told to. -EACCES: this client may not: over the
+ * Unix socket all do, over TCP who has the token for it; -EBUSY: it has another order just now;
+ * -ESHUTDOWN: it begins or ends; -EOPNOTSUPP, and others, as above. sherd_client_error_text() has
+ * the words. */
 SHERD_API int sherd_client_drain(struct sherd_client *client, bool off, int64_t limit_ns);
 
 /* ---- buffers ---- */

@@ -21,8 +21,8 @@ enum key_file_rights {
 };
 
 /* ret_bytes: malloc, of max + 1 bytes, *ret_len of them read, max at the most. 0; -EACCES: against
- * rights; -EINVAL: no regular file; -EFBIG: longer; -ENOMEM; what open(2) and read(2) say. ret_why: a
- * constant for people, but at -EFBIG. */
+ * rights; -EINVAL: no regular file; -EFBIG: longer; -ENOMEM; what open(2) and read(2) say. ret_why:
+ * a constant for people, but at -EFBIG. */
 int key_file_read(const char *path, enum key_file_rights rights, size_t max, uint8_t **ret_bytes,
     size_t *ret_len, const char **ret_why);
 

@@ -29,9 +29,9 @@ struct letter {
     nng_msg *msg; /* where result is 0: nng_msg_free() it */
 };
 
-/* Dials. tls: for tls+tcp://, held by the link from then on; else NULL. wait: what is not there yet is
- * waited for, in the background. 0; -ENOENT, -ECONNREFUSED, … as nng found; -ECONNRESET: it hung up
- * as we were introduced, and may well be there a moment later; -EKEYREJECTED: no TLS with it;
+/* Dials. tls: for tls+tcp://, held by the link from then on; else NULL. wait: what is not there yet
+ * is waited for, in the background. 0; -ENOENT, -ECONNREFUSED, … as nng found; -ECONNRESET: it hung
+ * up as we were introduced, and may well be there a moment later; -EKEYREJECTED: no TLS with it;
  * -EINVAL: no such kind of URL. */
 int link_open(const char *url, nng_tls_config *tls, bool wait, struct link **ret_link);
 
@@ -48,8 +48,8 @@ uint32_t link_room(const struct link *link);
 /* Consumes msg. timeout_ms: -1 none. 0; -EAGAIN: no room. */
 int link_send(struct link *link, uint32_t kind, void *opaque, nng_msg *msg, int32_t timeout_ms);
 
-/* How many messages wait for a connection that takes them; ret_n_gone: how many waited and no longer
- * do, ever. */
+/* How many messages wait for a connection that takes them; ret_n_gone: how many waited and no
+ * longer do, ever. */
 uint32_t link_waiting(struct link *link, uint64_t *ret_n_gone);
 
 /* Ends what waits for one; its letters come. fn gets what certainly no connection has taken. */
@@ -61,8 +61,8 @@ void link_redial(struct link *link);
 
 /* How connecting has failed since the link was opened, or dialed anew: 0: not, or nobody knows;
  * -EKEYREJECTED: the other side is not believed, or no TLS is spoken there; -EPROTO: nng is not;
- * -ECONNREFUSED: nobody listens; -EADDRNOTAVAIL: there is no such name or port, or it hung up, which
- * nng does not tell apart; with TLS -ECONNRESET. Asks nng for all its figures. */
+ * -ECONNREFUSED: nobody listens; -EADDRNOTAVAIL: there is no such name or port, or it hung up,
+ * which nng does not tell apart; with TLS -ECONNRESET. Asks nng for all its figures. */
 int link_trouble(const struct link *link);
 
 /* An eventfd: readable when letters came since link_quiet(). */

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A shard tells each end, also that a deadline has passed; but one that is stopped, or does not come
- * round, tells nothing. So what is out ends here REQUEST_LATE_NS behind its deadline, or REQUEST_CANCEL_NS after its
- * cancellation. It still counts as out: until its completion has come, or its lane is gone, a shard
- * may write to its room and read its arguments. So its slot (which its id names), its place in the
- * ring and its memory stay, and what lies in a buffer of the user's is given to no other request:
- * one that names it waits in line, and who frees it has it freed then.
+ * A shard tells each end, also that a deadline has passed; but one that is stopped, or does not
+ * come round, tells nothing. So what is out ends here REQUEST_LATE_NS behind its deadline, or
+ * REQUEST_CANCEL_NS after its cancellation. It still counts as out: until its completion has come,
+ * or its lane is gone, a shard may write to its room and read its arguments. So its slot (which its
+ * id names), its place in the ring and its memory stay, and what lies in a buffer of the user's is
+ * given to no other request: one that names it waits in line, and who frees it has it freed then.
  *
- * out_end_by_ns is no later than the first of these times. Once it has come, all slots are looked at
- * and it is what it should be: a deadline that a shard keeps costs no list.
+ * out_end_by_ns is no later than the first of these times. Once it has come, all slots are looked
+ * at and it is what it should be: a deadline that a shard keeps costs no list.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -67,7 +67,8 @@ static void drop_table(struct local *local)
     local->table_room = NULL;
 }
 
-/* The data area goes on behind a copy, in `data`: over the old one in one go, or all is as it was. */
+/* The data area goes on behind a copy, in `data`: over the old one in one go, or all is as it
+ * was. */
 static int move_data(struct local *local, void *data)
 {
     size_t bytes = local->data_bytes;

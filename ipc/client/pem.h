@@ -3,7 +3,8 @@
 /*
  * pem - a certificate's or key's file, as text
  *
- * Why:         it may be a private key: others must not be able to read it, and no copy stays behind.
+ * Why:         it may be a private key: others must not be able to read it, and no copy stays
+ *              behind.
  * Use:         pem_read(); use text; pem_deinit()
  * Concurrency: any
  * Lifetime:    the caller's; pem_deinit() overwrites it

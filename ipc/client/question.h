@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 /*
- * question - what a client asks the gateway itself, beside submitting: how the instance is, and that it
- *            drain
+ * question - what a client asks the gateway itself, beside submitting: how the instance is, and
+ *            that it drain
  *
  * Why:         it is no request: no shard runs it, and it may be asked twice.
  * Use:         the transport's ask() with one; step and wait until it is answered; ask() with NULL

@@ -27,8 +27,8 @@ void settle_again(struct talk *talk, struct ticket *ticket);
 /* Refused, and not for want of room: not started, unless it may have been accepted before. */
 void settle_refused(struct talk *talk, struct ticket *ticket, const Sherd__Wire__Refused *refused);
 
-/* The end may lack what the user wants, because a gateway died: true if the request is submitted again
- * for that, which its method must allow. */
+/* The end may lack what the user wants, because a gateway died: true if the request is submitted
+ * again for that, which its method must allow. */
 bool settle_lost_answer(struct talk *talk, struct ticket *ticket, const Sherd__Wire__End *end);
 
 /* The session is there again (resumed), or a new one was made; another gateway than before has lost

@@ -8,10 +8,10 @@
 #include "ipc/client/talk_inside.h"
 
 /*
- * A batch is noted beside its message: which tickets went, and to whom. Its answer may come when the
- * session, the connection or the gateway are others already, and means for a ticket that is still as
- * it was sent what it would have meant then. Tickets go back in line from the last to the first, for
- * each goes to the head of its kind.
+ * A batch is noted beside its message: which tickets went, and to whom. Its answer may come when
+ * the session, the connection or the gateway are others already, and means for a ticket that is
+ * still as it was sent what it would have meant then. Tickets go back in line from the last to the
+ * first, for each goes to the head of its kind.
  */
 
 #define HOLD_NS (INT64_C(10) * 1000000) /* a gateway that is full is not asked again before */

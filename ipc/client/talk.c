@@ -189,7 +189,8 @@ static void look_for_trouble(struct talk *talk)
 
 /* Messages that no connection takes wait for one that nng may have given up, and that in any phase:
  * the latest may have broken with none under way to tell. Whether one goes is looked at when
- * redial_ns has come, not at each step, so that a client with much to say arms no timer each time. */
+ * redial_ns has come, not at each step, so that a client with much to say arms no timer each
+ * time. */
 static void watch_sending(struct talk *talk, int64_t now_ns)
 {
     uint64_t n_gone;

@@ -4,8 +4,8 @@
  * talk - the conversation with the gateway: a session that outlives connections, requests that go
  *        out in batches, ends that come back
  *
- * Why:         a connection may break at any byte, and the gateway die: what was accepted is neither
- *              lost nor run twice.
+ * Why:         a connection may break at any byte, and the gateway die: what was accepted is
+ *              neither lost nor run twice.
  * Use:         talk_step() whenever a letter or a time is due; talk_next_ns() says when the latter
  *              is
  * Concurrency: one thread. Callbacks of requests run inside talk_step(), and may submit and cancel.

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A question goes by the conversation's connection beside requests, one at a time. The answer to one that was
- * taken back, or asked again, is known by its number.
+ * A question goes by the conversation's connection beside requests, one at a time. The answer to
+ * one that was taken back, or asked again, is known by its number.
  */
 #include <errno.h>
 

@@ -3,8 +3,8 @@
 /*
  * attach_keeper - the gateway's end of the channel to who keeps its fds (shard/fd_keep.h)
  *
- * Why:         a client's memory and bells are fds, and would end with the gateway: whoever keeps them
- *              hands them to its replacement.
+ * Why:         a client's memory and bells are fds, and would end with the gateway: whoever keeps
+ *              them hands them to its replacement.
  * Use:         keeper_put() in a coroutine: the fd is kept when it returns 0, whoever dies from
  *              then on; keeper_drop() at the end of the key
  * Concurrency: owner loop; several coroutines may wait at a time

@@ -3,7 +3,8 @@
 /*
  * core - what the gateway's parts share: one struct, in the loop of one process
  *
- * Why:         a message may touch sessions, requests, fates and the mesh; none of them is a global.
+ * Why:         a message may touch sessions, requests, fates and the mesh; none of them is a
+ *              global.
  * Use:         dispatch_message() is the only way in for a client's bytes
  * Concurrency: owner loop
  * Lifetime:    gateway_main()'s, from the fork to the process's end

@@ -19,12 +19,12 @@
  *
  * Counting: requests_accepted = requests_ended + requests_in_flight, over all incarnations.
  *
- * Leaving: each session of which nothing is left hears so by its nexts, and nothing is taken from then
- * on: so what its client has no answer to was not started.
+ * Leaving: each session of which nothing is left hears so by its nexts, and nothing is taken from
+ * then on: so what its client has no answer to was not started.
  *
- * A replacement goes on with the sessions (fates.h), and with the calls that its predecessor had in the
- * mesh. What had been accepted and not begun counts as ended: clients submit it again, as hello has
- * told them that this is another gateway.
+ * A replacement goes on with the sessions (fates.h), and with the calls that its predecessor had in
+ * the mesh. What had been accepted and not begun counts as ended: clients submit it again, as hello
+ * has told them that this is another gateway.
  */
 
 #define FAREWELL_NS (INT64_C(200) * 1000000)

@@ -3,8 +3,8 @@
 /*
  * gateway - the process in which clients' messages end: nng on one side, the mesh on the other
  *
- * Why:         nng has threads and survives no fork, and what strangers send is parsed: neither is to
- *              be in a shard.
+ * Why:         nng has threads and survives no fork, and what strangers send is parsed: neither is
+ *              to be in a shard.
  * Use:         it is the child_main_fn of the peer after the last shard
  * Concurrency: one loop, and nng's threads, which only fill its inbox
  * Lifetime:    a process's; what a client must not lose lies in the segment (ipc/gateway/fates.h)

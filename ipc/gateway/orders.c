@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Nobody rings the gateway for the supervisor's note of an order, so it is looked at some hundred times a
- * second while one is on its way: the supervisor takes it within a turn of its loop.
+ * Nobody rings the gateway for the supervisor's note of an order, so it is looked at some hundred
+ * times a second while one is on its way: the supervisor takes it within a turn of its loop.
  */
 #include "ipc/gateway/orders.h"
 

@@ -4,9 +4,9 @@
  * each death, so this loop has turned by the time that a replacement lives.
  *
  * A session that is to end takes nothing more. What it has under way may end within GRACE_NS, which
- * begin when its last crash may be judged, for else that would be told as a cancel, and is cancelled
- * then; its connection is closed when its client has acknowledged all ends, after SESSION_DRAIN_NS at
- * the latest. Its token is refused as long as it is known: for SESSION_KEEP_NS.
+ * begin when its last crash may be judged, for else that would be told as a cancel, and is
+ * cancelled then; its connection is closed when its client has acknowledged all ends, after
+ * SESSION_DRAIN_NS at the latest. Its token is refused as long as it is known: for SESSION_KEEP_NS.
  */
 #include <errno.h>
 

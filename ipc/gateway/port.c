@@ -410,8 +410,9 @@ static uint32_t count_spare(struct port *port)
     return port->n_exchanges - port->n_held - n_sending;
 }
 
-/* Where no more can be opened, those there are go on: clients wait for their turn. Who takes no answers
- * is closed where there may be no more, and where memory is short only if nobody else can be heard. */
+/* Where no more can be opened, those there are go on: clients wait for their turn. Who takes no
+ * answers is closed where there may be no more, and where memory is short only if nobody else can
+ * be heard. */
 static int open_spare(struct port *port)
 {
     uint32_t n_spare = count_spare(port);

@@ -5,7 +5,8 @@
  *
  * Why:         sessions share a shard evenly, however many requests each has there.
  * Use:         line_join(), then round_enter(); round_turn() is the line to take its first place
- *              from, by line_leave(). A line that is held back leaves the round and keeps its places.
+ *              from, by line_leave(). A line that is held back leaves the round and keeps its
+ *              places.
  * Concurrency: owner loop
  * Lifetime:    the round owns nothing: places are members of what waits, lines of their sessions.
  *              All of them of zero bytes are empty. A line without places is in no round.

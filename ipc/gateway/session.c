@@ -470,7 +470,8 @@ int session_tell_again(struct session *session, uint32_t fate)
     return r;
 }
 
-/* By session, and there in the order in which their ends were told; those that were not come last. */
+/* By session, and there in the order in which their ends were told; those that were not come
+ * last. */
 struct place {
     uint32_t row, fate;
     uint64_t position;

@@ -136,7 +136,8 @@ void session_detach(struct session *session);
 /* Consumes ended. It goes out at the end of this phase of the loop. */
 void session_append(struct session *session, struct ended *ended);
 
-/* The end of a request that has ended, and was acknowledged, comes once more. 0; -EAGAIN, -ENOMEM. */
+/* The end of a request that has ended, and was acknowledged, comes once more. 0; -EAGAIN,
+ * -ENOMEM. */
 int session_tell_again(struct session *session, uint32_t fate);
 
 /* Frees the ends up to position. 0; -EINVAL: beyond the last. */
@@ -146,8 +147,8 @@ int session_ack(struct session *session, uint64_t position);
 void session_next(
     struct session *session, struct exchange *exchange, uint32_t max_ends, uint32_t wait_ms);
 
-/* The gateway leaves, and takes nothing more: a session all of whose requests have ended, as its client
- * has acknowledged, hears so by its nexts: what it has no answer to was never taken. */
+/* The gateway leaves, and takes nothing more: a session all of whose requests have ended, as its
+ * client has acknowledged, hears so by its nexts: what it has no answer to was never taken. */
 void sessions_farewell(struct sessions *sessions);
 
 /* Hands out at most max_ends unsent ends and about LIMIT_REPLY_BYTES: the first of them (follow

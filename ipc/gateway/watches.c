@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Words of other processes are read by themselves, and may be of different moments: then the next look
- * finds another number, and the client hears once more.
+ * Words of other processes are read by themselves, and may be of different moments: then the next
+ * look finds another number, and the client hears once more.
  */
 #include "ipc/gateway/watches.h"
 

@@ -3,16 +3,17 @@
 /*
  * watches - clients that wait for the instance to be another way
  *
- * Why:         who runs an instance from afar wants to know of a death, or the end of a drain, when it
- *              happens, and not to ask ten times a second.
+ * Why:         who runs an instance from afar wants to know of a death, or the end of a drain, when
+ *              it happens, and not to ask ten times a second.
  * Use:         watches_init(); for each message, watches_add(); watches_forget() when a connection
  *              is gone. The exchange is answered at once, at a change, or when its time is over.
  * Concurrency: owner loop
  * Lifetime:    watches_deinit() drops who waits
  *
- * What counts as a change is condensed into a number, so that nothing is kept of a client between two
- * of its messages: one that comes back to another gateway misses nothing. Nobody rings the gateway for
- * all that may have changed, so while somebody waits it is looked at ten times a second.
+ * What counts as a change is condensed into a number, so that nothing is kept of a client between
+ * two of its messages: one that comes back to another gateway misses nothing. Nobody rings the
+ * gateway for all that may have changed, so while somebody waits it is looked at ten times a
+ * second.
  */
 #include "ipc/gateway/port.h"
 #include "shard/segment.h"

@@ -11,8 +11,8 @@
  * ledger, or in the ring before it: then its place is marked, and it ends when it is taken, at once
  * where it is the one for which the ring waits. The marks are not needed after a death: the cancel
  * is still in the ring. A lane may have twice as many slots of the ledger as are free: so one
- * client alone has most of them, and however many there are, the next one finds some. It is the same
- * with the bytes of arguments that a shard has copies of.
+ * client alone has most of them, and however many there are, the next one finds some. It is the
+ * same with the bytes of arguments that a shard has copies of.
  *
  * Nobody has written into an entry when it came, so how long the next one has waited is told from
  * outside: so many stand in the ring (looked for in doubling steps), and each takes so long.
@@ -202,7 +202,8 @@ static bool is_meant(const struct ledger_slot *slot, const struct lane *lane,
            &lane->intakes[intake_of(slot)] == in;
 }
 
-/* Of one that was taken. Its id may be another's by now, its position in the ring is nobody else's. */
+/* Of one that was taken. Its id may be another's by now, its position in the ring is nobody
+ * else's. */
 static void cancel(struct lane *lane, const struct intake *in, const struct plane_submission *entry)
 {
     struct plane *plane = lane->plane;

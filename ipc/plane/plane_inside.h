@@ -272,8 +272,8 @@ void lane_ring(struct lane *lane);
 
 /* ---- intake.c ---- */
 
-/* Takes what the lane's share of this turn allows; looks for cancels where the ring waits. Whether it
- * found anything. */
+/* Takes what the lane's share of this turn allows; looks for cancels where the ring waits. Whether
+ * it found anything. */
 bool intake_visit(struct lane *lane, enum mesh_lane which);
 
 /* The next visit is one of another turn. */
@@ -303,7 +303,8 @@ struct ledger_slot *ledger_next(struct plane *plane);
 void ledger_adopt(struct lane *lane, struct request *request);
 void ledger_void(struct plane *plane, struct request *request);
 
-/* The entry in ledger_next(), from that ring of the lane, is taken: whatever happens, it ends once. */
+/* The entry in ledger_next(), from that ring of the lane, is taken: whatever happens, it ends
+ * once. */
 struct request *ledger_commit(struct lane *lane, enum mesh_lane which, uint64_t bytes);
 
 /* It is begun by this incarnation. */

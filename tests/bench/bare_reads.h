@@ -32,8 +32,8 @@ struct bare_reads {
     bool is_direct; /* O_DIRECT */
 };
 
-/* Writes a file of so many bytes, a multiple of 1 MiB, and gives it back open, in the page cache and on
- * the disk. */
+/* Writes a file of so many bytes, a multiple of 1 MiB, and gives it back open, in the page cache
+ * and on the disk. */
 int bare_reads_make_file(const char *path, size_t bytes);
 
 /* direct_fd is -1 where the file system has no such thing. */

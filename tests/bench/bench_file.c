@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Reads of 4 KiB by a client process through a real instance of one shard, over the data plane, both
- * awake, beside a bare liburing loop that reads the same file in this process: from the page cache
- * with one in flight and 32, and past it (O_DIRECT) with 32.
+ * Reads of 4 KiB by a client process through a real instance of one shard, over the data plane,
+ * both awake, beside a bare liburing loop that reads the same file in this process: from the page
+ * cache with one in flight and 32, and past it (O_DIRECT) with 32.
  *
- * The bare loop asks anew for what a wait has brought, all with one system call. A disk is the faster
- * the less it waits for such batches to gather: so past the cache there are two bare loops, of which
- * the other hands over reads by fours. What is in the page cache the shard reads by a preadv2() each, so a
- * bare loop of these stands beside it, too.
+ * The bare loop asks anew for what a wait has brought, all with one system call. A disk is the
+ * faster the less it waits for such batches to gather: so past the cache there are two bare loops,
+ * of which the other hands over reads by fours. What is in the page cache the shard reads by a
+ * preadv2() each, so a bare loop of these stands beside it, too.
  *
  * The shard has a core of its own, as ever; the kernel sees that this process has another one.
  *

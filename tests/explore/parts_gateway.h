@@ -14,9 +14,9 @@
  * Lifetime:    one run
  * Not here:    what is answered to whom (stage_gateway.h)
  *
- * A connection, the memory that comes with it and a shard's end of its doorbell all have its number.
- * The supervisor does at once what it is asked for, and tells a shard by the same step: that shard
- * may look at it any time later, or its replacement inherit it.
+ * A connection, the memory that comes with it and a shard's end of its doorbell all have its
+ * number. The supervisor does at once what it is asked for, and tells a shard by the same step:
+ * that shard may look at it any time later, or its replacement inherit it.
  */
 #include "ipc/plane/plane.h"
 #include "shard/fd_keep.h"

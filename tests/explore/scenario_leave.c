@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * ipc/gateway/attach_closed.c and ipc/plane/lane.c, plane_shard.c: a shard that is given up, or that
- * leaves in order, tells its clients how far it came. What it did not take has not run, so they may
- * submit it elsewhere; and who uses the lane anew finds it nobody else's.
+ * ipc/gateway/attach_closed.c and ipc/plane/lane.c, plane_shard.c: a shard that is given up, or
+ * that leaves in order, tells its clients how far it came. What it did not take has not run, so
+ * they may submit it elsewhere; and who uses the lane anew finds it nobody else's.
  *
  * One thread is the supervisor: it learns of a death, and goes on as the shard that is started
  * again.

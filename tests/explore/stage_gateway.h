@@ -5,7 +5,8 @@
  * off, whose number and memory are used again
  *
  * Use:         begin():     gateway_stage_begin(&s.stage, &plan); plane_stage_open() of the shard;
- *                           gateway_stage_open(); gateway_stage_attach() who is there from the start
+ *                           gateway_stage_open(); gateway_stage_attach() who is there from the
+ *                           start
  *              a client:    gateway_client_await(), gateway_client_attach(), gateway_client_leave()
  *              the gateway: gateway_stage_serve(); its heir: if (explorer_wait_for_crash_of(…)) {
  *                           gateway_stage_bury(); gateway_stage_open(); gateway_stage_serve(); }

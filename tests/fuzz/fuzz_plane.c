@@ -2,10 +2,10 @@
 /*
  * A client of the data plane that writes what it likes, when it likes, wherever it may: entries,
  * turns that are skipped and rewound, arguments while a method has them, completions, wake-up
- * words, its doorbell, in the urgent ring as in the other, with quotas for which its rings wait, and
- * to be run in another shard. It ends served or cut off; a method that does not ask for the client's
- * memory has arguments that stay as they were; and another client beside it gets its answers, into
- * its rooms alone, from here and from there.
+ * words, its doorbell, in the urgent ring as in the other, with quotas for which its rings wait,
+ * and to be run in another shard. It ends served or cut off; a method that does not ask for the
+ * client's memory has arguments that stay as they were; and another client beside it gets its
+ * answers, into its rooms alone, from here and from there.
  *
  * Input: a sequence of a byte that says what happens, and what that takes (happen()).
  */
@@ -228,7 +228,8 @@ static void push(struct client *hostile, struct fuzz_bytes *bytes, bool urgent)
     urgent ? client_push_urgent(hostile) : client_push(hostile);
 }
 
-/* A request that is valid, so that these get far: what, a method, a route and how long arguments are. */
+/* A request that is valid, so that these get far: what, a method, a route and how long arguments
+ * are. */
 static void ask(struct client *hostile, struct fuzz_bytes *bytes, bool urgent)
 {
     struct plane_submission *entry = urgent ? client_next_urgent(hostile) : client_next(hostile);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The very list that a gateway makes, entered by a child for each attempt: it ends with the errno it
- * got, or with 0 where it was let through.
+ * The very list that a gateway makes, entered by a child for each attempt: it ends with the errno
+ * it got, or with 0 where it was let through.
  */
 #include <errno.h>
 #include <fcntl.h>

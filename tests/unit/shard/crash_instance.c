@@ -512,9 +512,9 @@ static int64_t stolen_ns(void)
     return ticks * 1000000000 / sysconf(_SC_CLK_TCK);
 }
 
-/* Since then, in which the machine kept somebody waiting; -1: that is not counted. The kernel gives a
- * mean over the processors: where one alone was wanted that counts for its share, so it is taken for
- * as much as it may have been. */
+/* Since then, in which the machine kept somebody waiting; -1: that is not counted. The kernel gives
+ * a mean over the processors: where one alone was wanted that counts for its share, so it is taken
+ * for as much as it may have been. */
 static int64_t busy_ns(void)
 {
     static const char *const paths[] = {

@@ -92,7 +92,8 @@ void rig_bury(struct rig *rig, uint32_t peer, bool failed);
 /* In an end: polls until cond(opaque) or a minute has passed, then aborts. */
 void rig_poll_until(struct rig_end *end, bool (*cond)(void *opaque), void *opaque);
 
-/* For who is there as long as the case is: longer than all the waits of others, one after the other. */
+/* For who is there as long as the case is: longer than all the waits of others, one after the
+ * other. */
 void rig_serve_until(struct rig_end *end, bool (*cond)(void *opaque), void *opaque);
 
 /* In an end: polls until the test says leave. */

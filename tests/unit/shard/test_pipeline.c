@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* A pipeline between a connection and shards that are function calls: what it uses of a call is here. */
+/* A pipeline between a connection and shards that are function calls: what it uses of a call is
+ * here. */
 #include "shard/pipeline.h"
 
 #include <errno.h>
